@@ -1,0 +1,48 @@
+"""worldsim: rank robot policy checkpoints, and plan robot actions, inside learned world models.
+
+Importing this package is cheap: it registers Gymnasium ids as strings and loads neither torch nor any extra.
+"""
+
+import importlib
+from typing import Any
+
+import gymnasium
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ActionSpec": "worldsim.actions",
+    "Observation": "worldsim.types",
+    "Policy": "worldsim.protocols",
+    "Rollout": "worldsim.types",
+    "Verdict": "worldsim.types",
+    "World": "worldsim.protocols",
+    "WorldSpec": "worldsim.types",
+    "WorldState": "worldsim.types",
+    "WorldStep": "worldsim.types",
+    "WorldsimError": "worldsim.errors",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'worldsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+gymnasium.register(
+    id="worldsim/Push-v0",
+    entry_point="worldsim.envs.push:PushEnv",
+    vector_entry_point="worldsim.envs.push_vector:PushVectorEnv",
+    max_episode_steps=50,
+)
+gymnasium.register(
+    id="worldsim/World-v0",
+    entry_point="worldsim.envs.world:WorldEnv",
+    vector_entry_point="worldsim.envs.world:WorldVectorEnv",
+)

@@ -1,0 +1,62 @@
+"""The failures a user can meet, and nothing else.
+
+Every message says what was given, what was expected and what to do. Bugs inside worldsim are not
+represented here: those are ordinary Python exceptions.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorldsimError(Exception):
+    """Base of every user-facing failure of worldsim."""
+
+
+class InvalidInputError(WorldsimError, ValueError):
+    """A value that a user supplied has the wrong shape, range, type or content."""
+
+
+class UnknownNameError(WorldsimError, LookupError):
+    """A name is not in a registry. The message lists what is, and names the closest."""
+
+
+class StorageError(WorldsimError, OSError):
+    """A file or folder is missing, corrupt, of another kind, locked, or could not be written."""
+
+
+class MissingExtraError(WorldsimError, ImportError):
+    """An optional dependency is needed. The message holds the pip line that installs it."""
+
+
+class PolicyError(WorldsimError, RuntimeError):
+    """A policy raised, hung, or returned actions that cannot be executed."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that is not registered.
+
+    Args:
+        kind: What the name should have denoted, for example ``"environment"``.
+        given: The name that was given.
+        known: The names that exist.
+
+    Returns:
+        The error, ready to raise, with the closest known name if one is near.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return UnknownNameError(f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def missing_extra(module: str, extra: str) -> MissingExtraError:
+    """Build the error for an optional module that is not installed.
+
+    Args:
+        module: The module that failed to import.
+        extra: The worldsim extra that provides it.
+
+    Returns:
+        The error, ready to raise.
+    """
+    return MissingExtraError(f'{module} is not installed. Install it with: pip install "worldsim[{extra}]"')
