@@ -1,0 +1,199 @@
+"""Intervals for success rates, bounded means and correlations.
+
+Fixed-n intervals hold when the number of rollouts was settled beforehand. Confidence sequences hold at every moment at
+once, so that one may peek, stop and allocate adaptively. Not for tests of hypotheses, and not Bayesian (`posterior`).
+
+Shape legend: K policies, N rollouts of each.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from worldsim.errors import InvalidInputError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+_BISECTIONS = 60  # halvings of [0, 1]: the ends are exact to float64
+_TRUNCATION = 0.5  # c of the betting sequence: no bet risks more than half of the capital
+_TINY = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A closed interval."""
+
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """high - low."""
+        return self.high - self.low
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def clopper_pearson(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+    """Exact fixed-n interval of a success rate (Clopper and Pearson, Biometrika 26, 1934).
+
+    Args:
+        wins: [K] successes; fractional sums of probabilities are taken as they are.
+        count: [K] rollouts; 0 gives the interval 0..1.
+        alpha: Probability to miss, in (0, 1).
+
+    Returns:
+        Lower and upper ends, float64 [K].
+
+    Raises:
+        InvalidInputError: wins lie outside 0..count, or alpha outside (0, 1).
+    """
+    k, n = _counts(wins, count, alpha)
+    low = np.where(k > 0, special.betaincinv(np.maximum(k, 1e-12), n - k + 1, alpha / 2), 0.0)
+    high = np.where(k < n, special.betaincinv(k + 1, np.maximum(n - k, 1e-12), 1 - alpha / 2), 1.0)
+    return low, high
+
+
+def confidence_sequence(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+    """Anytime-valid interval of a success rate: the beta-binomial mixture, in closed form.
+
+    The set of all p with B(k + 1, n - k + 1) / (p^k (1 - p)^(n - k)) < 1 / alpha, where B is the beta function: the
+    likelihood ratio of a uniform mixture against p is a martingale, and Ville's inequality bounds how high it may ever
+    climb (Robbins, Ann. Math. Stat. 41, 1970, for the method of mixtures; Howard, Ramdas, McAuliffe and Sekhon, Ann.
+    Stat. 49, 2021, for its use as a confidence sequence). For outcomes in [0, 1] that are not 0 or 1 the ratio is a
+    supermartingale by convexity, so the interval stays valid. It depends on the sums only, not on their order.
+
+    Args:
+        wins: [K] sums of outcomes.
+        count: [K] rollouts; 0 gives the interval 0..1.
+        alpha: Probability to ever miss, in (0, 1); divide it by K to cover K policies at once.
+
+    Returns:
+        Lower and upper ends, float64 [K].
+
+    Raises:
+        InvalidInputError: wins lie outside 0..count, or alpha outside (0, 1).
+    """
+    k, n = _counts(wins, count, alpha)
+    mixture = special.betaln(k + 1, n - k + 1) + math.log(alpha)
+    mean = np.divide(k, n, out=np.full(k.shape, 0.5), where=n > 0)
+
+    def rejected(p: Floats) -> Bools:
+        return np.asarray(special.xlogy(k, p) + special.xlog1py(n - k, -p) <= mixture)
+
+    low = _bisect(rejected, outside=np.zeros_like(mean), inside=mean)
+    high = _bisect(rejected, outside=np.ones_like(mean), inside=mean)
+    return low, high
+
+
+def mean_sequence(values_kn: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+    """Anytime-valid interval of the mean of values in [0, 1]: the hedged betting confidence sequence.
+
+    Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 86, 2024 (arXiv
+    2010.09686), Theorem 3: the wealths of bets above and below m, K+ = prod(1 + min(b_i, c/m) (x_i - m)) and K- =
+    prod(1 - min(b_i, c/(1-m)) (x_i - m)), each on half of the capital, with c = 1/2 and the predictable plug-in bets
+    b_t = sqrt(2 log(2/alpha) / (v_(t-1) t log(1 + t))), v the running variance. K+ falls and K- rises with m, so both
+    ends are found by bisection. Values are taken in column order, which must not depend on what they are: the frozen
+    order of the episode table, never the order in which rollouts finished.
+
+    Args:
+        values_kn: [K, N] values in 0..1; nan where there is none (skipped).
+        alpha: Probability to ever miss, in (0, 1).
+
+    Returns:
+        Lower and upper ends, float64 [K]; 0..1 for a row without values. The running intersection is not taken: the
+        interval is the one at the last value.
+
+    Raises:
+        InvalidInputError: A value lies outside 0..1, the array is not two-dimensional, or alpha is outside (0, 1).
+    """
+    _check_alpha(alpha)
+    x_kn = np.asarray(values_kn, dtype=np.float64)
+    if x_kn.ndim != 2 or bool(((x_kn < 0) | (x_kn > 1)).any()):
+        raise InvalidInputError(f"mean_sequence needs values [K, N] in 0..1; got shape {x_kn.shape}.")
+    known_kn = ~np.isnan(x_kn)
+    x_kn = np.where(known_kn, x_kn, 0.0)
+    stake_kn = np.where(known_kn, _stakes(x_kn, known_kn, alpha), 0.0)
+    limit = math.log(2 / alpha)  # each side holds half of the capital
+
+    def too_low(m: Floats) -> Bools:
+        bet_kn = np.minimum(stake_kn, _TRUNCATION / np.maximum(m, _TINY)[:, None])
+        return np.asarray(np.log1p(bet_kn * (x_kn - m[:, None])).sum(axis=1) >= limit)
+
+    def too_high(m: Floats) -> Bools:
+        bet_kn = np.minimum(stake_kn, _TRUNCATION / np.maximum(1 - m, _TINY)[:, None])
+        return np.asarray(np.log1p(-bet_kn * (x_kn - m[:, None])).sum(axis=1) >= limit)
+
+    zero, one = np.zeros(len(x_kn)), np.ones(len(x_kn))
+    return _bisect(too_low, outside=zero, inside=one), _bisect(too_high, outside=one, inside=zero)
+
+
+def fisher(r: float, n: int, *, alpha: float = 0.05) -> Interval:
+    """Interval of a Pearson correlation by Fisher's z (Biometrika 10, 1915): tanh(atanh r +- z / sqrt(n - 3)).
+
+    It knows the number of pairs only: not that each of them was measured with noise.
+
+    Raises:
+        InvalidInputError: Fewer than 4 pairs, or r outside -1..1.
+    """
+    _check_alpha(alpha)
+    if n < 4 or not -1 <= r <= 1:
+        raise InvalidInputError(f"Fisher's interval needs at least 4 pairs and r in -1..1; got n = {n}, r = {r}.")
+    if abs(r) == 1:
+        return Interval(r, r)
+    half = float(special.ndtri(1 - alpha / 2)) / math.sqrt(n - 3)
+    return Interval(math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
+
+
+def percentile(draws: ArrayLike, *, alpha: float = 0.05) -> Interval:
+    """Percentile bootstrap interval (Efron 1979): the alpha/2 and 1 - alpha/2 quantiles of the draws that are numbers.
+
+    Raises:
+        InvalidInputError: No draw is a number.
+    """
+    _check_alpha(alpha)
+    values = np.asarray(draws, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        raise InvalidInputError("A bootstrap interval needs at least one draw that is a number; all were nan.")
+    low, high = np.quantile(values, [alpha / 2, 1 - alpha / 2])
+    return Interval(float(low), float(high))
+
+
+def _stakes(x_kn: Floats, known_kn: Bools, alpha: float) -> Floats:
+    """Predictable plug-in bets [K, N], before truncation: each is fixed before its value is seen."""
+    t_kn = np.cumsum(known_kn, axis=1)
+    mean_kn = (0.5 + np.cumsum(x_kn, axis=1)) / (t_kn + 1)
+    square_kn = np.where(known_kn, (x_kn - mean_kn) ** 2, 0.0)
+    spread_kn = (0.25 + np.cumsum(square_kn, axis=1)) / (t_kn + 1)
+    before_kn = np.concatenate([np.full((len(x_kn), 1), 0.25), spread_kn[:, :-1]], axis=1)
+    t_kn = np.maximum(t_kn, 1)
+    return np.sqrt(2 * math.log(2 / alpha) / (before_kn * t_kn * np.log1p(t_kn)))
+
+
+def _bisect(rejected: Callable[[Floats], Bools], *, outside: Floats, inside: Floats) -> Floats:
+    """Find where `rejected` begins between `inside` (kept) and `outside`; the answer errs outwards."""
+    for _ in range(_BISECTIONS):
+        middle = (outside + inside) / 2
+        out = rejected(middle)
+        outside, inside = np.where(out, middle, outside), np.where(out, inside, middle)
+    return outside
+
+
+def _counts(wins: ArrayLike, count: ArrayLike, alpha: float) -> tuple[Floats, Floats]:
+    """Check and broadcast successes and rollouts."""
+    _check_alpha(alpha)
+    k, n = np.broadcast_arrays(np.asarray(wins, dtype=np.float64), np.asarray(count, dtype=np.float64))
+    if not bool(((k >= 0) & (k <= n)).all()):
+        raise InvalidInputError("Successes must lie in 0..rollouts for every policy.")
+    return k, n
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise InvalidInputError(f"alpha is the probability to miss and must lie in (0, 1); got {alpha}.")
