@@ -3,8 +3,8 @@
 Allocators and rankings read this table and nothing else, so every decision is a function of it. Not for durable storage
 (`worldsim.triage.store`) and not for statistics beyond counts and means (`intervals`, `posterior`, `agreement`).
 
-Shape legend: K policies, N episodes of one frozen episode table. The episode index is the position in that table, and it
-is the same start and the same noise for every policy.
+Shape legend: K policies, N episodes of one frozen episode table. The episode index is the position in that table, and
+it is the same start and the same noise for every policy.
 """
 
 import dataclasses
@@ -93,18 +93,18 @@ class Evidence:
 
     @property
     def done(self) -> Bools:
-        """bool [K, N]: which pairs were rolled out."""
+        """Bool [K, N]: which pairs were rolled out."""
         return ~np.isnan(self.success)
 
     @property
     def count(self) -> Ints:
         """int64 [K]: rollouts finished per policy."""
-        return self.done.sum(axis=1).astype(np.int64)
+        return np.asarray(self.done.sum(axis=1), dtype=np.int64)
 
     @property
     def wins(self) -> Floats:
         """float64 [K]: sum of success per policy."""
-        return np.nansum(self.success, axis=1)
+        return np.asarray(np.nansum(self.success, axis=1), dtype=np.float64)
 
     @property
     def rollouts(self) -> int:
@@ -197,7 +197,9 @@ class Evidence:
             InvalidInputError: The tables have different numbers of policies.
         """
         if other.policies != self.policies:
-            raise InvalidInputError(f"Tables of {self.policies} and {other.policies} policies cannot stand side by side.")
+            raise InvalidInputError(
+                f"Tables of {self.policies} and {other.policies} policies cannot stand side by side."
+            )
         return dataclasses.replace(
             self,
             success=np.concatenate([self.success, other.success], axis=1),
@@ -246,4 +248,4 @@ def _mean(array_kn: Floats) -> Floats:
     """Row means over what is known, nan for an empty row, without a warning."""
     count = (~np.isnan(array_kn)).sum(axis=1)
     total = np.nansum(array_kn, axis=1)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))

@@ -32,7 +32,7 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """high - low."""
+        """High - low."""
         return self.high - self.low
 
     def __contains__(self, value: float) -> bool:
@@ -173,7 +173,7 @@ def _stakes(x_kn: Floats, known_kn: Bools, alpha: float) -> Floats:
     spread_kn = (0.25 + np.cumsum(square_kn, axis=1)) / (t_kn + 1)
     before_kn = np.concatenate([np.full((len(x_kn), 1), 0.25), spread_kn[:, :-1]], axis=1)
     t_kn = np.maximum(t_kn, 1)
-    return np.sqrt(2 * math.log(2 / alpha) / (before_kn * t_kn * np.log1p(t_kn)))
+    return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (before_kn * t_kn * np.log1p(t_kn))))
 
 
 def _bisect(rejected: Callable[[Floats], Bools], *, outside: Floats, inside: Floats) -> Floats:

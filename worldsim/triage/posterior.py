@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 _DRAWS = 4000
 _CHUNK = 500  # draws held in memory at a time
 _EDGE = 1e-3  # prior means stay this far from 0 and 1
+_LEAST = 0.5  # smallest strength, in rollouts
+_WEAK = 2.0  # strength where nothing could be learned
 _FEW = 8  # below this number of policies the relation of progress to success is not estimated
 
 
@@ -54,41 +56,90 @@ class Posterior:
     expected_rank: Floats
 
 
-def fit_prior(evidence: Evidence) -> Prior:
-    """Learn the prior from the episodes that every policy has seen, by moments.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What the sweep as a whole looks like: the hyperparameters of the prior.
 
-    With s and g the success and progress of a policy on an episode, the part of g that the success of the same episode
-    does not explain, u = g - lambda s, has noise independent of that of s. Between policies the success rate p is then
-    regressed on mean u: E[p | u] = m + beta (u - mean u), the area model of Fay and Herriot (JASA 74, 1979). Within and
-    between components are those of a two-way layout of policies by shared episodes, so the difficulty of an episode
-    cancels. The between variance is kept above its standard error, sqrt(2 / K) times the noise.
+    With s and g the success and progress of a policy on an episode, u = g - slope * s is the part of progress that the
+    success of the same episode does not explain; its noise is independent of that of s. Between policies the success
+    rate p is regressed on the mean of u: the area model of Fay and Herriot (JASA 74, 1979).
 
-    Args:
-        evidence: What is known; crashed policies are left out of the fit.
+    Attributes:
+        policies: Policies it was learned from.
+        episodes: Episodes it was learned from, shared by all of them; below 2, only `centre` means something.
+        centre: Mean success rate over policies.
+        centre_u: Mean of u.
+        slope: Of progress on success within a policy.
+        spread: Variance of p between policies, net of noise.
+        spread_u: The same of u.
+        spread_pu: Covariance of p and u between policies.
+        noise_u: Variance of u on one episode.
+    """
 
-    Returns:
-        The prior of all K policies. Fewer than 2 shared episodes or 3 policies give a weak prior around the mean.
+    policies: int
+    episodes: int
+    centre: float
+    centre_u: float = 0.0
+    slope: float = 0.0
+    spread: float = 0.0
+    spread_u: float = 0.0
+    spread_pu: float = 0.0
+    noise_u: float = 0.0
+
+    def prior(self, evidence: Evidence) -> Prior:
+        """Return the prior of each policy given its progress: E[p | u] = centre + beta (u - centre_u).
+
+        No prior is worth more than n sqrt(K / 2) rollouts: a smaller spread could not be told from none.
+        """
+        total = evidence.policies
+        if self.episodes < 2 or self.policies < 3:
+            return Prior(mean=np.full(total, np.clip(self.centre, 0.1, 0.9)), strength=np.full(total, _WEAK))
+        beta: Floats = np.zeros(total)
+        error = np.sqrt(2 / self.policies) * self.noise_u / self.episodes
+        if self.policies >= _FEW and self.spread_u > error and self.spread_pu > 0:
+            beta = self.spread_pu / (self.spread_u + self.noise_u / np.maximum(evidence.count, 1))
+        u = evidence.progress_mean - self.slope * evidence.success_mean
+        shift = np.where(evidence.count > 0, beta * (np.nan_to_num(u) - self.centre_u), 0.0)
+        mean = np.clip(self.centre + shift, _EDGE, 1 - _EDGE)
+        left = np.maximum(self.spread - beta * self.spread_pu, 1e-9)
+        strength = np.clip(mean * (1 - mean) / left - 1, _LEAST, self.episodes * np.sqrt(self.policies / 2))
+        return Prior(mean=mean, strength=strength)
+
+
+def fit_sweep(evidence: Evidence) -> Sweep:
+    """Learn the sweep from the episodes that every policy has seen, by moments.
+
+    Components are those of a two-way layout of policies by shared episodes, so the difficulty of an episode cancels.
+    Crashed policies are left out. Episodes that only some policies saw are left out too: adaptive allocation chose
+    those policies for having done well.
     """
     alive = ~evidence.failed
-    shared = evidence.done[alive].all(axis=0) if alive.any() else np.zeros(evidence.episodes, dtype=np.bool_)
-    n, policies = int(shared.sum()), int(alive.sum())
+    policies = int(alive.sum())
+    shared = evidence.done[alive].all(axis=0) if policies else np.zeros(evidence.episodes, dtype=np.bool_)
+    n = int(shared.sum())
     if n < 2 or policies < 3:
-        return _weak_prior(evidence, alive)
+        known = evidence.success_mean[alive & (evidence.count > 0)]
+        return Sweep(policies=policies, episodes=0, centre=(float(known.sum()) + 1) / (known.size + 2))
     s_kn, g_kn = evidence.success[alive][:, shared], evidence.progress[alive][:, shared]
     noise, spread = _components(s_kn, g_kn)
-    floor = np.sqrt(2 / policies) * noise[0, 0] / n + 1e-9
-    slope = noise[0, 1] / noise[0, 0] if noise[0, 0] > 0 else 0.0
+    slope = float(noise[0, 1] / noise[0, 0]) if noise[0, 0] > 0 else 0.0
     to_u = np.array([-slope, 1.0])
-    noise_u, spread_u = float(to_u @ noise @ to_u), max(0.0, float(to_u @ spread @ to_u))
-    spread_pu = float(spread[0] @ to_u)
-    informative = policies >= _FEW and spread_u > np.sqrt(2 / policies) * noise_u / n and spread_pu > 0
-    count = np.maximum(evidence.count, 1)
-    beta = spread_pu / (spread_u + noise_u / count) if informative else np.zeros(evidence.policies)
-    u = np.nan_to_num(evidence.progress_mean - slope * evidence.success_mean)
-    centre = float(s_kn.mean())
-    mean = np.clip(centre + beta * (u - float((g_kn - slope * s_kn).mean())), _EDGE, 1 - _EDGE)
-    left = np.maximum(spread[0, 0] - beta * spread_pu, floor)
-    return Prior(mean=mean, strength=np.maximum(mean * (1 - mean) / left - 1, 0.5))
+    return Sweep(
+        policies=policies,
+        episodes=n,
+        centre=float(s_kn.mean()),
+        centre_u=float((g_kn - slope * s_kn).mean()),
+        slope=slope,
+        spread=float(spread[0, 0]),
+        spread_u=float(to_u @ spread @ to_u),
+        spread_pu=float(spread[0] @ to_u),
+        noise_u=float(to_u @ noise @ to_u),
+    )
+
+
+def fit_prior(evidence: Evidence) -> Prior:
+    """Return the prior of each policy, learned from the evidence itself: `fit_sweep` and `Sweep.prior` in one."""
+    return fit_sweep(evidence).prior(evidence)
 
 
 def posterior(evidence: Evidence, *, k: int, prior: Prior | None = None, draws: int = _DRAWS) -> Posterior:
@@ -141,7 +192,7 @@ def order(evidence: Evidence, *, prior: Prior | None = None) -> NDArray[np.int64
     score = np.round(a / (a + b), 12)
     progress, success = np.nan_to_num(evidence.progress_mean), np.nan_to_num(evidence.success_mean)
     index = np.arange(evidence.policies)
-    return np.lexsort((index, -success, -np.round(progress, 12), -score, evidence.failed)).astype(np.int64)
+    return np.asarray(np.lexsort((index, -success, -np.round(progress, 12), -score, evidence.failed)), dtype=np.int64)
 
 
 def keyed(evidence: Evidence, *, label: str, seed: int = 0) -> np.random.Generator:
@@ -161,14 +212,6 @@ def _components(s_kn: Floats, g_kn: Floats) -> tuple[Floats, Floats]:
     noise = left @ left.T / ((policies - 1) * (n - 1))
     means = rows[:, :, 0] - both.mean(axis=(1, 2))[:, None]
     return noise, means @ means.T / (policies - 1) - noise / n
-
-
-def _weak_prior(evidence: Evidence, alive: NDArray[np.bool_]) -> Prior:
-    """Two rollouts' worth of belief in the mean of all policies."""
-    seen = evidence.count > 0
-    pooled = evidence.success_mean[alive & seen]
-    centre = (float(pooled.sum()) + 1) / (pooled.size + 2)
-    return Prior(mean=np.full(evidence.policies, centre), strength=np.full(evidence.policies, 2.0))
 
 
 def _tally(draws_dk: Floats, k: int) -> Floats:

@@ -36,9 +36,9 @@ def tiers(intervals: Sequence[Interval]) -> tuple[int, ...]:
 def letters(intervals: Sequence[Interval]) -> tuple[str, ...]:
     """Compact letter display: two policies share a letter exactly if they are not separated.
 
-    The groups are the maximal sets of mutually meeting intervals. Meeting intervals have a common point (Helly), so
-    each group is the set of intervals that hold some lower end: what insert-and-absorb finds for any relation (Piepho,
-    J. Comput. Graph. Stat. 13, 2004), found here by one sweep.
+    The groups are the maximal sets of mutually meeting intervals, which insert-and-absorb finds for any relation
+    (Piepho, J. Comput. Graph. Stat. 13, 2004). Intervals that meet pairwise have a common point (Helly), so one sweep
+    from the top finds them: a group is complete when an interval ends after another has begun.
 
     Args:
         intervals: Simultaneous intervals in any order.
@@ -46,15 +46,22 @@ def letters(intervals: Sequence[Interval]) -> tuple[str, ...]:
     Returns:
         The letters of each; ``a`` is the group with the highest values, after ``z`` comes ``aa``.
     """
-    points = sorted({i.low for i in intervals}, reverse=True)
-    groups = [frozenset(j for j, i in enumerate(intervals) if point in i) for point in points]
-    maximal = [g for g in groups if not any(g < other for other in groups)]
-    maximal = list(dict.fromkeys(maximal))
-    labels = [_label(i) for i in range(len(maximal))]
-    return tuple(
-        " ".join(label for label, group in zip(labels, maximal, strict=True) if j in group)
-        for j in range(len(intervals))
-    )
+    opens = sorted((-interval.high, 0, j) for j, interval in enumerate(intervals))
+    closes = sorted((-interval.low, 1, j) for j, interval in enumerate(intervals))
+    found: list[list[str]] = [[] for _ in intervals]
+    open_now: set[int] = set()
+    grown, groups = False, 0
+    for _, closing, j in sorted(opens + closes):
+        if not closing:
+            open_now.add(j)
+            grown = True
+            continue
+        if grown:
+            for member in open_now:
+                found[member].append(_label(groups))
+            grown, groups = False, groups + 1
+        open_now.remove(j)
+    return tuple(" ".join(labels) for labels in found)
 
 
 def _label(i: int) -> str:
