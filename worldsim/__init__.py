@@ -3,10 +3,9 @@
 Importing this package is cheap: it registers Gymnasium ids as strings and loads neither torch nor any extra.
 """
 
+import contextlib
 import importlib
 from typing import Any
-
-import gymnasium
 
 __version__ = "0.1.0"
 
@@ -35,14 +34,23 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-gymnasium.register(
-    id="worldsim/Push-v0",
-    entry_point="worldsim.envs.push:PushEnv",
-    vector_entry_point="worldsim.envs.push_vector:PushVectorEnv",
-    max_episode_steps=50,
-)
-gymnasium.register(
-    id="worldsim/World-v0",
-    entry_point="worldsim.envs.world:WorldEnv",
-    vector_entry_point="worldsim.envs.world:WorldVectorEnv",
-)
+
+def _register() -> None:
+    """Tell Gymnasium our ids; a machine that only trains may lack it."""
+    import gymnasium
+
+    gymnasium.register(
+        id="worldsim/Push-v0",
+        entry_point="worldsim.envs.push:PushEnv",
+        vector_entry_point="worldsim.envs.push_vector:PushVectorEnv",
+        max_episode_steps=50,
+    )
+    gymnasium.register(
+        id="worldsim/World-v0",
+        entry_point="worldsim.envs.world:WorldEnv",
+        vector_entry_point="worldsim.envs.world:WorldVectorEnv",
+    )
+
+
+with contextlib.suppress(ModuleNotFoundError):
+    _register()

@@ -78,7 +78,10 @@ def normal(keys: Tensor, step: Tensor | int, shape: Sequence[int], *, stream: in
     return value.to(torch.float32).reshape(keys.shape[0], *shape)
 
 
-def fold(keys: Tensor, data: int) -> Tensor:
-    """Derive fresh keys, int64 [B], from `keys` and a number, for example a seed or a policy-side stream."""
+def fold(keys: Tensor, data: Tensor | int) -> Tensor:
+    """Derive fresh keys, int64 [B], from `keys` and a number, for example a seed or a policy-side stream.
+
+    `data` may be int64 [B], one number per key, for example the step of each episode.
+    """
     words = _words(keys, data, 0x5EED, 2)
     return (words[:, 0] & 0x7FFFFFFF) << 32 | words[:, 1]

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from worldsim.errors import InvalidInputError, StorageError, unknown_name
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
-T = TypeVar("T")
 
 
 def digest_bytes(data: bytes) -> str:
@@ -112,7 +111,13 @@ def folder_writer(path: Path) -> Iterator[Path]:
 
 
 def save_folder(
-    path: Path, *, kind: str, config: Any, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any] | None = None
+    path: Path,
+    *,
+    kind: str,
+    config: Any,
+    tensors: Mapping[str, Tensor],
+    manifest: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write one model folder.
 
@@ -122,10 +127,13 @@ def save_folder(
         config: A dataclass (or JSON value) that rebuilds the object.
         tensors: Weights by name; saved contiguous on the CPU.
         manifest: Provenance to keep: command, data digest, figures.
+        files: Further files by name.
     """
     with folder_writer(path) as staging:
         write_json(staging / CONFIG, to_json(config))
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging / WEIGHTS)
+        for name, data in (files or {}).items():
+            write_bytes(staging / name, data)
         write_json(staging / MANIFEST, {**(manifest or {}), "kind": kind})
 
 
@@ -206,7 +214,7 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_json(cls: type[T], value: Any) -> T:
+def from_json[T](cls: type[T], value: Any) -> T:
     """Rebuild a dataclass from JSON values, strictly.
 
     Raises:

@@ -1,0 +1,7 @@
+"""Predictors by name."""
+
+from worldsim.predict.base import Predictor
+from worldsim.predict.rigid import RigidConfig, RigidPredictor
+from worldsim.registry import Registry
+
+PREDICTORS: Registry[Predictor] = Registry("predictor", {"rigid": (RigidConfig, RigidPredictor)})

@@ -1,0 +1,74 @@
+"""Small networks that read a predicted latent: next proprioception, task progress and success.
+
+Shape legend: B batch, c h w latent, P proprio, A action, F features.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadsConfig:
+    """Shape of the heads.
+
+    Attributes:
+        latent_shape: (c, h, w).
+        proprio_dim: P.
+        action_dim: A.
+        width: Hidden width.
+    """
+
+    latent_shape: tuple[int, int, int]
+    proprio_dim: int
+    action_dim: int
+    width: int = 96
+
+
+class Heads(nn.Module):
+    """Proprioception, progress and success from a latent, its episode's first latent, and the action just taken."""
+
+    proprio_scale_P: Tensor
+    latent_scale: Tensor
+
+    def __init__(self, config: HeadsConfig) -> None:
+        """Make untrained heads."""
+        super().__init__()
+        self.config = config
+        channels, height, width = config.latent_shape
+        if height * width == 1:
+            self.features: nn.Module = nn.Flatten()
+            size = 2 * channels
+        else:
+            self.features = nn.Sequential(
+                nn.Conv2d(2 * channels, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten()
+            )
+            size = 32 * ((height + 1) // 2) * ((width + 1) // 2)
+        self.task = _mlp(size, config.width, 2)
+        self.body = _mlp(size + config.proprio_dim + config.action_dim, config.width, config.proprio_dim)
+        self.register_buffer("proprio_scale_P", torch.ones(config.proprio_dim))
+        self.register_buffer("latent_scale", torch.ones(channels, 1, 1))
+
+    def forward(
+        self, z_BCHW: Tensor, start_BCHW: Tensor, proprio_BP: Tensor, action_BA: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read one step.
+
+        Args:
+            z_BCHW: The latent after the action.
+            start_BCHW: The episode's first latent (progress may be measured from where it began).
+            proprio_BP: Proprioception before the action, physical units.
+            action_BA: The action, in [-1, 1].
+
+        Returns:
+            Proprioception after the action [B, P], progress logit [B], success logit [B].
+        """
+        features = self.features(torch.cat([z_BCHW / self.latent_scale, start_BCHW / self.latent_scale], dim=1))
+        progress, success = self.task(features).unbind(-1)
+        body = self.body(torch.cat([features, proprio_BP / self.proprio_scale_P, action_BA], dim=-1))
+        return proprio_BP + body * self.proprio_scale_P, progress, success
+
+
+def _mlp(size: int, width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, out))
