@@ -173,13 +173,20 @@ class LayersTokenizer(nn.Module):
         grid = torch.stack([(cos * dx + sin * dy) * scale, (cos * dy - sin * dx) * scale], dim=-1)
         return F.grid_sample(sprite_PSS[None].expand(pose_N3.shape[0], -1, -1, -1), grid, align_corners=False)
 
+    @torch.no_grad()
+    def explained(self, x_NCHW: Tensor) -> float:
+        """Share of the frames' departure from the background (squared) that the layers draw; 1 is all of it."""
+        drawn = self.decode(self.encode(x_NCHW[:, :, None]))[:, :, 0]
+        missed = (drawn - x_NCHW).square().sum()
+        return 1 - float(missed / (x_NCHW - self.background_CHW).square().sum().clamp_min(1e-9))
+
     def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Squared error of the drawn frames, with weight on what departs from the background; poses are not learned."""
         drawn = self.decode(self.encode(x_BCTHW))
         moving = (x_BCTHW - self.background_CHW[None, :, None]).abs().amax(1, keepdim=True) > 0.1
         error = (drawn - x_BCTHW).square()
         loss = (error * (1 + 9 * moving)).mean()
-        psnr = -10 * math.log10(max(float(error.mean()) / 4, 1e-12))
+        psnr = -10 * math.log10(max(float(error.detach().mean()) / 4, 1e-12))
         return loss, {"psnr_db": psnr}
 
 

@@ -1,36 +1,274 @@
 """`worldsim train world`: a dataset in, a world folder out, in stages that each survive a kill.
 
-Stages: tokenizer (closed form, then its learned pixels), latent cache, predictor, heads, held-out figures, folder.
+Stages: tokenizer (closed form, then its learned pixels), latents, predictor, heads, held-out figures, folder.
 The running state lives beside the result in `<out>.training`; the same command continues from it.
 Not for policies (`worldsim.train.policy`).
 
-Shape legend: E episodes, T frames, N frames of a sample, c h w latent, P proprio, A action.
+Shape legend: N frames of a sample, F frames of an episode, C H W pixels, c h w latent, P proprio, A action.
 """
 
 import dataclasses
 import fcntl
 import shutil
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.data.cache import LatentCache, cache_latents
-from worldsim.data.clips import Clips
+from worldsim.data.cache import EncodedEpisodes, encode_episodes
+from worldsim.data.clips import Clip, Clips
 from worldsim.data.dataset import Dataset, open_dataset
-from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
 from worldsim.tokenizers.base import Tokenizer
-from worldsim.tokenizers.layers import LayersTokenizer
-from worldsim.tokenizers.registry import TOKENIZERS
 from worldsim.train.figures import held_out_figures
 from worldsim.train.loop import Schedule, Watch, fit
+from worldsim.train.tokenizer import TokenizerRecipe, to_model, train_tokenizer
 from worldsim.types import WorldSpec
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.latent import LatentWorld
+
+HELD_OUT_EVERY = 10
+"""Every tenth episode is never trained on: it gives the starts and the figures."""
+GRID_PREDICTOR, LAYER_PREDICTOR = "conv", "rigid"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictorRecipe:
+    """How the predictor is made.
+
+    Attributes:
+        name: ``auto`` (rigid for layers, conv for grids), ``rigid``, ``conv`` or ``flow``.
+        options: Fields of the predictor's config that differ from its defaults.
+        schedule: Optimiser steps, batch, learning rate.
+        unrolls: Stages of the curriculum: steps of self-rollout, and the share of training at which each stage ends.
+        eventful: Share of windows drawn where something unexpected happens (contact).
+    """
+
+    name: str = "auto"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=6000, batch=256, lr=2e-3))
+    unrolls: tuple[tuple[int, float], ...] = ((1, 0.2), (2, 0.35), (4, 0.55), (8, 0.8), (12, 1.0))
+    eventful: float = 0.7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainWorld:
+    """Everything `train_world` is told.
+
+    Attributes:
+        data: Dataset folder (LeRobotDataset v3).
+        out: World folder to write.
+        seed: Of every random choice.
+        camera: Image feature to learn from; empty for the only one.
+        horizon: Steps of an episode inside the world; 0 for the longest in the data.
+        num_starts: First observations to carry along, from held-out episodes.
+        device: Where to train.
+        tokenizer: How frames become latents.
+        predictor: How latents move.
+        heads: Schedule of proprioception, progress and success.
+    """
+
+    data: str
+    out: str
+    seed: int = 0
+    camera: str = ""
+    horizon: int = 0
+    num_starts: int = 400
+    device: str = "cpu"
+    tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
+    predictor: PredictorRecipe = dataclasses.field(default_factory=PredictorRecipe)
+    heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=2000, batch=512, lr=2e-3))
+
+
+def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
+    """Train a world, continuing where an earlier run of the same command stopped.
+
+    Args:
+        config: What to do.
+        watch: Progress callback.
+
+    Returns:
+        The world folder.
+
+    Raises:
+        StorageError: The dataset cannot be read, or another run holds the folder.
+        InvalidInputError: The data does not fit, or `<out>.training` was begun with another config.
+    """
+    out = Path(config.out)
+    work = out.with_name(out.name + ".training")
+    dataset = open_dataset(Path(config.data), camera=config.camera or None)
+    with _exclusive(work, config, dataset.digest):
+        torch.manual_seed(config.seed)
+        tokenizer, seconds = train_tokenizer(
+            _training_frames(dataset), config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch
+        )
+        cost = {"tokenizer": seconds}
+        encoded = _encode(dataset, tokenizer, work, watch)
+        trained, held_out = encoded.split(every=HELD_OUT_EVERY)
+        predictor, cost["predictor"] = _train_predictor(trained, tokenizer, dataset, config, work, watch)
+        heads, cost["heads"] = _train_heads(trained, tokenizer, dataset, config, work, watch)
+        world = _assemble(tokenizer, predictor, heads, dataset, config, held_out)
+        figures = held_out_figures(world, held_out, dataset)
+        manifest = {
+            "command": " ".join(["worldsim", *sys.argv[1:]]),
+            "data_digest": dataset.digest,
+            "config": storage.to_json(config),
+            "core_seconds": {k: round(v, 1) for k, v in cost.items()},
+            "figures": figures,
+            "versions": {"torch": torch.__version__},
+        }
+        world.save_pretrained(out, manifest=manifest)
+    shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+@contextmanager
+def _exclusive(work: Path, config: TrainWorld, digest: str) -> Iterator[None]:
+    """Hold the working folder for one run, and make sure it belongs to this very request."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(f"Another run is training in {work}. Wait for it, or choose another out=.") from error
+        request = {"config": storage.to_json(config), "data_digest": digest}
+        path = work / "request.json"
+        if path.exists() and storage.read_json(path) != storage.to_json(request):
+            raise InvalidInputError(
+                f"{work} was begun with another configuration or other data. Repeat that command to continue it, "
+                "or delete the folder to start anew."
+            )
+        storage.write_json(path, storage.to_json(request))
+        yield
+
+
+def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
+    """Frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
+    for index in range(dataset.episodes):
+        if index % HELD_OUT_EVERY:
+            yield torch.from_numpy(dataset.episode(index).frames)
+
+
+def _encode(dataset: Dataset, tokenizer: Tokenizer, work: Path, watch: Watch | None) -> EncodedEpisodes:
+    """Latents of every episode, from the cache if they are there."""
+
+    def encode(frames: Tensor) -> Tensor:
+        return tokenizer.encode(to_model(frames.movedim(-1, 1))[:, :, None])[:, :, 0]
+
+    def tell(done: int) -> None:
+        if watch is not None:
+            watch("latents", done, dataset.episodes, {})
+
+    weights = storage.digest_bytes(b"".join(v.numpy().tobytes() for v in _weights(tokenizer)))
+    return encode_episodes(
+        dataset.episode,
+        dataset.episodes,
+        encode=encode,
+        normalize=dataset.action_spec.normalize,
+        path=work / "latents",
+        key=f"{dataset.digest} {weights}",
+        on_episode=tell,
+    )
+
+
+def _weights(tokenizer: Tokenizer) -> list[Tensor]:
+    assert isinstance(tokenizer, nn.Module)
+    return [v.detach().cpu().contiguous() for v in tokenizer.state_dict().values()]
+
+
+def _clips(encoded: EncodedEpisodes, history: int, dataset: Dataset) -> Clips:
+    spec = dataset.action_spec
+    idle = spec.normalize(torch.tensor(spec.idle))
+    return Clips(encoded.episodes, history=history, idle_A=idle)
+
+
+def _train_predictor(
+    encoded: EncodedEpisodes, tokenizer: Tokenizer, dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None
+) -> tuple[Predictor, float]:
+    """Train the predictor on windows of latents, over longer and longer rollouts of its own."""
+    recipe = config.predictor
+    layered = hasattr(tokenizer.config, "orders")
+    name = recipe.name if recipe.name != "auto" else LAYER_PREDICTOR if layered else GRID_PREDICTOR
+    values: dict[str, Any] = {
+        "latent_shape": list(tokenizer.latent_shape),
+        "proprio_dim": encoded.proprio_dim,
+        "action_dim": dataset.action_spec.dim,
+        **({"orders": list(tokenizer.config.orders)} if name == LAYER_PREDICTOR and layered else {}),
+        **recipe.options,
+    }
+    predictor = PREDICTORS.build(name, values)
+    history = int(predictor.config.history)
+    clips = _clips(encoded, history, dataset)
+    longest = min(recipe.unrolls[-1][0], encoded.longest - 1)
+    sample = clips.windows(history + 1)
+    predictor.calibrate(clips.batch(sample, history + 1, 4096, seed=config.seed, step=-1).z_BTCHW)
+    tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
+    noise = torch.Generator()
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        share = step / recipe.schedule.steps
+        unroll = next(u for u, end in recipe.unrolls if share < end)
+        length = history + min(unroll, longest)
+        clip = clips.batch(
+            tables[unroll], length, recipe.schedule.batch, seed=config.seed, step=step, eventful=recipe.eventful
+        )
+        noise.manual_seed(config.seed * 1_000_003 + step)
+        return predictor.loss(_to(clip, config.device), length - history, noise)
+
+    assert isinstance(predictor, nn.Module)
+    predictor.to(config.device)
+    seconds = fit(predictor, loss_at, recipe.schedule, folder=work / "predictor", stage=f"predictor {name}", watch=watch)
+    return predictor, seconds
+
+
+def _train_heads(
+    encoded: EncodedEpisodes, tokenizer: Tokenizer, dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None
+) -> tuple[Heads, float]:
+    """Train the heads on encoded frames."""
+    heads = Heads(
+        HeadsConfig(
+            latent_shape=tokenizer.latent_shape, proprio_dim=encoded.proprio_dim, action_dim=dataset.action_spec.dim
+        )
+    )
+    clips = _clips(encoded, 1, dataset)
+    table = clips.windows(2)
+    heads.calibrate(clips.batch(table, 2, 4096, seed=config.seed, step=-2))
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        clip = clips.batch(table, 2, config.heads.batch, seed=config.seed + 1, step=step, eventful=0.5)
+        return heads.loss(_to(clip, config.device))
+
+    heads.to(config.device)
+    return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", watch=watch)
+
+
+def _to(clip: Clip, device: str) -> Clip:
+    if device == "cpu":
+        return clip
+    return Clip(**{f.name: getattr(clip, f.name).to(device) for f in dataclasses.fields(clip)})
+
+
+def _assemble(
+    tokenizer: Tokenizer, predictor: Predictor, heads: Heads, dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes
+) -> LatentWorld:
+    """Put the parts together, with starts from held-out episodes."""
+    height, width = dataset.image_size
+    spec = WorldSpec(
+        action=dataset.action_spec,
+        image_size=(height, width),
+        latent_shape=tokenizer.latent_shape,
+        proprio_dim=held_out.proprio_dim,
+        horizon=config.horizon or held_out.longest - 1,
+        success_at=dataset.success_at,
+        task=dataset.task,
+        task_id=dataset.task_id,
+    )
+    starts = dataset.starts(held_out.indices[: config.num_starts])
+    return LatentWorld(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts).cpu()

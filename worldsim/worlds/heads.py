@@ -4,9 +4,13 @@ Shape legend: B batch, c h w latent, P proprio, A action, F features.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldsim.data.clips import Clip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,27 @@ class Heads(nn.Module):
         progress, success = self.task(features).unbind(-1)
         body = self.body(torch.cat([features, proprio_BP / self.proprio_scale_P, action_BA], dim=-1))
         return proprio_BP + body * self.proprio_scale_P, progress, success
+
+    def calibrate(self, clip: Clip) -> None:
+        """Measure the scales of latents and of proprioceptive change on windows of two frames or more."""
+        self.latent_scale.copy_(clip.z_BTCHW.std((0, 1, 3, 4)).clamp_min(1e-3)[:, None, None])
+        self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
+
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, float]]:
+        """Errors of all three heads on windows of two frames; labels that are nan are left out."""
+        z_BCHW = clip.z_BTCHW[:, 1]
+        proprio, progress, success = self(z_BCHW, clip.start_BCHW, clip.proprio_BTP[:, 0], clip.action_BTA[:, 0])
+        body = ((proprio - clip.proprio_BTP[:, 1]) / self.proprio_scale_P).square().mean()
+        how_far = _labelled(progress.sigmoid(), clip.progress_BT[:, 1], F.mse_loss)
+        solved = _labelled(success, clip.success_BT[:, 1], F.binary_cross_entropy_with_logits)
+        figures = {"proprio": float(body.detach()), "progress": float(how_far.detach()), "success": float(solved.detach())}
+        return 10 * body + 10 * how_far + solved, figures
+
+
+def _labelled(given: Tensor, label: Tensor, miss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mean loss over the rows that have a label; zero where none has."""
+    known = label.isfinite()
+    return miss(given[known], label[known]) if bool(known.any()) else given.sum() * 0
 
 
 def _mlp(size: int, width: int, out: int) -> nn.Sequential:

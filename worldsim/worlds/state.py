@@ -5,8 +5,7 @@ It needs TRUE_STATE at the start, as only simulators give it, and draws nothing.
 Shape legend: B batch, K history, E true state, P proprio, A action.
 """
 
-from pathlib import Path
-from typing import Any
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -40,12 +39,8 @@ class StateWorld(LatentWorld):
     def step(self, state: LatentState, action: Tensor) -> tuple[LatentState, WorldStep]:
         """Advance; the step also carries `true_state` [B, E]."""
         following, step = super().step(state, action)
-        return following, self._with_state(step)
-
-    def _with_state(self, step: WorldStep) -> WorldStep:
-        import dataclasses
-
-        return dataclasses.replace(step, true_state=self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0])
+        true_state = self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0]
+        return following, dataclasses.replace(step, true_state=true_state)
 
     def decode(self, latent: Tensor) -> Tensor:
         """A state world has no pixels.
@@ -55,7 +50,3 @@ class StateWorld(LatentWorld):
         """
         raise InvalidInputError(f"A state world cannot draw frames. Policies that need {IMAGE} need a latent world.")
 
-
-def load(path: str | Path) -> Any:
-    """Read a state world folder."""
-    return StateWorld.from_pretrained(path)

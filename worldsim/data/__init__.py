@@ -1,0 +1,1 @@
+"""Episodes on disk, clip windows, latent cache, starts, and behaviours for collection."""

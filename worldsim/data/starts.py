@@ -1,0 +1,61 @@
+"""First observations that a world carries along, so that it can be played without data or simulator.
+
+Shape legend: N starts, B chosen, H W pixels, P proprio, E true state, S simulator state.
+"""
+
+import dataclasses
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation
+
+_KEYS = (IMAGE, STATE, TRUE_STATE, SIMULATOR)
+
+
+@dataclasses.dataclass(frozen=True)
+class Starts:
+    """A table of first observations: IMAGE uint8 [N, H, W, 3], STATE [N, P], and TRUE_STATE, SIMULATOR where known."""
+
+    rows: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        lengths = {k: len(v) for k, v in self.rows.items()}
+        if IMAGE not in lengths or STATE not in lengths or len(set(lengths.values())) != 1 or not lengths[IMAGE]:
+            raise InvalidInputError(f"Starts need IMAGE and STATE of one length >= 1; got {lengths}.")
+
+    def __len__(self) -> int:
+        return len(self.rows[IMAGE])
+
+    def select(self, indices: Tensor) -> Observation:
+        """The rows at int64 [B] indices, wrapping around at N."""
+        chosen = indices.to(torch.int64) % len(self)
+        return {k: v[chosen] for k, v in self.rows.items()}
+
+    def to_bytes(self) -> bytes:
+        """Compressed, for a world folder."""
+        buffer = io.BytesIO()
+        arrays = {k.replace(".", "__"): v.numpy() for k, v in self.rows.items()}
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            StorageError: The file is missing or is not such a table.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                rows = {k: torch.from_numpy(arrays[k.replace(".", "__")]) for k in _KEYS if k.replace(".", "__") in arrays}
+            return cls(rows)
+        except (OSError, ValueError, zipfile.BadZipFile, InvalidInputError) as error:
+            raise StorageError(f"{path} is not a readable table of starts ({error}). Restore the world folder.") from error

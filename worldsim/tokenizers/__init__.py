@@ -1,0 +1,1 @@
+"""Frames to latents and back: rigid layers, Haar wavelets with PCA, causal autoencoders."""

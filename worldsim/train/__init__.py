@@ -1,0 +1,1 @@
+"""Training recipes and the loop they share; Hydra lives here and nowhere else."""
