@@ -52,7 +52,11 @@ def _take(handle: int, path: Path) -> None:
         raise StorageError(
             f"{path} cannot be locked: {error.strerror or error}. Choose a folder on a file system with locks."
         ) from error
-    record = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    record = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(record).encode(), 0)

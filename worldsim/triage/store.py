@@ -36,7 +36,7 @@ _SCHEMA = (
 )
 _ENDING = tuple(f.name for f in dataclasses.fields(Finished) if f.name != "row")
 _COLUMNS = ("kind", "world", "policy", "start", "noise", "judge", "block", "episode", "wave", *_ENDING)
-_INSERT = f"INSERT INTO rollouts({', '.join(_COLUMNS)}) VALUES({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_INSERT = f"INSERT INTO rollouts({', '.join(_COLUMNS)}) VALUES({', '.join('?' * len(_COLUMNS))})"
 _SELECT = f"SELECT policy, start, noise, block, episode, {', '.join(_ENDING)} FROM rollouts"  # noqa: S608
 
 Key = tuple[str, int, int]
@@ -62,7 +62,7 @@ class Store:
         """Wrap an open connection; use `Store.open`."""
         self._path = path
         self._connection = connection
-        self._known: dict[Scope, dict[Key, tuple[float, float]]] = {}
+        self._known: dict[tuple[str, str], dict[Key, tuple[float, float]]] = {}
         self._crashes: dict[str, list[tuple[str, Crash]]] | None = None
 
     @classmethod
@@ -84,19 +84,21 @@ class Store:
 
     def known(self, scope: Scope) -> dict[Key, tuple[float, float]]:
         """Success and progress of every rollout finished in a scope; kept up to date by `commit`."""
-        if scope not in self._known:
+        place = (scope.world, scope.judge)
+        if place not in self._known:
             query = "SELECT policy, start, noise, success, progress FROM rollouts WHERE world = ? AND judge = ?"
             with _told(self._path):
-                rows = self._connection.execute(query, (scope.world, scope.judge)).fetchall()
-            self._known[scope] = {(p, s, n): (success, progress) for p, s, n, success, progress in rows}
-        return self._known[scope]
+                rows = self._connection.execute(query, place).fetchall()
+            self._known[place] = {(p, s, n): (success, progress) for p, s, n, success, progress in rows}
+        return self._known[place]
 
     def crashes(self, wave: Wave, scope: Scope) -> list[Crash]:
         """Return the crashes recorded for a wave."""
         if self._crashes is None:
             self._crashes = {}
+            query = "SELECT wave, policy, stage, step, reason, detail FROM crashes"
             with _told(self._path):
-                rows = self._connection.execute("SELECT wave, policy, stage, step, reason, detail FROM crashes").fetchall()
+                rows = self._connection.execute(query).fetchall()
             for name, policy, stage, step, reason, detail in rows:
                 crash = Crash(policy=-1, stage=stage, step=step, reason=reason, detail=detail)
                 self._crashes.setdefault(name, []).append((policy, crash))
@@ -126,8 +128,8 @@ class Store:
             slot = wave.slots[end.row]
             ending = tuple(getattr(end, name) for name in _ENDING)
             policy = scope.policies[slot.policy].digest
-            where = (wave.kind, scope.world, policy, slot.start, slot.key, scope.judge, wave.block, slot.episode, wave.id)
-            rows.append((*where, *ending))
+            key = (wave.kind, scope.world, policy, slot.start, slot.key, scope.judge)
+            rows.append((*key, wave.block, slot.episode, wave.id, *ending))
         crashes = [
             (wave.id, scope.policies[c.policy].digest, c.stage, c.step, c.reason, c.detail) for c in result.crashes
         ]
@@ -186,8 +188,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
     elif version != _VERSION:
         raise StorageError(
-            f"{path} has format {version}, this version of worldsim writes format {_VERSION}. Use the version that made "
-            "it, or start a new folder."
+            f"{path} has format {version}, this version of worldsim writes format {_VERSION}. Use the version that "
+            "made it, or start a new folder."
         )
 
 

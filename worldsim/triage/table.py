@@ -1,8 +1,8 @@
 """The frozen episode table: which start and which noise each episode has, settled before the first rollout.
 
-An episode is an index into a block. Its start and its noise key depend on the seed, the block's name and the index alone,
-so every policy meets the same episodes (common random numbers), a longer block begins with the shorter one, and nothing
-depends on workers, order or slots. Not for outcomes (`worldsim.triage.evidence`).
+An episode is an index into a block. Its start and its noise key depend on the seed, the block's name and the index
+alone, so every policy meets the same episodes (common random numbers), a longer block begins with the shorter one,
+and nothing depends on workers, order or slots. Not for outcomes (`worldsim.triage.evidence`).
 """
 
 import dataclasses

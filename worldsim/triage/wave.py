@@ -1,7 +1,7 @@
 """The unit of work: a wave is a fixed-width batch of rollouts of different policies, done by one process at one go.
 
-How an answer of an allocator is cut into waves depends on that answer and on nothing else. So waves are the same with any
-number of workers, in any order and after any restart, and each is stored whole or not at all. Not for rolling out
+How an answer of an allocator is cut into waves depends on that answer and on nothing else. So waves are the same with
+any number of workers, in any order and after any restart, and each is stored whole or not at all. Not for rolling out
 (`worldsim.triage.roll`).
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.triage.plan import Ref
+from worldsim.triage.request import Ref
 from worldsim.triage.table import Block
 
 Stage = Literal["load", "start", "act", "hang", "death", "world"]
@@ -185,7 +185,8 @@ def _policy(index: int, first: Sequence[int]) -> int:
 def _episode(index: int, block: Block) -> int:
     if not 0 <= index < len(block):
         raise InvalidInputError(
-            f"The allocator asked for episode {index} of the {block.name} block; it has {len(block)}. Mend the allocator."
+            f"The allocator asked for episode {index} of the {block.name} block; it has {len(block)}. "
+            "Mend the allocator."
         )
     return int(index)
 

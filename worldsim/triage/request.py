@@ -1,0 +1,167 @@
+"""What is asked of a triage run, in one value, and how two askings differ.
+
+Not for what it comes to (`worldsim.triage.plan`).
+"""
+
+import dataclasses
+
+from worldsim.errors import InvalidInputError
+from worldsim.triage.allocation import AnyAllocator, make_allocator
+from worldsim.triage.judge import WorldJudge
+
+_FREE = ("budget", "workers", "timeout_s")  # may change between two runs of one folder; a budget only grows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ref:
+    """Names a policy or a world without loading it.
+
+    Attributes:
+        name: For people; unique among the policies of a run.
+        digest: Identifies the content: weights, code and settings. Equal digests are taken to be equal things.
+        source: What a loader needs: a path, a hub id or ``module:function``.
+    """
+
+    name: str
+    digest: str
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TriageRequest:
+    """A triage run in one value.
+
+    Attributes:
+        policies: The checkpoints, K of them, with unique names.
+        world: The world they are tried in.
+        k: How many best policies are wanted.
+        budget: Rollouts in the world, audit included.
+        allocator: Name of the rule that spends them (`worldsim.triage.allocation`).
+        seed: Of the episode table.
+        audit: Share of the budget kept for trying the winners again on fresh episodes; 0 for none.
+        spare: How many policies beyond the best k are tried again too.
+        confidence: Of every interval, in (0, 1).
+        epsilon: Difference in success rate that does not matter, for allocators that stop by themselves; 0..1.
+        threshold: Success probability from which an episode counts as solved; None counts the probability itself.
+        judge: Version of a judge of one's own; empty for the world's own heads.
+        episodes: Length of the triage block; None leaves it to the allocator.
+        width: Rollouts in a wave: the world's batch.
+        policies_per_wave: How many policies may share a wave, and so how many a process holds in memory.
+        workers: Processes. 1 runs in the calling process, which a policy that hangs in native code can block.
+        timeout_s: How long a policy may take to load or to give one action before it counts as hung.
+
+    Raises:
+        InvalidInputError: A value is out of range, or names repeat.
+    """
+
+    policies: tuple[Ref, ...]
+    world: Ref
+    k: int = 10
+    budget: int = 20_000
+    allocator: str = "halving"
+    seed: int = 0
+    audit: float = 0.2
+    spare: int = 5
+    confidence: float = 0.95
+    epsilon: float = 0.0
+    threshold: float | None = 0.5
+    judge: str = ""
+    episodes: int | None = None
+    width: int = 64
+    policies_per_wave: int = 32
+    workers: int = 1
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policies", tuple(self.policies))
+        names = [p.name for p in self.policies]
+        repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+        if not names or repeated:
+            raise InvalidInputError(
+                f"Triage needs at least one policy, each with a name of its own; got {len(names)} with the repeated "
+                f"names {repeated[:5]}. Rename or drop the repeated ones."
+            )
+        if not 1 <= self.k <= len(names):
+            raise InvalidInputError(f"k must lie in 1..{len(names)}, the number of policies; got {self.k}.")
+        for name, low in (("budget", 1), ("spare", 0), ("width", 1), ("policies_per_wave", 1), ("workers", 1)):
+            if getattr(self, name) < low:
+                raise InvalidInputError(f"{name} must be at least {low}; got {getattr(self, name)}.")
+        if not (0 <= self.audit < 1 and 0 < self.confidence < 1 and self.timeout_s > 0):
+            raise InvalidInputError(
+                f"audit must lie in [0, 1), confidence in (0, 1) and timeout_s above 0; got {self.audit}, "
+                f"{self.confidence} and {self.timeout_s}."
+            )
+        if self.episodes is not None and self.episodes < 1:
+            raise InvalidInputError(f"episodes must be at least 1, or None; got {self.episodes}.")
+        WorldJudge(threshold=self.threshold)
+
+    @property
+    def finalists(self) -> int:
+        """How many policies are tried again on the audit block."""
+        return min(len(self.policies), self.k + self.spare)
+
+    @property
+    def audit_episodes(self) -> int:
+        """Length of the audit block."""
+        return int(self.audit * self.budget) // self.finalists
+
+    @property
+    def triage_budget(self) -> int:
+        """Rollouts left for triage proper."""
+        return self.budget - self.audit_episodes * self.finalists
+
+    @property
+    def triage_episodes(self) -> int:
+        """Length of the triage block."""
+        needed = self.make_allocator().table_size(len(self.policies))
+        return needed if self.episodes is None else min(needed, self.episodes)
+
+    def make_allocator(self) -> AnyAllocator:
+        """Build the rule that spends the triage budget."""
+        return make_allocator(
+            self.allocator,
+            k=self.k,
+            budget=self.triage_budget,
+            alpha=1 - self.confidence,
+            epsilon=self.epsilon,
+            seed=self.seed,
+        )
+
+
+def differences(old: TriageRequest, new: TriageRequest) -> list[str]:
+    """Say in words how two requests differ where they must not.
+
+    A budget may grow; the number of workers and the timeout may change.
+    """
+    found = []
+    for field in dataclasses.fields(TriageRequest):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.name == "policies":
+            found += _changed_policies(before, after)
+        elif field.name == "world" and before.digest == after.digest:
+            continue
+        elif field.name not in _FREE and before != after:
+            found.append(f"{field.name}: was {_short(before)}, now {_short(after)}")
+    if new.budget < old.budget:
+        found.append(f"budget: was {old.budget}, now {new.budget}; it can only grow")
+    return found
+
+
+def _changed_policies(before: tuple[Ref, ...], after: tuple[Ref, ...]) -> list[str]:
+    """Name policies that came, went, or changed their content."""
+    old, new = {p.name: p.digest for p in before}, {p.name: p.digest for p in after}
+    groups = {
+        "policies no longer given": [n for n in old if n not in new],
+        "policies added": [n for n in new if n not in old],
+        "policies with other content": [n for n in old if n in new and old[n] != new[n]],
+    }
+    found = [
+        f"{what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" for what, names in groups.items() if names
+    ]
+    if not found and [p.name for p in before] != [p.name for p in after]:
+        found.append("policies: the same, in another order")
+    return found
+
+
+def _short(value: object) -> str:
+    return f"{value.name} ({value.digest[:12]})" if isinstance(value, Ref) else repr(value)
