@@ -5,10 +5,12 @@ Not for limits of actions: clipping belongs to `worldsim.actions.ActionSpec`.
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import PolicyError
-from worldsim.types import Observation
+from worldsim.protocols import Policy
+from worldsim.types import IMAGE, STATE, Observation, WorldSpec
 
 
 def require(observation: Observation, needs: frozenset[str], *, policy: str) -> None:
@@ -48,13 +50,13 @@ def checked_action(value: object, *, policy: str, n: int, dim: int | None = None
     if isinstance(value, Tensor):
         action = value.detach()
     else:
-        try:
-            action = torch.from_numpy(np.array(value, dtype=np.float32))
-        except (TypeError, ValueError) as error:
+        array = _array(value)
+        if array is None or array.dtype.kind not in "biuf":
             raise PolicyError(
-                f"Policy {policy} returned {type(value).__name__}, which is no array of numbers ({error}); expected "
+                f"Policy {policy} returned {type(value).__name__}, which is no array of real numbers; expected "
                 f"actions of shape [{n}, {dim or 'A'}]."
-            ) from error
+            )
+        action = torch.from_numpy(array.astype(np.float32))
     width = dim if dim is not None else (action.shape[-1] if action.ndim else 0)
     if action.is_complex() or tuple(action.shape) != (n, width) or width == 0:
         raise PolicyError(
@@ -68,3 +70,40 @@ def checked_action(value: object, *, policy: str, n: int, dim: int | None = None
             "Its weights or its input normalisation are broken."
         )
     return action.float()
+
+
+def check_fits(policy: Policy, spec: WorldSpec, *, name: str) -> None:
+    """Check a policy against a world before the first step, as far as the policy tells its sizes.
+
+    Policies may have the attributes `action_dim` (A), `proprio_dim` (P) and `image_size` (H, W in pixels); those of
+    this package and of `worldsim.integrations.lerobot` do.
+
+    Args:
+        policy: Any policy.
+        spec: The world's promise.
+        name: The policy's name, for the message.
+
+    Raises:
+        PolicyError: A size differs; the message names all that do.
+    """
+    wanted: dict[str, object] = {"action_dim": spec.action.dim}
+    if STATE in policy.needs:
+        wanted["proprio_dim"] = spec.proprio_dim
+    if IMAGE in policy.needs:
+        wanted["image_size"] = tuple(spec.image_size)
+    own = {key: getattr(policy, key, None) for key in wanted}
+    differ = [
+        f"{key} is {own[key]}, the world's is {wanted[key]}"
+        for key in wanted
+        if own[key] is not None and own[key] != wanted[key]
+    ]
+    if differ:
+        raise PolicyError(f"Policy {name} does not fit this world: {'; '.join(differ)}. Use the world it was made for.")
+
+
+def _array(value: object) -> NDArray[np.generic] | None:
+    """`value` as an array, or None where its rows are ragged."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return None

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.policies.discovery import discover, folder_kind, natural, short_names
+from worldsim.policies.load import load_policy, policy_digest
+from worldsim.policies.pixel import PixelPolicy
+
+
+def lerobot(folder, kind="act"):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"type": kind}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(folder)
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Two LeRobot runs with a `last` link each, as LeRobot lays them out, and one folder of ours."""
+    made = []
+    for run in ("b_run", "a_run"):
+        for step in ("1000", "900", "020000"):
+            made.append(lerobot(tmp_path / run / "checkpoints" / step / "pretrained_model"))
+            (tmp_path / run / "checkpoints" / step / "training_state").mkdir()
+        (tmp_path / run / "checkpoints" / "last").symlink_to("020000")
+    return tmp_path
+
+
+def relative(refs, root):
+    return [ref.removeprefix(f"{root}/") for ref in refs]
+
+
+EXPECTED = [
+    f"{run}/checkpoints/{step}/pretrained_model" for run in ("a_run", "b_run") for step in ("900", "1000", "020000")
+]
+
+
+def test_a_folder_of_runs(outputs):
+    assert relative(discover([outputs]), outputs) == EXPECTED
+    assert relative(discover(str(outputs)), outputs) == EXPECTED
+
+
+@pytest.mark.parametrize("pattern", ["**/checkpoints/*/pretrained_model", "*_run", "*/checkpoints", "*/checkpoints/*"])
+def test_globs(outputs, pattern):
+    assert relative(discover([f"{outputs}/{pattern}"]), outputs) == EXPECTED
+
+
+def test_last_alone_is_kept_and_never_counts_twice(outputs):
+    last = str(outputs / "a_run/checkpoints/last/pretrained_model")
+    assert discover([last]) == [last]
+    both = discover([last, outputs / "a_run"])
+    assert relative(both, outputs) == EXPECTED[:3]
+
+
+def test_worldsim_folders_mixed_with_functions_and_lerobot(outputs, make_pixel):
+    for step in (5, 10):
+        make_pixel().save_pretrained(outputs / f"bank/s{step}")
+    found = discover(["my.module:policy", outputs / "bank", outputs / "a_run"])
+    assert relative(found, outputs) == ["my.module:policy", "bank/s5", "bank/s10", *EXPECTED[:3]]
+
+
+def test_half_written_folders_are_ignored(tmp_path, make_pixel):
+    make_pixel().save_pretrained(tmp_path / "bank/good")
+    make_pixel().save_pretrained(tmp_path / "bank/.good.123.tmp")
+    assert relative(discover([tmp_path]), tmp_path) == ["bank/good"]
+
+
+def test_link_loops_end(tmp_path, make_pixel):
+    make_pixel().save_pretrained(tmp_path / "bank/good")
+    (tmp_path / "bank/loop").symlink_to(tmp_path)
+    assert relative(discover([tmp_path]), tmp_path) == ["bank/good"]
+
+
+def test_nothing_found_says_why(tmp_path, outputs):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/config.json").write_text('{"type": "act"}')
+    for path, match in [
+        ("a_rum", "a_run"),
+        ("empty", "neither"),
+        ("nothing/*", "glob"),
+        ("half", "no model.safetensors"),
+    ]:
+        with pytest.raises(StorageError, match=match):
+            discover([tmp_path / path])
+    with pytest.raises(StorageError, match=r"a_rum.*empty"):
+        discover([tmp_path / "a_rum", tmp_path / "a_run", tmp_path / "empty"])
+    with pytest.raises(InvalidInputError, match="No policy was named"):
+        discover([])
+
+
+def test_other_folders_are_not_policies(tmp_path):
+    for name, manifest in [("world", {"kind": "world"}), ("list", [1])]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        (tmp_path / name / "config.json").write_text('{"model_type": "bert"}')
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+        assert folder_kind(tmp_path / name) is None
+
+
+def test_loading_a_folder_of_many_names_one(outputs):
+    with pytest.raises(StorageError, match=r"6 policies.*900"):
+        load_policy(str(outputs))
+
+
+def test_load_and_digest_of_our_folder(tmp_path, make_pixel):
+    for seed, name in [(0, "a"), (0, "b"), (1, "c")]:
+        make_pixel(seed).save_pretrained(tmp_path / name, manifest={"name": name})
+    assert isinstance(load_policy(str(tmp_path / "a")), PixelPolicy)
+    digests = [policy_digest(str(tmp_path / name)) for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_corrupt_weights_are_noticed(tmp_path, make_pixel):
+    make_pixel().save_pretrained(tmp_path / "p")
+    data = bytearray((tmp_path / "p/model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "p/model.safetensors").write_bytes(data)
+    with pytest.raises(StorageError, match="sha256"):
+        load_policy(str(tmp_path / "p"))
+
+
+def test_short_names():
+    refs = ["out/a/checkpoints/0100/pretrained_model", "out/b/checkpoints/0100/pretrained_model", "bank/s5", "m.n:f"]
+    assert short_names(refs) == ["a/0100", "b/0100", "s5", "m.n:f"]
+    assert short_names(["x/p", "p"]) == ["x/p", "p"]
+    assert short_names(["/only"]) == ["only"]
+
+
+@given(st.lists(st.text("ab/12", min_size=1, max_size=6), min_size=1, max_size=6, unique=True))
+def test_short_names_are_always_unique(refs):
+    assert len(set(short_names(refs))) == len(refs)
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True))
+def test_natural_order_is_numeric(numbers):
+    assert sorted((f"run/{n}/x" for n in numbers), key=natural) == [f"run/{n}/x" for n in sorted(numbers)]
