@@ -1,0 +1,71 @@
+"""One recorded episode, as it is written to and read from disk. Not for encoded episodes (`worldsim.data.cache`).
+
+Shape legend: T actions, T + 1 observations, H W image, P proprio, A action, E true state, S simulator state.
+"""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import InvalidInputError
+
+Floats = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Episode:
+    """T actions and the T + 1 observations around them; `action[t]` leads from observation t to t + 1.
+
+    Attributes:
+        frames: uint8 [T + 1, H, W, 3].
+        proprio: float32 [T + 1, P], physical units.
+        action: float32 [T, A], physical units.
+        success: float32 [T + 1], 1 where the task stands solved, else 0; nan where it is not known.
+        progress: float32 [T + 1], 0..1; nan where it is not known.
+        reward: float32 [T], what step t paid; nan where it is not known.
+        true_state: float32 [T + 1, E], or None.
+        simulator: float64 [S], everything a simulator needs to begin this episode again, or None.
+        seed: What the episode was drawn from; -1 where it is not known.
+        behaviour: Name of what chose the actions; empty where it is not known.
+
+    Raises:
+        InvalidInputError: A field has another shape or dtype, or proprio or actions are not finite.
+    """
+
+    frames: NDArray[np.uint8]
+    proprio: Floats
+    action: Floats
+    success: Floats
+    progress: Floats
+    reward: Floats
+    true_state: Floats | None = None
+    simulator: NDArray[np.float64] | None = None
+    seed: int = -1
+    behaviour: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3 or not len(self.frames):
+            raise InvalidInputError(
+                f"Episode.frames must be uint8 [T + 1, H, W, 3]; got {self.frames.dtype} {self.frames.shape}."
+            )
+        rows = len(self.frames)
+        expected = {"proprio": (rows, 2), "action": (rows - 1, 2), "success": (rows, 1), "progress": (rows, 1)}
+        expected |= {"reward": (rows - 1, 1)} | ({} if self.true_state is None else {"true_state": (rows, 2)})
+        for name, (length, ndim) in expected.items():
+            value = getattr(self, name)
+            if value.dtype != np.float32 or value.ndim != ndim or len(value) != length:
+                raise InvalidInputError(
+                    f"Episode.{name} must be float32 with {ndim} axes and {length} rows for {rows} frames; got "
+                    f"{value.dtype} {value.shape}."
+                )
+        for name in ("proprio", "action"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise InvalidInputError(
+                    f"Episode.{name} holds NaN or infinity. Find out which sensor or policy made it."
+                )
+
+    @property
+    def steps(self) -> int:
+        """Number of actions T."""
+        return len(self.action)

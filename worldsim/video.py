@@ -1,0 +1,165 @@
+"""Video files and the range of pixels: PyAV reads and writes, uint8 <-> [-1, 1]. Nothing else touches codecs.
+
+Shape legend: B batch, T frames, H W pixels, C=3 colour.
+"""
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim import storage
+from worldsim.errors import InvalidInputError, StorageError
+
+Frames = NDArray[np.uint8]
+_MOST_BYTES = 1 << 33
+"""A video that would unpack to more than this is refused."""
+
+
+def to_model(frames_BTHWC: Tensor) -> Tensor:
+    """Frames uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] in [-1, 1].
+
+    Raises:
+        InvalidInputError: Another dtype or shape.
+    """
+    if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3:
+        raise InvalidInputError(
+            f"Frames must be uint8 [B, T, H, W, 3]; got {frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}."
+        )
+    return frames_BTHWC.movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_uint8(x_BCTHW: Tensor) -> Tensor:
+    """Model range [B, 3, T, H, W], about [-1, 1] -> frames uint8 [B, T, H, W, 3]; the inverse of `to_model`."""
+    return ((x_BCTHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+
+
+def encode_mp4(frames: Frames, *, rate_hz: float, scale: int = 1, exact: bool = False) -> bytes:
+    """Encode an H.264 video that browsers play; the same frames give the same bytes.
+
+    Args:
+        frames: uint8 [T, H, W, 3], at least one; odd sides are padded by repeating the edge.
+        rate_hz: Frames per second.
+        scale: Enlarges every pixel to a square of this side.
+        exact: Store for learning instead of for looking: full colour resolution, nearly lossless, every second frame
+            a key frame; browsers may refuse it.
+
+    Returns:
+        The mp4 file.
+
+    Raises:
+        InvalidInputError: Wrong shape or dtype, or a rate or scale that is not positive.
+    """
+    import av
+
+    frames = _prepared(frames, rate_hz, scale, even=not exact)
+    profile = {"crf": "3", "g": "2", "bf": "0"} if exact else {"crf": "18", "profile": "baseline"}
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        rate = Fraction(rate_hz).limit_denominator(1000)
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", **profile})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv444p" if exact else "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write_mp4(path: Path, frames: Frames, *, rate_hz: float, scale: int = 1) -> None:
+    """Write what `encode_mp4` makes, wholly or not at all.
+
+    Raises:
+        InvalidInputError: As `encode_mp4`.
+        StorageError: The disk is full or the place cannot be written.
+    """
+    storage.write_bytes(path, encode_mp4(frames, rate_hz=rate_hz, scale=scale))
+
+
+def read_video(path: Path, *, start_s: float = 0.0, frames: int | None = None) -> tuple[Frames, float]:
+    """Decode a video file.
+
+    Args:
+        path: Any container and codec that FFmpeg knows.
+        start_s: Frames before this time are left out.
+        frames: How many to return at most; None for all.
+
+    Returns:
+        uint8 [T, H, W, 3] and the rate in frames per second.
+
+    Raises:
+        StorageError: The file is missing, is not a video, is cut short, or is unreasonably large.
+    """
+    import av
+
+    try:
+        with av.open(path.as_posix()) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            rate = float(stream.average_rate or 0)
+            if not 0 < rate < 10_000:
+                raise ValueError(f"a rate of {rate} frames per second")
+            most = _MOST_BYTES // max(3 * stream.width * stream.height, 1)
+            images = _decode(container, stream, start_s - 0.5 / rate, min(most, frames or most))
+    except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
+        raise StorageError(f"{path} cannot be read as a video ({error}). Restore or delete the file.") from error
+    if not images or (frames is not None and len(images) < frames):
+        raise StorageError(
+            f"{path} holds {len(images)} frames from {start_s:g} s on, expected {frames or 'some'}. Restore it."
+        )
+    return np.stack(images), rate
+
+
+def side_by_side(videos: Sequence[Frames], *, gap_px: int = 2) -> Frames:
+    """Put videos beside each other; a shorter one stands still at its last frame.
+
+    Args:
+        videos: uint8 [T, H, W, 3] each, of one height.
+        gap_px: White columns between them.
+
+    Raises:
+        InvalidInputError: No video, an empty one, or different heights.
+    """
+    shapes = [v.shape for v in videos]
+    if not videos or any(v.ndim != 4 or not len(v) for v in videos) or len({s[1] for s in shapes}) != 1:
+        raise InvalidInputError(f"side_by_side needs videos [T, H, W, 3] of one height; got shapes {shapes}.")
+    longest = max(len(v) for v in videos)
+    gap = np.full((longest, shapes[0][1], gap_px, 3), 255, np.uint8)
+    parts: list[Frames] = []
+    for video in videos:
+        parts += [gap, video[np.minimum(np.arange(longest), len(video) - 1)]]
+    return np.concatenate(parts[1:], axis=2)
+
+
+def _prepared(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Frames:
+    """Validated, enlarged and padded frames."""
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise InvalidInputError(f"A video needs frames uint8 [T, H, W, 3]; got {frames.dtype} {frames.shape}.")
+    if not rate_hz > 0 or scale < 1:
+        raise InvalidInputError(f"rate_hz must be positive and scale at least 1; got {rate_hz} and {scale}.")
+    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    odd = [(0, side % 2 if even else 0) for side in frames.shape[1:3]]
+    return np.ascontiguousarray(np.pad(frames, [(0, 0), *odd, (0, 0)], mode="edge"))
+
+
+def _decode(
+    container: "av.container.InputContainer", stream: "av.VideoStream", start_s: float, most: int
+) -> list[Frames]:
+    """At most `most` frames from `start_s` on."""
+    if start_s > 0 and stream.time_base is not None:
+        container.seek(int(start_s / stream.time_base), stream=stream)
+    images: list[Frames] = []
+    for frame in container.decode(stream):
+        if frame.time is not None and frame.time < start_s:
+            continue
+        images.append(frame.to_ndarray(format="rgb24"))
+        if len(images) >= most:
+            break
+    return images
