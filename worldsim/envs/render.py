@@ -9,6 +9,7 @@ Not for photographs: `worldsim.envs.render_gl.GLRenderer` keeps the same contrac
 Legend: N rays, G geoms, L lights, S sub-rays per side of a pixel.
 """
 
+import dataclasses
 import math
 from typing import Self
 
@@ -16,12 +17,14 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.envs.backdrop import StillParts, moving_geoms, moving_window, still_signature, without
+from worldsim.envs.rays import cast, products
 from worldsim.envs.shading import Lamps, geom_colours, shade
-from worldsim.envs.surface import surface_normals
 from worldsim.errors import InvalidInputError, unknown_name
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Colours = NDArray[np.float32]
 Frame = NDArray[np.uint8]
 
 VISIBLE_GROUPS = (0, 1, 2)
@@ -68,7 +71,8 @@ class RayRenderer:
         InvalidInputError: A size below 1 px, or a camera that is not a perspective one.
 
     The data passed to the drawing methods must have its positions computed (`mj_forward`, or `mj_kinematics` and
-    `mj_camlight`); it is only read. Model values such as colours, sizes and lights are read at every call.
+    `mj_camlight`); it is only read. Colours, sizes, poses and lights of the model may change between calls; after an edit
+    of mesh or height-field data make a new renderer.
     """
 
     def __init__(
@@ -93,30 +97,33 @@ class RayRenderer:
         self._pixel_n2: Floats = np.stack([column.ravel(), row.ravel()], axis=-1)
         self._offset_s2 = _stratified(samples)
         self._rays_of: tuple[bytes, Floats, Floats] | None = None
+        self._still: StillParts | None = None
 
     def render(self, data: mujoco.MjData) -> Frame:
         """Draw the colours, uint8 [H, W, 3]."""
-        rays_n3, _ = self._centre_rays(data)
-        lamps = Lamps.of(self.model, data, self.camera)
-        palette = geom_colours(self.model, self._background)
-        rgb_n3, key_n = self._colours(data, rays_n3, palette, lamps)
-        if len(self._offset_s2) > 1:
-            edge = np.flatnonzero(_edges(key_n.reshape(self.height, self.width)))
-            if len(edge):
-                rgb_n3[edge] = self._supersample(data, edge, palette, lamps)
+        still = self._still_parts(data)
+        key_n, rgb_n3 = np.empty(len(self._pixel_n2), np.int32), np.empty((len(self._pixel_n2), 3), np.float32)
+        mask_n = np.ones(len(self._pixel_n2), bool)
+        if still.backdrop is not None:
+            window = moving_window(self.model, data, self.camera, still.moving, self._focal_px(), (self.height, self.width))
+            if window is not None:
+                mask_n = window.ravel()
+                key_n, rgb_n3 = still.backdrop[0].copy(), still.backdrop[1].copy()
+        self._draw(self.model, data, still, mask_n, key_n, rgb_n3)
         return np.rint(rgb_n3).astype(np.uint8).reshape(self.height, self.width, 3)
 
     def depth(self, data: mujoco.MjData) -> NDArray[np.float32]:
         """Distance along the camera's axis at pixel centres, float32 [H, W] in metres; infinity where nothing is."""
         rays_n3, cosine_n = self._centre_rays(data)
-        geom_n, dist_n, _ = self._cast(data, rays_n3, normals=False)
+        geom_n, dist_n, _ = cast(self.model, data, self.camera, rays_n3, self._groups, normals=False)
         depth = np.where(geom_n >= 0, dist_n * cosine_n, np.inf)
         return depth.astype(np.float32).reshape(self.height, self.width)
 
     def segmentation(self, data: mujoco.MjData) -> Ints:
         """Number of the geom seen at each pixel centre, int32 [H, W]; -1 where nothing is."""
         rays_n3, _ = self._centre_rays(data)
-        return self._cast(data, rays_n3, normals=False)[0].reshape(self.height, self.width)
+        geom_n, _, _ = cast(self.model, data, self.camera, rays_n3, self._groups, normals=False)
+        return geom_n.reshape(self.height, self.width)
 
     def close(self) -> None:
         """Nothing to release; present because every renderer has it."""
@@ -145,9 +152,9 @@ class RayRenderer:
         ray_n3[:, 0] = (pixel_n2[:, 0] - cx) / fx
         ray_n3[:, 1] = (cy - pixel_n2[:, 1]) / fy
         ray_n3[:, 2] = -1.0
-        cosine_n = 1.0 / np.sqrt(np.einsum("ni,ni->n", ray_n3, ray_n3))
+        cosine_n = 1.0 / np.sqrt(ray_n3[:, 0] ** 2 + ray_n3[:, 1] ** 2 + 1.0)
         ray_n3 *= cosine_n[:, None]
-        return np.ascontiguousarray(ray_n3 @ data.cam_xmat[self.camera].reshape(3, 3).T), cosine_n
+        return products(ray_n3, data.cam_xmat[self.camera].reshape(3, 3)), cosine_n
 
     def _centre_rays(self, data: mujoco.MjData) -> tuple[Floats, Floats]:
         """Rays through pixel centres, kept while the camera neither turns nor zooms."""
@@ -156,46 +163,56 @@ class RayRenderer:
             self._rays_of = (pose, *self._directions(data, self._pixel_n2))
         return self._rays_of[1], self._rays_of[2]
 
-    def _cast(self, data: mujoco.MjData, rays_n3: Floats, *, normals: bool) -> tuple[Ints, Floats, Floats]:
-        """First hits: geom [N] (-1 for none), distance [N] in metres, unit normal [N, 3] (zero unless asked)."""
-        count = len(rays_n3)
-        geom_n, dist_n = np.full(count, -1, np.int32), np.zeros(count)
-        normal_n3 = np.zeros((count, 3))
-        origin = data.cam_xpos[self.camera]
-        head = (self.model, data, origin, rays_n3.reshape(-1), self._groups, 1, -1, geom_n, dist_n)
-        if _RAYS_GIVE_NORMALS:
-            mujoco.mj_multiRay(*head, normal_n3.reshape(-1) if normals else None, count, mujoco.mjMAXVAL)
-        else:
-            mujoco.mj_multiRay(*head, count, mujoco.mjMAXVAL)
-            if normals:
-                normal_n3 = surface_normals(self.model, data, geom_n, origin + dist_n[:, None] * rays_n3, rays_n3)
-        return geom_n, dist_n, normal_n3
+    def _still_parts(self, data: mujoco.MjData) -> StillParts:
+        """Lights, colours and, from the second frame on which nothing of these changes, the picture without what moves."""
+        signature = still_signature(self.model, data, self.camera, self._focal_px())
+        if self._still is None or self._still.signature != signature:
+            self._still = StillParts(
+                signature=signature,
+                lamps=Lamps.of(self.model, data, self.camera),
+                palette=geom_colours(self.model, self._background),
+                moving=moving_geoms(self.model),
+            )
+        elif self._still.backdrop is None and len(self._still.moving) < self.model.ngeom:
+            count = len(self._pixel_n2)
+            key_n, rgb_n3 = np.empty(count, np.int32), np.empty((count, 3), np.float32)
+            emptied, groups = without(self.model, self._still.moving, self._groups)
+            self._draw(emptied, data, self._still, np.ones(count, bool), key_n, rgb_n3, groups)
+            self._still = dataclasses.replace(self._still, backdrop=(key_n, rgb_n3))
+        return self._still
+
+    def _draw(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        still: StillParts,
+        mask_n: NDArray[np.bool_],
+        key_n: Ints,
+        rgb_n3: Colours,
+        groups: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Draw the pixels of `mask_n` into `key_n` and `rgb_n3`, outlines and creases with sub-rays."""
+        groups = self._groups if groups is None else groups
+        todo = np.flatnonzero(mask_n)
+        whole = len(todo) == len(mask_n)
+        rays_n3 = self._centre_rays(data)[0]
+        rgb_n3[todo], key_n[todo] = self._colours(model, data, rays_n3 if whole else rays_n3[todo], still, groups)
+        if len(self._offset_s2) == 1:
+            return
+        edge = np.flatnonzero(_edges(key_n.reshape(self.height, self.width)).ravel() & mask_n)
+        if len(edge):
+            points = (self._pixel_n2[edge][:, None] + self._offset_s2).reshape(-1, 2)
+            fine_n3, _ = self._colours(model, data, self._directions(data, points)[0], still, groups)
+            rgb_n3[edge] = fine_n3.reshape(len(edge), -1, 3).mean(axis=1)
 
     def _colours(
-        self, data: mujoco.MjData, rays_n3: Floats, palette: NDArray[np.float32], lamps: Lamps
-    ) -> tuple[NDArray[np.float32], Ints]:
+        self, model: mujoco.MjModel, data: mujoco.MjData, rays_n3: Floats, still: StillParts, groups: NDArray[np.uint8]
+    ) -> tuple[Colours, Ints]:
         """Colour of each ray [N, 3] in 0..255, and a number [N] that differs across outlines and creases."""
-        geom_n, dist_n, normal_n3 = self._cast(data, rays_n3, normals=True)
-        light_n3 = lamps.at(normal_n3, rays_n3, dist_n)
-        rgb_n3 = shade(palette, geom_n, light_n3)
+        geom_n, dist_n, normal_n3 = cast(model, data, self.camera, rays_n3, groups)
+        light_n3 = still.lamps.at(normal_n3, rays_n3, dist_n)
+        rgb_n3 = shade(still.palette, geom_n, light_n3)
         return rgb_n3, geom_n * 64 + (light_n3[:, 1] * _LIGHT_STEPS).astype(np.int32)
-
-    def _supersample(
-        self, data: mujoco.MjData, edge: NDArray[np.intp], palette: NDArray[np.float32], lamps: Lamps
-    ) -> NDArray[np.float32]:
-        """Mean colour [E, 3] of the pixels numbered `edge`, over their sub-rays."""
-        points = (self._pixel_n2[edge][:, None] + self._offset_s2).reshape(-1, 2)
-        rays_n3, _ = self._directions(data, points)
-        rgb_n3, _ = self._colours(data, rays_n3, palette, lamps)
-        return rgb_n3.reshape(len(edge), -1, 3).mean(axis=1)
-
-
-def _multi_ray_gives_normals() -> bool:
-    """Whether this MuJoCo's mj_multiRay takes a `normal` argument (4.x does, early 3.x does not)."""
-    return "normal:" in (mujoco.mj_multiRay.__doc__ or "")
-
-
-_RAYS_GIVE_NORMALS = _multi_ray_gives_normals()
 
 
 def _stratified(side: int) -> Floats:

@@ -13,6 +13,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.envs.rays import products
+
 Floats = NDArray[np.float64]
 Colours = NDArray[np.float32]
 
@@ -71,13 +73,13 @@ class Lamps:
             placed = np.asarray(model.light_type)[on] != int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
         else:
             placed = ~np.asarray(model.light_directional, bool)[on]
-        lit = float(head.active)
+        lit = bool(head.active)
         return cls(
             ambient=model.light_ambient[on].sum(axis=0) + lit * head.ambient,
-            diffuse=np.concatenate([model.light_diffuse[on], lit * head.diffuse[None]]),
-            towards=np.concatenate([-data.light_xdir[on], axis[None]]),
-            position=np.concatenate([data.light_xpos[on], data.cam_xpos[camera][None]]),
-            placed=np.append(placed, False),
+            diffuse=np.concatenate([model.light_diffuse[on], [head.diffuse] if lit else np.empty((0, 3))]),
+            towards=np.concatenate([-data.light_xdir[on], [axis] if lit else np.empty((0, 3))]),
+            position=np.concatenate([data.light_xpos[on], [data.cam_xpos[camera]] if lit else np.empty((0, 3))]),
+            placed=np.append(placed, [False] * lit).astype(bool),
             camera=np.array(data.cam_xpos[camera]),
         )
 
@@ -89,10 +91,16 @@ class Lamps:
             rays_n3: Unit rays from the camera.
             dist_n: Distance travelled, metres.
         """
-        cosine_nl = normal_n3 @ self.towards.T
+        cosine_nl = products(normal_n3, self.towards)
         for number in np.flatnonzero(self.placed):
             to_light = self.position[number] - self.camera - dist_n[:, None] * rays_n3
-            length = np.maximum(np.sqrt(np.einsum("ni,ni->n", to_light, to_light)), 1e-9)
-            cosine_nl[:, number] = np.einsum("ni,ni->n", normal_n3, to_light) / length
+            length = np.maximum(np.sqrt((to_light**2).sum(axis=1)), 1e-9)
+            cosine_nl[:, number] = (normal_n3 * to_light).sum(axis=1) / length
         np.maximum(cosine_nl, 0.0, out=cosine_nl)
-        return (cosine_nl @ self.diffuse + self.ambient).astype(np.float32)
+        light_n3 = np.empty(normal_n3.shape, np.float32)
+        for channel in range(3):
+            total_n = self.ambient[channel] + cosine_nl[:, 0] * self.diffuse[0, channel]
+            for number in range(1, len(self.diffuse)):
+                total_n += cosine_nl[:, number] * self.diffuse[number, channel]
+            light_n3[:, channel] = total_n
+        return light_n3

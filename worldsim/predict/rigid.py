@@ -145,8 +145,7 @@ class RigidPredictor(nn.Module):
             c, s = cos[:, :, i], sin[:, :, i]
             parts = [proposal[:, :, i], past[:, :, i]]
             for j in (j for j in range(count) if j != i):
-                order = max(self.config.orders[j], 1)
-                turn = order * torch.atan2(s, c)
+                turn = self.config.orders[j] * torch.atan2(s, c)  # nothing to turn for a round layer
                 offset = _rotate(now[:, :, j, :2] - now[:, :, i, :2], c, s)
                 phase = _rotate(now[:, :, j, 2:], turn.cos(), turn.sin())
                 parts += [offset * 4, phase, self._vectors(free[:, :, j], c, s)]

@@ -129,9 +129,9 @@ class SequentialHalving:
         """Return the best `size` of the policies `going`, judged on the first `episodes` of the table."""
         if episodes == 0 or going.size <= size:
             return going
-        seen = evidence.columns(episodes)
-        best_first = order(seen, prior=sweep.prior(seen))
-        return best_first[np.isin(best_first, going)][:size]
+        going = np.sort(going)
+        seen = evidence.columns(episodes).rows(going)
+        return going[order(seen, prior=sweep.prior(seen))[:size]]
 
 
 AnyAllocator = Uniform | SequentialHalving | KLLUCB | TopTwoThompson

@@ -10,6 +10,7 @@ small budgets and few barriers; these for large ones, or (KL-LUCB) to stop as so
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -56,9 +57,8 @@ class KLLUCB:
     width: int = 4
 
     def table_size(self, policies: int) -> int:
-        """Episodes the table must hold for K policies: all the budget that is left after `first` could go to one."""
-        check_counts("An adaptive allocator", k=self.k, budget=self.budget, policies=policies)
-        return self.budget - (policies - 1) * _first(self, policies)
+        """Episodes the table must hold for K policies; a policy that has met them all is not pulled again."""
+        return _table_size(self, policies)
 
     def next(self, evidence: Evidence, room: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; empty as soon as the best k are separated from the rest."""
@@ -94,9 +94,8 @@ class TopTwoThompson:
     batch: int | None = None
 
     def table_size(self, policies: int) -> int:
-        """Episodes the table must hold for K policies: all the budget that is left after `first` could go to one."""
-        check_counts("An adaptive allocator", k=self.k, budget=self.budget, policies=policies)
-        return self.budget - (policies - 1) * _first(self, policies)
+        """Episodes the table must hold for K policies; a policy that has met them all is not pulled again."""
+        return _table_size(self, policies)
 
     def next(self, evidence: Evidence, room: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; the rest of the current step."""
@@ -128,11 +127,19 @@ class Sums:
 Bandit = KLLUCB | TopTwoThompson
 _DECIDED: dict[bytes, tuple[Ints, Ints]] = {}  # a memo of pure decisions: policies pulled, and how often
 _MOST_DECIDED = 20_000
+_MOST_SHARE = 20
 
 
 def _first(bandit: Bandit, policies: int) -> int:
     """Episodes of the opening block: at most half of the budget, at least one each."""
     return max(1, min(bandit.first, bandit.budget // (2 * policies)))
+
+
+def _table_size(bandit: Bandit, policies: int) -> int:
+    """All that could go to one policy, but no more than `_MOST_SHARE` times the mean."""
+    check_counts("An adaptive allocator", k=bandit.k, budget=bandit.budget, policies=policies)
+    left = bandit.budget - (policies - 1) * _first(bandit, policies)
+    return min(left, _MOST_SHARE * math.ceil(bandit.budget / policies))
 
 
 def _replay(bandit: Bandit, evidence: Evidence, room: int, decide: Callable[[Sums], Ints], context: bytes) -> Pairs:

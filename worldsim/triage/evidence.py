@@ -8,6 +8,7 @@ it is the same start and the same noise for every policy.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -60,8 +61,8 @@ class Evidence:
             )
         _check_values(success, progress)
         for name, array in (("success", success), ("progress", progress), ("failed", failed)):
-            array.setflags(write=False)
             object.__setattr__(self, name, array)
+            array.setflags(write=False)
 
     @classmethod
     def empty(cls, policies: int, *, episodes: int) -> Self:
@@ -81,6 +82,18 @@ class Evidence:
         blank = np.full((policies, episodes), np.nan)
         return cls(success=blank, progress=blank, failed=np.zeros(policies, dtype=np.bool_))
 
+    @classmethod
+    def sharing(cls, *, success: Floats, progress: Floats, failed: Bools) -> Self:
+        """Return a table over arrays that are known to be right: nothing is checked and nothing copied.
+
+        For parts of another table, and for replays that fill millions of cells. The arrays must not change while the
+        table is in use.
+        """
+        table = object.__new__(cls)
+        for name, array in (("success", success), ("progress", progress), ("failed", failed)):
+            object.__setattr__(table, name, array)
+        return table
+
     @property
     def policies(self) -> int:
         """Number of policies K."""
@@ -91,17 +104,17 @@ class Evidence:
         """Number of episodes N in the table, rolled out or not."""
         return int(self.success.shape[1])
 
-    @property
+    @functools.cached_property
     def done(self) -> Bools:
         """Bool [K, N]: which pairs were rolled out."""
         return ~np.isnan(self.success)
 
-    @property
+    @functools.cached_property
     def count(self) -> Ints:
         """int64 [K]: rollouts finished per policy."""
         return np.asarray(self.done.sum(axis=1), dtype=np.int64)
 
-    @property
+    @functools.cached_property
     def wins(self) -> Floats:
         """float64 [K]: sum of success per policy."""
         return np.asarray(np.nansum(self.success, axis=1), dtype=np.float64)
@@ -111,12 +124,12 @@ class Evidence:
         """Rollouts finished, all policies together."""
         return int(self.done.sum())
 
-    @property
+    @functools.cached_property
     def success_mean(self) -> Floats:
         """float64 [K]: mean success; nan where a policy has no rollout."""
         return _mean(self.success)
 
-    @property
+    @functools.cached_property
     def progress_mean(self) -> Floats:
         """float64 [K]: mean progress; nan where a policy has no rollout."""
         return _mean(self.progress)
@@ -210,13 +223,11 @@ class Evidence:
     def rows(self, policies: Sequence[int] | Ints) -> Self:
         """Return the table of these policies only, in this order."""
         index = np.asarray(policies, dtype=np.int64)
-        return dataclasses.replace(
-            self, success=self.success[index], progress=self.progress[index], failed=self.failed[index]
-        )
+        return self.sharing(success=self.success[index], progress=self.progress[index], failed=self.failed[index])
 
     def columns(self, stop: int) -> Self:
         """Return the table of episodes 0..stop-1 only."""
-        return dataclasses.replace(self, success=self.success[:, :stop], progress=self.progress[:, :stop])
+        return self.sharing(success=self.success[:, :stop], progress=self.progress[:, :stop], failed=self.failed)
 
 
 def _check_values(success: Floats, progress: Floats) -> None:

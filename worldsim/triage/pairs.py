@@ -20,8 +20,8 @@ def missing(evidence: Evidence, policies: Sequence[int] | NDArray[np.int64], sto
         episodes to within one.
     """
     index = np.asarray(policies, dtype=np.int64)
-    blank = np.isnan(evidence.success[index, start:stop])
-    return [(int(index[row]), int(column) + start) for column, row in np.argwhere(blank.T)]
+    columns, rows = np.nonzero(np.isnan(evidence.success[:, start:stop][index]).T)
+    return list(zip(index[rows].tolist(), (columns + start).tolist(), strict=True))
 
 
 def check_counts(what: str, *, k: int, budget: int, policies: int) -> None:

@@ -32,25 +32,32 @@ POLICY_STREAM = 0xAC7
 """Separates the policies' noise from the world's, which both grow from the episode's key."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Tape:
-    """What was played, step by step."""
+    """What was played, step by step: the heads always, latents only if somebody asked, so that memory stays small."""
 
-    keep: bool
-    steps: list[WorldStep] = dataclasses.field(default_factory=list)
-    actions: list[Tensor] = dataclasses.field(default_factory=list)
+    def __init__(self, *, keep: bool) -> None:
+        self._keep = keep
+        self._heads: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._steps: list[WorldStep] = []
+        self._actions: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._heads)
 
     def add(self, step: WorldStep, action: Tensor) -> None:
-        """Record one step; latents only if somebody asked for them, so that memory stays small."""
-        if self.keep:
-            self.actions.append(action)
-        else:
-            step = dataclasses.replace(step, latent=step.progress, proprio=step.progress, true_state=None)
-        self.steps.append(step)
+        """Record one step."""
+        self._heads.append((step.success, step.progress, step.uncertainty))
+        if self._keep:
+            self._steps.append(step)
+            self._actions.append(action)
+
+    def heads(self) -> list[Tensor]:
+        """Return success, progress and uncertainty of all rows, [W, T] each."""
+        return [torch.stack(head, dim=1) for head in zip(*self._heads, strict=True)]
 
     def rollout(self) -> Rollout:
-        """Return all rows [W, T, ...]."""
-        return Rollout.stack(self.steps, torch.stack(self.actions, dim=1))
+        """Return all rows [W, T, ...], if they were kept."""
+        return Rollout.stack(self._steps, torch.stack(self._actions, dim=1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,20 +186,20 @@ def _read(
     wave: Wave, alive: Sequence[int], tape: _Tape, rule: WorldJudge, judge: Judge | None
 ) -> tuple[list[Finished], list[Crash]]:
     """Judge the rows that came through; a row whose world left the numbers crashes its policy."""
-    heads = [torch.stack([getattr(s, n) for s in tape.steps], dim=1) for n in ("success", "progress", "uncertainty")]
+    heads, live = tape.heads(), wave.live
     sound = (heads[0].isfinite() & heads[1].isfinite()).all(dim=1).tolist()
     success_wt, progress_wt = (h.nan_to_num(nan=0.0).clamp(0, 1) for h in heads[:2])
     verdict = rule.read(success_wt, progress_wt) if judge is None else judge(tape.rollout())
     columns = _columns(success_wt, progress_wt, heads[2].nan_to_num(nan=float("inf")), verdict, rule)
     finished, crashes = [], []
     for index in alive:
-        rows = wave.live[index]
+        rows = live[index]
         if not all(sound[row] for row in rows):
             error = PolicyError("the world answered its actions with NaN")
-            crashes.append(crash_of(index, "world", len(tape.steps), error))
+            crashes.append(crash_of(index, "world", len(tape), error))
             continue
         for row in rows:
-            finished.append(Finished(row=row, steps=len(tape.steps), **{k: v[row] for k, v in columns.items()}))
+            finished.append(Finished(row=row, steps=len(tape), **{k: v[row] for k, v in columns.items()}))
     return finished, crashes
 
 

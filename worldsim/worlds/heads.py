@@ -34,6 +34,7 @@ class Heads(nn.Module):
     """Proprioception, progress and success from a latent, its episode's first latent, and the action just taken."""
 
     proprio_scale_P: Tensor
+    latent_mean: Tensor
     latent_scale: Tensor
 
     def __init__(self, config: HeadsConfig) -> None:
@@ -52,6 +53,7 @@ class Heads(nn.Module):
         self.task = _mlp(size, config.width, 2)
         self.body = _mlp(size + config.proprio_dim + config.action_dim, config.width, config.proprio_dim)
         self.register_buffer("proprio_scale_P", torch.ones(config.proprio_dim))
+        self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
         self.register_buffer("latent_scale", torch.ones(channels, 1, 1))
 
     def forward(
@@ -68,14 +70,17 @@ class Heads(nn.Module):
         Returns:
             Proprioception after the action [B, P], progress logit [B], success logit [B].
         """
-        features = self.features(torch.cat([z_BCHW / self.latent_scale, start_BCHW / self.latent_scale], dim=1))
+        both = torch.stack([z_BCHW, start_BCHW], dim=1)
+        scaled = ((both - self.latent_mean) / self.latent_scale).clamp(-5, 5)
+        features = self.features(scaled.flatten(1, 2))
         progress, success = self.task(features).unbind(-1)
         body = self.body(torch.cat([features, proprio_BP / self.proprio_scale_P, action_BA], dim=-1))
         return proprio_BP + body * self.proprio_scale_P, progress, success
 
     def calibrate(self, clip: Clip) -> None:
         """Measure the scales of latents and of proprioceptive change on windows of two frames or more."""
-        self.latent_scale.copy_(clip.z_BTCHW.std((0, 1, 3, 4)).clamp_min(1e-3)[:, None, None])
+        self.latent_mean.copy_(clip.z_BTCHW.mean((0, 1, 3, 4))[:, None, None])
+        self.latent_scale.copy_(clip.z_BTCHW.std((0, 1, 3, 4)).clamp_min(1e-2)[:, None, None])
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, float]]:

@@ -1,0 +1,96 @@
+"""How fast a world steps and draws on one core, and what Gymnasium and triage add to the bare model.
+
+    python -m benchmarks.world_speed [--world push]
+
+All timings are core-seconds of one process with one thread; every ratio is of two timings of this one run.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import gymnasium
+import numpy as np
+import torch
+import typer
+
+from benchmarks.record import Figure, write
+from worldsim.noise import fold
+from worldsim.policies import shipped_policies
+from worldsim.policies.load import load_policy
+from worldsim.protocols import observe
+from worldsim.triage.judge import WorldJudge
+from worldsim.triage.roll import Roller
+from worldsim.triage.wave import Slot, Wave
+from worldsim.types import IMAGE, STATE
+from worldsim.worlds import load_world
+
+BATCH = 64
+REPEATS = 5
+
+
+def core_seconds(call: Callable[[], object]) -> float:
+    """Least core-seconds of a call over some repeats, after one warm-up."""
+    call()
+    spent = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        call()
+        spent.append(time.process_time() - began)
+    return min(spent)
+
+
+def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "push") -> None:
+    """Measure and write benchmarks/results/world_speed.json."""
+    torch.set_num_threads(1)
+    model = load_world(world)
+    horizon, keys = model.spec.horizon, torch.arange(BATCH)
+    starts = model.starts(keys)
+    actions = (torch.rand(BATCH, horizon, model.spec.action.dim, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.4
+
+    def latent() -> None:
+        model.rollout(model.reset(starts, keys), actions)
+
+    def decoded() -> None:
+        state = model.reset(starts, keys)
+        for t in range(horizon):
+            state, step = model.step(state, actions[:, t])
+            model.decode(step.latent)
+
+    envs = gymnasium.make_vec("worldsim/World-v0", num_envs=BATCH, world=model)
+
+    def gymnastic() -> None:
+        envs.reset(seed=0)
+        for t in range(horizon):
+            envs.step(np.asarray(actions[:, t]))
+
+    policy = load_policy(shipped_policies()[0])
+
+    def bare() -> None:
+        state = model.reset(starts, keys)
+        seen, carry = dict(starts), policy.initial(BATCH)
+        for t in range(horizon):
+            action, carry = policy.act({k: seen[k] for k in policy.needs}, carry, fold(keys, t))
+            state, step = model.step(state, action)
+            seen = observe(model, step, frozenset({IMAGE, STATE}))
+
+    slots = tuple(Slot(policy=0, episode=i, start=i, key=i) for i in range(BATCH))
+    roller = Roller(world=model, policy_of=lambda _: policy, rule=WorldJudge(threshold=0.5))
+    wave = Wave(slots=slots, width=BATCH)
+    seconds = {f.__name__: core_seconds(f) for f in (latent, decoded, gymnastic, bare)}
+    seconds["triage"] = core_seconds(lambda: roller.run(wave))
+    steps = BATCH * horizon
+    figures = [
+        Figure(name="latent steps per core-second, batch 64", value=steps / seconds["latent"], unit="1/s", reach=800),
+        Figure(name="decoded steps per core-second, batch 64", value=steps / seconds["decoded"], unit="1/s", reach=500),
+        Figure(
+            name="Gymnasium over the bare world's step and decode", value=seconds["gymnastic"] / seconds["decoded"] - 1, reach=0.1, order="<="
+        ),
+        Figure(name="triage over bare world, decode and policy", value=seconds["triage"] / seconds["bare"] - 1, reach=0.1, order="<="),
+        Figure(name="triage rollouts per core-second", value=BATCH / seconds["triage"], unit="1/s"),
+    ]
+    write("world_speed", figures=figures, seeds=[0], details={"core_seconds": seconds, "batch": BATCH, "horizon": horizon})
+
+
+if __name__ == "__main__":
+    typer.run(main)
