@@ -85,7 +85,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         InvalidInputError: A variation out of its range.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it an instance variable
         "render_modes": ["rgb_array"],
         "render_fps": RATE_HZ,
         "success_at": "end",
@@ -111,8 +111,9 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self.obs_type = obs_type
         self.render_mode = render_mode
         self.render_px = render_px
-        self.observation_space = observation_space(obs_type)
+        self.observation_space = observation_space(obs_type)  # type: ignore[assignment]
         self.action_space = gymnasium.spaces.Box(-MAX_SPEED_M_S, MAX_SPEED_M_S, (2,), np.float32)
+        self._large: RayRenderer | None = None
         self._build(PushVariation.of(variation))
 
     def reset(
@@ -134,9 +135,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self._place()
         return self.observe(), self.info()
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[PushObservation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[PushObservation, float, bool, bool, dict[str, Any]]:
         """Advance 0.1 s.
 
         Raises:
@@ -177,7 +176,8 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
 
     def agent_pos(self) -> NDArray[np.float32]:
         """Pusher x, y in metres, float32 [2]."""
-        return self._data.qpos[3:].astype(np.float32)
+        position: NDArray[np.float32] = self._data.qpos[3:].astype(np.float32)
+        return position
 
     def environment_state(self) -> NDArray[np.float32]:
         """Block x, y in metres, cos and sin of its yaw, float32 [4]."""
@@ -220,7 +220,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self._model = mujoco.MjModel.from_xml_string(push_xml(variation))
         self._data = mujoco.MjData(self._model)
         self._renderer = RayRenderer(self._model, "top", IMAGE_PX, IMAGE_PX)
-        self._large: RayRenderer | None = None
+        self._large = None
 
     def _place(self) -> None:
         """Compute positions from the joints, which is all that drawing needs; physics recomputes its own."""
@@ -230,7 +230,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
 
 def observation_space(obs_type: str) -> gymnasium.spaces.Dict:
     """The observation space of one episode for an `obs_type`."""
-    boxes = {
+    boxes: dict[str, gymnasium.Space[Any]] = {
         "pixels": gymnasium.spaces.Box(0, 255, (IMAGE_PX, IMAGE_PX, 3), np.uint8),
         "agent_pos": gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32),
         "environment_state": gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32),
@@ -246,7 +246,11 @@ def sample_start(generator: np.random.Generator, *, size: float = 1.0) -> Floats
         size: Scale of the block, which keeps the pusher that much farther away.
     """
     low, high = START_DISTANCE_M
-    distance, bearing, yaw = generator.uniform(low, high), generator.uniform(-np.pi, np.pi), generator.uniform(-np.pi, np.pi)
+    distance, bearing, yaw = (
+        generator.uniform(low, high),
+        generator.uniform(-np.pi, np.pi),
+        generator.uniform(-np.pi, np.pi),
+    )
     block = np.array([distance * math.cos(bearing), distance * math.sin(bearing)])
     clear = BLOCK_RADIUS_M * size + PUSHER_RADIUS_M + _CLEAR_M
     while True:

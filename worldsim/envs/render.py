@@ -43,15 +43,20 @@ def camera_id(model: mujoco.MjModel, camera: int | str) -> int:
         found = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
         if found < 0:
             raise unknown_name("camera", camera, [model.camera(i).name for i in range(model.ncam)])
-        camera = found
+        return _perspective(model, int(found))
     if not 0 <= camera < model.ncam:
         raise InvalidInputError(f"Camera number {camera} given; the scene has {model.ncam}. Add a <camera> to it.")
+    return _perspective(model, camera)
+
+
+def _perspective(model: mujoco.MjModel, camera: int) -> int:
+    """The camera's number, if rays can leave from one point."""
     projection = getattr(model, "cam_projection", getattr(model, "cam_orthographic", None))
     if projection is not None and int(projection[camera]) != 0:
         raise InvalidInputError(
             f"Camera {camera} is orthographic; rays leave from one point. Use a distant camera with a narrow fovy."
         )
-    return int(camera)
+    return camera
 
 
 class RayRenderer:
@@ -71,8 +76,8 @@ class RayRenderer:
         InvalidInputError: A size below 1 px, or a camera that is not a perspective one.
 
     The data passed to the drawing methods must have its positions computed (`mj_forward`, or `mj_kinematics` and
-    `mj_camlight`); it is only read. Colours, sizes, poses and lights of the model may change between calls; after an edit
-    of mesh or height-field data make a new renderer.
+    `mj_camlight`); it is only read. Colours, sizes, poses and lights of the model may change between calls; after an
+    edit of mesh or height-field data make a new renderer.
     """
 
     def __init__(
@@ -102,10 +107,14 @@ class RayRenderer:
     def render(self, data: mujoco.MjData) -> Frame:
         """Draw the colours, uint8 [H, W, 3]."""
         still = self._still_parts(data)
-        key_n, rgb_n3 = np.empty(len(self._pixel_n2), np.int32), np.empty((len(self._pixel_n2), 3), np.float32)
-        mask_n = np.ones(len(self._pixel_n2), bool)
+        count = len(self._pixel_n2)
+        key_n: Ints = np.empty(count, np.int32)
+        rgb_n3: Colours = np.empty((count, 3), np.float32)
+        mask_n = np.ones(count, bool)
         if still.backdrop is not None:
-            window = moving_window(self.model, data, self.camera, still.moving, self._focal_px(), (self.height, self.width))
+            window = moving_window(
+                self.model, data, self.camera, still.moving, self._focal_px(), (self.height, self.width)
+            )
             if window is not None:
                 mask_n = window.ravel()
                 key_n, rgb_n3 = still.backdrop[0].copy(), still.backdrop[1].copy()
@@ -164,7 +173,7 @@ class RayRenderer:
         return self._rays_of[1], self._rays_of[2]
 
     def _still_parts(self, data: mujoco.MjData) -> StillParts:
-        """Lights, colours and, from the second frame on which nothing of these changes, the picture without what moves."""
+        """Lights and colours, and the picture of what cannot move once these were the same in two frames."""
         signature = still_signature(self.model, data, self.camera, self._focal_px())
         if self._still is None or self._still.signature != signature:
             self._still = StillParts(

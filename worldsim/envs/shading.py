@@ -31,7 +31,8 @@ def geom_colours(model: mujoco.MjModel, background: Colours) -> Colours:
     takes = (material >= 0) & (rgba_g4 == _PLAIN).all(axis=1)
     if takes.any():
         rgba_g4[takes] = model.mat_rgba[material[takes]]
-    return np.concatenate([rgba_g4[:, :3] * 255, background[None]]).astype(np.float32)
+    palette: Colours = np.concatenate([rgba_g4[:, :3] * 255, background[None]]).astype(np.float32)
+    return palette
 
 
 def shade(palette: Colours, geom_n: NDArray[np.int32], light_n3: Colours) -> Colours:

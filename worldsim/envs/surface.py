@@ -65,4 +65,5 @@ def _local_normal(kind: int, size: Floats, p: Floats) -> Floats | None:
 def _unit(vector: Floats) -> Floats:
     """The vectors [N, 3] scaled to length one."""
     length: Floats = np.linalg.norm(vector, axis=1, keepdims=True)
-    return vector / np.maximum(length, 1e-12)
+    unit: Floats = vector / np.maximum(length, 1e-12)
+    return unit
