@@ -21,7 +21,7 @@ from worldsim.types import IMAGE, STATE, Observation
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelPolicyConfig(TrainedPolicyConfig):
-    """Sizes of a pixel policy; the default has 72 thousand weights.
+    """Sizes of a pixel policy; the default has 67 thousand weights.
 
     Attributes:
         image_size: H, W in pixels, multiples of `stride_px`.
@@ -34,7 +34,7 @@ class PixelPolicyConfig(TrainedPolicyConfig):
     """
 
     image_size: tuple[int, int] = (64, 64)
-    channels: tuple[int, ...] = (24, 32, 32)
+    channels: tuple[int, ...] = (16, 32, 32)
     stride_px: int = 4
     hidden: int = 192
 

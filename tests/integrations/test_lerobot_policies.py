@@ -1,0 +1,279 @@
+"""LeRobot checkpoints, built from a config, saved and loaded offline. Imports alone cost some 20 s of one core."""
+
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
+pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
+
+from worldsim.errors import PolicyError, StorageError
+from worldsim.integrations.lerobot.checkpoint import lerobot
+from worldsim.integrations.lerobot.policies import load
+from worldsim.policies import randomness
+from worldsim.policies.load import discover, load_policy, policy_digest
+from worldsim.protocols import Policy
+from worldsim.types import IMAGE, STATE, TRUE_STATE
+
+pytestmark = pytest.mark.integration
+CAMERA = "observation.images.top"
+PX = 64
+SMALL = {
+    "act": {
+        "chunk_size": 4,
+        "n_action_steps": 3,
+        "dim_model": 16,
+        "n_heads": 2,
+        "dim_feedforward": 16,
+        "n_encoder_layers": 1,
+        "n_vae_encoder_layers": 1,
+        "latent_dim": 4,
+    },
+    "diffusion": {
+        "horizon": 8,
+        "n_action_steps": 3,
+        "down_dims": (16, 32),
+        "n_groups": 4,
+        "num_train_timesteps": 3,
+        "diffusion_step_embed_dim": 8,
+        "crop_shape": None,
+        "clip_sample": False,
+        "spatial_softmax_num_keypoints": 4,
+    },
+}
+
+
+def build(folder, kind, *, cameras=(CAMERA,), state=True, **changes):
+    """Build a LeRobot policy with random weights and save it with its processors, as its trainer does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        types = lerobot("configs.types")
+        factory = lerobot("policies.factory")
+    torch.manual_seed(3)
+    inputs = {c: types.PolicyFeature(type=types.FeatureType.VISUAL, shape=(3, PX, PX)) for c in cameras}
+    inputs |= {STATE: types.PolicyFeature(type=types.FeatureType.STATE, shape=(2,))} if state else {}
+    config = factory.make_policy_config(
+        kind,
+        input_features=inputs,
+        output_features={"action": types.PolicyFeature(type=types.FeatureType.ACTION, shape=(2,))},
+        pretrained_backbone_weights=None,
+        device="cpu",
+        push_to_hub=False,
+        **{**SMALL[kind], **changes},
+    )
+    policy = factory.get_policy_class(kind)(config)
+    vector = {"mean": [0.1, -0.1], "std": [0.5, 0.2], "min": [-0.4, -0.3], "max": [0.4, 0.3]}
+    pixel = {"mean": [[[0.5]]] * 3, "std": [[[0.2]]] * 3, "min": [[[0.0]]] * 3, "max": [[[1.0]]] * 3}
+    stats = {STATE: vector, "action": vector} | dict.fromkeys(cameras, pixel)
+    stats = {k: {s: torch.tensor(v) for s, v in values.items()} for k, values in stats.items()}
+    processors = factory.make_pre_post_processors(config, dataset_stats=stats)
+    # a checkpoint as training leaves it: the backbone default is in its config
+    config.pretrained_backbone_weights = "ResNet18_Weights.IMAGENET1K_V1"
+    policy.save_pretrained(folder)
+    for processor in processors:
+        processor.save_pretrained(folder)
+    return policy.eval(), processors
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folder, network and processors by type, built once."""
+    root = tmp_path_factory.mktemp("lerobot")
+    made = {}
+    for kind in SMALL:
+        folder = root / kind / "checkpoints" / "000010" / "pretrained_model"
+        made[kind] = (folder, *build(folder, kind))
+    return made
+
+
+def seen(n, t):
+    g = torch.Generator().manual_seed(100 + t)
+    return {
+        IMAGE: torch.randint(0, 256, (n, PX, PX, 3), dtype=torch.uint8, generator=g),
+        STATE: torch.rand(n, 2, generator=g) - 0.5,
+    }
+
+
+def play(policy, n, steps=8, rows=slice(None)):
+    """Actions [rows, steps, 2] for the observations of n episodes, played with these rows only."""
+    keys = torch.arange(10, 10 + n)[rows]
+    carry, actions = policy.initial(len(keys)), []
+    for t in range(steps):
+        action, carry = policy.act({k: v[rows] for k, v in seen(n, t).items()}, carry, keys)
+        actions.append(action)
+    return torch.stack(actions, dim=1)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_plays_like_any_policy(built, kind):
+    policy = load_policy(str(built[kind][0]))
+    assert isinstance(policy, Policy)
+    assert policy.needs == {IMAGE, STATE}
+    assert (policy.action_dim, policy.proprio_dim, policy.image_size) == (2, 2, (PX, PX))
+    actions = play(policy, 3)
+    assert actions.shape == (3, 8, 2)
+    assert len(actions.flatten(0, 1).unique(dim=0)) == 24  # every action is told apart: no stale chunk
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_an_episode_does_not_see_its_neighbours(built, kind):
+    policy = load(built[kind][0])
+    together = play(policy, 4)
+    torch.testing.assert_close(play(policy, 4, rows=slice(2, 3)), together[2:3], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(play(policy, 4, rows=slice(1, 4)), together[1:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_two_groups_may_take_turns(built, kind):
+    """What LeRobot's own queue cannot do: interleave the episodes of two groups on one network."""
+    policy = load(built[kind][0])
+    alone = play(policy, 2)
+    keys, others = torch.arange(10, 12), torch.arange(50, 55)
+    carry, other = policy.initial(2), policy.initial(5)
+    for t in range(8):
+        action, carry = policy.act(seen(2, t), carry, keys)
+        _, other = policy.act(seen(5, t + 30), other, others)
+        torch.testing.assert_close(action, alone[:, t], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_same_keys_same_actions_whatever_the_global_generator(built, kind):
+    torch.manual_seed(1)
+    first = play(load(built[kind][0]), 2)
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    policy = load(built[kind][0])
+    torch.random.set_rng_state(before)
+    assert torch.equal(first, play(policy, 2))
+    assert torch.equal(before, torch.random.get_rng_state())  # and it is left as it was
+
+
+def test_act_equals_lerobots_own_select_action(built):
+    folder, network, (before, after) = built["act"]
+    network.reset()
+    expected = []
+    for t in range(8):
+        raw = seen(3, t)
+        batch = {CAMERA: raw[IMAGE].permute(0, 3, 1, 2).float() / 255, STATE: raw[STATE]}
+        expected.append(after(network.select_action(before(batch))))
+    torch.testing.assert_close(play(load(folder), 3), torch.stack(expected, dim=1))
+
+
+def test_diffusion_equals_lerobots_own_select_action_on_the_same_noise(built, monkeypatch):
+    folder, network, (before, after) = built["diffusion"]
+
+    monkeypatch.setitem(
+        randomness._DRAWS, torch.randn, lambda keys, step, shape, stream: torch.zeros(len(keys), *shape)
+    )
+    ours = play(load(folder), 3)
+    monkeypatch.setattr(
+        torch, "randn", lambda *a, size=None, generator=None, layout=None, **k: torch.zeros(size or a[0], **k)
+    )
+    network.reset()
+    expected = []
+    for t in range(8):
+        raw = seen(3, t)
+        batch = {CAMERA: raw[IMAGE].permute(0, 3, 1, 2).float() / 255, STATE: raw[STATE]}
+        expected.append(after(network.select_action(before(batch))))
+    torch.testing.assert_close(ours, torch.stack(expected, dim=1))
+
+
+def test_temporal_ensemble_equals_lerobots_own(tmp_path):
+    network, (before, after) = build(tmp_path / "p", "act", n_action_steps=1, temporal_ensemble_coeff=0.3)
+    network.reset()
+    expected = []
+    for t in range(6):
+        raw = seen(2, t)
+        batch = {CAMERA: raw[IMAGE].permute(0, 3, 1, 2).float() / 255, STATE: raw[STATE]}
+        expected.append(after(network.select_action(before(batch))))
+    torch.testing.assert_close(play(load(tmp_path / "p"), 2, steps=6), torch.stack(expected, dim=1))
+
+
+def test_noise_depends_on_the_key(built):
+    policy = load(built["diffusion"][0])
+    same = {k: v.expand(2, *v.shape[1:]) for k, v in seen(1, 0).items()}
+    action, _ = policy.act(same, policy.initial(2), torch.tensor([1, 2]))
+    assert not torch.allclose(action[0], action[1])
+
+
+def test_discovery_and_digest(built, tmp_path):
+    folder = built["act"][0]
+    assert discover([folder.parents[2]]) == [str(folder)]
+    assert policy_digest(str(folder)) != policy_digest(str(built["diffusion"][0]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "policy_preprocessor.json",
+        "policy_postprocessor.json",
+        "policy_preprocessor_step_3_normalizer_processor.safetensors",
+    ],
+)
+def test_missing_processors_are_named(built, tmp_path, name):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    (folder / name).unlink()
+    with pytest.raises(StorageError, match=name):
+        load_policy(str(folder))
+
+
+def test_weights_that_do_not_fit_are_named(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    weights = load_file(folder / "model.safetensors")
+    lost = next(k for k in weights if "action_head" in k)
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors")
+    with pytest.raises(StorageError, match=lost):
+        load(folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(StorageError, match="do not fit"):
+        load(folder)
+
+
+def test_configs_that_lerobot_does_not_read(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    config = json.loads((folder / "config.json").read_text())
+    for changed, match in [({"type": "akt"}, "akt"), ({"dim_modle": 3}, "dim_modle")]:
+        (folder / "config.json").write_text(json.dumps({**config, **changed}))
+        with pytest.raises(StorageError, match=match):
+            load(folder)
+
+
+def test_processor_steps_by_import_path_are_refused(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    file = folder / "policy_preprocessor.json"
+    content = json.loads(file.read_text())
+    content["steps"][0] = {"class": "os.path.join", "config": {}}
+    file.write_text(json.dumps(content))
+    with pytest.raises(StorageError, match=r"os\.path\.join"):
+        load(folder)
+
+
+def test_several_cameras(tmp_path):
+    build(tmp_path / "p", "act", cameras=(CAMERA, "observation.images.wrist"))
+    with pytest.raises(StorageError, match=r"2 cameras.*wrist"):
+        load(tmp_path / "p")
+
+
+def test_sizes_and_keys_that_a_world_cannot_give(built):
+    policy = load(built["act"][0])
+    good = seen(2, 0)
+    for wrong, match in [
+        ({**good, IMAGE: torch.zeros(2, 32, 32, 3, dtype=torch.uint8)}, r"\(2, 64, 64, 3\) is expected"),
+        ({**good, STATE: torch.zeros(2, 7)}, STATE),
+        ({STATE: good[STATE], TRUE_STATE: good[STATE]}, "needs 'observation.image'"),
+    ]:
+        with pytest.raises(PolicyError, match=match):
+            policy.act(wrong, policy.initial(2), torch.arange(2))
+
+
+def test_nan_weights_are_reported(built):
+    policy = load(built["act"][0])
+    with torch.no_grad():
+        for weight in policy._checkpoint.network.parameters():
+            weight.fill_(float("nan"))
+    with pytest.raises(PolicyError, match="NaN"):
+        policy.act(seen(1, 0), policy.initial(1), torch.arange(1))
