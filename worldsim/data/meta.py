@@ -100,7 +100,9 @@ def _episode_table(spec: RecordSpec, rows: Sequence[Mapping[str, Any]], names: S
         columns[f"videos/{IMAGE}/to_timestamp"] = pa.array([r["length"] / spec.action.rate_hz for r in rows])
         columns["video_sha256"] = [r["video_sha256"] for r in rows]
     columns |= {k: pa.array([r[k] for r in rows], pa.string()) for k in ("behaviour", "sha256")}
-    columns |= {k: pa.array([r[k] for r in rows], pa.float64()) for k in ("start_success", "start_progress")}
+    columns |= {
+        k: pa.array([r[k] for r in rows], pa.float64()) for k in ("start_success", "start_progress", "end_success")
+    }
     columns["simulator_state"] = pa.array([r["simulator_state"] for r in rows], pa.list_(pa.float64()))
     columns |= {f"meta/episodes/{k}": pa.array([0] * len(rows), pa.int64()) for k in ("chunk_index", "file_index")}
     for name in names:

@@ -153,6 +153,7 @@ class EpisodeWriter:
             "behaviour": episode.behaviour,
             "start_success": _number(episode.success[0]),
             "start_progress": _number(episode.progress[0]),
+            "end_success": _number(episode.success[-1]),
             "simulator_state": None if episode.simulator is None else episode.simulator.tolist(),
         }
 
