@@ -8,7 +8,7 @@ State vector (float64, see `PushEnv.get_state`): MuJoCo's integration state, the
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import gymnasium
 import mujoco
@@ -59,7 +59,16 @@ TASK = "Push the T-shaped block onto the green disc."
 _PERIOD_S = 1 / RATE_HZ
 _WALL_M = REACH_M - 0.004  # commands stop short of the reach by what the servo may overshoot
 _CLEAR_M = 0.01  # gap between block and pusher at a start, at least
+_SCENES_KEPT = 8
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+class _Scene(NamedTuple):
+    """A compiled scene, its positions, and what draws it."""
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    renderer: RayRenderer
 
 
 class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
@@ -114,6 +123,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self.observation_space = observation_space(obs_type)  # type: ignore[assignment]
         self.action_space = gymnasium.spaces.Box(-MAX_SPEED_M_S, MAX_SPEED_M_S, (2,), np.float32)
         self._large: RayRenderer | None = None
+        self._scenes: dict[PushVariation, _Scene] = {}
         self._build(PushVariation.of(variation))
 
     def reset(
@@ -196,7 +206,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         """Everything needed to resume here bit for bit, float64 [S]; the generator of starts is not part of it."""
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, physics, _STATE)
-        return np.concatenate([physics, self.variation.numbers()])
+        return np.concatenate([physics, self._numbers])
 
     def set_state(self, state: Floats) -> None:
         """Resume from `get_state`, variation included.
@@ -206,20 +216,24 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         """
         state = np.asarray(state, np.float64)
         split = mujoco.mj_stateSize(self._model, _STATE)
-        numbers = self.variation.numbers()
-        if state.shape != (split + len(numbers),) or not np.isfinite(state).all():
-            raise InvalidInputError(f"A Push state is {split + len(numbers)} finite numbers; got shape {state.shape}.")
-        if state[split:].tolist() != numbers:
+        length = split + len(self._numbers)
+        if state.shape != (length,) or not np.isfinite(state).all():
+            raise InvalidInputError(f"A Push state is {length} finite numbers; got shape {state.shape}.")
+        if not np.array_equal(state[split:], self._numbers):
             self._build(PushVariation.from_numbers(state[split:].tolist()))
         mujoco.mj_setState(self._model, self._data, state[:split], _STATE)
         self._place()
 
     def _build(self, variation: PushVariation) -> None:
-        """Compile the scene of `variation`."""
+        """Take up the scene of `variation`, compiled once and kept while it is among the last few."""
         self.variation = variation
-        self._model = mujoco.MjModel.from_xml_string(push_xml(variation))
-        self._data = mujoco.MjData(self._model)
-        self._renderer = RayRenderer(self._model, "top", IMAGE_PX, IMAGE_PX)
+        if variation not in self._scenes:
+            model = mujoco.MjModel.from_xml_string(push_xml(variation))
+            self._scenes[variation] = _Scene(model, mujoco.MjData(model), RayRenderer(model, "top", IMAGE_PX, IMAGE_PX))
+            while len(self._scenes) > _SCENES_KEPT:
+                self._scenes.pop(next(iter(self._scenes)))
+        self._model, self._data, self._renderer = self._scenes[variation]
+        self._numbers = np.array(variation.numbers())
         self._large = None
 
     def _place(self) -> None:
