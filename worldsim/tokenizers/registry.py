@@ -3,5 +3,12 @@
 from worldsim.registry import Registry
 from worldsim.tokenizers.base import Tokenizer
 from worldsim.tokenizers.layers import LayersConfig, LayersTokenizer
+from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
 
-TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", {"layers": (LayersConfig, LayersTokenizer)})
+TOKENIZERS: Registry[Tokenizer] = Registry(
+    "tokenizer",
+    {
+        "haar_pca": (HaarPCAConfig, HaarPCATokenizer),
+        "layers": (LayersConfig, LayersTokenizer),
+    },
+)
