@@ -12,7 +12,7 @@ import shutil
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise StorageError(
             f"Could not write {path}: {error.strerror or error}. Free space or choose another place."
         ) from error
@@ -229,9 +230,17 @@ def from_json[T](cls: type[T], value: Any) -> T:
         if key not in fields:
             raise unknown_name(f"field of {cls.__name__}", str(key), fields)
     try:
-        return cls(**{k: _coerce(hints[k], v) for k, v in value.items()})
+        return cls(**{k: _named(k, hints[k], v, cls) for k, v in value.items()})
     except TypeError as error:
         raise InvalidInputError(f"{cls.__name__} could not be built: {error}.") from error
+
+
+def _named(name: str, hint: Any, value: Any, cls: type) -> Any:
+    """Coerce one field; a value of the wrong type is reported with the field's name."""
+    try:
+        return _coerce(hint, value)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{cls.__name__}.{name}: {error}") from error
 
 
 def _coerce(hint: Any, value: Any) -> Any:
@@ -246,7 +255,18 @@ def _coerce(hint: Any, value: Any) -> Any:
         return tuple(
             _coerce(inner[0] if len(inner) == 1 or i >= len(inner) else inner[i], v) for i, v in enumerate(value)
         )
+    if hint in (int, float, str, bool) and not _is_a(hint, value):
+        raise InvalidInputError(f"Expected {hint.__name__}; got {value!r}.")
+    if hint is float:
+        return float(value)
     return Path(value) if hint is Path else value
+
+
+def _is_a(hint: Any, value: Any) -> bool:
+    """Whether a JSON value is of a scalar type; whole numbers pass as float, true and false never as numbers."""
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _seal(folder: Path) -> None:

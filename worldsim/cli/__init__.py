@@ -1,0 +1,45 @@
+"""The `worldsim` command: thin verbs that wire rooms together and turn typed errors into one clear line.
+
+Everything a command does can be called from Python; nothing here is needed by the library.
+"""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from worldsim.cli.collect import collect
+from worldsim.cli.report import report
+from worldsim.cli.train import train
+from worldsim.cli.triage import triage
+from worldsim.errors import WorldsimError
+
+app = typer.Typer(
+    name="worldsim",
+    help="Rank robot policy checkpoints inside learned world models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    epilog="Start with: worldsim triage   (ranks the shipped checkpoints in the shipped world, in about a minute)",
+)
+app.command()(triage)
+app.command()(collect)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(train)
+app.command()(report)
+
+
+def main() -> None:
+    """Run the command line; a user-facing failure prints its message and exits with 2."""
+    try:
+        app()
+    except WorldsimError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]worldsim:[/] {_plain(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("worldsim: interrupted. Run the same command again to continue.")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    """Text in which brackets are not taken for markup."""
+    return text.replace("[", "\\[")

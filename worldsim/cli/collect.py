@@ -1,0 +1,92 @@
+"""`worldsim collect`: record episodes of any Gymnasium environment with pixels into a LeRobotDataset v3."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium
+import torch
+import typer
+from rich.console import Console
+
+from worldsim.data import collect as recording
+from worldsim.data.behaviours import Behaviour
+from worldsim.data.environment import action_spec_of
+from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.train.behaviours import general_behaviours, push_behaviours, push_demonstrations
+
+ALIASES = {"push": "worldsim/Push-v0"}
+MIXTURES = ("auto", "push", "demonstrations", "general")
+
+
+def collect(
+    env: Annotated[str, typer.Option(help="push, a registered Gymnasium id, or module:function that makes one.")] = "push",
+    episodes: Annotated[int, typer.Option(help="Episodes the dataset shall hold in the end.")] = 200,
+    out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path("data/push"),
+    seed: Annotated[int, typer.Option(help="Everything follows from it and the episode's number.")] = 0,
+    behaviours: Annotated[str, typer.Option(help=f"Who acts: {', '.join(MIXTURES)}.")] = "auto",
+    camera: Annotated[str | None, typer.Option(help="Which of several cameras.")] = None,
+    image_px: Annotated[int | None, typer.Option(help="Side to which frames are resized.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Longest episode; needed where the environment has no limit.")] = None,
+    video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try two episodes and say what the rest would cost.")] = False,
+) -> None:
+    """Record episodes: failures, noise and contact included, one durable episode after the other.
+
+    Next step: worldsim train world data=OUT out=worlds/NAME
+    """
+    torch.set_num_threads(1)
+    make = environment(env)
+    view = recording.View(camera=camera, image_px=image_px, steps=steps, video=video)
+    mixture = _mixture(behaviours, env, make)
+    console = Console()
+    if dry_run:
+        cost = recording.estimate(make, mixture, episodes=episodes, seed=seed, view=view)
+        console.print(f"{episodes} episodes: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, about {cost.seconds:.0f} core-seconds.")
+        return
+    made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, view=view)
+    console.print(f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}", highlight=False)
+    console.print(f"Next: worldsim train world data={out} out=worlds/{out.name}", highlight=False)
+
+
+def environment(name: str) -> Callable[[], gymnasium.Env[Any, Any]]:
+    """A maker of environments from an alias, a Gymnasium id or ``module:function``.
+
+    Raises:
+        UnknownNameError: No such id; the closest is named.
+        InvalidInputError: The function cannot be imported.
+    """
+    name = ALIASES.get(name, name)
+    if ":" in name and "/" not in name.split(":")[0] and name not in gymnasium.registry:
+        module, function = name.split(":", 1)
+        try:
+            made: Callable[[], gymnasium.Env[Any, Any]] = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise InvalidInputError(f"{name!r} could not be imported ({error}). Give module:function, importable from here.") from error
+        return made
+    if name not in gymnasium.registry:
+        raise unknown_name("environment", name, [*ALIASES, *gymnasium.registry])
+
+    def make() -> gymnasium.Env[Any, Any]:
+        modes = getattr(gymnasium.spec(name), "additional_wrappers", None)
+        try:
+            return gymnasium.make(name, render_mode="rgb_array") if modes is not None else gymnasium.make(name)
+        except TypeError:
+            return gymnasium.make(name)
+
+    return make
+
+
+def _mixture(name: str, env: str, make: Callable[[], gymnasium.Env[Any, Any]]) -> tuple[Behaviour, ...]:
+    """The behaviours of a name; ``auto`` takes the task's own where worldsim knows it."""
+    if name not in MIXTURES:
+        raise unknown_name("mixture of behaviours", name, MIXTURES)
+    if name == "auto":
+        name = "push" if ALIASES.get(env, env) == ALIASES["push"] else "general"
+    trial = make()
+    action = action_spec_of(trial)
+    trial.close()
+    if name == "demonstrations":
+        return push_demonstrations(action)
+    return push_behaviours(action) if name == "push" else general_behaviours(action)

@@ -1,0 +1,97 @@
+"""Picklable loaders that triage hands to its processes: worlds, simulators and policies by name.
+
+The one place where the rooms of worlds, environments and policies meet for a triage.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gymnasium
+
+from worldsim import storage
+from worldsim.errors import InvalidInputError
+from worldsim.policies.discovery import discover, short_names
+from worldsim.policies.load import load_policy, policy_digest
+from worldsim.protocols import Policy
+from worldsim.triage.request import Ref
+from worldsim.triage.run import Arena
+from worldsim.triage.table import StartableWorld
+from worldsim.triage.wrap import LoadBorrowed, LoadRoundTrip
+from worldsim.types import SIMULATOR
+from worldsim.worlds import load_world, world_folder
+from worldsim.worlds.latent import LatentWorld
+
+SHIPPED_BANK = Path(__file__).parents[1] / "policies" / "shipped"
+
+
+def policy_refs(paths: Sequence[str]) -> tuple[Ref, ...]:
+    """One reference per policy under `paths`; the shipped bank where none is given.
+
+    Raises:
+        StorageError: Nothing is found under a path.
+    """
+    sources = discover(list(paths) or [str(SHIPPED_BANK)])
+    names = short_names(sources)
+    return tuple(Ref(name=n, digest=policy_digest(s), source=s) for n, s in zip(names, sources, strict=True))
+
+
+def policy_of(ref: Ref) -> Policy:
+    """Load the policy of a reference."""
+    return load_policy(ref.source)
+
+
+def world_ref(name: str) -> Ref:
+    """Reference to a world folder or a shipped world."""
+    folder = world_folder(name)
+    return Ref(name=Path(name).name, digest=storage.folder_digest(folder), source=str(folder))
+
+
+def simulator(task_id: str) -> StartableWorld:
+    """The true environment of a task as a world."""
+    from worldsim.envs.simulator import SimulatorWorld
+
+    return SimulatorWorld(functools.partial(gymnasium.make, task_id))
+
+
+def codec(folder: str) -> Callable[..., object]:
+    """A world's own encoding and decoding of frames."""
+    return load_world(folder).roundtrip
+
+
+def arenas(world: LatentWorld, ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
+    """The simulator, bare and seen through the world's tokenizer, where the world's task has one.
+
+    Args:
+        world: The world of the triage.
+        ref: Its reference.
+        truth: Episodes per policy in the simulator; 0 for none.
+        roundtrip: Episodes per policy in the simulator on encoded and decoded frames; 0 for none.
+
+    Raises:
+        InvalidInputError: Episodes are asked for, and the task has no simulator here.
+    """
+    if not truth and not roundtrip:
+        return []
+    if not has_simulator(world):
+        raise InvalidInputError(
+            f"World {ref.name!r} has no simulator here (its task is {world.spec.task_id or 'unknown'!r} and its starts "
+            f"{'hold' if knows_simulator(world) else 'lack'} simulator states). Use --truth 0 --roundtrip 0."
+        )
+    lender = functools.partial(load_world, ref.source)
+    bare = LoadBorrowed(world=functools.partial(simulator, world.spec.task_id), lender=lender)
+    through = LoadRoundTrip(world=bare, roundtrip=functools.partial(codec, ref.source))  # type: ignore[arg-type]
+    there = Ref(name=world.spec.task_id, digest=storage.digest_bytes(world.spec.task_id.encode()), source=world.spec.task_id)
+    seen = Ref(name=f"{there.name} seen through {ref.name}", digest=storage.digest_bytes(f"{there.digest}{ref.digest}".encode()))
+    made = [Arena(kind="truth", world=there, load=bare, episodes=truth)] if truth else []
+    return made + ([Arena(kind="roundtrip", world=seen, load=through, episodes=roundtrip)] if roundtrip else [])
+
+
+def knows_simulator(world: LatentWorld) -> bool:
+    """Whether the world's starts can be begun in its simulator too."""
+    return world.first_observations is not None and SIMULATOR in world.first_observations.rows
+
+
+def has_simulator(world: LatentWorld) -> bool:
+    """Whether the world's task can be played for real on this machine."""
+    return world.spec.task_id in gymnasium.registry and knows_simulator(world)

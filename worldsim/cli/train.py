@@ -1,0 +1,50 @@
+"""`worldsim train WHAT key=value ...`: Hydra reads the overrides, the recipes do the work."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from worldsim.cli.progress import advance, bars
+from worldsim.errors import missing_extra, unknown_name
+
+RECIPES = ("world", "policy", "bank")
+
+
+def train(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="What to train: world, policy or bank.", metavar="WHAT")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+) -> None:
+    """Train a world or policies from a dataset; the same command continues after a kill.
+
+    Settings follow as key=value, for example:
+
+        worldsim train world data=data/push out=worlds/push
+
+        worldsim train world data=data/push out=worlds/conv tokenizer.name=haar_pca predictor.name=conv
+
+        worldsim train policy data=data/expert out=policies/bc
+
+    --dry-run prints all settings with their defaults.
+    """
+    if what not in RECIPES:
+        raise unknown_name("recipe", what, RECIPES)
+    try:
+        from worldsim.train.configure import resolve, to_yaml
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "hydra-core", "train") from error
+    config = resolve(what, context.args)
+    if dry_run:
+        Console().print(to_yaml(config), highlight=False, markup=False)
+        return
+    with bars() as progress:
+
+        def watch(stage: str, step: int, steps: int, values: Any) -> None:
+            note = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+            advance(progress, stage, done=step, total=steps, note=note)
+
+        from worldsim.train.recipes import run
+
+        made = run(what, config, watch=watch)
+    Console().print(f"Wrote {made}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,117 @@
+"""`worldsim triage`: rank checkpoints inside a world, print the leaderboard, write the report."""
+
+import datetime
+import functools
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from worldsim.cli.progress import advance, bars
+
+
+def triage(
+    policies: Annotated[
+        list[str] | None,
+        typer.Argument(help="Policy folders, folders full of them, LeRobot runs, globs, module:function. None: the shipped bank."),
+    ] = None,
+    world: Annotated[str, typer.Option(help="World folder, or the name of a shipped world.")] = "push",
+    k: Annotated[int | None, typer.Option(help="How many best are wanted. [default: 10, or a sixth of the policies]")] = None,
+    budget: Annotated[int | None, typer.Option(help="Rollouts in the world. [default: 40 per policy]")] = None,
+    allocator: Annotated[str, typer.Option(help="halving, uniform, kl-lucb or thompson.")] = "halving",
+    out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/triage"),
+    truth: Annotated[int | None, typer.Option(help="Paired simulator episodes per policy, 0 for none. [default: 12 where possible]")] = None,
+    roundtrip: Annotated[int, typer.Option(help="Simulator episodes per policy on encoded and decoded frames.")] = 0,
+    videos: Annotated[int, typer.Option(help="Films of each kind in the report.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the episode table.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes. [default: one per core, at most 8]")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a policy counts as hung.")] = 120.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run will cost and can tell, and stop.")] = False,
+) -> None:
+    """Rank policy checkpoints inside a learned world, with honest confidence.
+
+    Without arguments it ranks the shipped bank in the shipped world:
+
+        worldsim triage
+
+    Your own: checkpoints of a training run, in a world you trained:
+
+        worldsim triage outputs/train/run1 --world worlds/mine --k 10 --budget 20000 --out runs/mine
+    """
+    import torch
+
+    from worldsim.cli import loaders
+    from worldsim.triage.film import film
+    from worldsim.triage.forecast import forecast
+    from worldsim.triage.leaderboard import leaderboard
+    from worldsim.triage.report import choose, from_results, write_report
+    from worldsim.triage.request import TriageRequest
+    from worldsim.triage.run import Progress, run
+    from worldsim.worlds import load_world
+
+    torch.set_num_threads(1)
+    console = Console()
+    refs, where = loaders.policy_refs(policies or []), loaders.world_ref(world)
+    loaded = load_world(where.source)
+    if truth is None:
+        truth = 12 if loaders.has_simulator(loaded) else 0
+    request = TriageRequest(
+        policies=refs,
+        world=where,
+        k=k or max(1, min(10, len(refs) // 6)),
+        budget=budget or 40 * len(refs),
+        allocator=allocator,
+        seed=seed,
+        workers=workers or min(8, os.cpu_count() or 1),
+        timeout_s=timeout,
+    )
+    load = functools.partial(load_world, where.source)
+    if dry_run:
+        console.print(str(forecast(request, load_world=load, load_policy=loaders.policy_of)), highlight=False)
+        return
+    arenas = loaders.arenas(loaded, where, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
+    with bars() as progress:
+
+        def tell(news: Progress) -> None:
+            note = f"crashed: {', '.join(news.crashed)}" if news.crashed else ""
+            advance(progress, f"{news.kind} rollouts", done=news.done, total=news.planned, note=note)
+
+        results = run(
+            request, load_world=load, load_policy=loaders.policy_of, out=out, arenas=arenas, progress=tell
+        )
+        pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
+        real = next((a.load for a in arenas if a.kind == "truth"), None)
+        clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real) if videos else []
+    data = from_results(
+        results,
+        command=" ".join(["worldsim", *sys.argv[1:]]),
+        made=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        core_s=_core_seconds(),
+        clips=clips,
+    )
+    write_report(out / "report.html", data)
+    console.print(leaderboard(results.ranking), soft_wrap=True)
+    _tell_agreement(console.print, data.truth)
+    console.print(f"Report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _core_seconds() -> float:
+    """Processor time of this process and its finished children."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in usage)
+
+
+def _tell_agreement(say: Callable[[str], None], truth: object) -> None:
+    """One line on how far the simulator agrees."""
+    from worldsim.triage.report.truth import Truth
+
+    if not isinstance(truth, Truth):
+        return
+    for name, agreement in (("success", truth.success), ("progress", truth.progress)):
+        parts = [str(e) for e in (agreement.pearson, agreement.spearman, agreement.mmrv)]
+        say(f"Agreement with the simulator, {name}: {'; '.join(parts)}")

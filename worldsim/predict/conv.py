@@ -1,0 +1,121 @@
+"""Deterministic convolutional predictor: repaint the latent grid, given the last frames and the action.
+
+The simplest thing that works on any picture, and fast; it averages over what it is unsure of, so long rollouts blur.
+Trained on its own multi-step rollouts.
+
+Shape legend: B batch, K history, T time, C H W latent, P proprio, A action, F width.
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.data.clips import Clip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvConfig:
+    """Shape of the predictor.
+
+    Attributes:
+        latent_shape: (C, H, W).
+        proprio_dim: P.
+        action_dim: A.
+        history: K frames of context.
+        width: F, channels of the trunk.
+        blocks: Residual blocks.
+    """
+
+    latent_shape: tuple[int, int, int]
+    proprio_dim: int
+    action_dim: int
+    history: int = 2
+    width: int = 64
+    blocks: int = 6
+
+
+class ModulatedBlock(nn.Module):
+    """Residual block whose features are scaled and shifted by the condition (FiLM: Perez et al., AAAI 2018, eq. 2)."""
+
+    def __init__(self, width: int, condition: int, *, dilation: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.modulation = nn.Linear(condition, 2 * width)
+        self.first = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x_BFHW: Tensor, condition_BD: Tensor) -> Tensor:
+        """Add a conditioned correction."""
+        scale, shift = self.modulation(condition_BD)[..., None, None].chunk(2, dim=1)
+        h = F.silu(self.norm(x_BFHW) * (1 + scale) + shift)
+        out: Tensor = x_BFHW + self.second(F.silu(self.first(h)))
+        return out
+
+
+class ConvPredictor(nn.Module):
+    """Predict the change of the latent grid."""
+
+    noise_shape = None
+
+    change_scale: Tensor
+    proprio_mean_P: Tensor
+    proprio_scale_P: Tensor
+
+    def __init__(self, config: ConvConfig) -> None:
+        """Make an untrained predictor that predicts no change."""
+        super().__init__()
+        self.config = config
+        channels, height, width = config.latent_shape
+        condition = config.history * (config.action_dim + config.proprio_dim)
+        self.embed = nn.Sequential(nn.Linear(condition, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
+        self.enter = nn.Conv2d(channels * config.history, config.width, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(config.width, height, width))
+        self.blocks = nn.ModuleList(ModulatedBlock(config.width, 128, dilation=1 + i % 2) for i in range(config.blocks))
+        self.leave = nn.Conv2d(config.width, channels, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.register_buffer("change_scale", torch.ones(channels, 1, 1))
+        self.register_buffer("proprio_mean_P", torch.zeros(config.proprio_dim))
+        self.register_buffer("proprio_scale_P", torch.ones(config.proprio_dim))
+
+    def calibrate(self, clip: Clip) -> None:
+        """Measure the spread of latent changes and of proprioception."""
+        change = clip.z_BTCHW[:, 1:] - clip.z_BTCHW[:, :-1]
+        self.change_scale.copy_(change.square().mean((0, 1, 3, 4)).sqrt().clamp_min(1e-4)[:, None, None])
+        self.proprio_mean_P.copy_(clip.proprio_BTP.mean((0, 1)))
+        self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
+
+    def predict(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Next latent [B, C, H, W]; arguments as `worldsim.predict.base.Predictor`."""
+        body = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
+        condition = self.embed(torch.cat([action_BKA, body], dim=-1).flatten(1))
+        h = self.enter(z_BKCHW.flatten(1, 2)) + self.place
+        for block in self.blocks:
+            h = block(h, condition)
+        out: Tensor = z_BKCHW[:, -1] + self.leave(F.silu(h)) * self.change_scale
+        return out
+
+    def predict_with_spread(
+        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Next latent and, there being one member and no noise, a spread of zero."""
+        z_BCHW = self.predict(z_BKCHW, proprio_BKP, action_BKA, noise)
+        return z_BCHW, z_BCHW.new_zeros(z_BCHW.shape[0])
+
+    def loss(self, clip: Clip, unroll: int, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Squared error of its own rollout, in units of the latents' typical change, heavier where the latent moves."""
+        k = self.config.history
+        z_BKCHW = clip.z_BTCHW[:, :k]
+        total, error = clip.z_BTCHW.new_zeros(()), 0.0
+        for h in range(unroll):
+            z_BCHW = self.predict(z_BKCHW, clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k])
+            target = clip.z_BTCHW[:, k + h]
+            moved = ((target - clip.z_BTCHW[:, k - 1]) / self.change_scale).square().mean(1, keepdim=True) > 0.5
+            miss = (z_BCHW - target).square()
+            total = total + (miss * (1 + 4 * moved)).mean()
+            error = float(miss.detach().mean())
+            z_BKCHW = torch.cat([z_BKCHW[:, 1:], z_BCHW[:, None]], dim=1)
+        return total / max(unroll, 1), {"mse": error}

@@ -1,0 +1,25 @@
+"""What can be trained, by name: each recipe is a config dataclass and a function of it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from worldsim.train.loop import Watch
+from worldsim.train.world import TrainWorld, train_world
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A config class, and the function that runs it and returns the folder it made."""
+
+    config: Any
+    make: Callable[..., Path]
+
+
+RECIPES = {"world": Recipe(TrainWorld, train_world)}
+
+
+def run(what: str, config: Any, *, watch: Watch | None = None) -> Path:
+    """Run a recipe."""
+    return RECIPES[what].make(config, watch=watch)
