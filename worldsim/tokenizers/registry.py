@@ -2,12 +2,14 @@
 
 from worldsim.registry import Registry
 from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.causal import CausalHaarConfig, CausalHaarTokenizer
 from worldsim.tokenizers.layers import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
 
 TOKENIZERS: Registry[Tokenizer] = Registry(
     "tokenizer",
     {
+        "causal_haar": (CausalHaarConfig, CausalHaarTokenizer),
         "haar_pca": (HaarPCAConfig, HaarPCATokenizer),
         "layers": (LayersConfig, LayersTokenizer),
     },
