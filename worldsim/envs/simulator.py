@@ -1,0 +1,210 @@
+"""SimulatorWorld: a simulator behind the `World` door, the oracle that learned worlds are compared with.
+
+The latent is the simulator's own state, so nothing is drawn until somebody decodes. Not fast: episodes of a batch take
+turns in one simulator.
+
+Shape legend: B batch, T steps, S simulator state, P proprio, E true state, A action, H W pixels.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.actions import ActionSpec
+from worldsim.data.starts import Starts
+from worldsim.envs.restore import Glance, Simulator
+from worldsim.errors import InvalidInputError
+from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+
+_SEEDS = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulatorState(WorldState):
+    """Where B simulated episodes stand."""
+
+    simulator: Tensor  # float64 [B, S]
+
+
+class SimulatorWorld:
+    """A Gymnasium environment as a world; see `worldsim.protocols.World` for the meaning of its calls.
+
+    Latents are float64 [B, S, 1, 1], the simulator's state. Progress and success come from the environment's info
+    (`progress`, or 1 once solved; `is_success`), true_state from its `environment_state`. The world is a pure function
+    although the environment is not: the state is restored before every step and every frame. Not for several threads.
+
+    Args:
+        env: An environment whose state can be restored (see `worldsim.envs.restore`), or a registered id.
+        horizon: Steps in an episode; by default the registered limit.
+        starts: First observations to begin from, with SIMULATOR; by default `starts(seeds)` resets the environment.
+        camera: Draw this MuJoCo camera by ray casting, 64x64, instead of asking the environment for frames; no OpenGL.
+
+    Raises:
+        InvalidInputError: The environment cannot be restored, has no finite action limits, draws no frames, or neither
+            it nor `horizon` says how long an episode is.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any] | str,
+        *,
+        horizon: int | None = None,
+        starts: Starts | None = None,
+        camera: int | str | None = None,
+    ) -> None:
+        env = gymnasium.make(env) if isinstance(env, str) else env
+        self._simulator = Simulator(env, camera=camera)
+        self._first_observations = starts
+        if starts is not None and SIMULATOR not in starts.rows:
+            raise InvalidInputError(f"These starts hold {sorted(starts.rows)}; a simulator also needs {SIMULATOR}.")
+        limit = env.spec.max_episode_steps if env.spec is not None else None
+        horizon = horizon if horizon is not None else limit
+        if horizon is None or horizon < 1:
+            raise InvalidInputError(f"An episode needs at least one step; got horizon={horizon}. Pass horizon=.")
+        first = self._simulator.begin(0)
+        height, width, _ = self._simulator.draw().shape
+        self._spec = WorldSpec(
+            action=_action_spec(env),
+            image_size=(height, width),
+            latent_shape=(len(self._simulator.state()), 1, 1),
+            proprio_dim=len(first.proprio),
+            horizon=horizon,
+            success_at="any" if env.unwrapped.metadata.get("success_at") == "any" else "end",
+            task=str(env.unwrapped.metadata.get("task", "")),
+            task_id=env.spec.id if env.spec is not None else "",
+        )
+
+    @property
+    def spec(self) -> WorldSpec:
+        """What the world promises."""
+        return self._spec
+
+    @property
+    def num_starts(self) -> int:
+        """How many different starts there are."""
+        return _SEEDS if self._first_observations is None else len(self._first_observations)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The world itself: it holds no episode, and Gymnasium copies what environments are made from."""
+        return self
+
+    def starts(self, indices: Tensor) -> Observation:
+        """First observations, with SIMULATOR: of the table given, or of the environment reset with each index as seed.
+
+        Args:
+            indices: int64 [B], wrapping around at `num_starts`.
+        """
+        if self._first_observations is not None:
+            return self._first_observations.select(indices)
+        glances, states, frames = [], [], []
+        for index in (indices.to(torch.int64) % _SEEDS).tolist():
+            glances.append(self._simulator.begin(index))
+            states.append(self._simulator.state())
+            frames.append(torch.from_numpy(self._simulator.draw().copy()))
+        seen = {
+            IMAGE: torch.stack(frames) if frames else torch.empty((0, *self._spec.image_size, 3), dtype=torch.uint8),
+            STATE: _proprio(glances, self._spec.proprio_dim),
+            SIMULATOR: _states(states, self._spec.latent_shape[0]),
+        }
+        true_state = _true_state(glances)
+        return seen if true_state is None else seen | {TRUE_STATE: true_state}
+
+    def reset(self, starts: Observation, keys: Tensor) -> SimulatorState:
+        """Begin B episodes from SIMULATOR."""
+        width = self._spec.latent_shape[0]
+        if SIMULATOR not in starts:
+            raise InvalidInputError(
+                f"A simulator starts from {SIMULATOR!r}; got {sorted(starts)}. Take starts from SimulatorWorld.starts, "
+                "or from data that this simulator recorded."
+            )
+        state = starts[SIMULATOR]
+        if tuple(state.shape) != (len(keys), width) or not bool(state.isfinite().all()):
+            raise InvalidInputError(
+                f"{SIMULATOR} must be {len(keys)} rows of {width} finite numbers; got {tuple(state.shape)}."
+            )
+        keys = keys.to(torch.int64).cpu()
+        return SimulatorState(key=keys, step=torch.zeros_like(keys), simulator=state.to(torch.float64).cpu().clone())
+
+    def step(self, state: SimulatorState, action: Tensor) -> tuple[SimulatorState, WorldStep]:
+        """Advance every episode by one control period."""
+        if tuple(action.shape) != (state.batch, self._spec.action.dim):
+            raise InvalidInputError(
+                f"Expected actions [{state.batch}, {self._spec.action.dim}]; got {tuple(action.shape)}."
+            )
+        action_ba = self._spec.action.check(action.detach().cpu()).numpy()
+        after, glances = [], []
+        for row, own in zip(state.simulator.numpy(), action_ba, strict=True):
+            following, glance = self._simulator.act(row, own)
+            after.append(following)
+            glances.append(glance)
+        simulator = _states(after, self._spec.latent_shape[0])
+        step = WorldStep(
+            latent=simulator[:, :, None, None],
+            proprio=_proprio(glances, self._spec.proprio_dim),
+            progress=torch.tensor([g.progress for g in glances], dtype=torch.float32),
+            success=torch.tensor([g.success for g in glances], dtype=torch.float32),
+            uncertainty=torch.zeros(len(glances)),
+            true_state=_true_state(glances),
+        )
+        return dataclasses.replace(state, step=state.step + 1, simulator=simulator), step
+
+    def rollout(self, state: SimulatorState, actions: Tensor) -> tuple[SimulatorState, Rollout]:
+        """Advance open loop through actions [B, T, A]; nothing is drawn."""
+        steps = []
+        for t in range(actions.shape[1]):
+            state, step = self.step(state, actions[:, t])
+            steps.append(step)
+        return state, Rollout.stack(steps, actions)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Draw frames: simulator states [..., S, 1, 1] -> uint8 [..., H, W, 3].
+
+        Raises:
+            InvalidInputError: Not states of this simulator.
+        """
+        if tuple(latent.shape[-3:]) != self._spec.latent_shape:
+            raise InvalidInputError(
+                f"Latents must be [..., S, 1, 1] of {self._spec.latent_shape}; got {tuple(latent.shape)}."
+            )
+        lead = latent.shape[:-3]
+        frames = torch.empty((lead.numel(), *self._spec.image_size, 3), dtype=torch.uint8)
+        for number, row in enumerate(latent.detach().cpu().double().reshape(lead.numel(), -1).numpy()):
+            self._simulator.restore(row)
+            frames[number] = torch.from_numpy(self._simulator.draw().copy())
+        return frames.reshape(*lead, *frames.shape[1:])
+
+
+def _states(rows: list[np.ndarray[Any, np.dtype[np.float64]]], width: int) -> Tensor:
+    return torch.from_numpy(np.stack(rows)) if rows else torch.empty((0, width), dtype=torch.float64)
+
+
+def _proprio(glances: list[Glance], width: int) -> Tensor:
+    return torch.from_numpy(np.stack([g.proprio for g in glances])) if glances else torch.empty((0, width))
+
+
+def _true_state(glances: list[Glance]) -> Tensor | None:
+    """True states [B, E], or None where the environment does not tell."""
+    told = [g.true_state for g in glances if g.true_state is not None]
+    return torch.from_numpy(np.stack(told)) if told and len(told) == len(glances) else None
+
+
+def _action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
+    """The environment's own ActionSpec, or one read from its action space."""
+    own = getattr(env.unwrapped, "action_spec", None)
+    if isinstance(own, ActionSpec):
+        return own
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
+        raise InvalidInputError(f"A world needs a bounded Box [A] of actions; this environment has {space}.")
+    dim = space.shape[0]
+    return ActionSpec(
+        names=tuple(f"a{i}" for i in range(dim)),
+        units=("1",) * dim,
+        low=tuple(space.low.tolist()),
+        high=tuple(space.high.tolist()),
+        rate_hz=float(env.unwrapped.metadata.get("render_fps", 10)),
+    )
