@@ -3,7 +3,7 @@
 Replays synthetic checkpoints with known success rates through the allocator and the ranking order that triage uses.
 Three sweeps: wide Beta(2, 3), narrow Beta(30, 30), sparse Beta(0.6, 3). Outcomes are independent, and progress equals
 success, so that nothing but the allocation is compared. The claim is judged where halving spends 100 rollouts per
-checkpoint; the factors at 50 and 20 are reported beside it. A fourth sweep, rare Beta(0.3, 8), measures what informative
+checkpoint; the factors at 50 and 20 stand beside it. A fourth sweep, rare Beta(0.3, 8), measures what informative
 progress adds while successes are few. Run: ``python -m benchmarks.triage_budget``.
 """
 
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 POLICIES, K = 1000, 10
 SWEEPS = {"wide": (2.0, 3.0), "narrow": (30.0, 30.0), "sparse": (0.6, 3.0), "rare": (0.3, 8.0)}
 CLAIMED = ("wide", "narrow", "sparse")
-UNIFORM = (50, 100, 200, 400, 800, 1600)  # rollouts per checkpoint
+UNIFORM = (50, 100, 200, 400, 800, 1600, 3200)  # rollouts per checkpoint
 HALVING = {20: 100, 50: 150, 100: 300}  # rollouts per checkpoint -> replicas
 JUDGED = 100  # the budget at which the claim is judged
 UNIFORM_REPLICAS, RARE_REPLICAS, RARE_BUDGET = 400, 100, 5
@@ -122,7 +122,7 @@ def measure(name: str) -> tuple[list[Figure], dict[str, object]]:
         Figure(name=f"{name}: recall, uniform at {8 * JUDGED}", value=uniform[8 * JUDGED][0]),
     ]
     for budget in sorted(HALVING, reverse=True):
-        what = f"{name}: rollouts of uniform over those of halving at {budget}"
+        what = f"{name}: uniform needs so many times, at {budget}"
         figures.append(Figure(name=what, value=factor[budget], reach=REACH if budget == JUDGED else None))
     curves = {"uniform_recall_and_error": uniform, "halving_recall_and_error": halving, "factor": factor}
     return figures, dict(curves)

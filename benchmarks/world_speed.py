@@ -15,9 +15,8 @@ import torch
 import typer
 
 from benchmarks.record import Figure, write
+from worldsim.cli import loaders
 from worldsim.noise import fold
-from worldsim.policies import shipped_policies
-from worldsim.policies.load import load_policy
 from worldsim.protocols import observe
 from worldsim.triage.judge import WorldJudge
 from worldsim.triage.roll import Roller
@@ -64,7 +63,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
         for t in range(horizon):
             envs.step(np.asarray(actions[:, t]))
 
-    policy = load_policy(shipped_policies()[0])
+    policy = loaders.policy_of(loaders.policy_refs([])[0])
 
     def bare() -> None:
         state = model.reset(starts, keys)
@@ -76,7 +75,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
 
     slots = tuple(Slot(policy=0, episode=i, start=i, key=i) for i in range(BATCH))
     roller = Roller(world=model, policy_of=lambda _: policy, rule=WorldJudge(threshold=0.5))
-    wave = Wave(slots=slots, width=BATCH)
+    wave = Wave(id="speed", kind="world", block="speed", slots=slots, width=BATCH)
     seconds = {f.__name__: core_seconds(f) for f in (latent, decoded, gymnastic, bare)}
     seconds["triage"] = core_seconds(lambda: roller.run(wave))
     steps = BATCH * horizon

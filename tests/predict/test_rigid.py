@@ -87,7 +87,7 @@ def test_training_learns_a_push() -> None:
     )
     config = RigidConfig(latent_shape=(8, 1, 1), orders=ORDERS, proprio_dim=2, action_dim=2, members=2, width=48)
     predictor = RigidPredictor(config)
-    predictor.calibrate(z)
+    predictor.calibrate(clip)
     optimizer = torch.optim.Adam(predictor.parameters(), lr=3e-3)
     errors = []
     for _ in range(120):

@@ -51,7 +51,7 @@ def simulator(task_id: str) -> StartableWorld:
     """The true environment of a task as a world."""
     from worldsim.envs.simulator import SimulatorWorld
 
-    return SimulatorWorld(functools.partial(gymnasium.make, task_id))
+    return SimulatorWorld(task_id)
 
 
 def codec(folder: str) -> Callable[..., object]:

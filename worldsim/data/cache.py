@@ -63,12 +63,11 @@ class EncodedEpisodes:
             rows = [k for k, h in enumerate(held) if h is wanted]
             if not rows:
                 raise InvalidInputError(
-                    f"{len(self.indices)} episodes cannot be split into training and held-out ones (every {every}th is held "
-                    "out). Collect more."
+                    f"{len(self.indices)} episodes cannot be split into training and held-out ones (every {every}th is "
+                    "held out). Collect more."
                 )
-            sides.append(
-                EncodedEpisodes(episodes=tuple(self.episodes[k] for k in rows), indices=tuple(self.indices[k] for k in rows))
-            )
+            episodes, indices = tuple(self.episodes[k] for k in rows), tuple(self.indices[k] for k in rows)
+            sides.append(EncodedEpisodes(episodes=episodes, indices=indices))
         return sides[0], sides[1]
 
 
@@ -118,14 +117,17 @@ def encode_episodes(
 
 
 @torch.inference_mode()
-def _encode(recorded: Recorded, encode: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor]) -> EncodedEpisode:
-    frames = torch.from_numpy(np.ascontiguousarray(recorded.frames))
+def _encode(
+    recorded: Recorded, encode: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor]
+) -> EncodedEpisode:
+    """One episode's latents and numbers."""
+    frames = torch.tensor(recorded.frames)
     return EncodedEpisode(
-        z_FCHW=torch.cat([encode(part) for part in frames.split(BATCH)]).clone(),
-        proprio_FP=torch.from_numpy(recorded.proprio).float(),
-        action_FA=normalize(torch.from_numpy(recorded.action).float()),
-        progress_F=torch.from_numpy(recorded.progress).float(),
-        success_F=torch.from_numpy(recorded.success).float(),
+        z_FCHW=torch.cat([encode(part) for part in torch.split(frames, BATCH)]).clone(),
+        proprio_FP=torch.tensor(recorded.proprio, dtype=torch.float32),
+        action_FA=normalize(torch.tensor(recorded.action, dtype=torch.float32)),
+        progress_F=torch.tensor(recorded.progress, dtype=torch.float32),
+        success_F=torch.tensor(recorded.success, dtype=torch.float32),
     )
 
 
@@ -139,6 +141,6 @@ def _pack(episodes: Sequence[EncodedEpisode]) -> dict[str, Tensor]:
 def _unpack(indices: Sequence[int], tensors: dict[str, Tensor]) -> EncodedEpisodes:
     lengths = tensors["length"].tolist()
     names = [f.name for f in dataclasses.fields(EncodedEpisode)]
-    parts = {n: tensors[n].split([k - (n == "action_FA") for k in lengths]) for n in names}
+    parts = {n: torch.split(tensors[n], [k - (n == "action_FA") for k in lengths]) for n in names}
     episodes = tuple(EncodedEpisode(**{n: parts[n][i] for n in names}) for i in range(len(lengths)))
     return EncodedEpisodes(episodes=episodes, indices=tuple(int(i) for i in indices))

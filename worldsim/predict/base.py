@@ -45,5 +45,5 @@ class Predictor(Protocol):
             generator: Source of training noise.
         """
 
-    def calibrate(self, z_NTCHW: Tensor) -> None:
-        """Measure the latents' statistics on clips, before training."""
+    def calibrate(self, clip: Clip) -> None:
+        """Measure the data's statistics on a clip of short windows, before training."""

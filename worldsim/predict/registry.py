@@ -1,7 +1,8 @@
 """Predictors by name."""
 
 from worldsim.predict.base import Predictor
+from worldsim.predict.conv import ConvConfig, ConvPredictor
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.registry import Registry
 
-PREDICTORS: Registry[Predictor] = Registry("predictor", {"rigid": (RigidConfig, RigidPredictor)})
+PREDICTORS: Registry[Predictor] = Registry("predictor", {"conv": (ConvConfig, ConvPredictor), "rigid": (RigidConfig, RigidPredictor)})

@@ -45,7 +45,7 @@ class RigidConfig:
     action_dim: int
     history: int = 2
     members: int = 3
-    width: int = 128
+    width: int = 192
     depth: int = 3
     lever: float = 0.15
 
@@ -98,9 +98,9 @@ class RigidPredictor(nn.Module):
         self.contact = MemberMLP(config.members, count, (seen, *hidden, 3))
         self.register_buffer("motion_scale_LO", torch.full((count, 3), 0.05))
 
-    def calibrate(self, z_NTCHW: Tensor) -> None:
-        """Measure the spread of the motions in encoded clips [N, T, 4 L, 1, 1], to normalise inputs and outputs."""
-        z_NTLP = z_NTCHW[..., 0, 0].unflatten(-1, (-1, POSE))
+    def calibrate(self, clip: Clip) -> None:
+        """Measure the spread of the layers' motions, to normalise inputs and outputs."""
+        z_NTLP = clip.z_BTCHW[..., 0, 0].unflatten(-1, (-1, POSE))
         present_N = (z_NTLP[..., :2].abs() < ABSENT / 2).flatten(1).all(1)
         motion = self._motions(z_NTLP[None, present_N])[0]
         spread = motion.flatten(0, 1).square().mean(0).sqrt()

@@ -32,20 +32,20 @@ def held_out_figures(world: LatentWorld, held_out: EncodedEpisodes, dataset: Dat
     episodes = [dataset.episode(i) for i in chosen]
     if not episodes:
         return {}
-    frames = torch.stack([torch.from_numpy(e.frames[: horizon + 1]) for e in episodes])
-    proprio = torch.stack([torch.from_numpy(e.proprio[0]) for e in episodes])
-    actions = torch.stack([torch.from_numpy(e.action[:horizon]) for e in episodes])
+    frames = torch.stack([torch.tensor(e.frames[: horizon + 1]) for e in episodes])
+    proprio = torch.stack([torch.tensor(e.proprio[0]) for e in episodes])
+    actions = torch.stack([torch.tensor(e.action[:horizon]) for e in episodes])
     state = world.reset({IMAGE: frames[:, 0], STATE: proprio}, torch.tensor(chosen))
     _, rollout = world.rollout(state, actions)
     figures: dict[str, float] = {}
     for h in (h for h in HORIZONS if h <= horizon):
         figures[f"psnr_db_h{h}"] = psnr_db(world.decode(rollout.latent[:, h - 1]), frames[:, h])
         figures[f"copy_psnr_db_h{h}"] = psnr_db(frames[:, 0], frames[:, h])
-    success = torch.stack([torch.from_numpy(e.success[1 : horizon + 1]) for e in episodes])
+    success = torch.stack([torch.tensor(e.success[1 : horizon + 1]) for e in episodes])
     known = success.isfinite()
     if bool(known.any()):
         figures["success_accuracy"] = float(((rollout.success > 0.5) == (success > 0.5))[known].float().mean())
-    progress = torch.stack([torch.from_numpy(e.progress[1 : horizon + 1]) for e in episodes])
+    progress = torch.stack([torch.tensor(e.progress[1 : horizon + 1]) for e in episodes])
     known = progress.isfinite()
     if bool(known.any()):
         figures["progress_mae"] = float((rollout.progress - progress).abs()[known].mean())

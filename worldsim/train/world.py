@@ -153,7 +153,7 @@ def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
     """Frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
     for index in range(dataset.episodes):
         if index % HELD_OUT_EVERY:
-            yield torch.from_numpy(dataset.episode(index).frames)
+            yield torch.tensor(dataset.episode(index).frames)
 
 
 def _encode(dataset: Dataset, tokenizer: Tokenizer, work: Path, watch: Watch | None) -> EncodedEpisodes:
@@ -208,7 +208,7 @@ def _train_predictor(
     clips = _clips(encoded, history, dataset)
     longest = min(recipe.unrolls[-1][0], encoded.longest - 1)
     sample = clips.windows(history + 1)
-    predictor.calibrate(clips.batch(sample, history + 1, 4096, seed=config.seed, step=-1).z_BTCHW)
+    predictor.calibrate(clips.batch(sample, history + 1, 2048, seed=config.seed, step=-1))
     tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
     noise = torch.Generator()
 

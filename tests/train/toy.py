@@ -1,0 +1,49 @@
+"""A tiny dataset of a disc that is steered and an L that it pushes along, written as users' datasets are."""
+
+from pathlib import Path
+
+import numpy as np
+from tests.tokenizers.scenes import SIZE, draw
+
+from worldsim.actions import ActionSpec
+from worldsim.data.episode import Episode
+from worldsim.data.layout import RecordSpec
+from worldsim.data.writer import episode_writer
+
+ACTION = ActionSpec(names=("x", "y"), units=("px", "px"), low=(-3, -3), high=(3, 3), rate_hz=10)
+
+
+def episode(seed: int, *, steps: int = 12) -> Episode:
+    """Random steering; the L follows while the disc is near."""
+    generator = np.random.default_rng(seed)
+    pose = np.array([*generator.uniform(-10, 10, 2), generator.uniform(-3, 3)])
+    spot = generator.uniform(-18, 18, 2)
+    poses, spots, actions = [pose], [spot], []
+    for _ in range(steps):
+        action = generator.uniform(-3, 3, 2)
+        near = np.hypot(*(spot - pose[:2])) < 11
+        pose = np.clip(pose + near * np.array([*action, 0.0]), -15, 15)
+        spot = np.clip(spot + action, -20, 20)
+        poses.append(pose)
+        spots.append(spot)
+        actions.append(action)
+    frames = ((draw(np.stack(poses), np.stack(spots)) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    distance = np.hypot(*np.stack(poses)[:, :2].T)
+    return Episode(
+        frames=frames,
+        proprio=np.stack(spots).astype(np.float32),
+        action=np.stack(actions).astype(np.float32),
+        success=(distance < 6).astype(np.float32),
+        progress=np.clip(1 - distance / 25, 0, 1).astype(np.float32),
+        reward=np.zeros(steps, np.float32),
+        seed=seed,
+    )
+
+
+def write(path: Path, *, episodes: int = 60) -> Path:
+    """Write the dataset."""
+    spec = RecordSpec(action=ACTION, image_size=(SIZE, SIZE), proprio_dim=2, has_success=True, has_progress=True)
+    with episode_writer(path, spec) as writer:
+        for i in range(episodes):
+            writer.write(episode(i))
+    return path
