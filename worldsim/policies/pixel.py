@@ -65,7 +65,7 @@ class PixelPolicy(TrainedPolicy):
         c = config
         layers: list[nn.Module] = [nn.Conv2d(3, c.channels[0], 2 * c.stride_px, c.stride_px, c.stride_px // 2)]
         for width_in, width_out in itertools.pairwise(c.channels):
-            layers += [nn.ReLU(), nn.Conv2d(width_in, width_out, 3, 1, 1)]
+            layers += [nn.ReLU(inplace=True), nn.Conv2d(width_in, width_out, 3, 1, 1)]
         self.convolutions = nn.Sequential(*layers)
         self.where = SpatialSoftmax(c.image_size[0] // c.stride_px, c.image_size[1] // c.stride_px)
         features = 2 * c.channels[-1] + self.proprio_dim
@@ -106,13 +106,13 @@ class SpatialSoftmax(nn.Module):
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
         y, x = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
-        self.register_buffer("grid_s2", torch.stack([x.flatten(), y.flatten()], dim=1), persistent=False)
-        self.log_sharpness = nn.Parameter(torch.zeros(()))
+        self.register_buffer("grid_2s", torch.stack([x.flatten(), y.flatten()]), persistent=False)
 
     def forward(self, x_mchw: Tensor) -> Tensor:
         """Compute the positions, all x first."""
-        weight_mcs = (x_mchw.flatten(2) * self.log_sharpness.exp()).softmax(dim=-1)
-        return (weight_mcs @ self.get_buffer("grid_s2")).transpose(1, 2).flatten(1)
+        weight_msc = x_mchw.permute(0, 2, 3, 1).flatten(1, 2).softmax(dim=1)  # a view of channels_last maps, no copy
+        where_m2c: Tensor = self.get_buffer("grid_2s") @ weight_msc
+        return where_m2c.flatten(1)
 
 
 def _centres(cells: int) -> Tensor:
