@@ -87,11 +87,10 @@ class SequentialHalving:
             sizes.append(size)
         while sum(sizes) > self.budget:
             sizes.pop(1)
-        share, spare, episodes, found = (self.budget - sum(sizes)) / len(sizes), 0.0, 0, []
-        for size in sizes:
-            spare += share
-            more = int(spare // size)
-            spare -= more * size
+        spare, used, episodes, found = self.budget - sum(sizes), 0, 0, []
+        for i, size in enumerate(sizes, start=1):
+            more = (spare * i // len(sizes) - used) // size
+            used += more * size
             episodes += 1 + more
             found.append(Round(policies=size, episodes=episodes))
         return tuple(found)

@@ -46,7 +46,7 @@ def noise_ceiling(means: Means) -> float:
     favour.
     """
     seen = math.sqrt(float(means.truth.var(ddof=1)) * float(means.world.var(ddof=1)))
-    return min(1.0, (_spread(means) + float(means.shared_noise.mean())) / seen) if seen > 0 else math.nan
+    return float(np.minimum(1.0, (_spread(means) + float(means.shared_noise.mean())) / seen)) if seen > 0 else math.nan
 
 
 def disattenuated(means: Means) -> float:

@@ -29,7 +29,7 @@ class Estimate:
     def of(cls, name: str, *, value: float, interval: Interval | None, n: int, undefined: str = "") -> "Estimate":
         """Build an estimate; `undefined` is kept only where the interval is missing."""
         if interval is None:
-            return cls(name=name, value=value, n=n, undefined=undefined or "too few bootstrap draws are defined")
+            return cls(name=name, value=value, n=n, undefined=undefined or "too few of its bootstrap draws are defined")
         return cls(name=name, value=value, low=interval.low, high=interval.high, n=n)
 
     def __str__(self) -> str:

@@ -150,21 +150,6 @@ def fisher(r: float, n: int, *, alpha: float = 0.05) -> Interval:
     return Interval(math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
 
 
-def percentile(draws: ArrayLike, *, alpha: float = 0.05) -> Interval:
-    """Percentile bootstrap interval (Efron 1979): the alpha/2 and 1 - alpha/2 quantiles of the draws that are numbers.
-
-    Raises:
-        InvalidInputError: No draw is a number.
-    """
-    _check_alpha(alpha)
-    values = np.asarray(draws, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if values.size == 0:
-        raise InvalidInputError("A bootstrap interval needs at least one draw that is a number; all were nan.")
-    low, high = np.quantile(values, [alpha / 2, 1 - alpha / 2])
-    return Interval(float(low), float(high))
-
-
 def _stakes(x_kn: Floats, known_kn: Bools, alpha: float) -> Floats:
     """Predictable plug-in bets [K, N], before truncation: each is fixed before its value is seen."""
     t_kn = np.cumsum(known_kn, axis=1)

@@ -4,7 +4,7 @@ Every function takes the truth and the world by keyword, because some are not sy
 bitten by the order. Values are success rates or mean progress in 0..1, one per policy. A statistic that does not exist
 for its input (a constant vector, too few policies) is nan, silently; `agreement` says why, and adds intervals.
 
-Shape legend: K policies, E matched episodes.
+Shape legend: K policies.
 """
 
 import math
@@ -110,19 +110,6 @@ def chosen(values: ArrayLike, *, k: int) -> Floats:
     boundary = np.sort(v)[-_check_k(k, v.size)]
     above, tied = v > boundary, v == boundary
     return np.asarray(above + tied * (k - above.sum()) / tied.sum(), dtype=np.float64)
-
-
-def accuracy(*, truth: ArrayLike, world: ArrayLike) -> float:
-    """Share of E matched episodes with the same outcome; `SOLVED` is the threshold."""
-    r, s = _vectors(truth, world)
-    return float(((r >= SOLVED) == (s >= SOLVED)).mean())
-
-
-def kappa(*, truth: ArrayLike, world: ArrayLike) -> float:
-    """Cohen's kappa of E matched episodes: agreement beyond what the two success rates give by chance."""
-    r, s = (v >= SOLVED for v in _vectors(truth, world))
-    chance = float(r.mean() * s.mean() + (1 - r.mean()) * (1 - s.mean()))
-    return float(((r == s).mean() - chance) / (1 - chance)) if chance < 1 else math.nan
 
 
 def _vectors(truth: ArrayLike, world: ArrayLike) -> tuple[Floats, Floats]:

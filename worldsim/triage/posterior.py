@@ -168,7 +168,8 @@ def posterior(evidence: Evidence, *, k: int, prior: Prior | None = None, draws: 
     ranks = np.zeros((3, alive.size))
     generator = keyed(evidence, label="posterior")
     for start in range(0, draws, _CHUNK):
-        ranks += _tally(generator.beta(a[alive], b[alive], size=(min(_CHUNK, draws - start), alive.size)), k)
+        drawn = generator.beta(a[alive], b[alive], size=(min(_CHUNK, draws - start), alive.size))
+        ranks += _tally(drawn, generator.random(drawn.shape), k)
     top[alive], best[alive], expected[alive] = ranks / draws
     return Posterior(score=score, p_top_k=top, p_best=best, expected_rank=expected)
 
@@ -214,9 +215,9 @@ def _components(s_kn: Floats, g_kn: Floats) -> tuple[Floats, Floats]:
     return noise, means @ means.T / (policies - 1) - noise / n
 
 
-def _tally(draws_dk: Floats, k: int) -> Floats:
-    """Sum over draws of: in the top k, best, rank. Returns [3, K]."""
-    ranks_dk = np.argsort(np.argsort(-draws_dk, axis=1, kind="stable"), axis=1, kind="stable")
+def _tally(draws_dk: Floats, lots_dk: Floats, k: int) -> Floats:
+    """Sum over draws of: in the top k, best, rank; equal draws (rates of 1, to float precision) go by lot. [3, K]."""
+    ranks_dk = np.argsort(np.lexsort((lots_dk, -draws_dk), axis=1), axis=1, kind="stable")
     return np.stack([(ranks_dk < k).sum(axis=0), (ranks_dk == 0).sum(axis=0), (ranks_dk + 1).sum(axis=0)]).astype(
         np.float64
     )

@@ -57,14 +57,14 @@ def bias_corrected(draws: Floats, *, value: float, count: int, alpha: float) -> 
     Args:
         draws: [D] bootstrap values; nan where undefined.
         value: The estimate.
-        count: Independent units that were drawn, at least 2.
+        count: Independent units that were drawn.
         alpha: Probability to miss, in (0, 1).
 
     Returns:
-        The interval, or None where fewer than half of the draws are defined.
+        The interval, or None where fewer than half of the draws are defined or there is a single unit.
     """
     known = draws[~np.isnan(draws)]
-    if known.size * 2 < draws.size or known.size == 0:
+    if known.size * 2 < draws.size or known.size == 0 or count < 2:
         return None
     below = float((known < value).sum() + 0.5 * (known == value).sum())
     shift = float(special.ndtri(min(max(below, 0.5), known.size - 0.5) / known.size))

@@ -1,0 +1,35 @@
+"""The replay behind the budget figure: uniform's shortcut is uniform, and the factor is read off the curve rightly."""
+
+import numpy as np
+import pytest
+
+from benchmarks.triage_budget import found, halving_picks, needed, uniform_picks
+from worldsim.triage.allocation import Uniform
+from worldsim.triage.evidence import Evidence
+from worldsim.triage.posterior import order
+
+RATES = np.random.default_rng(0).beta(2, 3, 60)
+
+
+def test_the_shortcut_for_uniform_is_the_ranking_after_uniform():
+    episodes = Uniform(budget=60 * 25).table_size(60)
+    wins = np.random.default_rng(3).binomial(episodes, RATES)
+    success = (np.arange(episodes) < wins[:, None]) * 1.0
+    ranked = order(Evidence(success=success, progress=success, failed=np.zeros(60, dtype=bool)))
+    assert uniform_picks(RATES, per_policy=25, generator=np.random.default_rng(3)).tolist() == ranked[:10].tolist()
+
+
+@pytest.mark.parametrize("informative", [False, True])
+def test_halving_finds_most_of_the_best(informative):
+    picks = halving_picks(RATES, per_policy=60, generator=np.random.default_rng(1), informative=informative)
+    assert len(set(picks.tolist())) == 10 and found(picks, RATES) >= 0.7
+
+
+def test_recall_counts_the_true_best():
+    assert found(np.argsort(-RATES)[:10], RATES) == 1 and found(np.argsort(RATES)[:10], RATES) == 0
+
+
+def test_the_factor_is_read_off_the_curve():
+    curve = {100: (0.2, 0.0), 400: (0.6, 0.0), 200: (0.4, 0.0)}
+    assert needed(curve, 0.6) == pytest.approx(400) and needed(curve, 0.3) == pytest.approx(100 * 2**0.5)
+    assert needed(curve, 0.9) == pytest.approx(400) and needed(curve, 0.1) == pytest.approx(100)
