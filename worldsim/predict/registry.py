@@ -2,7 +2,15 @@
 
 from worldsim.predict.base import Predictor
 from worldsim.predict.conv import ConvConfig, ConvPredictor
+from worldsim.predict.flow import FlowConfig, FlowPredictor
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.registry import Registry
 
-PREDICTORS: Registry[Predictor] = Registry("predictor", {"conv": (ConvConfig, ConvPredictor), "rigid": (RigidConfig, RigidPredictor)})
+PREDICTORS: Registry[Predictor] = Registry(
+    "predictor",
+    {
+        "conv": (ConvConfig, ConvPredictor),
+        "flow": (FlowConfig, FlowPredictor),
+        "rigid": (RigidConfig, RigidPredictor),
+    },
+)
