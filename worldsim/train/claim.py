@@ -12,6 +12,8 @@ from typing import Any
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
 
+_OWN = ("lock", "request.json")
+
 
 @contextmanager
 def claimed(work: Path, *, request: Mapping[str, Any]) -> Iterator[None]:
@@ -38,7 +40,8 @@ def claimed(work: Path, *, request: Mapping[str, Any]) -> Iterator[None]:
         except OSError as error:
             raise StorageError(f"Another run is training in {work}. Wait for it, or choose another out=.") from error
         begun = storage.read_json(path) if path.exists() else wanted
-        if begun != wanted:
+        untouched = all(p.name in _OWN for p in work.iterdir())  # a run that failed at once binds nobody
+        if begun != wanted and not untouched:
             keys = sorted(k for k in {*wanted, *begun} if wanted.get(k) != begun.get(k))
             raise InvalidInputError(
                 f"{work} was begun with other values of {', '.join(keys)}. Repeat that command to continue it, or "
