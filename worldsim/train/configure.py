@@ -37,7 +37,7 @@ def resolve(what: str, overrides: Sequence[str]) -> Any:
     defaults = storage.to_json(kind(**dict.fromkeys(required, _MISSING)))
     _refuse_unknown(overrides, defaults)
     ConfigStore.instance().store(name=f"worldsim_{what}", node=OmegaConf.create(defaults))
-    opened = [f"++{o}" if any(part in o.split("=")[0] for part in _OPEN) and o[0] not in "+~" else o for o in overrides]
+    opened = [f"++{o}" if _is_open(o.split("=")[0]) and o[0] not in "+~" else o for o in overrides]
     try:
         with initialize(config_path=None, version_base="1.3"):
             composed = compose(config_name=f"worldsim_{what}", overrides=opened)
@@ -62,8 +62,13 @@ def _refuse_unknown(overrides: Sequence[str], defaults: dict[str, Any]) -> None:
         if "=" not in override:
             raise InvalidInputError(f"Settings are key=value; got {override!r}.")
         key = override.split("=", 1)[0].lstrip("+~")
-        if key not in known and not any(part in key for part in _OPEN):
+        if key not in known and not _is_open(key):
             raise unknown_name("setting", key, known)
+
+
+def _is_open(key: str) -> bool:
+    """Whether a key lies inside a free-form mapping."""
+    return any(part in f".{key}" for part in _OPEN)
 
 
 def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
