@@ -17,6 +17,7 @@ from worldsim.policies.load import discover, load_policy, policy_digest
 from worldsim.policies.scripted import PushExpert
 from worldsim.storage import read_json
 from worldsim.train import policy as module
+from worldsim.train.configure import resolve
 from worldsim.train.examples import Recorded, read_recorded
 from worldsim.train.loop import Schedule
 from worldsim.train.policy import TrainPolicy, shifted, train_policy
@@ -234,3 +235,23 @@ def test_shifts_move_pictures_whole(most, m, seed):
 def test_each_picture_has_its_own_shift():
     image = torch.arange(7 * 7 * 3, dtype=torch.uint8).reshape(1, 7, 7, 3).expand(64, -1, -1, -1)
     assert len(shifted(image, 1, torch.Generator().manual_seed(0)).flatten(1).unique(dim=0)) == 9
+
+
+def test_settings_from_the_command_line():
+    overrides = [
+        "data=d",
+        "out=o",
+        "options.hidden=64",
+        "seeds=[0,1]",
+        "qualities=[{},{gain: 0.7}]",
+        "schedule.steps=300",
+    ]
+    config = resolve("policy", overrides)
+    assert config == TrainPolicy(
+        data="d",
+        out="o",
+        options={"hidden": 64},
+        seeds=(0, 1),
+        qualities=(Degradation(), Degradation(gain=0.7)),
+        schedule=Schedule(steps=300, batch=128, lr=2e-3),
+    )
