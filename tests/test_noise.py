@@ -46,4 +46,4 @@ def test_moments() -> None:
     draws = noise.normal(torch.arange(2000), 1, (50,))
     assert abs(float(draws.mean())) < 0.01 and abs(float(draws.std()) - 1) < 0.01
     flat = noise.uniform(torch.arange(2000), 1, (50,))
-    assert 0 <= float(flat.min()) and float(flat.max()) < 1 and abs(float(flat.mean()) - 0.5) < 0.005
+    assert float(flat.min()) >= 0 and float(flat.max()) < 1 and abs(float(flat.mean()) - 0.5) < 0.005

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
+
+if TYPE_CHECKING:
+    from av import VideoStream
+    from av.container import InputContainer
 
 Frames = NDArray[np.uint8]
 _MOST_BYTES = 1 << 33
@@ -107,13 +112,11 @@ def read_video(path: Path, *, start_s: float = 0.0, frames: int | None = None) -
                 raise ValueError(f"a rate of {rate} frames per second")
             most = _MOST_BYTES // max(3 * stream.width * stream.height, 1)
             images = _decode(container, stream, start_s - 0.5 / rate, min(most, frames or most))
+        if not images or (frames is not None and len(images) < frames):
+            raise ValueError(f"{len(images)} frames from {start_s:g} s on, expected {frames or 'some'}")
+        return np.stack(images), rate
     except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
         raise StorageError(f"{path} cannot be read as a video ({error}). Restore or delete the file.") from error
-    if not images or (frames is not None and len(images) < frames):
-        raise StorageError(
-            f"{path} holds {len(images)} frames from {start_s:g} s on, expected {frames or 'some'}. Restore it."
-        )
-    return np.stack(images), rate
 
 
 def side_by_side(videos: Sequence[Frames], *, gap_px: int = 2) -> Frames:
@@ -149,9 +152,7 @@ def _prepared(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Fram
     return np.ascontiguousarray(np.pad(frames, [(0, 0), *odd, (0, 0)], mode="edge"))
 
 
-def _decode(
-    container: "av.container.InputContainer", stream: "av.VideoStream", start_s: float, most: int
-) -> list[Frames]:
+def _decode(container: "InputContainer", stream: "VideoStream", start_s: float, most: int) -> list[Frames]:
     """At most `most` frames from `start_s` on."""
     if start_s > 0 and stream.time_base is not None:
         container.seek(int(start_s / stream.time_base), stream=stream)

@@ -25,13 +25,27 @@ MOST_BAD = 0.2
 
 
 class Recorded(Protocol):
-    """What is needed of one recorded episode."""
+    """What is needed of one recorded episode (`worldsim.data.episode.Episode` has it)."""
 
-    frames: NDArray[np.uint8]  # [F, H, W, 3]
-    proprio: NDArray[np.float32]  # [F, P]
-    action: NDArray[np.float32]  # [F - 1, A], physical units
-    success: NDArray[np.float32]  # [F]
-    progress: NDArray[np.float32]  # [F]
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """[F, H, W, 3]."""
+
+    @property
+    def proprio(self) -> NDArray[np.float32]:
+        """[F, P]."""
+
+    @property
+    def action(self) -> NDArray[np.float32]:
+        """[F - 1, A], physical units."""
+
+    @property
+    def success(self) -> NDArray[np.float32]:
+        """[F], nan where it is not known."""
+
+    @property
+    def progress(self) -> NDArray[np.float32]:
+        """[F], nan where it is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Windows cut out of encoded episodes, with contact windows oversampled and without simulator labels.
 
-A batch is a function of (seed, step), so training resumes exactly. Not for pixels: encode first (`worldsim.data.cache`).
+A batch is a function of (seed, step), so training resumes exactly. Not for pixels: encode first
+(`worldsim.data.cache`).
 
 Shape legend: B batch, T frames of a window, E episodes, F frames of an episode, C H W latent, P proprio, A action.
 """
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
+
+_DIRECTIONS = 64
+"""Latents of more numbers than this are looked at along so many random directions when contact is searched."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,17 +44,28 @@ class EncodedEpisode:
 class Clips:
     """All windows of some episodes. Episodes are padded in front by `history - 1` copies of their first frame."""
 
-    def __init__(self, episodes: Sequence[EncodedEpisode], *, history: int, idle_A: Tensor) -> None:
+    def __init__(
+        self,
+        episodes: Sequence[EncodedEpisode],
+        *,
+        history: int,
+        idle_A: Tensor,
+        surprise: Sequence[Tensor] | None = None,
+    ) -> None:
         """Pack episodes end to end.
 
         Args:
             episodes: At least one, each of at least two frames.
             history: K; the padding is what worlds do at an episode's start.
             idle_A: The action, in [-1, 1], that fills the padding.
+            surprise: How unexpected each frame is, [F] per episode, for example a predictor's error; None to take
+                what a linear model leaves unexplained.
 
         Raises:
-            InvalidInputError: No episode has two frames.
+            InvalidInputError: No episode has two frames, or `surprise` does not fit the episodes.
         """
+        if surprise is not None and [len(s) for s in surprise] != [len(e.z_FCHW) for e in episodes]:
+            raise InvalidInputError("surprise must hold one number per frame of each episode. Measure it on these.")
         usable = [e for e in episodes if e.z_FCHW.shape[0] >= 2]
         if not usable:
             raise InvalidInputError("No episode has two frames or more: there is nothing to learn from.")
@@ -63,7 +78,7 @@ class Clips:
         self._action = torch.cat([torch.cat([idle.expand(pad, -1), e.action_FA, idle]) for e in usable])
         self._lengths = torch.tensor([e.z_FCHW.shape[0] + pad for e in usable])
         self._offsets = self._lengths.cumsum(0) - self._lengths
-        self._surprise = self._unexplained()
+        self._surprise = self._unexplained() if surprise is None else _supplied(episodes, surprise, pad)
 
     def _unexplained(self) -> Tensor:
         """How far each frame departs from what a linear model of the past and the action expects, per frame.
@@ -71,6 +86,9 @@ class Clips:
         A free motion is nearly linear; a contact is not. Least squares on (last change, this and the last action).
         """
         z = self._z.flatten(1)
+        if z.shape[1] > _DIRECTIONS:  # random directions keep distances well enough, at a fraction of the memory
+            generator = torch.Generator().manual_seed(0)
+            z = z @ torch.linalg.qr(torch.randn(z.shape[1], _DIRECTIONS, generator=generator).to(z))[0]
         change = torch.zeros_like(z)
         change[1:] = z[1:] - z[:-1]
         inside = torch.ones(z.shape[0], dtype=torch.bool)
@@ -78,8 +96,6 @@ class Clips:
             inside[(self._offsets + lag).clamp_max(z.shape[0] - 1)] = False
         rows = inside.nonzero()[:, 0]
         past = change[rows - 1]
-        if past.shape[1] > 64:  # a linear model of the latent's own principal changes is enough
-            past = past @ torch.linalg.qr(torch.randn(past.shape[1], 32, generator=torch.Generator().manual_seed(0)))[0]
         inputs = torch.cat([past, self._action[rows - 1], self._action[rows - 2], torch.ones(len(rows), 1)], dim=1)
         gram = inputs.T @ inputs + 1e-3 * torch.eye(inputs.shape[1])
         weights = torch.linalg.solve(gram, inputs.T @ change[rows])
@@ -109,7 +125,9 @@ class Clips:
         quiet = start[~eventful]
         return start[eventful], quiet if len(quiet) else start
 
-    def batch(self, table: tuple[Tensor, Tensor], length: int, size: int, *, seed: int, step: int, eventful: float = 0.7) -> Clip:
+    def batch(
+        self, table: tuple[Tensor, Tensor], length: int, size: int, *, seed: int, step: int, eventful: float = 0.7
+    ) -> Clip:
         """Draw windows; a pure function of (seed, step).
 
         Args:
@@ -142,6 +160,13 @@ class Clips:
     def z(self) -> Tensor:
         """All latents end to end, padding included: [N, C, H, W]."""
         return self._z
+
+
+def _supplied(episodes: Sequence[EncodedEpisode], surprise: Sequence[Tensor], pad: int) -> Tensor:
+    """The caller's surprise of the usable episodes, end to end; padding is never surprising."""
+    nothing = torch.zeros(pad)
+    pairs = zip(episodes, surprise, strict=True)
+    return torch.cat([torch.cat([nothing, s.float()]) for e, s in pairs if e.z_FCHW.shape[0] >= 2])
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:

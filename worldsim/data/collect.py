@@ -208,7 +208,7 @@ def _observation(seen: Seen, needs: frozenset[str], name: str) -> dict[str, Tens
     missing = [k for k in needs if there.get(k) is None]
     if missing:
         raise InvalidInputError(
-            f"Behaviour {name!r} needs {', '.join(sorted(missing))}, which this environment does not give. Leave it out."
+            f"Behaviour {name!r} needs {', '.join(sorted(missing))}, which this environment lacks. Leave it out."
         )
     return {k: torch.from_numpy(np.ascontiguousarray(there[k]))[None] for k in needs}
 
@@ -273,8 +273,8 @@ def _room(out: Path, writer: EpisodeWriter, episodes: int) -> None:
     free = shutil.disk_usage(out).free
     if needed > free:
         raise StorageError(
-            f"{episodes - writer.count} more episodes need about {needed / 1e9:.2f} GB; {out} has {free / 1e9:.2f} GB free. "
-            "Free space, ask for fewer episodes, or store video."
+            f"{episodes - writer.count} more episodes need about {needed / 1e9:.2f} GB; {out} has {free / 1e9:.2f} GB "
+            "free. Free space, ask for fewer episodes, or store video."
         )
 
 

@@ -1,6 +1,7 @@
 """Makes sense of the `meta/` folder of any LeRobotDataset v3.0: versions, cameras, actions, episodes.
 
-Everything is checked here once, so that reading episodes needs no second look. Not for frames (`worldsim.data.dataset`).
+Everything is checked here once, so that reading episodes needs no second look. Not for frames
+(`worldsim.data.dataset`).
 
 Shape legend: H W image, A action.
 """
@@ -89,8 +90,8 @@ def _info(path: Path) -> dict[str, Any]:
     version = str(info.get("codebase_version", "")) if isinstance(info, dict) else ""
     if version.startswith(("v2", "v1")):
         raise StorageError(
-            f"{path} is a LeRobotDataset {version}; worldsim reads {layout.VERSION}. Convert it: {CONVERTER} --repo-id=NAME "
-            f"--root={path}"
+            f"{path} is a LeRobotDataset {version}; worldsim reads {layout.VERSION}. Convert it: {CONVERTER} "
+            f"--repo-id=NAME --root={path}"
         )
     if version.split(".")[0] != layout.VERSION.split(".")[0]:
         raise StorageError(

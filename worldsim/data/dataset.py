@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from worldsim import storage
 from worldsim.actions import ActionSpec
 from worldsim.data import layout
-from worldsim.data.episode import Episode, Floats
 from worldsim.data.contents import Contents, read_contents
+from worldsim.data.episode import Episode, Floats
 from worldsim.data.images import decode_image
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
@@ -64,7 +64,7 @@ class Dataset:
 
     @property
     def action_spec(self) -> ActionSpec:
-        """Meaning of the actions; where the folder does not say, limits are those seen in the data and units unknown."""
+        """Meaning of the actions; limits are those seen in the data where the folder does not say."""
         return self._contents.action
 
     @property
@@ -160,7 +160,7 @@ class Dataset:
             if isinstance(error, StorageError):
                 raise
             raise StorageError(
-                f"{file} does not hold episode {index} as meta/ describes it ({error}). Restore it, or leave the episode out."
+                f"{file} does not hold episode {index} as meta/ describes it ({error}). Restore it, or leave it out."
             ) from error
 
     def _table(self, file: Path, row: dict[str, Any]) -> pa.Table:

@@ -134,8 +134,8 @@ class Watched:
             pixels = observation if _is_image(observation) else self.env.render()
         if not _is_image(pixels):
             raise InvalidInputError(
-                "The environment gives no RGB pixels: neither its observation nor render() is uint8 [H, W, 3]. Make it with "
-                'obs_type="pixels_agent_pos" or render_mode="rgb_array".'
+                "The environment gives no RGB pixels: neither its observation nor render() is uint8 [H, W, 3]. Make it "
+                'with obs_type="pixels_agent_pos" or render_mode="rgb_array".'
             )
         return np.asarray(pixels)
 
@@ -156,7 +156,7 @@ def action_spec_of(env: gymnasium.Env[Any, Any]) -> ActionSpec:
         return own
     space = env.action_space
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
-        raise InvalidInputError(f"Actions must be a bounded Box of numbers [A]; the environment has {space}. Wrap it.")
+        raise InvalidInputError(f"Actions must be a bounded Box [A]; the environment has {space}. Wrap it.")
     rate = float((env.unwrapped.metadata or {}).get("render_fps") or _RATE_HZ)
     return ActionSpec(
         names=tuple(f"action_{i}" for i in range(space.shape[0])),

@@ -1,7 +1,7 @@
 """Where things lie in a LeRobotDataset v3.0 folder that worldsim writes, and under which names.
 
-`meta/worldsim.json` beside LeRobot's own files holds what that format has no place for: the action's meaning, the task's
-id, when an episode counts as solved, and the request that made the data. Not for reading other people's datasets
+`meta/worldsim.json` beside LeRobot's own files holds what that format has no place for: the action's meaning, the
+task's id, when an episode counts as solved, and the request that made the data. Not for reading other people's datasets
 (`worldsim.data.dataset`).
 
 Shape legend: H W image, P proprio, A action, E true state.
@@ -59,7 +59,7 @@ class RecordSpec:
     def __post_init__(self) -> None:
         if min(*self.image_size, self.proprio_dim) < 1 or self.true_state_dim < 0:
             raise InvalidInputError(
-                f"RecordSpec needs an image size and proprio_dim of at least 1; got {self.image_size}, {self.proprio_dim}."
+                f"RecordSpec needs image_size and proprio_dim of 1 or more; got {self.image_size}, {self.proprio_dim}."
             )
         if self.success_at not in ("end", "any"):
             raise InvalidInputError(f"RecordSpec.success_at is 'end' or 'any'; got {self.success_at!r}.")

@@ -122,7 +122,7 @@ def _shaped(name: str, stats: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def _to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy")
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

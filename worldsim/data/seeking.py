@@ -14,7 +14,6 @@ from torch import Tensor
 
 from worldsim.actions import ActionSpec
 from worldsim.data.behaviours import BLOCK, Behaviour, Corrupted, Hold, Switching, Wander
-from worldsim.errors import InvalidInputError
 from worldsim.noise import normal, uniform
 from worldsim.types import IMAGE, STATE, Observation
 
@@ -182,8 +181,9 @@ class Steering:
         square = effect.mT @ effect
         size = square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         damped = square + (1e-2 * size + 1e-12) * torch.eye(square.shape[1])
-        action = torch.linalg.solve(damped, effect.mT @ delta[:, :, None])[:, :, 0]
-        return action / action.abs().amax(1, keepdim=True).clamp_min(1)
+        action: Tensor = torch.linalg.solve(damped, effect.mT @ delta[:, :, None])[:, :, 0]
+        fastest: Tensor = action.abs().amax(1, keepdim=True).clamp_min(1)
+        return action / fastest
 
 
 def sweep(action: ActionSpec, *, noise: float = 0.2) -> Steering:
@@ -197,7 +197,7 @@ def contact_seeking(action: ActionSpec, *, noise: float = 0.2) -> Steering:
 
 
 def varied_behaviours(action: ActionSpec) -> tuple[Behaviour, ...]:
-    """A mixture for any environment: noise, held actions, sweeps, contact, all of them corrupted, and changes of mind."""
+    """A mixture for any environment: noise, held actions, sweeps, contact, corruption, changes of mind."""
     seek, roam = contact_seeking(action), sweep(action)
     return (
         Behaviour(name="wander", policy=Wander(action), weight=0.2),

@@ -6,6 +6,7 @@ Shape legend: N starts, B chosen, H W pixels, P proprio, E true state, S simulat
 import dataclasses
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,7 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation
 
 _KEYS = (IMAGE, STATE, TRUE_STATE, SIMULATOR)
+_UNREADABLE = (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Starts:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                rows = {k: torch.from_numpy(arrays[k.replace(".", "__")]) for k in _KEYS if k.replace(".", "__") in arrays}
+                names = {k: k.replace(".", "__") for k in _KEYS}
+                rows = {k: torch.from_numpy(arrays[n]) for k, n in names.items() if n in arrays}
             return cls(rows)
-        except (OSError, ValueError, zipfile.BadZipFile, InvalidInputError) as error:
-            raise StorageError(f"{path} is not a readable table of starts ({error}). Restore the world folder.") from error
+        except _UNREADABLE as error:
+            raise StorageError(f"{path} is not a readable table of starts ({error}). Restore the folder.") from error

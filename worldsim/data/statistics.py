@@ -46,7 +46,7 @@ def numeric_stats(columns: Mapping[str, NDArray[np.generic]]) -> dict[str, dict[
 
 
 def image_stats(frames: NDArray[np.uint8]) -> dict[str, list[float]]:
-    """Statistics of frames uint8 [R, H, W, 3] per colour channel, as fractions of 255; `count` is the number of frames."""
+    """Statistics of frames uint8 [R, H, W, 3] per colour, as fractions of 255; `count` is that of frames."""
     counts = np.stack([np.bincount(frames[..., c].ravel(), minlength=256) for c in range(3)])  # [3, 256]
     levels = np.arange(256) / 255
     total = counts[0].sum()

@@ -197,7 +197,7 @@ class EpisodeWriter:
         table = pa.Table.from_pydict(arrays, schema=self._schema.with_metadata(footer))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="snappy", use_dictionary=False)
-        return sink.getvalue().to_pybytes()
+        return bytes(sink.getvalue())
 
 
 def _number(value: np.float32) -> float | None:
@@ -237,8 +237,8 @@ def _claim(path: Path, extra: Mapping[str, Any]) -> None:
     changed = _differences(found, extra, "")
     if changed:
         raise InvalidInputError(
-            f"{path} was begun with other settings: {'; '.join(changed[:4])}. Repeat the first command to continue it, or "
-            "choose another folder."
+            f"{path} was begun with other settings: {'; '.join(changed[:4])}. Repeat the first command to continue "
+            "it, or choose another folder."
         )
 
 
