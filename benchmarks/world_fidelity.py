@@ -51,8 +51,7 @@ def behaviours() -> list[Policy]:
     turning = PushExpert(PushExpertConfig(offset_m=0.035))
     wandering = PushExpert(PushExpertConfig(goal_spread_m=0.2, offset_m=0.02))
     noisy = [
-        DegradedPolicy(p, action=PushEnv.action_spec, how=Degradation(noise=0.25))
-        for p in (plain, turning, wandering)
+        DegradedPolicy(p, action=PushEnv.action_spec, how=Degradation(noise=0.25)) for p in (plain, turning, wandering)
     ]
     return [plain, turning, wandering, *noisy]
 
@@ -77,7 +76,9 @@ def record(policies: list[Policy], *, episodes: int, steps: int, first_seed: int
             seen = env.step(action[0].numpy())[0]
             track.append(seen)
             actions.append(action[0])
-        parts = [torch.from_numpy(np.stack([s[k] for s in track])) for k in ("pixels", "agent_pos", "environment_state")]
+        parts = [
+            torch.from_numpy(np.stack([s[k] for s in track])) for k in ("pixels", "agent_pos", "environment_state")
+        ]
         rows.append((*parts, torch.stack(actions)))
     frames, proprio, state, action = (torch.stack(column) for column in zip(*rows, strict=True))
     return Recorded(frames=frames, proprio=proprio, state=state, action=action)
@@ -123,7 +124,9 @@ def curve(name: str, truth: Recorded, meter: PushMeter) -> dict[int, dict[str, f
 
 
 def main(
-    worlds: Annotated[list[str] | None, typer.Option(help="World names or folders; the first is the one judged.")] = None,
+    worlds: Annotated[
+        list[str] | None, typer.Option(help="World names or folders; the first is the one judged.")
+    ] = None,
     episodes: Annotated[int, typer.Option(help="Held-out episodes.")] = 240,
 ) -> None:
     """Measure and write benchmarks/results/world_fidelity.json."""

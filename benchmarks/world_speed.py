@@ -45,7 +45,9 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
     model = load_world(world)
     horizon, keys = model.spec.horizon, torch.arange(BATCH)
     starts = model.starts(keys)
-    actions = (torch.rand(BATCH, horizon, model.spec.action.dim, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.4
+    actions = (
+        torch.rand(BATCH, horizon, model.spec.action.dim, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ) * 0.4
 
     def latent() -> None:
         model.rollout(model.reset(starts, keys), actions)
@@ -83,12 +85,22 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
         Figure(name="latent steps per core-second, batch 64", value=steps / seconds["latent"], unit="1/s", reach=800),
         Figure(name="decoded steps per core-second, batch 64", value=steps / seconds["decoded"], unit="1/s", reach=500),
         Figure(
-            name="Gymnasium over the bare world's step and decode", value=seconds["gymnastic"] / seconds["decoded"] - 1, reach=0.1, order="<="
+            name="Gymnasium over the bare world's step and decode",
+            value=seconds["gymnastic"] / seconds["decoded"] - 1,
+            reach=0.1,
+            order="<=",
         ),
-        Figure(name="triage over bare world, decode and policy", value=seconds["triage"] / seconds["bare"] - 1, reach=0.1, order="<="),
+        Figure(
+            name="triage over bare world, decode and policy",
+            value=seconds["triage"] / seconds["bare"] - 1,
+            reach=0.1,
+            order="<=",
+        ),
         Figure(name="triage rollouts per core-second", value=BATCH / seconds["triage"], unit="1/s"),
     ]
-    write("world_speed", figures=figures, seeds=[0], details={"core_seconds": seconds, "batch": BATCH, "horizon": horizon})
+    write(
+        "world_speed", figures=figures, seeds=[0], details={"core_seconds": seconds, "batch": BATCH, "horizon": horizon}
+    )
 
 
 if __name__ == "__main__":

@@ -21,16 +21,24 @@ MIXTURES = ("auto", "push", "demonstrations", "general")
 
 
 def collect(
-    env: Annotated[str, typer.Option(help="push, a registered Gymnasium id, or module:function that makes one.")] = "push",
+    env: Annotated[
+        str, typer.Option(help="push, a registered Gymnasium id, or module:function that makes one.")
+    ] = "push",
     episodes: Annotated[int, typer.Option(help="Episodes the dataset shall hold in the end.")] = 200,
-    out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path("data/push"),
+    out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path(
+        "data/push"
+    ),
     seed: Annotated[int, typer.Option(help="Everything follows from it and the episode's number.")] = 0,
     behaviours: Annotated[str, typer.Option(help=f"Who acts: {', '.join(MIXTURES)}.")] = "auto",
     camera: Annotated[str | None, typer.Option(help="Which of several cameras.")] = None,
     image_px: Annotated[int | None, typer.Option(help="Side to which frames are resized.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Longest episode; needed where the environment has no limit.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Longest episode; needed where the environment has no limit.")
+    ] = None,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try two episodes and say what the rest would cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try two episodes and say what the rest would cost.")
+    ] = False,
 ) -> None:
     """Record episodes: failures, noise and contact included, one durable episode after the other.
 
@@ -43,10 +51,14 @@ def collect(
     console = Console()
     if dry_run:
         cost = recording.estimate(make, mixture, episodes=episodes, seed=seed, view=view)
-        console.print(f"{episodes} episodes: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, about {cost.seconds:.0f} core-seconds.")
+        console.print(
+            f"{episodes} episodes: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, about {cost.seconds:.0f} core-seconds."
+        )
         return
     made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, view=view)
-    console.print(f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}", highlight=False)
+    console.print(
+        f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}", highlight=False
+    )
     console.print(f"Next: worldsim train world data={out} out=worlds/{out.name}", highlight=False)
 
 
@@ -63,7 +75,9 @@ def environment(name: str) -> Callable[[], gymnasium.Env[Any, Any]]:
         try:
             made: Callable[[], gymnasium.Env[Any, Any]] = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
-            raise InvalidInputError(f"{name!r} could not be imported ({error}). Give module:function, importable from here.") from error
+            raise InvalidInputError(
+                f"{name!r} could not be imported ({error}). Give module:function, importable from here."
+            ) from error
         return made
     if name not in gymnasium.registry:
         raise unknown_name("environment", name, [*ALIASES, *gymnasium.registry])

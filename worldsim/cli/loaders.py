@@ -81,8 +81,13 @@ def arenas(world: LatentWorld, ref: Ref, *, truth: int, roundtrip: int) -> list[
     lender = functools.partial(load_world, ref.source)
     bare = LoadBorrowed(world=functools.partial(simulator, world.spec.task_id), lender=lender)
     through = LoadRoundTrip(world=bare, roundtrip=functools.partial(codec, ref.source))  # type: ignore[arg-type]
-    there = Ref(name=world.spec.task_id, digest=storage.digest_bytes(world.spec.task_id.encode()), source=world.spec.task_id)
-    seen = Ref(name=f"{there.name} seen through {ref.name}", digest=storage.digest_bytes(f"{there.digest}{ref.digest}".encode()))
+    there = Ref(
+        name=world.spec.task_id, digest=storage.digest_bytes(world.spec.task_id.encode()), source=world.spec.task_id
+    )
+    seen = Ref(
+        name=f"{there.name} seen through {ref.name}",
+        digest=storage.digest_bytes(f"{there.digest}{ref.digest}".encode()),
+    )
     made = [Arena(kind="truth", world=there, load=bare, episodes=truth)] if truth else []
     return made + ([Arena(kind="roundtrip", world=seen, load=through, episodes=roundtrip)] if roundtrip else [])
 

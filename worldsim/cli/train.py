@@ -8,12 +8,12 @@ from rich.console import Console
 from worldsim.cli.progress import advance, bars
 from worldsim.errors import missing_extra, unknown_name
 
-RECIPES = ("world", "policy", "bank")
+RECIPES = ("world", "policy")
 
 
 def train(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="What to train: world, policy or bank.", metavar="WHAT")],
+    what: Annotated[str, typer.Argument(help="What to train: world or policy.", metavar="WHAT")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
     """Train a world or policies from a dataset; the same command continues after a kill.
@@ -24,7 +24,7 @@ def train(
 
         worldsim train world data=data/push out=worlds/conv tokenizer.name=haar_pca predictor.name=conv
 
-        worldsim train policy data=data/expert out=policies/bc
+        worldsim train policy data=data/demonstrations out=policies/bc checkpoints=[200,600] seeds=[0,1]
 
     --dry-run prints all settings with their defaults.
     """

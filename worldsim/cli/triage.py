@@ -18,20 +18,28 @@ from worldsim.cli.progress import advance, bars
 def triage(
     policies: Annotated[
         list[str] | None,
-        typer.Argument(help="Policy folders, folders full of them, LeRobot runs, globs, module:function. None: the shipped bank."),
+        typer.Argument(
+            help="Policy folders, folders full of them, LeRobot runs, globs, module:function. None: the shipped bank."
+        ),
     ] = None,
     world: Annotated[str, typer.Option(help="World folder, or the name of a shipped world.")] = "push",
-    k: Annotated[int | None, typer.Option(help="How many best are wanted. [default: 10, or a sixth of the policies]")] = None,
+    k: Annotated[
+        int | None, typer.Option(help="How many best are wanted. [default: 10, or a sixth of the policies]")
+    ] = None,
     budget: Annotated[int | None, typer.Option(help="Rollouts in the world. [default: 40 per policy]")] = None,
     allocator: Annotated[str, typer.Option(help="halving, uniform, kl-lucb or thompson.")] = "halving",
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/triage"),
-    truth: Annotated[int | None, typer.Option(help="Paired simulator episodes per policy, 0 for none. [default: 12 where possible]")] = None,
+    truth: Annotated[
+        int | None, typer.Option(help="Paired simulator episodes per policy, 0 for none. [default: 12 where possible]")
+    ] = None,
     roundtrip: Annotated[int, typer.Option(help="Simulator episodes per policy on encoded and decoded frames.")] = 0,
     videos: Annotated[int, typer.Option(help="Films of each kind in the report.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the episode table.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes. [default: one per core, at most 8]")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a policy counts as hung.")] = 120.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run will cost and can tell, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run will cost and can tell, and stop.")
+    ] = False,
 ) -> None:
     """Rank policy checkpoints inside a learned world, with honest confidence.
 
@@ -81,9 +89,7 @@ def triage(
             note = f"crashed: {', '.join(news.crashed)}" if news.crashed else ""
             advance(progress, f"{news.kind} rollouts", done=news.done, total=news.planned, note=note)
 
-        results = run(
-            request, load_world=load, load_policy=loaders.policy_of, out=out, arenas=arenas, progress=tell
-        )
+        results = run(request, load_world=load, load_policy=loaders.policy_of, out=out, arenas=arenas, progress=tell)
         pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
         real = next((a.load for a in arenas if a.kind == "truth"), None)
         clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real) if videos else []
@@ -113,5 +119,7 @@ def _tell_agreement(say: Callable[[str], None], truth: object) -> None:
     if not isinstance(truth, Truth):
         return
     for name, agreement in (("success", truth.success), ("progress", truth.progress)):
-        parts = [str(e) for e in (agreement.pearson, agreement.spearman, agreement.mmrv)]
+        if agreement is None:
+            continue
+        parts = [str(e) for e in (agreement[n] for n in ("pearson", "spearman", "mmrv"))]
         say(f"Agreement with the simulator, {name}: {'; '.join(parts)}")

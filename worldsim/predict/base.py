@@ -13,11 +13,15 @@ from worldsim.data.clips import Clip
 
 @runtime_checkable
 class Predictor(Protocol):
-    """An `nn.Module` that predicts one step. Its config has `latent_shape`, `history`, `action_dim` and `proprio_dim`."""
+    """An `nn.Module` that predicts one step."""
 
-    config: Any
-    noise_shape: tuple[int, ...] | None
-    """Shape of one episode's noise per step, None for a deterministic predictor."""
+    @property
+    def config(self) -> Any:
+        """The config dataclass beside the class; it has `latent_shape`, `history`, `action_dim` and `proprio_dim`."""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...] | None:
+        """Shape of one episode's noise per step, None for a deterministic predictor."""
 
     def predict_with_spread(
         self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None

@@ -58,7 +58,7 @@ class ModulatedBlock(nn.Module):
 class ConvPredictor(nn.Module):
     """Predict the change of the latent grid."""
 
-    noise_shape = None
+    noise_shape: tuple[int, ...] | None = None
 
     change_scale: Tensor
     proprio_mean_P: Tensor
@@ -105,7 +105,9 @@ class ConvPredictor(nn.Module):
         z_BCHW = self.predict(z_BKCHW, proprio_BKP, action_BKA, noise)
         return z_BCHW, z_BCHW.new_zeros(z_BCHW.shape[0])
 
-    def loss(self, clip: Clip, unroll: int, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, clip: Clip, unroll: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
         """Squared error of its own rollout, in units of the latents' typical change, heavier where the latent moves."""
         k = self.config.history
         z_BKCHW = clip.z_BTCHW[:, :k]

@@ -13,6 +13,7 @@ F features, O=3 motion (x and y in image half-widths, turn in radians, in the la
 """
 
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -58,7 +59,7 @@ class MemberMLP(nn.Module):
         super().__init__()
         self.weight = nn.ParameterList()
         self.bias = nn.ParameterList()
-        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             gain = 0.01 if i == len(sizes) - 2 else math.sqrt(2)
             self.weight.append(torch.randn(members * layers, fan_in, fan_out) * gain / math.sqrt(fan_in))
             self.bias.append(torch.zeros(members * layers, 1, fan_out))
@@ -82,7 +83,7 @@ def _rotate(vector: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class RigidPredictor(nn.Module):
     """Predict the next poses from K past poses and actions."""
 
-    noise_shape = None
+    noise_shape: tuple[int, ...] | None = None
 
     motion_scale_LO: Tensor
 
@@ -104,7 +105,9 @@ class RigidPredictor(nn.Module):
         present_N = (z_NTLP[..., :2].abs() < ABSENT / 2).flatten(1).all(1)
         motion = self._motions(z_NTLP[None, present_N])[0]
         spread = motion.flatten(0, 1).square().mean(0).sqrt()
-        plane = spread[:, :2].square().mean(1, keepdim=True).sqrt().expand(-1, 2)  # x and y must share a scale to rotate
+        plane = (
+            spread[:, :2].square().mean(1, keepdim=True).sqrt().expand(-1, 2)
+        )  # x and y must share a scale to rotate
         self.motion_scale_LO.copy_(torch.cat([plane, spread[:, 2:]], dim=1).clamp_min(1e-3))
 
     def _angles(self, z_LP: Tensor) -> Tensor:
@@ -195,7 +198,9 @@ class RigidPredictor(nn.Module):
         """Next poses [B, 4 L, 1, 1]; see `predict_with_spread`."""
         return self.predict_with_spread(z_BKCHW, proprio_BKP, action_BKA, noise_BCHW)[0]
 
-    def loss(self, clip: Clip, unroll: int, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, clip: Clip, unroll: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
         """Error of every member's own `unroll`-step rollout, in pixels of a 64-pixel frame (Huber, knee at one pixel).
 
         Args:
@@ -206,14 +211,18 @@ class RigidPredictor(nn.Module):
         k = self.config.history
         z_BTD = clip.z_BTCHW[..., 0, 0]
         z_MBKD = z_BTD[None, :, :k].expand(self.config.members, -1, -1, -1)
-        scale_D = z_BTD.new_tensor([1.0, 1.0, self.config.lever, self.config.lever]).repeat(len(self.config.orders)) * 32
+        scale_D = (
+            z_BTD.new_tensor([1.0, 1.0, self.config.lever, self.config.lever]).repeat(len(self.config.orders)) * 32
+        )
         present_B = (z_BTD.unflatten(-1, (-1, POSE))[..., :2].abs() < ABSENT / 2).flatten(1).all(1)
         total, error = z_BTD.new_zeros(()), 0.0
         for h in range(unroll):
             z_MBD = self.predict_members(z_MBKD, clip.action_BTA[:, h : h + k])
             target_MBD = z_BTD[None, :, k + h].expand_as(z_MBD)
             miss_MBD = F.smooth_l1_loss(z_MBD * scale_D, target_MBD * scale_D, reduction="none")
-            total = total + miss_MBD[:, present_B].sum() / (present_B.sum().clamp_min(1) * z_MBD.shape[0] * z_MBD.shape[2])
+            total = total + miss_MBD[:, present_B].sum() / (
+                present_B.sum().clamp_min(1) * z_MBD.shape[0] * z_MBD.shape[2]
+            )
             z_MBKD = torch.cat([z_MBKD[:, :, 1:], z_MBD[:, :, None]], dim=2)
         if unroll:
             miss = (z_MBD.detach() - target_MBD)[:, present_B].unflatten(-1, (-1, POSE))[..., :2]

@@ -12,8 +12,13 @@ from torch import Tensor
 class Tokenizer(Protocol):
     """An `nn.Module` that encodes frames in [-1, 1] into latents and draws them back."""
 
-    config: Any
-    temporal_stride: int
+    @property
+    def config(self) -> Any:
+        """The config dataclass beside the class; rebuilds the tokenizer but its weights."""
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames per latent frame."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -62,7 +62,8 @@ def color_peaks(x_NCHW: Tensor, background_CHW: Tensor, *, most: int) -> list[Te
     changed = (x_NCHW - background_CHW).abs().amax(1, keepdim=True) > CHANGED
     inner = -F.max_pool2d(-changed.float(), 3, stride=1, padding=1) > 0.5
     pixels_MC = x_NCHW.movedim(1, -1)[inner[:, 0]]
-    total, peaks = pixels_MC.shape[0], []
+    total = pixels_MC.shape[0]
+    peaks: list[Tensor] = []
     while len(peaks) < most and pixels_MC.shape[0] > max(0.02 * total, 200):
         bins = ((pixels_MC + 1) * 8).floor().long().clamp(0, 15)
         code = (bins[:, 0] * 16 + bins[:, 1]) * 16 + bins[:, 2]
@@ -107,7 +108,9 @@ def _window(a_NHW: Tensor, center_N2: Tensor) -> int:
     height, width = a_NHW.shape[-2:]
     xs = torch.arange(width) - (width - 1) / 2
     ys = torch.arange(height) - (height - 1) / 2
-    distance = ((xs[None, None] - center_N2[:, :1, None]) ** 2 + (ys[None, :, None] - center_N2[:, 1:, None]) ** 2).sqrt()
+    distance = (
+        (xs[None, None] - center_N2[:, :1, None]) ** 2 + (ys[None, :, None] - center_N2[:, 1:, None]) ** 2
+    ).sqrt()
     reach = (distance * (a_NHW > 0.5)).flatten(1).amax(1).quantile(0.5)
     return min(2 * math.ceil(float(reach)) + 5, 2 * min(height, width) - 1)
 

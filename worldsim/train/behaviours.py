@@ -51,7 +51,9 @@ def push_demonstrations(action: ActionSpec) -> tuple[Behaviour, ...]:
     made = []
     for noise, memory in ((0.0, 0.0), (0.2, 0.0), (0.35, 0.6), (0.5, 0.8)):
         how = Degradation(noise=noise, noise_memory=memory)
-        made.append(Behaviour(name=f"expert_noise_{noise:g}", policy=DegradedPolicy(PushExpert(), action=action, how=how)))
+        made.append(
+            Behaviour(name=f"expert_noise_{noise:g}", policy=DegradedPolicy(PushExpert(), action=action, how=how))
+        )
     return tuple(made)
 
 

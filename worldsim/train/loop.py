@@ -102,7 +102,12 @@ def fit(
 
 
 def _save(
-    model: nn.Module, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, path: Path, step: int, spent: float
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    step: int,
+    spent: float,
 ) -> None:
     """Write weights and optimiser state as one atomic folder."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -125,7 +130,9 @@ def _resume(
         prefix = f"optimizer.{name}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not state:
-            raise StorageError(f"{path} lacks the optimiser state of {name!r}. Delete the folder to train this stage anew.")
+            raise StorageError(
+                f"{path} lacks the optimiser state of {name!r}. Delete the folder to train this stage anew."
+            )
         device = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
         optimizer.state[parameter] = device  # type: ignore[index]
     return int(config["step"]), float(config["core_seconds"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.train.loop import Watch
+from worldsim.train.policy import TrainPolicy, train_policy
 from worldsim.train.world import TrainWorld, train_world
 
 
@@ -17,7 +18,7 @@ class Recipe:
     make: Callable[..., Path]
 
 
-RECIPES = {"world": Recipe(TrainWorld, train_world)}
+RECIPES = {"world": Recipe(TrainWorld, train_world), "policy": Recipe(TrainPolicy, train_policy)}
 
 
 def run(what: str, config: Any, *, watch: Watch | None = None) -> Path:

@@ -8,11 +8,9 @@ Shape legend: N frames of a sample, F frames of an episode, C H W pixels, c h w 
 """
 
 import dataclasses
-import fcntl
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,10 @@ from worldsim import storage
 from worldsim.data.cache import EncodedEpisodes, encode_episodes
 from worldsim.data.clips import Clip, Clips
 from worldsim.data.dataset import Dataset, open_dataset
-from worldsim.errors import InvalidInputError, StorageError
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
 from worldsim.tokenizers.base import Tokenizer
+from worldsim.train.claim import claimed
 from worldsim.train.figures import held_out_figures
 from worldsim.train.loop import Schedule, Watch, fit
 from worldsim.train.tokenizer import TokenizerRecipe, to_model, train_tokenizer
@@ -104,7 +102,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
     dataset = open_dataset(Path(config.data), camera=config.camera or None)
-    with _exclusive(work, config, dataset.digest):
+    with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         torch.manual_seed(config.seed)
         tokenizer, seconds = train_tokenizer(
             _training_frames(dataset), config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch
@@ -127,26 +125,6 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
         world.save_pretrained(out, manifest=manifest)
     shutil.rmtree(work, ignore_errors=True)
     return out
-
-
-@contextmanager
-def _exclusive(work: Path, config: TrainWorld, digest: str) -> Iterator[None]:
-    """Hold the working folder for one run, and make sure it belongs to this very request."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(f"Another run is training in {work}. Wait for it, or choose another out=.") from error
-        request = {"config": storage.to_json(config), "data_digest": digest}
-        path = work / "request.json"
-        if path.exists() and storage.read_json(path) != storage.to_json(request):
-            raise InvalidInputError(
-                f"{work} was begun with another configuration or other data. Repeat that command to continue it, "
-                "or delete the folder to start anew."
-            )
-        storage.write_json(path, storage.to_json(request))
-        yield
 
 
 def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
@@ -190,7 +168,12 @@ def _clips(encoded: EncodedEpisodes, history: int, dataset: Dataset) -> Clips:
 
 
 def _train_predictor(
-    encoded: EncodedEpisodes, tokenizer: Tokenizer, dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None
+    encoded: EncodedEpisodes,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    config: TrainWorld,
+    work: Path,
+    watch: Watch | None,
 ) -> tuple[Predictor, float]:
     """Train the predictor on windows of latents, over longer and longer rollouts of its own."""
     recipe = config.predictor
@@ -224,12 +207,19 @@ def _train_predictor(
 
     assert isinstance(predictor, nn.Module)
     predictor.to(config.device)
-    seconds = fit(predictor, loss_at, recipe.schedule, folder=work / "predictor", stage=f"predictor {name}", watch=watch)
+    seconds = fit(
+        predictor, loss_at, recipe.schedule, folder=work / "predictor", stage=f"predictor {name}", watch=watch
+    )
     return predictor, seconds
 
 
 def _train_heads(
-    encoded: EncodedEpisodes, tokenizer: Tokenizer, dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None
+    encoded: EncodedEpisodes,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    config: TrainWorld,
+    work: Path,
+    watch: Watch | None,
 ) -> tuple[Heads, float]:
     """Train the heads on encoded frames."""
     heads = Heads(
@@ -256,7 +246,12 @@ def _to(clip: Clip, device: str) -> Clip:
 
 
 def _assemble(
-    tokenizer: Tokenizer, predictor: Predictor, heads: Heads, dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes
+    tokenizer: Tokenizer,
+    predictor: Predictor,
+    heads: Heads,
+    dataset: Dataset,
+    config: TrainWorld,
+    held_out: EncodedEpisodes,
 ) -> LatentWorld:
     """Put the parts together, with starts from held-out episodes."""
     height, width = dataset.image_size

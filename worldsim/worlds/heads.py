@@ -47,7 +47,11 @@ class Heads(nn.Module):
             size = 2 * channels
         else:
             self.features = nn.Sequential(
-                nn.Conv2d(2 * channels, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten()
+                nn.Conv2d(2 * channels, 32, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(32, 32, 3, stride=2, padding=1),
+                nn.SiLU(),
+                nn.Flatten(),
             )
             size = 32 * ((height + 1) // 2) * ((width + 1) // 2)
         self.task = _mlp(size, config.width, 2)
@@ -90,7 +94,11 @@ class Heads(nn.Module):
         body = ((proprio - clip.proprio_BTP[:, 1]) / self.proprio_scale_P).square().mean()
         how_far = _labelled(progress.sigmoid(), clip.progress_BT[:, 1], F.mse_loss)
         solved = _labelled(success, clip.success_BT[:, 1], F.binary_cross_entropy_with_logits)
-        figures = {"proprio": float(body.detach()), "progress": float(how_far.detach()), "success": float(solved.detach())}
+        figures = {
+            "proprio": float(body.detach()),
+            "progress": float(how_far.detach()),
+            "success": float(solved.detach()),
+        }
         return 10 * body + 10 * how_far + solved, figures
 
 

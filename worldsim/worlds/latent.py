@@ -71,7 +71,11 @@ class LatentWorld(nn.Module):
             InvalidInputError: The parts disagree about the latent's shape.
         """
         super().__init__()
-        shapes = {"tokenizer": tokenizer.latent_shape, "predictor": predictor.config.latent_shape, "spec": spec.latent_shape}
+        shapes = {
+            "tokenizer": tokenizer.latent_shape,
+            "predictor": predictor.config.latent_shape,
+            "spec": spec.latent_shape,
+        }
         if len({tuple(s) for s in shapes.values()}) != 1:
             raise InvalidInputError(f"The parts of a world must share one latent shape; got {shapes}.")
         self.spec = spec
@@ -98,7 +102,9 @@ class LatentWorld(nn.Module):
             InvalidInputError: The world carries none.
         """
         if self.first_observations is None:
-            raise InvalidInputError("This world carries no starts. Pass first observations to reset, or retrain with starts.")
+            raise InvalidInputError(
+                "This world carries no starts. Pass first observations to reset, or retrain with starts."
+            )
         return self.first_observations.select(indices)
 
     @torch.inference_mode()
@@ -134,7 +140,9 @@ class LatentWorld(nn.Module):
                 "Resize frames to the size the world was trained with."
             )
         if tuple(proprio.shape) != (image.shape[0], self.spec.proprio_dim):
-            raise InvalidInputError(f"{STATE} must be [{image.shape[0]}, {self.spec.proprio_dim}]; got {tuple(proprio.shape)}.")
+            raise InvalidInputError(
+                f"{STATE} must be [{image.shape[0]}, {self.spec.proprio_dim}]; got {tuple(proprio.shape)}."
+            )
         return image, proprio
 
     def encode(self, image: Tensor) -> Tensor:
@@ -143,11 +151,15 @@ class LatentWorld(nn.Module):
         return self.tokenizer.encode(x_BCTHW)[:, :, 0]
 
     @torch.inference_mode()
-    def step(self, state: LatentState, action: Tensor) -> tuple[LatentState, WorldStep]:
+    def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
         """Advance every episode by one control period."""
+        if not isinstance(state, LatentState):
+            raise InvalidInputError(f"A latent world continues its own states; got a {type(state).__name__}.")
         action_BA = self.spec.action.normalize(self.spec.action.check(action.to(self.device)))
         if action_BA.shape != (state.batch, self.spec.action.dim):
-            raise InvalidInputError(f"Expected actions [{state.batch}, {self.spec.action.dim}]; got {tuple(action.shape)}.")
+            raise InvalidInputError(
+                f"Expected actions [{state.batch}, {self.spec.action.dim}]; got {tuple(action.shape)}."
+            )
         action_BKA = torch.cat([state.action, action_BA[:, None]], dim=1)
         noise = None
         if self.predictor.noise_shape is not None:
@@ -162,11 +174,15 @@ class LatentWorld(nn.Module):
             action=action_BKA[:, 1:],
         )
         step = WorldStep(
-            latent=z_BCHW, proprio=proprio_BP, progress=progress_B.sigmoid(), success=success_B.sigmoid(), uncertainty=spread_B
+            latent=z_BCHW,
+            proprio=proprio_BP,
+            progress=progress_B.sigmoid(),
+            success=success_B.sigmoid(),
+            uncertainty=spread_B,
         )
         return following, step
 
-    def rollout(self, state: LatentState, actions: Tensor) -> tuple[LatentState, Rollout]:
+    def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
         """Advance open loop through actions [B, T, A]."""
         steps = []
         for t in range(actions.shape[1]):

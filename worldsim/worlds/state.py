@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldStep
+from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.worlds.latent import LatentState, LatentWorld
 
 
@@ -36,7 +36,7 @@ class StateWorld(LatentWorld):
         return self._remember(z_BCTHW[:, :, 0], starts[STATE], keys)
 
     @torch.inference_mode()
-    def step(self, state: LatentState, action: Tensor) -> tuple[LatentState, WorldStep]:
+    def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
         """Advance; the step also carries `true_state` [B, E]."""
         following, step = super().step(state, action)
         true_state = self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0]
@@ -49,4 +49,3 @@ class StateWorld(LatentWorld):
             InvalidInputError: Always; use a latent world or the simulator for policies that read IMAGE.
         """
         raise InvalidInputError(f"A state world cannot draw frames. Policies that need {IMAGE} need a latent world.")
-
