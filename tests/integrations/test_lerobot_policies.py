@@ -11,13 +11,15 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
 
+from worldsim.actions import ActionSpec
 from worldsim.errors import PolicyError, StorageError
 from worldsim.integrations.lerobot.checkpoint import lerobot
 from worldsim.integrations.lerobot.policies import load
 from worldsim.policies import randomness
 from worldsim.policies.load import discover, load_policy, policy_digest
 from worldsim.protocols import Policy
-from worldsim.types import IMAGE, STATE, TRUE_STATE
+from worldsim.testing.policies import check_policy
+from worldsim.types import IMAGE, STATE, TRUE_STATE, WorldSpec
 
 pytestmark = pytest.mark.integration
 CAMERA = "observation.images.top"
@@ -198,6 +200,13 @@ def test_noise_depends_on_the_key(built):
     same = {k: v.expand(2, *v.shape[1:]) for k, v in seen(1, 0).items()}
     action, _ = policy.act(same, policy.initial(2), torch.tensor([1, 2]))
     assert not torch.allclose(action[0], action[1])
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_contract(built, kind):
+    spec = ActionSpec(names=("x", "y"), units=("m/s", "m/s"), low=(-1.0, -1.0), high=(1.0, 1.0), rate_hz=10)
+    world = WorldSpec(action=spec, image_size=(PX, PX), latent_shape=(1, 1, 1), proprio_dim=2, horizon=10)
+    check_policy(load(built[kind][0]), world)
 
 
 def test_discovery_and_digest(built, tmp_path):
