@@ -32,6 +32,10 @@ class Recorded(Protocol):
         """[F, H, W, 3]."""
 
     @property
+    def true_state(self) -> NDArray[np.float32] | None:
+        """[F, E], where it is known."""
+
+    @property
     def proprio(self) -> NDArray[np.float32]:
         """[F, P]."""
 
@@ -89,7 +93,7 @@ def encode_episodes(
     episode: Callable[[int], Recorded],
     count: int,
     *,
-    encode: Callable[[Tensor], Tensor],
+    encode: Callable[[Recorded], Tensor],
     normalize: Callable[[Tensor], Tensor],
     path: Path,
     key: str,
@@ -100,7 +104,7 @@ def encode_episodes(
     Args:
         episode: Reads episode i.
         count: How many there are.
-        encode: uint8 frames [N, H, W, 3] -> latents [N, C, H, W].
+        encode: An episode -> its latents [F, C, H, W].
         normalize: Actions in physical units -> [-1, 1].
         path: The cache file's folder.
         key: Digest of dataset and encoder; another key means another cache.
@@ -132,12 +136,11 @@ def encode_episodes(
 
 @torch.inference_mode()
 def _encode(
-    recorded: Recorded, encode: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor]
+    recorded: Recorded, encode: Callable[[Recorded], Tensor], normalize: Callable[[Tensor], Tensor]
 ) -> EncodedEpisode:
     """One episode's latents and numbers."""
-    frames = torch.tensor(recorded.frames)
     return EncodedEpisode(
-        z_FCHW=torch.cat([encode(part) for part in torch.split(frames, BATCH)]).clone(),
+        z_FCHW=encode(recorded).clone(),
         proprio_FP=torch.tensor(recorded.proprio, dtype=torch.float32),
         action_FA=normalize(torch.tensor(recorded.action, dtype=torch.float32)),
         progress_F=torch.tensor(recorded.progress, dtype=torch.float32),

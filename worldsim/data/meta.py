@@ -48,7 +48,7 @@ def write_meta(path: Path, spec: RecordSpec, rows: Sequence[Mapping[str, Any]], 
     """Write everything under `meta/` but worldsim.json, from the episodes' rows."""
     if not rows:
         return
-    names = list(rows[0]["stats"])
+    names = sorted(rows[0]["stats"])
     merged = {k: _shaped(k, merge_stats([r["stats"][k] for r in rows])) for k in names}
     tasks = pa.table({"task_index": pa.array([0], pa.int64()), "task": [spec.task]}).replace_schema_metadata(
         _TASKS_INDEX
@@ -106,7 +106,7 @@ def _episode_table(spec: RecordSpec, rows: Sequence[Mapping[str, Any]], names: S
     columns["simulator_state"] = pa.array([r["simulator_state"] for r in rows], pa.list_(pa.float64()))
     columns |= {f"meta/episodes/{k}": pa.array([0] * len(rows), pa.int64()) for k in ("chunk_index", "file_index")}
     for name in names:
-        for statistic in rows[0]["stats"][name]:
+        for statistic in sorted(rows[0]["stats"][name]):
             values = [_shaped(name, r["stats"][name])[statistic] for r in rows]
             columns[f"stats/{name}/{statistic}"] = pa.array(values)
     return pa.table(columns)
@@ -126,7 +126,7 @@ def _to_bytes(table: pa.Table) -> bytes:
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=4, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, indent=4, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _replace(path: Path, data: bytes) -> None:

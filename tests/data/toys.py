@@ -1,0 +1,112 @@
+"""Made-up episodes, specs and environments for the tests of the data room."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldsim.actions import ActionSpec
+from worldsim.data.episode import Episode
+from worldsim.data.layout import RecordSpec
+from worldsim.data.writer import episode_writer
+
+ACTION = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.4), high=(0.4, 0.4), rate_hz=10)
+FIELDS = (
+    "frames",
+    "proprio",
+    "action",
+    "success",
+    "progress",
+    "reward",
+    "true_state",
+    "simulator",
+    "seed",
+    "behaviour",
+)
+
+
+def spec(**changes: Any) -> RecordSpec:
+    return RecordSpec(**{"action": ACTION, "image_size": (16, 24), "proprio_dim": 3, "task": "push it", **changes})
+
+
+def episode(index: int, *, steps: int = 6, true_state_dim: int = 0, size: tuple[int, int] = (16, 24)) -> Episode:
+    r = np.random.default_rng(index)
+    rows = steps + 1
+    frames = np.zeros((rows, *size, 3), np.uint8)
+    frames[:, 4:9] = (200, 30, 40)
+    for t in range(rows):
+        frames[t, 2:8, t : t + 6] = (20, 90, 255 - 3 * index)
+    return Episode(
+        frames=frames,
+        proprio=r.normal(size=(rows, 3)).astype(np.float32),
+        action=r.uniform(-0.4, 0.4, (steps, 2)).astype(np.float32),
+        success=(r.random(rows) > 0.5).astype(np.float32),
+        progress=r.random(rows).astype(np.float32),
+        reward=r.normal(size=steps).astype(np.float32),
+        true_state=r.normal(size=(rows, true_state_dim)).astype(np.float32) if true_state_dim else None,
+        simulator=r.normal(size=5),
+        seed=100 + index,
+        behaviour=f"b{index % 2}",
+    )
+
+
+def write(path: Path, count: int, **changes: Any) -> Path:
+    with episode_writer(path, spec(**changes)) as writer:
+        for i in range(writer.count, count):
+            writer.write(episode(i, steps=4 + i, true_state_dim=changes.get("true_state_dim", 0)))
+    return path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def child_env() -> dict[str, str]:
+    """Environment of a child process that imports worldsim and, as `toys`, this file."""
+    here = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)])}
+
+
+class DotEnv(gymnasium.Env[Any, Any]):
+    """A dot driven about by its velocity, and a block that it pushes along; everything a dataset can hold."""
+
+    metadata = {"render_fps": 10, "task": "Push the block."}
+    action_spec = ACTION
+
+    def __init__(self, steps: int = 8) -> None:
+        self.observation_space = gymnasium.spaces.Dict(
+            pixels=gymnasium.spaces.Box(0, 255, (16, 24, 3), np.uint8),
+            agent_pos=gymnasium.spaces.Box(-1, 1, (3,), np.float32),
+        )
+        self.action_space = gymnasium.spaces.Box(-0.4, 0.4, (2,), np.float32)
+        self.steps = steps
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.dot, self.block, self.t = self.np_random.uniform(0.2, 0.8, 2), self.np_random.uniform(0.3, 0.7, 2), 0
+        return self.observe(), self.info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.dot = np.clip(self.dot + 0.3 * np.asarray(action, float), 0, 1)
+        if np.linalg.norm(self.dot - self.block) < 0.2:
+            self.block = np.clip(self.block + 0.3 * np.asarray(action, float), 0, 1)
+        self.t += 1
+        info = self.info()
+        return self.observe(), info.get("progress", 0.0), False, self.t >= self.steps, info
+
+    def observe(self) -> dict[str, Any]:
+        frame = np.full((16, 24, 3), 230, np.uint8)
+        for (y, x), colour in ((self.block, (200, 30, 30)), (self.dot, (30, 30, 220))):
+            row, column = int(y * 13), int(x * 21)
+            frame[row : row + 3, column : column + 3] = colour
+        return {"pixels": frame, "agent_pos": np.array([*self.dot, 0], np.float32)}
+
+    def info(self) -> dict[str, Any]:
+        away = float(np.linalg.norm(self.block - 0.5))
+        return {"is_success": away < 0.1, "progress": max(0.0, 1 - away)}
+
+    def get_state(self) -> Any:
+        return np.array([*self.dot, *self.block])
