@@ -1,4 +1,7 @@
-"""Casting rays into a MuJoCo scene from its camera, on every MuJoCo from 3.3 on.
+"""Casting rays into a MuJoCo scene from its camera.
+
+MuJoCo 3.5 is the first whose mj_multiRay gives normals, and the first that never overlooks a geom (before, its culling
+lost some when looking straight down).
 
 The arithmetic here treats each ray by itself, so a ray's result is the same bits whichever others are cast with it.
 Not for colours: that is `worldsim.envs.shading`.
@@ -10,13 +13,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.envs.surface import surface_normals
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
-
-RAYS_GIVE_NORMALS = "normal:" in (mujoco.mj_multiRay.__doc__ or "")
-"""Whether this MuJoCo's mj_multiRay takes a `normal` argument: 4.x does, 3.3 does not."""
 
 
 def cast(
@@ -42,16 +40,21 @@ def cast(
         Geom [N] (-1 for none), distance [N] in metres, unit normal [N, 3] (zero where nothing was hit or unwanted).
     """
     count = len(rays_n3)
-    geom_n, dist_n = np.full(count, -1, np.int32), np.zeros(count)
-    normal_n3: Floats = np.zeros((count, 3))
-    origin = data.cam_xpos[camera]
-    head = (model, data, origin, rays_n3.reshape(-1), groups, True, -1, geom_n, dist_n)
-    if RAYS_GIVE_NORMALS:
-        mujoco.mj_multiRay(*head, normal_n3.reshape(-1) if normals else None, count, mujoco.mjMAXVAL)
-    else:
-        mujoco.mj_multiRay(*head, count, mujoco.mjMAXVAL)
-        if normals:
-            normal_n3 = surface_normals(model, data, geom_n, origin + dist_n[:, None] * rays_n3, rays_n3)
+    geom_n, dist_n, normal_n3 = np.full(count, -1, np.int32), np.zeros(count), np.zeros((count, 3))
+    mujoco.mj_multiRay(
+        model,
+        data,
+        data.cam_xpos[camera],
+        rays_n3.reshape(-1),
+        groups,
+        True,
+        -1,
+        geom_n,
+        dist_n,
+        normal_n3.reshape(-1) if normals else None,
+        count,
+        mujoco.mjMAXVAL,
+    )
     return geom_n, dist_n, normal_n3
 
 

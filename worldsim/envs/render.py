@@ -51,8 +51,7 @@ def camera_id(model: mujoco.MjModel, camera: int | str) -> int:
 
 def _perspective(model: mujoco.MjModel, camera: int) -> int:
     """The camera's number, if rays can leave from one point."""
-    projection = getattr(model, "cam_projection", getattr(model, "cam_orthographic", None))
-    if projection is not None and int(projection[camera]) != 0:
+    if int(model.cam_projection[camera]) != int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE):
         raise InvalidInputError(
             f"Camera {camera} is orthographic; rays leave from one point. Use a distant camera with a narrow fovy."
         )

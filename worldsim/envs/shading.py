@@ -70,10 +70,7 @@ class Lamps:
         on = np.flatnonzero(model.light_active)
         head = model.vis.headlight
         axis = data.cam_xmat[camera].reshape(3, 3)[:, 2]
-        if hasattr(model, "light_type"):
-            placed = np.asarray(model.light_type)[on] != int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
-        else:
-            placed = ~np.asarray(model.light_directional, bool)[on]
+        placed = np.asarray(model.light_type)[on] != int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
         lit = bool(head.active)
         return cls(
             ambient=model.light_ambient[on].sum(axis=0) + lit * head.ambient,
