@@ -130,6 +130,22 @@ def test_disattenuation_undoes_the_noise_even_where_it_is_shared():
         assert np.mean(errors) == pytest.approx(0, abs=0.02)
 
 
+def test_bias_spread_is_that_of_endless_rollouts_even_where_noise_is_shared():
+    random, found = np.random.default_rng(14), {False: [], True: []}
+    for _ in range(40):
+        rates = random.uniform(0.3, 0.7, 60)
+        other = rates + random.normal(0, 0.08, 60)
+        luck = random.random((60, 40))
+        for matched in found:
+            again = luck if matched else random.random((60, 40))
+            means = attenuation.policy_means(
+                (luck < rates[:, None]) * 1.0, (again < other[:, None]) * 1.0, matched=matched
+            )
+            found[matched].append(attenuation.bias_spread(means))
+    for spreads in found.values():
+        assert np.mean(spreads) == pytest.approx(0.08, abs=0.008)
+
+
 def test_intervals_of_correlation_and_error_cover():
     random, policies, n, paths = np.random.default_rng(5), 24, 100, 150
 

@@ -106,6 +106,14 @@ def test_budgets_are_kept_and_nothing_is_asked_twice(name, seed, budget, k):
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
+@given(budget=st.integers(8, 300))
+@settings(max_examples=10)
+def test_an_allocator_keeps_its_own_budget_when_there_is_room_for_more(name, budget):
+    allocator = build(name, budget=budget)
+    assert Replay(RATES, allocator.table_size(8)).run(allocator, 100_000).rollouts <= budget
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
 def test_a_short_table_ends_the_run_instead_of_breaking_it(name):
     evidence = Replay(RATES, 3).run(build(name, budget=400), 400)
     assert evidence.count.max() == 3
@@ -163,6 +171,16 @@ def test_a_round_is_judged_on_its_own_episodes_only():
     ahead = opening.add([Outcome(policy=1, episode=first + i, success=1.0, progress=1.0) for i in range(30)])
     asked = {p for p, _ in allocator.next(opening, 400)}
     assert {p for p, _ in allocator.next(ahead, 400)} - {1} == asked - {1}
+
+
+@given(st.integers(0, 300))
+@settings(max_examples=20)
+def test_episodes_beyond_a_round_do_not_tilt_its_judgement(seed):
+    allocator, replay = SequentialHalving(k=2, budget=800, keep=0.5), Replay(np.linspace(0.4, 0.6, 16), 300, seed=seed)
+    first = allocator.rounds(16)[0].episodes
+    opening = replay.roll(replay.blank(), [(p, e) for p in range(16) for e in range(first)])
+    later = replay.roll(opening, [(p, e) for p in range(16) for e in range(250, 300)])
+    assert {p for p, _ in allocator.next(opening, 800)} == {p for p, _ in allocator.next(later, 800)}
 
 
 def test_halving_finds_more_of_the_best_than_uniform_does():
