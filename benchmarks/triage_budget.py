@@ -26,7 +26,7 @@ POLICIES, K = 1000, 10
 SWEEPS = {"wide": (2.0, 3.0), "narrow": (30.0, 30.0), "sparse": (0.6, 3.0), "rare": (0.3, 8.0)}
 CLAIMED = ("wide", "narrow", "sparse")
 UNIFORM = (50, 100, 200, 400, 800, 1600, 3200)  # rollouts per checkpoint
-HALVING = {20: 100, 50: 150, 100: 300}  # rollouts per checkpoint -> replicas
+HALVING = {20: 100, 50: 150, 100: 200}  # rollouts per checkpoint -> replicas
 JUDGED = 100  # the budget at which the claim is judged
 UNIFORM_REPLICAS, RARE_REPLICAS, RARE_BUDGET = 400, 100, 5
 REACH = 8.0
@@ -122,7 +122,7 @@ def measure(name: str) -> tuple[list[Figure], dict[str, object]]:
         Figure(name=f"{name}: recall, uniform at {8 * JUDGED}", value=uniform[8 * JUDGED][0]),
     ]
     for budget in sorted(HALVING, reverse=True):
-        what = f"{name}: uniform needs so many times, at {budget}"
+        what = f"{name}: rollouts, uniform over halving at {budget}"
         figures.append(Figure(name=what, value=factor[budget], reach=REACH if budget == JUDGED else None))
     curves = {"uniform_recall_and_error": uniform, "halving_recall_and_error": halving, "factor": factor}
     return figures, dict(curves)
