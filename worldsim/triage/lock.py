@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from pathlib import Path
 from worldsim.errors import StorageError
 
 LOCK = "run.lock"
+_PATIENCE_S = 0.5  # a process that is just ending holds its lock a moment longer
+_PAUSE_S = 0.02
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 def _take(handle: int, path: Path) -> None:
     """Lock the file and write who holds it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(handle)
     except BlockingIOError as error:
         raise StorageError(
             f"{path.parent} is in use by another run ({_holder(handle)}). Wait for it to end, or choose another folder."
@@ -64,6 +67,20 @@ def _take(handle: int, path: Path) -> None:
         raise StorageError(
             f"Could not write {path}: {error.strerror or error}. Free space or choose another place."
         ) from error
+
+
+def _flock(handle: int) -> None:
+    """Take the lock at once, or after a moment's patience."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 def _holder(handle: int) -> str:

@@ -211,6 +211,6 @@ def _told(path: Path) -> Iterator[None]:
 
 def _damaged(path: Path, why: str) -> StorageError:
     return StorageError(
-        f"{path} is damaged ({why}). Restore it from a copy, or move it away and run the same command again to compute "
+        f"{path} is damaged ({' '.join(why.split())}). Restore it from a copy, or move it away and run the same command again to compute "
         "its rollouts anew."
     )

@@ -1,0 +1,331 @@
+import dataclasses
+import functools
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from worldsim.errors import InvalidInputError, PolicyError, StorageError
+from worldsim.triage import run as triage_run
+from worldsim.triage.lock import run_lock
+from worldsim.triage.request import Ref, TriageRequest
+from worldsim.triage.run import Arena, read_ranking, read_results, run
+from worldsim.triage.store import DATABASE
+
+WORLD = functools.partial(ToyWorld, horizon=8)
+ROOT = Path(__file__).parents[2]
+
+
+def request(refs=None, **settings):
+    settings = {"budget": 400, "k": 2, "width": 16, "spare": 1} | settings
+    return TriageRequest(policies=refs or toy_refs(6), world=Ref(name="toy", digest="w"), **settings)
+
+
+def go(out, asked=None, **more):
+    return run(asked or request(), load_world=WORLD, load_policy=load_toy, out=out, **more)
+
+
+def rows(out):
+    connection = sqlite3.connect(out / DATABASE)
+    found = connection.execute("SELECT kind, policy, start, noise, block, success, progress FROM rollouts").fetchall()
+    connection.close()
+    return sorted(found)
+
+
+def loader_that_must_not_run(*_):
+    raise AssertionError("nothing should be loaded")
+
+
+def test_a_run_ranks_by_skill_and_audits_the_winners_on_fresh_episodes(tmp_path):
+    news = []
+    results = go(tmp_path, progress=news.append)
+    ranking = results.ranking
+    assert results.finished and [line.policy for line in ranking.policies[:2]] in ([5, 4], [4, 5])
+    assert read_ranking(tmp_path).digest == ranking.digest == read_results(tmp_path).ranking.digest
+    finalists = np.flatnonzero(results.audit.count)
+    assert len(finalists) == 3 and set(results.audit.count[finalists]) == {80 // 3}
+    assert results.triage.rollouts + results.audit.rollouts <= 400
+    assert not set(results.plan.triage.start) & set(results.plan.audit.start)
+    assert [n.done for n in news] == sorted(n.done for n in news) and news[-1].done == len(rows(tmp_path))
+    assert news[-1].planned == 400 and news[-1].block == "audit"
+
+
+def test_running_again_loads_nothing_and_says_the_same(tmp_path):
+    first = go(tmp_path)
+    before = rows(tmp_path)
+    (tmp_path / "ranking.json").unlink()
+    again = run(request(), load_world=loader_that_must_not_run, load_policy=loader_that_must_not_run, out=tmp_path)
+    assert again.ranking.digest == first.ranking.digest == read_ranking(tmp_path).digest
+    assert rows(tmp_path) == before
+
+
+@pytest.mark.parametrize("allocator", ["uniform", "halving", "kl-lucb", "thompson"])
+def test_the_number_of_workers_changes_nothing(tmp_path, allocator):
+    one = go(tmp_path / "one", request(allocator=allocator))
+    two = go(tmp_path / "two", request(allocator=allocator, workers=2))
+    assert one.ranking.digest == two.ranking.digest
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
+    whole = go(tmp_path / "whole")
+    waves = []
+    for patience in range(1, 100):  # stops after 1 wave, then 2 more, then 3 more ...
+        limit = len(waves) + patience
+
+        def count(news, limit=limit):
+            waves.append(news)
+            if len(waves) == limit:
+                raise Stop
+
+        try:
+            part = go(tmp_path / "part", progress=count)
+        except Stop:
+            partial = read_results(tmp_path / "part")
+            assert not partial.finished or partial.ranking.digest == whole.ranking.digest
+            continue
+        break
+    assert patience > 3 and part.ranking.digest == whole.ranking.digest
+    assert rows(tmp_path / "part") == rows(tmp_path / "whole")
+    assert len(waves) == len({w for (w,) in sqlite3.connect(tmp_path / "part" / DATABASE).execute("SELECT wave FROM rollouts")})
+
+
+SCRIPT = """
+import functools, sys
+from pathlib import Path
+from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from worldsim.triage.request import Ref, TriageRequest
+from worldsim.triage.run import run
+if __name__ == "__main__":
+    out, log, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    asked = TriageRequest(policies=toy_refs(6, common="log=" + log), world=Ref(name="toy", digest="w"), budget=400, k=2,
+        width=16, spare=1, workers=workers)
+    world = functools.partial(ToyWorld, horizon=8, delay_s=0.01)
+    print(run(asked, load_world=world, load_policy=load_toy, out=out).ranking.digest)
+"""
+
+
+def test_a_killed_process_loses_only_waves_under_way(tmp_path):
+    log, out = tmp_path / "log", tmp_path / "run"
+    command = [sys.executable, "-c", SCRIPT, str(out), str(log), "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment)
+    while process.poll() is None and (not (out / DATABASE).exists() or len(rows_or_none(out)) < 100):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    safe, begun = rows(out), Counter(log.read_text().split("\n"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    later = Counter(log.read_text().split("\n")) - begun
+    assert not {f"{name_of(row)} {row[3]}" for row in safe} & set(later), "a finished rollout was computed again"
+    assert max((begun + later).values()) <= 2 and sum(v == 2 for v in (begun + later).values()) <= 16
+    assert set(safe) <= set(rows(out))
+    whole = run(
+        request(toy_refs(6, common=f"log={log}")), load_world=WORLD, load_policy=load_toy, out=tmp_path / "whole"
+    )
+    assert done.stdout.strip() == whole.ranking.digest
+
+
+def rows_or_none(out):
+    try:
+        return rows(out)
+    except sqlite3.OperationalError:
+        return []
+
+
+def name_of(row):
+    return {ref.digest: ref.name for ref in toy_refs(6, common=row[1].split()[-1])}[row[1]]
+
+
+def test_a_larger_budget_continues_and_reuses_what_is_known(tmp_path):
+    small = go(tmp_path)
+    before = rows(tmp_path)
+    large = go(tmp_path, request(budget=800))
+    assert set(before) < set(rows(tmp_path)) and large.ranking.rollouts > small.ranking.rollouts
+    fresh = go(tmp_path / "fresh", request(budget=800))
+    assert large.ranking.digest == fresh.ranking.digest
+    assert len(set(rows(tmp_path)) - set(before)) < len(rows(tmp_path / "fresh"))
+    with pytest.raises(InvalidInputError, match="budget: was 800, now 400; it can only grow"):
+        go(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": 1}, "k: was 2, now 1"),
+        ({"seed": 5}, "seed: was 0, now 5"),
+        ({"refs": toy_refs(5)}, "policies no longer given: toy-005"),
+        ({"refs": toy_refs(6, extra=["gain=1"])}, "policies added: toy-006"),
+        ({"refs": toy_refs(6, common="jitter=0.1")}, "policies with other content: toy-000, toy-001"),
+        ({"refs": toy_refs(6)[::-1]}, "policies: the same, in another order"),
+    ],
+)
+def test_another_request_on_the_same_folder_is_refused_by_name(tmp_path, change, words):
+    go(tmp_path)
+    with pytest.raises(InvalidInputError, match=words):
+        go(tmp_path, request(**change))
+    moved = tuple(dataclasses.replace(ref, source=ref.source + " ") for ref in toy_refs(6))
+    go(tmp_path, request(moved, workers=2, timeout_s=9.0))  # what does not decide may change
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    with run_lock(tmp_path), pytest.raises(StorageError, match="in use by another run"):
+        go(tmp_path)
+    go(tmp_path)
+
+
+def test_a_crashed_policy_is_reported_and_the_rest_is_ranked_as_without_it(tmp_path):
+    faults = ["gain=0.4 fault=raise at=5", "gain=0.4 fault=nan", "nonsense"]
+    results = {}
+    for workers in (1, 2):
+        results[workers] = go(tmp_path / str(workers), request(toy_refs(6, extra=faults), workers=workers))
+    assert results[1].ranking.digest == results[2].ranking.digest
+    lines = results[1].ranking.policies
+    assert {line.policy for line in lines[-3:]} == {6, 7, 8}
+    assert {line.failed for line in lines[-3:]} == {
+        "failed at step 5: ValueError: lost the plot, <object object at 0x...>",
+        "failed at step 3: it returned NaN or infinite actions",
+        "could not be loaded: ValueError: not enough values to unpack (expected 2, got 1)",
+    }
+    assert "Traceback" in results[1].failures[6].detail
+    assert {line.policy for line in lines[:2]} == {4, 5}
+
+
+def test_crashed_policies_get_another_chance_on_request(tmp_path):
+    asked = request(toy_refs(6, extra=["gain=0.4"]))
+
+    def flaky(ref):
+        if ref.name == "toy-006":
+            raise ImportError("an extra is missing")
+        return load_toy(ref)
+
+    first = run(asked, load_world=WORLD, load_policy=flaky, out=tmp_path)
+    assert first.failures[6].reason == "could not be loaded: ImportError: an extra is missing"
+    assert 6 in go(tmp_path, asked).failures
+    mended = go(tmp_path, asked, retry_crashed=True)
+    assert not mended.failures
+    assert mended.ranking.digest == go(tmp_path / "fresh", asked).ranking.digest
+
+
+def test_nothing_to_rank(tmp_path):
+    with pytest.raises(PolicyError, match=r"Every one of the 2 policies crashed.*toy-000 failed at step 3"):
+        go(tmp_path, request(toy_refs(0, extra=["fault=nan", "gain=0.1 fault=nan"]), budget=50))
+
+
+def test_equal_checkpoints_are_rolled_out_once(tmp_path):
+    refs = toy_refs(4)
+    copy = dataclasses.replace(refs[3], name="copy")
+    results = go(tmp_path, request((*refs, copy), allocator="uniform"))
+    assert np.array_equal(results.triage.success[3], results.triage.success[4])
+    assert len(rows(tmp_path)) < results.triage.rollouts + results.audit.rollouts
+
+
+def test_other_worlds_are_run_on_the_same_or_on_other_starts(tmp_path):
+    def arena(kind, **more):
+        load = functools.partial(ToyWorld, horizon=8, bias=0.01, **more)
+        return Arena(kind=kind, world=Ref(name=kind, digest=f"{kind} {more}"), load=load, episodes=12)
+
+    apart = dataclasses.replace(arena("other", count=30), paired=False)
+    plain = go(tmp_path)
+    results = go(tmp_path, arenas=[arena("truth"), apart])
+    assert results.ranking.digest == plain.ranking.digest
+    assert results.arenas["truth"].count.tolist() == [12] * 6 == results.arenas["other"].count.tolist()
+    starts = {row[2] for row in rows(tmp_path) if row[0] == "truth"}
+    assert starts == set(results.plan.triage.start[:12].tolist())
+    assert {row[2] for row in rows(tmp_path) if row[0] == "other"} <= set(range(30))
+    shared = results.triage.done[:, :12]
+    near = results.triage.progress[:, :12][shared] - results.arenas["truth"].progress[shared]
+    assert 0 < np.abs(near).mean() < 0.15
+    before = rows(tmp_path)
+    again = go(tmp_path)  # the arenas stay with the run
+    assert again.arenas["truth"].digest == results.arenas["truth"].digest and rows(tmp_path) == before
+    with pytest.raises(InvalidInputError, match="pairing needs the same starts"):
+        go(tmp_path, arenas=[arena("truth", count=30)])
+    with pytest.raises(InvalidInputError, match="Arenas need kinds of their own"):
+        go(tmp_path, arenas=[arena("world")])
+    with pytest.raises(InvalidInputError, match="paired over 5000 episodes"):
+        go(tmp_path, arenas=[dataclasses.replace(arena("truth"), episodes=5000)])
+
+
+def test_a_policy_that_crashes_only_in_the_truth_keeps_its_rank(tmp_path):
+    fails = functools.partial(ToyWorld, horizon=8, bias=float("nan"))
+    results = go(tmp_path, arenas=[Arena(kind="truth", world=Ref(name="t", digest="t"), load=fails, episodes=4)])
+    assert not results.failures and len(results.arena_failures["truth"]) == 6
+    assert results.arenas["truth"].failed.all() and results.ranking.top
+
+
+def test_damaged_folders_are_told(tmp_path):
+    go(tmp_path)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(StorageError, match="not valid JSON"):
+        go(tmp_path)
+    (tmp_path / "plan.json").write_text('{"format": "other"}')
+    with pytest.raises(InvalidInputError, match="Not a triage plan"):
+        read_results(tmp_path)
+    with pytest.raises(StorageError, match="not the folder of a triage run"):
+        read_results(tmp_path / "nowhere")
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(tmp_path, monkeypatch):
+    whole = go(tmp_path / "whole")
+    commits = 0
+
+    def full(self, result, scope):
+        nonlocal commits
+        commits += 1
+        if commits == 4:
+            raise StorageError("database or disk is full")
+        commit(self, result, scope)
+
+    commit = triage_run.Store.commit
+    monkeypatch.setattr(triage_run.Store, "commit", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        go(tmp_path / "part")
+    assert go(tmp_path / "part").ranking.digest == whole.ranking.digest
+
+
+def test_the_plan_is_on_disk_before_the_first_rollout(tmp_path):
+    def look(ref):
+        plan = json.loads((tmp_path / "plan.json").read_text())
+        assert plan["request"]["budget"] == 400 and plan["blocks"]["triage"]["distinct_starts"] > 1
+        assert plan["judge"] == "world-heads-1/end/0.5" and plan["versions"]["torch"]
+        raise Stop
+
+    with pytest.raises(PolicyError, match="could not be loaded: Stop"):
+        run(request(), load_world=WORLD, load_policy=look, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"k": 0}, "k must lie in 1..6"),
+        ({"k": 7}, "k must lie in 1..6"),
+        ({"budget": 5, "audit": 0.0}, "at least one rollout for each of 6 policies"),
+        ({"allocator": "halvign"}, "Did you mean 'halving'"),
+        ({"audit": 1.0}, "audit must lie"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"refs": (*toy_refs(2), *toy_refs(1))}, "repeated names .'toy-000'"),
+        ({"threshold": 2.0}, "threshold"),
+        ({"episodes": 0}, "episodes must be"),
+        ({"judge": "mine"}, "A judge needs both"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_written(tmp_path, wrong, words):
+    from worldsim.errors import WorldsimError
+
+    with pytest.raises(WorldsimError, match=words):
+        go(tmp_path, request(**wrong))
+    assert not (tmp_path / "plan.json").exists()
