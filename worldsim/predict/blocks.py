@@ -45,13 +45,15 @@ class Patchify(nn.Module):
         """Cut."""
         p = self.patch
         cut = x_BCTHW.unflatten(4, (-1, p)).unflatten(3, (-1, p))
-        return cut.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
+        out: Tensor = cut.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
+        return out
 
 
 def unpatchify(y_BThwO: Tensor, patch: int) -> Tensor:
     """Undo the cut for the final layer's order (row, column, channel): [B, T, h, w, P P C] -> [B, C, T, h P, w P]."""
     parts = y_BThwO.unflatten(4, (patch, patch, -1))
-    return parts.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+    out: Tensor = parts.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+    return out
 
 
 class PatchEmbed(nn.Module):
@@ -206,7 +208,8 @@ class Block(nn.Module):
             mixed = self.cross_attn(modulate(x_BTND, shift, scale).flatten(1, 2), context_BLD).unflatten(1, frames)
             x_BTND = x_BTND + gate[:, :, None] * mixed
         shift, scale, gate = (self.adaln_modulation_mlp(wave_BTD) + shared_BTE).chunk(3, dim=-1)
-        return x_BTND + gate[:, :, None] * self.mlp(modulate(x_BTND, shift, scale))
+        out: Tensor = x_BTND + gate[:, :, None] * self.mlp(modulate(x_BTND, shift, scale))
+        return out
 
 
 class FinalLayer(nn.Module):

@@ -137,7 +137,8 @@ class FlowPredictor(nn.Module):
         out_BCHW = self.net(clip_BCFHW, time_BF, condition_BTA=condition_BFA)[:, :, -1].float()
         t = time_B[:, None, None, None]
         spread = t.square() + (1 - t).square()
-        return (2 * t - 1) / spread * x_BCHW + out_BCHW / spread.sqrt()
+        v_BCHW: Tensor = (2 * t - 1) / spread * x_BCHW + out_BCHW / spread.sqrt()
+        return v_BCHW
 
     def context(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is told: history frames [B, C + 1, K, H, W], and each frame's action and proprioception [B, F, A + P].

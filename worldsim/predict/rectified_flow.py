@@ -7,6 +7,7 @@ the model that predicts v is `worldsim.predict.flow`.
 Shape legend: B batch, ... any sample shape.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -68,7 +69,7 @@ def euler(velocity: Velocity, noise: Tensor, grid: list[float]) -> tuple[Tensor,
         the outcome is certain.
     """
     x, aim = noise, noise
-    for i, (now, then) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for i, (now, then) in enumerate(itertools.pairwise(grid)):
         v = velocity(x, now)
         if i == 0:
             aim = x - now * v

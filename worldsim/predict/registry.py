@@ -3,6 +3,7 @@
 from worldsim.predict.base import Predictor
 from worldsim.predict.conv import ConvConfig, ConvPredictor
 from worldsim.predict.flow import FlowConfig, FlowPredictor
+from worldsim.predict.mlp import MLPConfig, MLPPredictor
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.registry import Registry
 
@@ -11,6 +12,7 @@ PREDICTORS: Registry[Predictor] = Registry(
     {
         "conv": (ConvConfig, ConvPredictor),
         "flow": (FlowConfig, FlowPredictor),
+        "mlp": (MLPConfig, MLPPredictor),
         "rigid": (RigidConfig, RigidPredictor),
     },
 )

@@ -22,7 +22,9 @@ def axis_dims(head_dim: int) -> tuple[int, int, int]:
         InvalidInputError: The width is odd or below 6.
     """
     if head_dim < 6 or head_dim % 2:
-        raise InvalidInputError(f"Heads need an even width of at least 6 for three axes; got {head_dim}. Use fewer heads.")
+        raise InvalidInputError(
+            f"Heads need an even width of at least 6 for three axes; got {head_dim}. Use fewer heads."
+        )
     space = head_dim // 6 * 2
     return head_dim - 2 * space, space, space
 

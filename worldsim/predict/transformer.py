@@ -12,7 +12,15 @@ import dataclasses
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.predict.blocks import ActionEmbedding, Block, FinalLayer, PatchEmbed, TimestepEmbedding, Timesteps, unpatchify
+from worldsim.predict.blocks import (
+    ActionEmbedding,
+    Block,
+    FinalLayer,
+    PatchEmbed,
+    TimestepEmbedding,
+    Timesteps,
+    unpatchify,
+)
 from worldsim.predict.rope import axis_dims, rope_angles
 
 
@@ -60,7 +68,9 @@ class DiffusionTransformer(nn.Module):
         """
         super().__init__()
         if config.width % config.heads or config.width % 2:
-            raise InvalidInputError(f"width must be even and a multiple of heads; got {config.width} and {config.heads}.")
+            raise InvalidInputError(
+                f"width must be even and a multiple of heads; got {config.width} and {config.heads}."
+            )
         axis_dims(config.width // config.heads)
         self.config = config
         width = config.width
@@ -89,8 +99,12 @@ class DiffusionTransformer(nn.Module):
         shared_BTE = self.t_embedder[1](wave_BTD)
         if self.config.condition_dim:
             if condition_BTA is None:
-                raise InvalidInputError(f"This network needs a condition of width {self.config.condition_dim} for each frame.")
-            wave_BTD = wave_BTD + self.action_embedder_B_D(condition_BTA.to(dtype))  # before the norm, or blocks never see it
+                raise InvalidInputError(
+                    f"This network needs a condition of width {self.config.condition_dim} for each frame."
+                )
+            wave_BTD = wave_BTD + self.action_embedder_B_D(
+                condition_BTA.to(dtype)
+            )  # before the norm, or blocks never see it
             shared_BTE = shared_BTE + self.action_embedder_B_3D(condition_BTA.to(dtype))
         return self.t_embedding_norm(wave_BTD), shared_BTE
 
@@ -120,7 +134,9 @@ class DiffusionTransformer(nn.Module):
         """
         patch, config = self.config.patch, self.config
         if x_BCTHW.shape[-1] % patch or x_BCTHW.shape[-2] % patch:
-            raise InvalidInputError(f"The latent grid {tuple(x_BCTHW.shape[-2:])} is no multiple of patch={patch}. Use patch=1.")
+            raise InvalidInputError(
+                f"The latent grid {tuple(x_BCTHW.shape[-2:])} is no multiple of patch={patch}. Use patch=1."
+            )
         x_BThwD = self.x_embedder(x_BCTHW)
         grid = x_BThwD.shape[1:4]
         angle_SR = rope_angles(

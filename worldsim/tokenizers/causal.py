@@ -10,6 +10,7 @@ Shape legend: B batch, C channels, T time, H W pixels.
 """
 
 import dataclasses
+import itertools
 import math
 
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ class Stage(nn.Module):
         """Make the stage without a change of resolution; the owner adds `downsamplers` or `upsamplers`."""
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.resnets = nn.ModuleList([ResidualBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.resnets = nn.ModuleList([ResidualBlock(a, b) for a, b in itertools.pairwise(widths)])
         count = blocks if attend else 0
         self.attentions = nn.ModuleList([FrameAttention(out_channels, over_time=False) for _ in range(count)])
         self.temp_attentions = nn.ModuleList([FrameAttention(out_channels, over_time=True) for _ in range(count)])
@@ -164,7 +165,9 @@ class Decoder(nn.Module):
             stage = Stage(widths[i], widths[i + 1], blocks=config.blocks + 1, attend=attend)
             if i < len(widths) - 2:
                 in_time = 0 < i < time + 1
-                stage.upsamplers.append(Upsample(widths[i + 1], space=in_time or (i < space and space > time), time=in_time))
+                stage.upsamplers.append(
+                    Upsample(widths[i + 1], space=in_time or (i < space and space > time), time=in_time)
+                )
                 side *= 2
             self.up_blocks.append(stage)
         self.norm_out = FrameNorm(widths[-1])

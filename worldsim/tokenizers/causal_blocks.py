@@ -15,7 +15,14 @@ from torch import Tensor, nn
 class CausalConv3d(nn.Conv3d):
     """Convolution that looks back in time only, and pads space with zeros on both sides."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: tuple[int, int, int],
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ) -> None:
         """Make the convolution; odd spatial kernels keep the size at stride 1."""
         super().__init__(in_channels, out_channels, kernel, stride=stride)
         self.past = kernel[0] - 1 + 1 - stride[0]
@@ -24,9 +31,16 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, C', T', H', W']."""
+        if x_BCTHW.shape[2] == 1 and self.stride[0] == 1:
+            return self._image(x_BCTHW[:, :, 0])[:, :, None]
         if self.past:
             x_BCTHW = torch.cat([x_BCTHW[:, :, :1].expand(-1, -1, self.past, -1, -1), x_BCTHW], dim=2)
         return super().forward(F.pad(x_BCTHW, (*self.margin, 0, 0)))
+
+    def _image(self, x_BCHW: Tensor) -> Tensor:
+        """A clip of one frame, whose past is itself: the taps along time add up, and a flat convolution is several times faster."""
+        weight = self.weight.sum(2)
+        return F.conv2d(F.pad(x_BCHW, self.margin), weight, self.bias, (self.stride[1], self.stride[2]))
 
 
 class FrameNorm(nn.Module):
@@ -102,8 +116,8 @@ class FrameAttention(nn.Module):
         """[B, C, T, H, W] -> the same shape."""
         height, width = x_BCTHW.shape[-2:]
         h = self.norm(x_BCTHW)
-        tokens = [self._tokens(layer(h)) for layer in (self.to_q, self.to_k, self.to_v)]
-        mixed_BGSC = F.scaled_dot_product_attention(*tokens, is_causal=self.over_time)
+        q, k, v = (self._tokens(layer(h)) for layer in (self.to_q, self.to_k, self.to_v))
+        mixed_BGSC = F.scaled_dot_product_attention(q, k, v, is_causal=self.over_time)
         if self.over_time:  # groups are places, tokens are frames
             mixed = mixed_BGSC.unflatten(1, (height, width)).permute(0, 4, 3, 1, 2)
         else:

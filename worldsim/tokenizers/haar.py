@@ -96,7 +96,9 @@ def check_frames(count: int, stride: int) -> None:
         InvalidInputError: It is not.
     """
     if count < 1 or (count - 1) % stride:
-        raise InvalidInputError(f"Clips must have 1 + k * {stride} frames; got {count}. Cut the clip, or pass one frame.")
+        raise InvalidInputError(
+            f"Clips must have 1 + k * {stride} frames; got {count}. Cut the clip, or pass one frame."
+        )
 
 
 def _analyse(x: Tensor, axes: tuple[int, ...], *, channel: int) -> Tensor:

@@ -110,7 +110,11 @@ class HaarPCATokenizer(nn.Module):
         self.residual: ResidualDecoder | None = None
         if config.width:
             self.residual = ResidualDecoder(
-                channels=config.channels, width=config.width, depth=config.depth, fine_width=config.fine_width, patch=patch
+                channels=config.channels,
+                width=config.width,
+                depth=config.depth,
+                fine_width=config.fine_width,
+                patch=patch,
             )
 
     @property
@@ -120,7 +124,7 @@ class HaarPCATokenizer(nn.Module):
         return (self.config.channels, height // self.patch, width // self.patch)
 
     @property
-    def basis_CD(self) -> Tensor:
+    def basis(self) -> Tensor:
         """The principal components in Haar bands, orthonormal rows [C, D]."""
         return haar_2d(self.kernel_CRPP, levels=self.config.levels).flatten(1)
 
@@ -163,7 +167,8 @@ class HaarPCATokenizer(nn.Module):
         bias = -(weight * self.mean_RPP).sum((1, 2, 3))
         x_NRHW = x_BRTHW.transpose(1, 2).flatten(0, 1)
         z_NChw = F.conv2d(x_NRHW, weight, bias, stride=self.patch)
-        return z_NChw.unflatten(0, (x_BRTHW.shape[0], -1)).transpose(1, 2)
+        z_BCThw: Tensor = z_NChw.unflatten(0, (x_BRTHW.shape[0], -1)).transpose(1, 2)
+        return z_BCThw
 
     def decode(self, z_BCThw: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] -> frames [B, 3, T, H, W], about [-1, 1]."""
@@ -171,7 +176,8 @@ class HaarPCATokenizer(nn.Module):
         x_NRHW = self.decode_linear(z_NChw)
         if self.residual is not None:
             x_NRHW = x_NRHW + self.residual(z_NChw)
-        return x_NRHW.unflatten(0, (z_BCThw.shape[0], -1)).transpose(1, 2)
+        x_BRTHW: Tensor = x_NRHW.unflatten(0, (z_BCThw.shape[0], -1)).transpose(1, 2)
+        return x_BRTHW
 
     def decode_linear(self, z_NChw: Tensor) -> Tensor:
         """The part of `decode` that is linear: [N, C, h, w] -> [N, 3, H, W]."""

@@ -3,6 +3,7 @@
 from worldsim.registry import Registry
 from worldsim.tokenizers.base import Tokenizer
 from worldsim.tokenizers.causal import CausalHaarConfig, CausalHaarTokenizer
+from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.layers import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
 
@@ -11,6 +12,7 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
     {
         "causal_haar": (CausalHaarConfig, CausalHaarTokenizer),
         "haar_pca": (HaarPCAConfig, HaarPCATokenizer),
+        "identity": (IdentityConfig, IdentityTokenizer),
         "layers": (LayersConfig, LayersTokenizer),
     },
 )
