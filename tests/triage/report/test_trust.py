@@ -1,0 +1,110 @@
+import dataclasses
+
+import pytest
+
+from worldsim.triage.agreement import Agreement
+from worldsim.triage.estimate import Estimate
+from worldsim.triage.intervals import Interval
+from worldsim.triage.report import Rate, ReportData, RoundTrip
+from worldsim.triage.report.trust import cautions, reliances
+
+
+def answers(data: ReportData) -> list[str]:
+    return [r.answer for r in reliances(data)]
+
+
+def with_estimates(data: ReportData, *, policies: int | None = None, **values: float) -> ReportData:
+    assert data.truth is not None
+    old: Agreement = data.truth.success
+    new = tuple(
+        Estimate(name=e.name, value=values[e.name], low=values[e.name] - 0.01, high=values[e.name] + 0.01, n=e.n)
+        if e.name in values
+        else e
+        for e in old.estimates
+    )
+    success = dataclasses.replace(old, estimates=new, policies=policies or old.policies)
+    return dataclasses.replace(data, truth=dataclasses.replace(data.truth, success=success))
+
+
+def with_gap(data: ReportData, gap: float) -> ReportData:
+    rows = [
+        RoundTrip(
+            policy=t.policy,
+            direct=Rate(mean=0.8, interval=Interval(0.7, 0.9), rollouts=100),
+            decoded=Rate(mean=0.8 - gap, interval=Interval(0.6, 0.8), rollouts=100),
+        )
+        for t in data.round_trip
+    ]
+    return dataclasses.replace(data, round_trip=tuple(rows))
+
+
+def test_a_good_world_is_relied_on(sample: ReportData) -> None:
+    assert answers(sample) == ["partly", "yes", "yes", "yes"]
+    assert cautions(sample) == ("1 policy crashed and is not ranked; the reasons are below.",)
+
+
+@pytest.mark.parametrize(("value", "answer"), [(0.95, "yes"), (0.8, "partly"), (0.6, "no")])
+def test_order_is_judged_by_pairs_clearly_apart(sample: ReportData, value: float, answer: str) -> None:
+    data = with_estimates(sample, order_accuracy=value)
+    assert answers(data)[1] == answer
+    assert f"{100 * value:.0f}" in reliances(data)[1].reason
+
+
+def test_few_policies_say_nothing_about_order(sample: ReportData) -> None:
+    assert answers(with_estimates(sample, policies=9))[1] == "unknown"
+
+
+@pytest.mark.parametrize(("bias", "answer"), [(0.02, "yes"), (-0.07, "partly"), (0.12, "no"), (-0.12, "no")])
+def test_bias_decides_on_absolute_rates(sample: ReportData, bias: float, answer: str) -> None:
+    data = with_estimates(sample, bias=bias, mean_absolute_error=abs(bias))
+    assert answers(data)[2] == answer
+    way = "optimistic" if bias > 0 else "pessimistic"
+    assert any(way in text for text in cautions(data)) == (answer == "no")
+
+
+@pytest.mark.parametrize(("gap", "answer"), [(0.03, "yes"), (0.08, "partly"), (0.2, "no")])
+def test_a_large_round_trip_gap_forbids_absolute_rates(sample: ReportData, gap: float, answer: str) -> None:
+    data = with_gap(sample, gap)
+    assert answers(data)[2] == answer
+    told = any("Absolute success is not to be trusted" in text for text in cautions(data))
+    assert told == (gap > 0.05)
+
+
+def test_without_truth_nothing_outside_is_claimed(sample: ReportData) -> None:
+    data = dataclasses.replace(sample, truth=None)
+    assert answers(data) == ["partly", "unknown", "partly", "unknown"]
+    assert answers(dataclasses.replace(data, round_trip=()))[2] == "unknown"
+
+
+@pytest.mark.parametrize(("kappa", "answer"), [(0.9, "yes"), (0.6, "partly"), (0.2, "no")])
+def test_single_episodes_are_judged_beyond_chance(sample: ReportData, kappa: float, answer: str) -> None:
+    assert answers(with_estimates(sample, episode_kappa=kappa))[3] == answer
+
+
+def test_the_choice_is_judged_by_its_least_certain_members(sample: ReportData) -> None:
+    for certain, answer in ((0.99, "yes"), (0.3, "no")):
+        lines = tuple(dataclasses.replace(p, p_top_k=certain) for p in sample.ranking.policies)
+        data = dataclasses.replace(sample, ranking=dataclasses.replace(sample.ranking, policies=lines))
+        assert answers(data)[0] == answer
+
+
+def test_thin_evidence_is_admitted(sample: ReportData) -> None:
+    few = [dataclasses.replace(p.triage, rollouts=12) for p in sample.ranking.policies]
+    lines = tuple(
+        dataclasses.replace(p, triage=t, audit=None) for p, t in zip(sample.ranking.policies, few, strict=True)
+    )
+    data = dataclasses.replace(
+        with_estimates(sample, noise_ceiling=0.6),
+        ranking=dataclasses.replace(sample.ranking, policies=lines),
+        distinct_starts=1,
+        remarks=("The judge abstained often.",),
+    )
+    text = " ".join(cautions(data))
+    for part in (
+        "about 0.60 only",
+        "12 episodes only",
+        "success is overstated",
+        "begin from 1 start:",
+        "abstained often",
+    ):
+        assert part in text

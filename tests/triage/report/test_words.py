@@ -1,0 +1,65 @@
+import dataclasses
+
+import pytest
+
+from worldsim.triage.estimate import Estimate
+from worldsim.triage.report import ReportData
+from worldsim.triage.report.words import chance, estimate, headline, how_sure, listing, not_known, title, whole
+
+
+def ranked(data: ReportData, **changes: object) -> ReportData:
+    return dataclasses.replace(data, ranking=dataclasses.replace(data.ranking, **changes))  # type: ignore[arg-type]
+
+
+def test_titles(sample: ReportData) -> None:
+    assert title(sample) == "Try these 5 of 24 checkpoints first."
+    assert title(ranked(sample, k=1)) == "Try this one of 24 checkpoints first."
+    assert title(ranked(sample, k=24)) == "All 23 checkpoints that ran, best first."
+    assert title(ranked(sample, policies=sample.failed)) == "None of the 1 checkpoint could be tried."
+    assert title(ranked(sample, policies=sample.alive[:1])) == "Only one checkpoint ran."
+    unsure = tuple(dataclasses.replace(p, p_top_k=0.2) for p in sample.alive)
+    assert title(ranked(sample, policies=unsure)) == "No clear winners: these 5 come first, but not by much."
+
+
+def test_headline_names_the_winners(sample: ReportData) -> None:
+    assert headline(sample) == (
+        "Try these 5 of 24 checkpoints first. bc_large/000120, bc_large/000100, bc_large/000110 and 2 more"
+    )
+
+
+def test_how_sure(sample: ReportData) -> None:
+    assert "between 43\u202f% and over\u202f99\u202f%. 2 other policies still have a chance" in how_sure(sample)
+    assert "fresh episodes that did not choose them" in how_sure(sample)
+    certain = tuple(dataclasses.replace(p, p_top_k=float(p.rank <= 5), audit=None) for p in sample.alive)
+    text = how_sure(ranked(sample, policies=certain))
+    assert "is over\u202f99\u202f%. No other policy has a chance" in text
+    assert "which flatters" in text
+    assert "nothing to choose from" in how_sure(ranked(sample, k=23))
+
+
+def test_not_known(sample: ReportData) -> None:
+    assert "3.1 points too high" in not_known(sample)
+    assert "outside the world was not measured" in not_known(dataclasses.replace(sample, truth=None))
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"), [(1.0, ">99%"), (0.996, ">99%"), (0.99, "99%"), (0.0, "<1%"), (0.004, "<1%"), (0.5, "50%")]
+)
+def test_no_probability_is_certain(probability: float, text: str) -> None:
+    assert chance(probability).replace("\u202f", "") == text
+
+
+def test_estimates_come_in_their_units() -> None:
+    assert estimate(Estimate(name="pearson", value=0.9123, low=0.8, high=0.95, n=24)) == "0.912 [0.800, 0.950]"
+    assert estimate(Estimate(name="bias", value=-0.031, low=-0.05, high=0.01, n=24)) == "−3.1\u202fpts [−5.0, 1.0]"
+    assert (
+        estimate(Estimate(name="recall", value=0.8, n=24, undefined="few draws"))
+        == "80\u202f% (no interval: few draws)"
+    )
+    assert estimate(Estimate(name="kendall", value=None, n=2, undefined="too few")) == "undefined: too few"
+
+
+def test_lists_and_counts() -> None:
+    assert listing(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert listing(list("abcde")) == "a, b, c and 2 more"
+    assert whole(1234567) == "1\u202f234\u202f567"

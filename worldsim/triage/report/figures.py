@@ -1,0 +1,248 @@
+"""The report's figures: ranking with intervals, allocation by round, world against truth.
+
+Each drawing takes a palette, so that pages and pictures share it. Values are drawn as given; nothing is computed here.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from worldsim.triage.intervals import Interval
+from worldsim.triage.ranking import RankedPolicy
+from worldsim.triage.report.canvas import dress, svg
+from worldsim.triage.report.data import ReportData
+from worldsim.triage.report.palette import PAGE, Palette
+from worldsim.triage.report.truth import Compared, Rate
+
+WIDE_PX, NARROW_PX = 880, 368
+_MANY = 80  # above this number of policies, marks merge into bands
+_TIER_PX = 44  # room that the name of a tier takes
+_NAMED_TIERS = 6  # more tier borders than this are noise
+
+
+def both_widths(draw_name: str, data: ReportData) -> tuple[str, str]:
+    """Return a figure of this file for a wide and for a narrow page.
+
+    Args:
+        draw_name: ``"ranking"``, ``"allocation"`` or ``"agreement"``.
+        data: What to show.
+    """
+    painter, alt = _FIGURES[draw_name]
+    out = []
+    for width, height in ((WIDE_PX, _HEIGHTS[draw_name][0]), (NARROW_PX, _HEIGHTS[draw_name][1])):
+        wide = width == WIDE_PX
+
+        def draw(figure: Figure, wide: bool = wide) -> None:
+            painter(figure, data, PAGE, wide)
+
+        out.append(svg(draw, name=f"{draw_name}-{width}", width_px=width, height_px=height, alt=alt))
+    return out[0], out[1]
+
+
+def draw_ranking(figure: Figure, data: ReportData, palette: Palette, wide: bool) -> None:
+    """Success by rank with both intervals, and below it the probability to belong to the best k."""
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    success_by_rank(upper, data, palette, width_px=WIDE_PX if wide else NARROW_PX)
+    lines = data.alive
+    chosen, rest = lines[: data.ranking.k], lines[data.ranking.k :]
+    for part, colour in ((chosen, palette.accent), (rest, palette.other)):
+        ranks = [p.rank for p in part]
+        _columns(lower, ranks, [0] * len(part), [p.p_top_k for p in part], colour, alpha=1, width=0.62)
+    lower.set_ylim(0, 1)
+    lower.set_yticks([0, 0.5, 1])
+    lower.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    lower.set_ylabel(f"P(best {data.ranking.k})")
+    lower.set_xlabel("rank")
+    dress(lower, palette)
+
+
+def success_by_rank(axes: Axes, data: ReportData, palette: Palette, *, width_px: float) -> None:
+    """Success by rank: dots, thick Clopper-Pearson and thin anytime-valid intervals; the best k stand on a tinted field.
+
+    Args:
+        axes: Where to draw.
+        data: What to show.
+        palette: Colours.
+        width_px: About how wide the axes are; tiers too narrow for their name go without.
+    """
+    lines = [p for p in data.alive if p.shown.success is not None]
+    k = data.ranking.k
+    axes.axvspan(0.4, k + 0.5, color=palette.accent, alpha=0.07, linewidth=0)
+    for part, colour in ((lines[:k], palette.accent), (lines[k:], palette.other)):
+        if len(lines) <= _MANY:
+            _stems(axes, part, [p.shown.success_anytime for p in part], colour, width=1.1, alpha=1.0)
+            _stems(axes, part, [p.shown.success_exact for p in part], colour, width=4.2, alpha=0.4)
+        else:
+            _band(axes, part, colour)
+        size = 5.0 if len(lines) <= _MANY else 2.0
+        axes.plot([p.rank for p in part], [p.shown.success or 0.0 for p in part], "o", color=colour, markersize=size)
+    _tier_borders(axes, lines, palette, narrowest=_TIER_PX / width_px * len(lines))
+    axes.set_xlim(0.4, max(len(lines), 2) + 0.6)
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_xticks(_rank_ticks(len(lines)))
+    axes.set_ylabel("success in the world")
+    dress(axes, palette)
+
+
+def _stems(
+    axes: Axes, lines: Sequence[RankedPolicy], spans: Sequence[Interval], colour: str, *, width: float, alpha: float
+) -> None:
+    axes.vlines(
+        [p.rank for p in lines],
+        [s.low for s in spans],
+        [s.high for s in spans],
+        color=colour,
+        linewidth=width,
+        alpha=alpha,
+    )
+
+
+def _band(axes: Axes, lines: Sequence[RankedPolicy], colour: str) -> None:
+    """Intervals of very many policies, merged."""
+    ranks = [p.rank for p in lines]
+    for spans, alpha in (
+        ([p.shown.success_anytime for p in lines], 0.18),
+        ([p.shown.success_exact for p in lines], 0.3),
+    ):
+        axes.fill_between(
+            ranks, [s.low for s in spans], [s.high for s in spans], step="mid", color=colour, alpha=alpha, linewidth=0
+        )
+
+
+def _rank_ticks(count: int) -> list[int]:
+    """1 and the multiples of a round step, about ten in all."""
+    step = next(s * 10**e for e in range(9) for s in (1, 5) if s * 10**e * 12 >= count)
+    return sorted({1, *range(step, count + 1, step)})
+
+
+def _tier_borders(axes: Axes, lines: Sequence[RankedPolicy], palette: Palette, *, narrowest: float) -> None:
+    """Dotted borders between tiers, where there are few enough to mean something; names only for wide tiers."""
+    borders = [(a.rank, b.tier) for a, b in itertools.pairwise(lines) if a.tier != b.tier]
+    if not borders or len(borders) >= _NAMED_TIERS:
+        return
+    for rank, _ in borders:
+        axes.axvline(rank + 0.5, color=palette.muted, linewidth=0.8, linestyle=(0, (1, 3)))
+    starts = [(0, lines[0].tier), *borders]
+    ends = [rank for rank, _ in borders] + [len(lines)]
+    for (rank, tier), end in zip(starts, ends, strict=True):
+        if end - rank < narrowest:
+            continue
+        axes.annotate(
+            f"tier {tier}",
+            (rank + 0.5, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(2, 2),
+            textcoords="offset points",
+            color=palette.muted,
+            fontsize=11,
+        )
+
+
+def draw_allocation(figure: Figure, data: ReportData, palette: Palette, wide: bool) -> None:
+    """Rollouts of each policy, in rank order, stacked by round."""
+    axes = figure.subplots()
+    ranked = [line.policy for line in data.ranking.policies]
+    ranks, base = list(range(1, len(ranked) + 1)), [0] * len(ranked)
+    regular = [r for r in data.rounds if not r.audit]
+    for part in data.rounds:
+        alpha = 0.85 if part.audit else 0.25 + 0.6 * (regular.index(part) + 1) / len(regular)
+        heights = [part.rollouts[policy] for policy in ranked]
+        top = [a + b for a, b in zip(base, heights, strict=True)]
+        colour = palette.fresh if part.audit else palette.accent
+        _columns(axes, ranks, base, top, colour, alpha=alpha, width=0.74)
+        base = top
+    even = sum(base) / len(base)
+    axes.axhline(even, color=palette.muted, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"spread evenly: {even:.0f} each",
+        (1, even),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=palette.muted,
+    )
+    axes.set_xlim(0.4, len(ranked) + 0.6)
+    axes.set_xticks(_rank_ticks(len(ranked)))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.set_ylabel("rollouts")
+    axes.set_xlabel("rank")
+    dress(axes, palette)
+
+
+def _columns(
+    axes: Axes,
+    ranks: Sequence[int],
+    base: Sequence[float],
+    top: Sequence[float],
+    colour: str,
+    *,
+    alpha: float,
+    width: float,
+) -> None:
+    """Columns by rank; very many become one outline."""
+    if len(ranks) <= _MANY:
+        heights = [b - a for a, b in zip(base, top, strict=True)]
+        axes.bar(ranks, heights, bottom=base, width=width, color=colour, alpha=alpha, linewidth=0)
+    elif ranks:
+        edges = [r - 0.5 for r in ranks] + [ranks[-1] + 0.5]
+        axes.stairs(top, edges, baseline=base, fill=True, color=colour, alpha=alpha, linewidth=0)
+
+
+def draw_agreement(figure: Figure, data: ReportData, palette: Palette, wide: bool) -> None:
+    """World against truth: success, and progress beside it (below it on a narrow page)."""
+    panels = figure.subplots(1, 2) if wide else figure.subplots(2, 1)
+    for axes, quantity in zip(panels, ("success", "progress"), strict=True):
+        scatter(axes, data, palette, quantity=quantity)
+
+
+def scatter(axes: Axes, data: ReportData, palette: Palette, *, quantity: str) -> None:
+    """World against truth for one quantity, with both intervals and the line where they are equal."""
+    points = data.truth.policies if data.truth else ()
+    winners = {line.policy for line in data.ranking.top}
+    axes.plot([0, 1], [0, 1], color=palette.muted, linewidth=1, linestyle=(0, (4, 3)))
+    for chosen, colour in ((False, palette.other), (True, palette.accent)):
+        part = [p for p in points if (p.policy in winners) == chosen]
+        x, y = [_side(p, "truth", quantity) for p in part], [_side(p, "world", quantity) for p in part]
+        if len(points) <= _MANY:
+            axes.hlines(
+                [r.mean for r in y], [r.interval.low for r in x], [r.interval.high for r in x], color=colour, alpha=0.4
+            )
+            axes.vlines(
+                [r.mean for r in x], [r.interval.low for r in y], [r.interval.high for r in y], color=colour, alpha=0.4
+            )
+        size = 5.0 if len(points) <= _MANY else 2.2
+        axes.plot([r.mean for r in x], [r.mean for r in y], "o", color=colour, markersize=size)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
+        if quantity == "success":
+            axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_xlabel(f"{quantity} in truth")
+    axes.set_ylabel(f"{quantity} in the world")
+    dress(axes, palette, grid="both")
+
+
+def _side(point: Compared, side: str, quantity: str) -> Rate:
+    """One coordinate of a point."""
+    if side == "world":
+        return point.world if quantity == "success" else point.world_progress
+    return point.truth if quantity == "success" else point.truth_progress
+
+
+_HEIGHTS = {"ranking": (400, 380), "allocation": (280, 260), "agreement": (430, 690)}
+_FIGURES = {
+    "ranking": (
+        draw_ranking,
+        "Success of every policy by rank, with intervals, and its probability to be among the best",
+    ),
+    "allocation": (draw_allocation, "Rollouts spent on each policy, by rank and round"),
+    "agreement": (draw_agreement, "Success and progress of each policy in the world against the ground truth"),
+}

@@ -1,0 +1,177 @@
+"""How far a run may be relied on: four questions with an answer each, and the cautions that go with them.
+
+The limits are stated here by name, once; they are judgements, not theorems. Not for computing agreement
+(`worldsim.triage.agreement`).
+"""
+
+import dataclasses
+from typing import Literal
+
+from worldsim.triage.estimate import Estimate
+from worldsim.triage.report.data import ReportData
+from worldsim.triage.report.truth import Truth
+from worldsim.triage.report.words import estimate, percent, plural, points
+
+Answer = Literal["yes", "partly", "no", "unknown"]
+
+SURE = 0.9  # a chosen policy this likely to belong there is settled
+ORDERED, HALF_ORDERED = 0.9, 0.75  # share of clearly different pairs in the right order
+FEW_POLICIES = 10  # a correlation over fewer says little
+BIAS, LARGE_BIAS = 0.05, 0.08  # mean difference of success rates, and mean absolute difference half as much again
+GAP, LARGE_GAP = 0.05, 0.10  # success lost by seeing encoded and decoded frames
+ALIKE, HALF_ALIKE = 0.8, 0.5  # Cohen's kappa of matched episodes
+LOW_CEILING = 0.9  # expected correlation of a perfect world; below, rollouts are the bottleneck
+FEW_STARTS = 20
+FEW_ROLLOUTS = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reliance:
+    """One thing a reader may want to rely on.
+
+    Attributes:
+        claim: The statement.
+        answer: Whether the run supports it.
+        reason: The numbers behind the answer.
+    """
+
+    claim: str
+    answer: Answer
+    reason: str
+
+
+def reliances(data: ReportData) -> tuple[Reliance, ...]:
+    """Answer the four questions, from the most to the least supported kind of statement."""
+    return (_choice(data), _order(data.truth), _rates(data), _episodes(data.truth))
+
+
+def cautions(data: ReportData) -> tuple[str, ...]:
+    """Return what a reader must know before believing a number, one or two sentences each, gravest first."""
+    found = [_gap_caution(data), _bias_caution(data.truth), _ceiling_caution(data.truth), *_sample_cautions(data)]
+    if data.failed:
+        count = plural(len(data.failed), "policy", "policies")
+        found.append(
+            f"{count} crashed and {'is' if len(data.failed) == 1 else 'are'} not ranked; the reasons are below."
+        )
+    return (*(text for text in found if text), *data.remarks)
+
+
+def round_trip_gap(data: ReportData) -> float | None:
+    """Mean success that policies lose on encoded and decoded frames; None where it was not measured."""
+    rows = data.round_trip
+    return sum(r.direct.mean - r.decoded.mean for r in rows) / len(rows) if rows else None
+
+
+def _choice(data: ReportData) -> Reliance:
+    top, k = data.ranking.top, data.ranking.k
+    claim = f"These are the best {k} inside the world" if k > 1 else "This is the best inside the world"
+    if len(data.alive) <= k:
+        return Reliance(claim=claim, answer="unknown", reason="There was nothing to choose from.")
+    settled = sum(p.p_top_k >= SURE for p in top)
+    answer: Answer = "yes" if settled == len(top) else "partly" if 2 * settled >= len(top) else "no"
+    reason = f"{settled} of {len(top)} belong there with at least {percent(SURE)} probability."
+    return Reliance(claim=claim, answer=answer, reason=reason)
+
+
+def _order(truth: Truth | None) -> Reliance:
+    claim = "The order holds outside the world"
+    if truth is None:
+        return Reliance(claim=claim, answer="unknown", reason="No ground truth was given.")
+    ordered, pearson = _of(truth, "order_accuracy"), _of(truth, "pearson")
+    number = truth.success.policies
+    if number < FEW_POLICIES or ordered is None or ordered.value is None:
+        reason = f"Only {plural(number, 'policy', 'policies')} could be compared; {FEW_POLICIES} or more are needed."
+        if ordered is not None and ordered.value is None and number >= FEW_POLICIES:
+            reason = f"It cannot be said: {ordered.undefined}."
+        return Reliance(claim=claim, answer="unknown", reason=reason)
+    answer: Answer = "yes" if ordered.value >= ORDERED else "partly" if ordered.value >= HALF_ORDERED else "no"
+    gap = points(truth.success.epsilon).replace(".0 ", " ")
+    reason = f"Of pairs at least {gap} apart in {truth.name}, {estimate(ordered)} are in the right order"
+    tail = f"; Pearson r = {estimate(pearson)} over {number} policies." if pearson is not None else "."
+    return Reliance(claim=claim, answer=answer, reason=reason + tail)
+
+
+def _rates(data: ReportData) -> Reliance:
+    claim = "Success rates are right in absolute terms"
+    gap, reasons, grades = round_trip_gap(data), [], []
+    shift = _of(data.truth, "bias") if data.truth else None
+    error = _of(data.truth, "mean_absolute_error") if data.truth else None
+    if shift is not None and shift.value is not None:
+        size = max(abs(shift.value), (error.value or 0.0) / 1.5 if error else 0.0)
+        grades.append(_grade(size, BIAS, LARGE_BIAS))
+        reasons.append(f"mean bias {estimate(shift)}")
+        reasons += [f"mean error {estimate(error)}"] if error and error.value is not None else []
+    if gap is not None:
+        grades.append(_grade(gap, GAP, LARGE_GAP))
+        reasons.append(f"round-trip gap {points(gap)}")
+    if not grades:
+        return Reliance(claim=claim, answer="unknown", reason="Neither a ground truth nor a round trip was measured.")
+    answer: Answer = "no" if "no" in grades else "partly" if "partly" in grades or data.truth is None else "yes"
+    text = "; ".join(reasons)
+    return Reliance(claim=claim, answer=answer, reason=text[0].upper() + text[1:] + ".")
+
+
+def _episodes(truth: Truth | None) -> Reliance:
+    claim = "A single episode ends as it would in truth"
+    kappa = _of(truth, "episode_kappa") if truth else None
+    if truth is None or truth.episodes is None or kappa is None or kappa.value is None:
+        return Reliance(
+            claim=claim, answer="unknown", reason="No episode was run in both with the same start and noise."
+        )
+    answer: Answer = "yes" if kappa.value >= ALIKE else "partly" if kappa.value >= HALF_ALIKE else "no"
+    same = f"{percent(truth.episodes.same)} of {plural(truth.episodes.total, 'matched episode')}"
+    return Reliance(claim=claim, answer=answer, reason=f"{same} ended alike; Cohen's kappa {estimate(kappa)}.")
+
+
+def _gap_caution(data: ReportData) -> str:
+    gap = round_trip_gap(data)
+    if gap is None or gap <= GAP:
+        return ""
+    return (
+        f"Absolute success is not to be trusted: policies lose {points(gap)} in the real environment merely by seeing frames "
+        "that the world has encoded and decoded."
+    )
+
+
+def _bias_caution(truth: Truth | None) -> str:
+    shift = _of(truth, "bias") if truth else None
+    if truth is None or shift is None or shift.value is None or abs(shift.value) <= LARGE_BIAS:
+        return ""
+    way = "optimistic" if shift.value > 0 else "pessimistic"
+    return f"The world is {way} by {points(shift.value)} on average. Read its success rates as an order only."
+
+
+def _ceiling_caution(truth: Truth | None) -> str:
+    ceiling = _of(truth, "noise_ceiling") if truth else None
+    if truth is None or ceiling is None or ceiling.value is None or ceiling.value >= LOW_CEILING:
+        return ""
+    return (
+        f"With so few rollouts even a perfect world would show a correlation of about {ceiling.value:.2f} only: more "
+        "rollouts would say more about the world than these numbers do."
+    )
+
+
+def _sample_cautions(data: ReportData) -> list[str]:
+    """Cautions about what was sampled."""
+    found = []
+    least = min((p.shown.rollouts for p in data.ranking.top), default=FEW_ROLLOUTS)
+    if least < FEW_ROLLOUTS:
+        found.append(f"A winner was judged on {plural(least, 'episode')} only; its interval is wide.")
+    if data.ranking.top and any(p.audit is None for p in data.ranking.top):
+        found.append(
+            "Winners were not tried again on fresh episodes, so their success is overstated: they were chosen for it."
+        )
+    if data.distinct_starts is not None and data.distinct_starts < FEW_STARTS:
+        found.append(
+            f"All episodes begin from {plural(data.distinct_starts, 'start')}: other beginnings may rank otherwise."
+        )
+    return found
+
+
+def _of(truth: Truth, name: str) -> Estimate | None:
+    """Look up an estimate of the success agreement."""
+    return next((e for e in truth.success.estimates if e.name == name), None)
+
+
+def _grade(size: float, small: float, large: float) -> Answer:
+    return "yes" if size <= small else "partly" if size <= large else "no"
