@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worldsim.data.clips import Clip
 from worldsim.errors import InvalidInputError
+from worldsim.predict.blocks import init_linear
 from worldsim.predict.rectified_flow import euler, interpolate, sample_times, time_grid
 from worldsim.predict.transformer import DiffusionTransformer, DiffusionTransformerConfig
 
@@ -94,6 +95,7 @@ class FlowPredictor(nn.Module):
                 condition_dim=config.action_dim + config.proprio_dim,
             )
         )
+        init_linear(self.net.final_layer.linear, zero=True)  # start from the best guess that needs no network
         self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
         self.register_buffer("latent_scale", torch.ones(1))
         self.register_buffer("change_scale", torch.ones(channels, 1, 1))

@@ -13,14 +13,13 @@ F features, O=3 motion (x and y in image half-widths, turn in radians, in the la
 """
 
 import dataclasses
-import itertools
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.data.clips import Clip
+from worldsim.predict.members import MemberMLP
 from worldsim.tokenizers.layers import ABSENT, POSE, apply_motion
 
 
@@ -49,29 +48,6 @@ class RigidConfig:
     width: int = 192
     depth: int = 3
     lever: float = 0.15
-
-
-class MemberMLP(nn.Module):
-    """M x L independent multilayer perceptrons evaluated as batched matrix products: [M, L, B, F] -> [M, L, B, out]."""
-
-    def __init__(self, members: int, layers: int, sizes: tuple[int, ...]) -> None:
-        """Make the weights; `sizes` lists input, hidden and output widths. The last layer starts near zero."""
-        super().__init__()
-        self.weight = nn.ParameterList()
-        self.bias = nn.ParameterList()
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            gain = 0.01 if i == len(sizes) - 2 else math.sqrt(2)
-            self.weight.append(torch.randn(members * layers, fan_in, fan_out) * gain / math.sqrt(fan_in))
-            self.bias.append(torch.zeros(members * layers, 1, fan_out))
-
-    def forward(self, x_MLBF: Tensor) -> Tensor:
-        """Apply each member's network of each layer to its own features."""
-        h = x_MLBF.flatten(0, 1)
-        for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            h = torch.baddbmm(bias, h, weight)
-            if i < len(self.weight) - 1:
-                h = F.silu(h)
-        return h.unflatten(0, x_MLBF.shape[:2])
 
 
 def _rotate(vector: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

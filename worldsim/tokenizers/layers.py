@@ -90,7 +90,9 @@ class LayersTokenizer(nn.Module):
             raise InvalidInputError(f"fit needs at least 64 RGB frames [N, 3, H, W]; got {tuple(x_NCHW.shape)}.")
         background, sprites = discover(x_NCHW, max_layers=max_layers)
         if not sprites:
-            raise InvalidInputError("No rigid moving layer was found in these frames. Use tokenizer=haar_pca for this scene.")
+            raise InvalidInputError(
+                "No rigid moving layer was found in these frames. Use tokenizer=haar_pca for this scene."
+            )
         config = LayersConfig(
             image_size=(x_NCHW.shape[2], x_NCHW.shape[3]),
             orders=tuple(s.order for s in sprites),

@@ -120,7 +120,9 @@ class Aligner:
         """Improve poses [N, 3] so that the sprite matches the coverage maps."""
         for _ in range(iterations):
             seen = crop(a_NHW[:, None], pose_N3, self._sprite.shape[-1])[:, 0]
-            delta = (seen - self._sprite).flatten(1) @ self._pinv.T  # where the sprite would have to move in its own frame
+            delta = (seen - self._sprite).flatten(
+                1
+            ) @ self._pinv.T  # where the sprite would have to move in its own frame
             delta = F.pad(delta, (0, 1)) if self._round else delta
             delta = torch.cat([delta[:, :2].clamp(-2, 2), delta[:, 2:].clamp(-0.3, 0.3)], dim=1)
             pose_N3 = compose(pose_N3, -delta)

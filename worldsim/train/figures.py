@@ -12,8 +12,9 @@ from torch import Tensor
 
 from worldsim.data.cache import EncodedEpisodes
 from worldsim.data.dataset import Dataset
-from worldsim.types import IMAGE, STATE
+from worldsim.types import IMAGE, STATE, TRUE_STATE
 from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.state import StateWorld
 
 HORIZONS = (1, 8, 16, 32)
 MOST = 64
@@ -35,10 +36,13 @@ def held_out_figures(world: LatentWorld, held_out: EncodedEpisodes, dataset: Dat
     frames = torch.stack([torch.tensor(e.frames[: horizon + 1]) for e in episodes])
     proprio = torch.stack([torch.tensor(e.proprio[0]) for e in episodes])
     actions = torch.stack([torch.tensor(e.action[:horizon]) for e in episodes])
-    state = world.reset({IMAGE: frames[:, 0], STATE: proprio}, torch.tensor(chosen))
+    starts = {IMAGE: frames[:, 0], STATE: proprio}
+    if isinstance(world, StateWorld):
+        starts[TRUE_STATE] = torch.stack([torch.tensor(e.true_state[0]) for e in episodes if e.true_state is not None])
+    state = world.reset(starts, torch.tensor(chosen))
     _, rollout = world.rollout(state, actions)
     figures: dict[str, float] = {}
-    for h in (h for h in HORIZONS if h <= horizon):
+    for h in (h for h in HORIZONS if h <= horizon and not isinstance(world, StateWorld)):
         figures[f"psnr_db_h{h}"] = psnr_db(world.decode(rollout.latent[:, h - 1]), frames[:, h])
         figures[f"copy_psnr_db_h{h}"] = psnr_db(frames[:, 0], frames[:, h])
     success = torch.stack([torch.tensor(e.success[1 : horizon + 1]) for e in episodes])

@@ -18,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.data.cache import EncodedEpisodes, encode_episodes
+from worldsim.data.cache import BATCH, EncodedEpisodes, Recorded, encode_episodes
 from worldsim.data.clips import Clip, Clips
 from worldsim.data.dataset import Dataset, open_dataset
+from worldsim.data.starts import Starts
+from worldsim.errors import InvalidInputError
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
 from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.train.claim import claimed
 from worldsim.train.figures import held_out_figures
 from worldsim.train.loop import Schedule, Watch, fit
@@ -31,10 +34,11 @@ from worldsim.train.tokenizer import TokenizerRecipe, to_model, train_tokenizer
 from worldsim.types import WorldSpec
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.state import StateWorld
 
 HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
-GRID_PREDICTOR, LAYER_PREDICTOR = "conv", "rigid"
+GRID_PREDICTOR, LAYER_PREDICTOR, STATE_PREDICTOR = "conv", "rigid", "mlp"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,9 @@ class TrainWorld:
         seed: Of every random choice.
         camera: Image feature to learn from; empty for the only one.
         horizon: Steps of an episode inside the world; 0 for the longest in the data.
-        num_starts: First observations to carry along, from held-out episodes.
+        num_starts: First observations to carry along.
+        starts: Dataset folder that they come from; empty for the held-out episodes.
+        state: Learn a state world from the data's true states instead of its pictures.
         device: Where to train.
         tokenizer: How frames become latents.
         predictor: How latents move.
@@ -79,6 +85,8 @@ class TrainWorld:
     camera: str = ""
     horizon: int = 0
     num_starts: int = 400
+    starts: str = ""
+    state: bool = False
     device: str = "cpu"
     tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
     predictor: PredictorRecipe = dataclasses.field(default_factory=PredictorRecipe)
@@ -104,9 +112,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     dataset = open_dataset(Path(config.data), camera=config.camera or None)
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         torch.manual_seed(config.seed)
-        tokenizer, seconds = train_tokenizer(
-            _training_frames(dataset), config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch
-        )
+        tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
         cost = {"tokenizer": seconds}
         encoded = _encode(dataset, tokenizer, work, watch)
         trained, held_out = encoded.split(every=HELD_OUT_EVERY)
@@ -127,6 +133,17 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     return out
 
 
+def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None) -> tuple[Tokenizer, float]:
+    """Train the tokenizer; a state world has nothing to encode."""
+    if not config.state:
+        frames = _training_frames(dataset)
+        return train_tokenizer(frames, config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch)
+    true_state = dataset.episode(0).true_state
+    if true_state is None:
+        raise InvalidInputError(f"A state world needs true states, and {config.data} holds none. Use state=false.")
+    return IdentityTokenizer(IdentityConfig(size=true_state.shape[1])), 0.0
+
+
 def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
     """Frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
     for index in range(dataset.episodes):
@@ -137,8 +154,11 @@ def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
 def _encode(dataset: Dataset, tokenizer: Tokenizer, work: Path, watch: Watch | None) -> EncodedEpisodes:
     """Latents of every episode, from the cache if they are there."""
 
-    def encode(frames: Tensor) -> Tensor:
-        return tokenizer.encode(to_model(frames.movedim(-1, 1))[:, :, None])[:, :, 0]
+    def encode(episode: Recorded) -> Tensor:
+        if episode.true_state is not None and isinstance(tokenizer, IdentityTokenizer):
+            return torch.tensor(episode.true_state)[..., None, None]
+        parts = torch.tensor(episode.frames).split(BATCH)
+        return torch.cat([tokenizer.encode(to_model(p.movedim(-1, 1))[:, :, None])[:, :, 0] for p in parts])
 
     def tell(done: int) -> None:
         if watch is not None:
@@ -178,7 +198,7 @@ def _train_predictor(
     """Train the predictor on windows of latents, over longer and longer rollouts of its own."""
     recipe = config.predictor
     layered = hasattr(tokenizer.config, "orders")
-    name = recipe.name if recipe.name != "auto" else LAYER_PREDICTOR if layered else GRID_PREDICTOR
+    name = recipe.name if recipe.name != "auto" else _suited(tokenizer)
     values: dict[str, Any] = {
         "latent_shape": list(tokenizer.latent_shape),
         "proprio_dim": encoded.proprio_dim,
@@ -211,6 +231,13 @@ def _train_predictor(
         predictor, loss_at, recipe.schedule, folder=work / "predictor", stage=f"predictor {name}", watch=watch
     )
     return predictor, seconds
+
+
+def _suited(tokenizer: Tokenizer) -> str:
+    """The predictor that goes with a tokenizer."""
+    if isinstance(tokenizer, IdentityTokenizer):
+        return STATE_PREDICTOR
+    return LAYER_PREDICTOR if hasattr(tokenizer.config, "orders") else GRID_PREDICTOR
 
 
 def _train_heads(
@@ -265,5 +292,17 @@ def _assemble(
         task=dataset.task,
         task_id=dataset.task_id,
     )
-    starts = dataset.starts(held_out.indices[: config.num_starts])
-    return LatentWorld(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts).cpu()
+    kind = StateWorld if config.state else LatentWorld
+    return kind(
+        spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=_starts(dataset, config, held_out)
+    ).cpu()
+
+
+def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> Starts:
+    """First observations that were not trained on."""
+    if not config.starts:
+        return dataset.starts(held_out.indices[: config.num_starts])
+    source = open_dataset(Path(config.starts), camera=config.camera or None)
+    if source.image_size != dataset.image_size:
+        raise InvalidInputError(f"Frames of {config.starts} are {source.image_size}, of {config.data} {dataset.image_size}.")
+    return source.starts(range(min(config.num_starts, source.episodes)))

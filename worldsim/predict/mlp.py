@@ -1,0 +1,97 @@
+"""Small ensemble on a latent without a grid, for true states: predict the change from history, body and actions.
+
+The baseline every pixel predictor must be compared with. Not for pictures.
+
+Shape legend: M members, B batch, K history, T time, D latent channels, P proprio, A action.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.data.clips import Clip
+from worldsim.predict.members import MemberMLP
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """Shape of the predictor.
+
+    Attributes:
+        latent_shape: (D, 1, 1).
+        proprio_dim: P.
+        action_dim: A.
+        history: K frames of context.
+        members: Ensemble size M.
+        width: Hidden width.
+        depth: Hidden layers.
+    """
+
+    latent_shape: tuple[int, int, int]
+    proprio_dim: int
+    action_dim: int
+    history: int = 2
+    members: int = 3
+    width: int = 192
+    depth: int = 3
+
+
+class MLPPredictor(nn.Module):
+    """Predict the change of latent and body together, so that a rollout is fed its own body too."""
+
+    noise_shape: tuple[int, ...] | None = None
+
+    mean_S: Tensor
+    scale_S: Tensor
+    change_S: Tensor
+
+    def __init__(self, config: MLPConfig) -> None:
+        """Make an untrained predictor."""
+        super().__init__()
+        self.config = config
+        size = config.latent_shape[0] + config.proprio_dim
+        entry = config.history * (size + config.action_dim)
+        self.net = MemberMLP(config.members, 1, (entry, *(config.width,) * config.depth, size))
+        for name in ("mean_S", "scale_S", "change_S"):
+            self.register_buffer(name, torch.ones(size) if name != "mean_S" else torch.zeros(size))
+
+    def calibrate(self, clip: Clip) -> None:
+        """Measure the spread of states and of their changes."""
+        s_BTS = torch.cat([clip.z_BTCHW[..., 0, 0], clip.proprio_BTP], dim=-1)
+        self.mean_S.copy_(s_BTS.mean((0, 1)))
+        self.scale_S.copy_(s_BTS.std((0, 1)).clamp_min(1e-4))
+        self.change_S.copy_((s_BTS[:, 1:] - s_BTS[:, :-1]).square().mean((0, 1)).sqrt().clamp_min(1e-5))
+
+    def _next(self, s_MBKS: Tensor, action_BKA: Tensor) -> Tensor:
+        """Each member's next state [M, B, S]."""
+        entry = torch.cat([((s_MBKS - self.mean_S) / self.scale_S).flatten(2), self._expand(action_BKA)], dim=-1)
+        out: Tensor = s_MBKS[:, :, -1] + self.net(entry[:, None])[:, 0] * self.change_S
+        return out
+
+    def _expand(self, action_BKA: Tensor) -> Tensor:
+        return action_BKA.flatten(1)[None].expand(self.config.members, -1, -1)
+
+    def predict_with_spread(
+        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean of the members' next latents [B, D, 1, 1], and their spread [B] in typical changes."""
+        s_BKS = torch.cat([z_BKCHW[..., 0, 0], proprio_BKP], dim=-1)
+        s_MBS = self._next(s_BKS[None].expand(self.config.members, -1, -1, -1), action_BKA)
+        spread = (s_MBS / self.change_S).var(0, correction=0).mean(-1).sqrt()
+        return s_MBS.mean(0)[:, : self.config.latent_shape[0], None, None], spread
+
+    def loss(
+        self, clip: Clip, unroll: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Huber error of every member's own rollout, in typical changes."""
+        k = self.config.history
+        s_BTS = torch.cat([clip.z_BTCHW[..., 0, 0], clip.proprio_BTP], dim=-1)
+        s_MBKS = s_BTS[None, :, :k].expand(self.config.members, -1, -1, -1)
+        total = s_BTS.new_zeros(())
+        for h in range(unroll):
+            s_MBS = self._next(s_MBKS, clip.action_BTA[:, h : h + k])
+            miss = (s_MBS - s_BTS[None, :, k + h]) / self.change_S
+            total = total + nn.functional.smooth_l1_loss(miss, torch.zeros_like(miss))
+            s_MBKS = torch.cat([s_MBKS[:, :, 1:], s_MBS[:, :, None]], dim=2)
+        return total / max(unroll, 1), {"miss": float(miss.detach().abs().mean()) if unroll else 0.0}
