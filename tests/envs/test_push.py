@@ -99,13 +99,13 @@ def test_the_pusher_stays_in_reach_and_nothing_moves_untouched(seed: int) -> Non
     env.reset(seed=seed)
     drift = noise.uniform(-1, 1, 2)
     for _ in range(20):
-        before = env._data.qpos[:3].copy()
+        before, still = env._data.qpos[:3].copy(), np.abs(env._data.qvel[:3]).max() < 1e-6
         observation, *_ = env.step((drift + noise.normal(0, 0.3, 2)).astype(np.float32))
         assert np.abs(observation["agent_pos"]).max() <= REACH_M
         assert np.isfinite(env.get_state()).all()
         gap = np.hypot(*(env._data.qpos[3:] - env._data.qpos[:2]))
-        if gap > BLOCK_RADIUS_M + PUSHER_RADIUS_M + 0.05 and np.abs(env._data.qvel[:3]).max() < 1e-6:
-            np.testing.assert_allclose(env._data.qpos[:3], before, atol=1e-5)
+        if still and gap > BLOCK_RADIUS_M + PUSHER_RADIUS_M + 0.05:
+            np.testing.assert_allclose(env._data.qpos[:3], before, atol=1e-6)
 
 
 def test_a_block_stops_when_nobody_pushes() -> None:
@@ -176,7 +176,7 @@ def test_pictures_show_block_goal_pusher_and_floor_where_they_are() -> None:
     assert at(-0.2, 0.2).min() > 200
     corner = frame[12:33, 36:58, 1].astype(float)  # around the block, without the goal
     cover = (214 - corner) / (214 - corner.min())
-    assert cover.sum() == pytest.approx(80, abs=1)  # 80 cm2 at 1 cm per px
+    assert cover.sum() == pytest.approx(80, abs=1.5)  # 80 cm2 at 1 cm per px, and a hint of the sides
 
 
 @pytest.mark.parametrize(("name", "value"), [("friction", 1.5), ("grip", 0.0), ("mass", 1.2), ("size", 0.7)])

@@ -108,7 +108,10 @@ class Simulator:
         """
         if self._renderer is not None:
             return self._renderer.render(self.env.data)
-        frame = self.env.pixels() if callable(getattr(self.env, "pixels", None)) else self.env.render()
+        try:
+            frame = self.env.pixels() if callable(getattr(self.env, "pixels", None)) else self.env.render()
+        except NotImplementedError:
+            frame = None
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3:
             raise InvalidInputError(
                 f"{type(self.env).__name__} gave no uint8 [H, W, 3] frame. Make it with render_mode='rgb_array', or "

@@ -36,7 +36,8 @@ class WorldEnv(gymnasium.Env[Arrays, NDArray[np.float32]]):
     Args:
         world: A world, its folder, or a shipped name.
         obs_type: ``"pixels_agent_pos"``, ``"environment_state_agent_pos"`` (nothing is decoded) or ``"all"``.
-        max_episode_steps: Defaults to the world's horizon.
+        max_episode_steps: Defaults to the world's horizon. `gymnasium.make` keeps an argument of this name to itself and
+            so can only shorten episodes; construct `WorldEnv` itself to lengthen them.
         render_mode: ``"rgb_array"`` or None; `render` returns the latest frame.
 
     Raises:
@@ -80,8 +81,6 @@ class WorldEnv(gymnasium.Env[Arrays, NDArray[np.float32]]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Begin the start numbered `seed`, or a drawn one."""
         super().reset(seed=seed)
-        if self.spec is not None and self.spec.max_episode_steps is not None:  # asked for in gymnasium.make
-            self._vector.limit(self.spec.max_episode_steps)
         number = int(self.np_random.integers(_SEEDS)) if seed is None else seed
         observation, info = self._vector.reset(seed=[number])
         return _first(observation), _first(info)
@@ -200,10 +199,6 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], NDA
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
             told = self._begin_in_place(info)
         return dict(self._seen), np.where(fresh, 0.0, info["progress"]), terminated, truncated, told
-
-    def limit(self, max_episode_steps: int) -> None:
-        """Change the number of steps after which episodes are truncated."""
-        self._max_episode_steps = max_episode_steps
 
     def frames(self) -> tuple[NDArray[np.uint8], ...]:
         """The latest frame of each episode, uint8 [H, W, 3].

@@ -1,0 +1,145 @@
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from worldsim.data.starts import Starts
+from worldsim.envs.push import PushEnv
+from worldsim.envs.simulator import SimulatorWorld
+from worldsim.errors import InvalidInputError
+from worldsim.testing import check_world
+from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE
+
+ACTIONS = (torch.rand((3, 12, 2), generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.4
+
+
+def test_it_keeps_the_contract_of_worlds(push_world: SimulatorWorld) -> None:
+    check_world(push_world)
+
+
+def test_it_is_the_environment(push_world: SimulatorWorld) -> None:
+    starts = push_world.starts(torch.tensor([4, 9, 4]))
+    _, rollout = push_world.rollout(push_world.reset(starts, torch.arange(3)), ACTIONS)
+    frames = push_world.decode(rollout.latent)
+    assert rollout.true_state is not None
+    for row, seed in enumerate((4, 9, 4)):
+        env = PushEnv("all")
+        seen, _ = env.reset(seed=seed)
+        np.testing.assert_array_equal(starts[IMAGE][row], seen["pixels"])
+        np.testing.assert_array_equal(starts[TRUE_STATE][row], seen["environment_state"])
+        for t in range(ACTIONS.shape[1]):
+            seen, reward, _, _, info = env.step(ACTIONS[row, t].numpy())
+            np.testing.assert_array_equal(frames[row, t], seen["pixels"])
+            np.testing.assert_array_equal(rollout.proprio[row, t], seen["agent_pos"])
+            np.testing.assert_array_equal(rollout.true_state[row, t], seen["environment_state"])
+            assert rollout.progress[row, t] == pytest.approx(reward, abs=1e-6)
+            assert bool(rollout.success[row, t]) == info["is_success"]
+
+
+def test_branches_of_one_state_are_independent_and_exact(push_world: SimulatorWorld) -> None:
+    state = push_world.reset(push_world.starts(torch.tensor([1])), torch.tensor([0]))
+    state, _ = push_world.rollout(state, ACTIONS[:1])
+    _, together = push_world.rollout(state.repeat(3), ACTIONS)
+    for row in (2, 0, 1):
+        _, alone = push_world.rollout(state, ACTIONS[row : row + 1])
+        assert torch.equal(alone.latent[0], together.latent[row])
+
+
+def test_nothing_is_drawn_until_somebody_looks(push_world: SimulatorWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = push_world.starts(torch.tensor([1, 2]))
+    drawn: list[int] = []
+    original = PushEnv.pixels
+    monkeypatch.setattr(PushEnv, "pixels", lambda self: drawn.append(1) or original(self))
+    _, rollout = push_world.rollout(push_world.reset(starts, torch.arange(2)), ACTIONS[:2])
+    assert not drawn
+    push_world.decode(rollout.latent[:, -1])
+    assert len(drawn) == 2
+
+
+def test_starts_can_come_from_a_table(push_world: SimulatorWorld) -> None:
+    table = Starts({k: v for k, v in push_world.starts(torch.tensor([30, 31])).items()})
+    world = SimulatorWorld(PushEnv(), horizon=10, starts=table)
+    assert world.num_starts == 2
+    assert world.spec.horizon == 10
+    assert torch.equal(world.starts(torch.tensor([3]))[SIMULATOR], table.rows[SIMULATOR][1:])
+    with pytest.raises(InvalidInputError, match="also needs"):
+        SimulatorWorld(PushEnv(), horizon=10, starts=Starts({k: table.rows[k] for k in (IMAGE, STATE)}))
+
+
+def test_variations_travel_with_the_state(push_world: SimulatorWorld) -> None:
+    env = PushEnv(variation={"block_color": (0.1, 0.1, 0.1), "mass": 1.0})
+    env.reset(seed=3)
+    seen = {SIMULATOR: torch.from_numpy(env.get_state())[None]}
+    nominal = push_world.starts(torch.tensor([3]))[SIMULATOR]
+    mixed = {SIMULATOR: torch.cat([seen[SIMULATOR], nominal])}
+    _, step = push_world.step(push_world.reset(mixed, torch.arange(2)), torch.zeros(2, 2))
+    frames = push_world.decode(step.latent)
+    env.step(np.zeros(2, np.float32))
+    np.testing.assert_array_equal(frames[0], env.pixels())
+    assert not torch.equal(frames[0], frames[1])
+
+
+class Pendulum(gymnasium.Env):
+    """A MuJoCo environment as Gymnasium's own are: a model, data, and nothing to restore it with."""
+
+    metadata = {"render_modes": [], "render_fps": 20}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.model = mujoco.MjModel.from_xml_string(
+            """<mujoco><worldbody><light directional="true"/><camera name="side" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
+            <body><joint name="hinge" axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 -.6" size=".05"/></body>
+            </worldbody><actuator><motor joint="hinge" ctrlrange="-1 1"/></actuator></mujoco>"""
+        )
+        self.data = mujoco.MjData(self.model)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-100, 100, (2,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = self.np_random.uniform(-1, 1, 1)
+        mujoco.mj_forward(self.model, self.data)
+        return self._seen(), {}
+
+    def step(self, action):
+        self.data.ctrl[:] = action
+        mujoco.mj_step(self.model, self.data, nstep=10)
+        mujoco.mj_forward(self.model, self.data)
+        return self._seen(), 0.0, False, False, {"is_success": bool(self.data.qpos[0] > 0.5)}
+
+    def _seen(self) -> np.ndarray:
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+
+def test_a_mujoco_environment_needs_nothing_but_its_model_and_data() -> None:
+    world = SimulatorWorld(Pendulum(), horizon=20, camera="side")
+    assert world.spec.proprio_dim == 2
+    assert world.spec.action.rate_hz == 20
+    check_world(world)
+    env = Pendulum()
+    env.reset(seed=5)
+    state = world.reset(world.starts(torch.tensor([5])), torch.tensor([0]))
+    for _ in range(10):
+        seen, *_ = env.step(np.array([0.5], np.float32))
+        state, step = world.step(state, torch.tensor([[0.5]]))
+    np.testing.assert_allclose(step.proprio[0], seen, atol=1e-5)
+    assert step.true_state is None
+
+
+def test_environments_that_cannot_be_used_are_told_why(push_world: SimulatorWorld) -> None:
+    with pytest.raises(InvalidInputError, match="CartPoleEnv cannot be restored.*get_state"):
+        SimulatorWorld("CartPole-v1")
+    with pytest.raises(InvalidInputError, match="Pass horizon="):
+        SimulatorWorld(PushEnv())
+    with pytest.raises(InvalidInputError, match="name a MuJoCo camera"):
+        SimulatorWorld(Pendulum(), horizon=5)
+    with pytest.raises(InvalidInputError, match="leave camera out"):
+        SimulatorWorld(PushEnv(), horizon=5, camera="top")
+    starts = push_world.starts(torch.tensor([0, 1]))
+    with pytest.raises(InvalidInputError, match="Take starts from SimulatorWorld.starts"):
+        push_world.reset({IMAGE: starts[IMAGE], STATE: starts[STATE]}, torch.arange(2))
+    with pytest.raises(InvalidInputError, match="2 rows of"):
+        push_world.reset({SIMULATOR: starts[SIMULATOR][:, :5]}, torch.arange(2))
+    with pytest.raises(InvalidInputError, match=r"\[\.\.\., S, 1, 1\]"):
+        push_world.decode(torch.zeros(2, 8, 8, 8))
