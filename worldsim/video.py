@@ -106,6 +106,8 @@ def read_video(path: Path, *, start_s: float = 0.0, frames: int | None = None) -
     try:
         with av.open(path.as_posix()) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("its codec is not known")
             stream.codec_context.thread_count = 1
             rate = float(stream.average_rate or 0)
             if not 0 < rate < 10_000:

@@ -73,7 +73,7 @@ def child_env() -> dict[str, str]:
 class DotEnv(gymnasium.Env[Any, Any]):
     """A dot driven about by its velocity, and a block that it pushes along; everything a dataset can hold."""
 
-    metadata = {"render_fps": 10, "task": "Push the block."}
+    metadata = {"render_fps": 10, "task": "Push the block."}  # noqa: RUF012
     action_spec = ACTION
 
     def __init__(self, steps: int = 8) -> None:

@@ -97,8 +97,10 @@ class Clips:
         rows = inside.nonzero()[:, 0]
         past = change[rows - 1]
         inputs = torch.cat([past, self._action[rows - 1], self._action[rows - 2], torch.ones(len(rows), 1)], dim=1)
-        gram = inputs.T @ inputs + 1e-3 * torch.eye(inputs.shape[1])
-        weights = torch.linalg.solve(gram, inputs.T @ change[rows])
+        wide = inputs.double()  # in float32 large latents make the system singular
+        gram = wide.T @ wide
+        ridge = 1e-6 * gram.diagonal().mean() + 1e-12
+        weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram)), wide.T @ change[rows].double()).to(z)
         residual = (change[rows] - inputs @ weights).square().sum(1).sqrt()
         surprise = torch.zeros(z.shape[0])
         surprise[rows] = residual
@@ -121,9 +123,10 @@ class Clips:
             raise InvalidInputError(f"No episode has {length} frames; the longest has {int(self._lengths.max())}.")
         start = torch.cat(first)
         peak = self._surprise[start[:, None] + torch.arange(length)].amax(1)
-        eventful = peak >= peak.quantile(2 / 3) if len(peak) < 1_000_000 else peak >= peak[::10].quantile(2 / 3)
-        quiet = start[~eventful]
-        return start[eventful], quiet if len(quiet) else start
+        limit = peak[:: len(peak) // 1_000_000 + 1].quantile(2 / 3)  # quantile takes no more
+        eventful = peak >= limit if limit > peak.min() else peak > peak.min()  # mostly nothing happens: take what does
+        sides = [side if len(side) else start for side in (start[eventful], start[~eventful])]
+        return sides[0], sides[1]
 
     def batch(
         self, table: tuple[Tensor, Tensor], length: int, size: int, *, seed: int, step: int, eventful: float = 0.7

@@ -19,7 +19,16 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation
 
 _KEYS = (IMAGE, STATE, TRUE_STATE, SIMULATOR)
-_UNREADABLE = (OSError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Starts:
             StorageError: The file is missing or is not such a table.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 names = {k: k.replace(".", "__") for k in _KEYS}
                 rows = {k: torch.from_numpy(arrays[n]) for k, n in names.items() if n in arrays}
             return cls(rows)

@@ -1,0 +1,100 @@
+"""LeRobot reads what worldsim writes, and worldsim reads what LeRobot writes. Imports alone cost some 15 s of one core."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
+
+from tests.data import toys
+from worldsim.data.dataset import open_dataset
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def lerobot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The class, with its cache in a temporary place."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        import datasets
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield LeRobotDataset
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_lerobot_reads_ours(lerobot: Any, tmp_path: Path, video: bool, caplog: pytest.LogCaptureFixture) -> None:
+    path = toys.write(tmp_path / "d", 3, true_state_dim=2, video=video)
+    with caplog.at_level(logging.WARNING):
+        theirs = lerobot("local/x", root=path, video_backend="pyav")
+    assert not caplog.records
+    assert (theirs.num_episodes, len(theirs), theirs.fps) == (3, 5 + 6 + 7, 10)
+    assert theirs.meta.stats["observation.image"]["mean"].shape == (3, 1, 1)
+    row = 0
+    for i in range(3):
+        ours = toys.episode(i, steps=4 + i, true_state_dim=2)
+        for t in range(5 + i):
+            item = theirs[row]
+            row += 1
+            frame = item["observation.image"].permute(1, 2, 0).numpy() * 255
+            assert np.abs(frame - ours.frames[t]).mean() < (1 if video else 1e-4)
+            action = ours.action[t] if t < ours.steps else np.zeros(2)
+            assert np.array_equal(item["action"].numpy(), action.astype(np.float32))
+            assert np.array_equal(item["observation.state"].numpy(), ours.proprio[t])
+            assert item["task"] == "push it" and int(item["episode_index"]) == i and int(item["frame_index"]) == t
+            following = min(t + 1, ours.steps)
+            assert bool(item["next.success"]) == bool(ours.success[following])
+            assert float(item["next.progress"]) == ours.progress[following]
+            assert bool(item["next.done"]) == (following == ours.steps)
+
+
+def test_lerobot_gives_windows_of_ours(lerobot: Any, tmp_path: Path) -> None:
+    path = toys.write(tmp_path / "d", 2)
+    theirs = lerobot("local/x", root=path, video_backend="pyav", delta_timestamps={"action": [0.0, 0.1, 0.2]})
+    assert theirs[4]["action_is_pad"].tolist() == [False, True, True]
+    assert np.array_equal(theirs[1]["action"].numpy(), toys.episode(0, steps=4).action[1:4])
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_we_read_lerobots(lerobot: Any, tmp_path: Path, video: bool) -> None:
+    camera = "observation.images.top"
+    features = {
+        camera: {
+            "dtype": "video" if video else "image",
+            "shape": (64, 96, 3),
+            "names": ["height", "width", "channels"],
+        },
+        "observation.state": {"dtype": "float32", "shape": (3,), "names": ["x", "y", "z"]},
+        "action": {"dtype": "float32", "shape": (1,), "names": ["speed"]},
+        "next.success": {"dtype": "bool", "shape": (1,), "names": None},
+    }
+    theirs = lerobot.create(
+        "local/x", fps=20, features=features, root=tmp_path / "d", use_videos=video, video_backend="pyav"
+    )
+    written = [toys.episode(i, steps=4 + i, size=(64, 96)) for i in range(3)]
+    for e in written:
+        for t in range(len(e.frames)):
+            action = e.action[min(t, e.steps - 1), :1]
+            values = {camera: e.frames[t], "observation.state": e.proprio[t], "action": action}
+            theirs.add_frame({**values, "next.success": np.array([bool(e.success[t])]), "task": "go"})
+        theirs.save_episode()
+    theirs.finalize()
+    ours = open_dataset(tmp_path / "d", camera="top")
+    assert (ours.episodes, ours.camera, ours.rate_hz, ours.task, ours.image_size) == (3, camera, 20, "go", (64, 96))
+    assert ours.action_spec.names == ("speed",)
+    for i, e in enumerate(written):
+        read = ours.episode(i)
+        assert read.frames.shape == e.frames.shape
+        difference = np.abs(read.frames.astype(int) - e.frames).mean()
+        assert difference < 6 if video else difference == 0
+        assert np.array_equal(read.action, e.action[:, :1]) and np.array_equal(read.proprio, e.proprio)
+        assert np.array_equal(read.success, [0, *e.success[:-1]])
+        assert np.isnan(read.progress).all() and read.true_state is None
