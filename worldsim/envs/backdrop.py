@@ -86,23 +86,23 @@ def moving_window(
     Each geom is replaced by its bounding sphere. For a sphere of radius r around (x, y) at depth d, an image point
     f (x + a) / (d + b) with |a|, |b| <= r lies within f r (1 + |x| / d) / (d - r) of the centre's.
     """
-    height, width = size_px
-    radius = model.geom_rbound[moving]
-    centre = (data.geom_xpos[moving] - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)
-    depth = -centre[:, 2]
-    ahead = depth + radius > 0
-    if (radius == 0).any() or (ahead & (depth <= 1.001 * radius)).any():
-        return None
+    (height, width), (fx, fy, cx, cy) = size_px, focal_px
+    centre_m3 = (data.geom_xpos[moving] - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)
     mask = np.zeros((height, width), bool)
-    fx, fy, cx, cy = focal_px
-    centre, depth, radius = centre[ahead], depth[ahead], radius[ahead]
-    column, row = cx + fx * centre[:, 0] / depth, cy - fy * centre[:, 1] / depth
-    reach_x = fx * radius * (1 + np.abs(centre[:, 0]) / depth) / (depth - radius) + _MARGIN_PX
-    reach_y = fy * radius * (1 + np.abs(centre[:, 1]) / depth) / (depth - radius) + _MARGIN_PX
-    corners = np.stack([row - reach_y, row + reach_y + 1, column - reach_x, column + reach_x + 1], axis=1)
-    limits = np.array([height, height, width, width])
-    for top, bottom, left, right in np.clip(corners, 0, limits).astype(int).tolist():
-        mask[top:bottom, left:right] = True
+    for (x, y, z), radius in zip(centre_m3.tolist(), model.geom_rbound[moving].tolist(), strict=True):
+        depth = -z
+        if radius == 0:  # a plane
+            return None
+        if depth + radius <= 0:  # behind the camera
+            continue
+        if depth <= 1.001 * radius:
+            return None
+        reach = radius / (depth - radius)
+        right, down = cx + fx * x / depth, cy - fy * y / depth
+        wide, high = fx * reach * (1 + abs(x) / depth) + _MARGIN_PX, fy * reach * (1 + abs(y) / depth) + _MARGIN_PX
+        rows = slice(max(0, int(down - high)), max(0, int(down + high) + 1))
+        columns = slice(max(0, int(right - wide)), max(0, int(right + wide) + 1))
+        mask[rows, columns] = True
     return mask
 
 

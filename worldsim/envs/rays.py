@@ -58,13 +58,13 @@ def cast(
     return geom_n, dist_n, normal_n3
 
 
-def products(one_n3: Floats, other_m3: Floats) -> Floats:
-    """Scalar products of every pair, [N, M].
+def products(xyz_n: tuple[Floats, Floats, Floats], other_m3: Floats) -> Floats:
+    """Scalar products of N vectors, given as three columns, with M others: [N, M].
 
     A matrix product in plain arithmetic: BLAS rounds differently with the number of rows.
     """
-    product_nm = np.empty((len(one_n3), len(other_m3)))
-    x, y, z = one_n3[:, 0], one_n3[:, 1], one_n3[:, 2]
+    x, y, z = xyz_n
+    product_nm = np.empty((len(x), len(other_m3)))
     for column, (a, b, c) in enumerate(other_m3.tolist()):
         total_n = x * a
         total_n += y * b

@@ -37,7 +37,7 @@ def geom_colours(model: mujoco.MjModel, background: Colours) -> Colours:
 
 def shade(palette: Colours, geom_n: NDArray[np.int32], light_n3: Colours) -> Colours:
     """Colour of N hits, float32 [N, 3] in 0..255; rays that hit nothing show the background unlit."""
-    lit_n3 = palette[geom_n]
+    lit_n3 = palette.take(geom_n, axis=0, mode="wrap")
     missed = geom_n < 0
     light_n3[missed] = 1.0
     np.multiply(lit_n3, light_n3, out=lit_n3)
@@ -89,7 +89,7 @@ class Lamps:
             rays_n3: Unit rays from the camera.
             dist_n: Distance travelled, metres.
         """
-        cosine_nl = products(normal_n3, self.towards)
+        cosine_nl = products((normal_n3[:, 0], normal_n3[:, 1], normal_n3[:, 2]), self.towards)
         for number in np.flatnonzero(self.placed):
             to_light = self.position[number] - self.camera - dist_n[:, None] * rays_n3
             length = np.maximum(np.sqrt((to_light**2).sum(axis=1)), 1e-9)
