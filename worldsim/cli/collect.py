@@ -13,8 +13,9 @@ from rich.console import Console
 from worldsim.data import collect as recording
 from worldsim.data.behaviours import Behaviour
 from worldsim.data.environment import action_spec_of
+from worldsim.data.seeking import varied_behaviours
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.train.behaviours import general_behaviours, push_behaviours, push_demonstrations
+from worldsim.train.behaviours import push_behaviours, push_demonstrations
 
 ALIASES = {"push": "worldsim/Push-v0"}
 MIXTURES = ("auto", "push", "demonstrations", "general")
@@ -103,4 +104,4 @@ def _mixture(name: str, env: str, make: Callable[[], gymnasium.Env[Any, Any]]) -
     trial.close()
     if name == "demonstrations":
         return push_demonstrations(action)
-    return push_behaviours(action) if name == "push" else general_behaviours(action)
+    return push_behaviours(action) if name == "push" else varied_behaviours(action)

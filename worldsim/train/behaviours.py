@@ -58,7 +58,7 @@ def push_demonstrations(action: ActionSpec) -> tuple[Behaviour, ...]:
 
 
 def general_behaviours(action: ActionSpec, *, weight: float = 1.0) -> tuple[Behaviour, ...]:
-    """Behaviours for any environment: wandering, holding, and switching between both.
+    """Noise alone: wandering, holding, and switching between both.
 
     Args:
         action: Meaning of the actions.

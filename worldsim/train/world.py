@@ -260,7 +260,7 @@ def _train_heads(
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         clip = clips.batch(table, 2, config.heads.batch, seed=config.seed + 1, step=step, eventful=0.5)
-        return heads.loss(_to(clip, config.device))
+        return heads.loss(_to(clip, config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
 
     heads.to(config.device)
     return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", watch=watch)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from worldsim.data.clips import Clip
 
+DRIFT = 0.05
+"""Disturbance of proprioception in training, in its standard deviations."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadsConfig:
@@ -87,10 +90,20 @@ class Heads(nn.Module):
         self.latent_scale.copy_(clip.z_BTCHW.std((0, 1, 3, 4)).clamp_min(1e-2)[:, None, None])
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
-    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, float]]:
-        """Errors of all three heads on windows of two frames; labels that are nan are left out."""
-        z_BCHW = clip.z_BTCHW[:, 1]
-        proprio, progress, success = self(z_BCHW, clip.start_BCHW, clip.proprio_BTP[:, 0], clip.action_BTA[:, 0])
+    def loss(self, clip: Clip, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Errors of all three heads on windows of two frames; labels that are nan are left out.
+
+        Proprioception before the action is disturbed, so that the head learns to pull a drifting body back to where the
+        latent shows it.
+
+        Args:
+            clip: Windows of two frames.
+            generator: Source of the disturbance.
+        """
+        z_BCHW, before = clip.z_BTCHW[:, 1], clip.proprio_BTP[:, 0]
+        noise = torch.randn(before.shape, generator=generator).to(before)
+        before = before + noise * self.proprio_scale_P * DRIFT
+        proprio, progress, success = self(z_BCHW, clip.start_BCHW, before, clip.action_BTA[:, 0])
         body = ((proprio - clip.proprio_BTP[:, 1]) / self.proprio_scale_P).square().mean()
         how_far = _labelled(progress.sigmoid(), clip.progress_BT[:, 1], F.mse_loss)
         solved = _labelled(success, clip.success_BT[:, 1], F.binary_cross_entropy_with_logits)
