@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -83,12 +84,7 @@ def test_the_sampler_is_exact_where_paths_are_straight(steps: int, shift: float,
     """One target: v(x, t) = (x - target) / t, a field linear in x; Euler walks it without error in any number of steps."""
     target, start = noise(2, 5, seed=seed).double(), noise(2, 5, seed=seed + 100).double()
     grid = time_grid(steps, shift)
-    assert (
-        len(grid) == steps + 1
-        and grid[0] == 1
-        and grid[-1] == 0
-        and all(a > b for a, b in zip(grid, grid[1:], strict=False))
-    )
+    assert len(grid) == steps + 1 and grid[0] == 1 and grid[-1] == 0 and all(a > b for a, b in itertools.pairwise(grid))
     end, aim = euler(lambda x, t: (x - target) / t, start, grid)
     assert torch.allclose(end, target, atol=1e-9) and torch.allclose(aim, target, atol=1e-9)
 
@@ -166,8 +162,8 @@ def test_one_step_has_no_spread_and_more_steps_walk_further(predictor: FlowPredi
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     predictor = FlowPredictor(CONFIG)
-    losses = train(predictor, steps=50, unroll=1, lr=4e-3, batch=16)
-    assert np.mean(losses[-10:]) < 0.4 * np.mean(losses[:3])
+    losses = train(predictor, steps=30, unroll=1, lr=5e-3, batch=12)
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
 
 
 def test_the_loss_rolls_out_with_the_sampler_that_is_used(

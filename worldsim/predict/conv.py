@@ -1,7 +1,7 @@
 """Deterministic convolutional predictor: repaint the latent grid, given the last frames and the action.
 
 The simplest thing that works on any picture, and fast; it averages over what it is unsure of, so long rollouts blur.
-Trained on its own multi-step rollouts.
+Trained on its own multi-step rollouts. A small head learns how large its error is going to be, which is its uncertainty.
 
 Shape legend: B batch, K history, T time, C H W latent, P proprio, A action, F width.
 """
@@ -13,6 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.data.clips import Clip
+from worldsim.errors import InvalidInputError
+
+GROUPS = 8
+"""Groups of the normalisation."""
+FLOOR = 0.01
+"""Errors below this, in typical changes, count as none when foresight is learned."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,7 @@ class ConvConfig:
         proprio_dim: P.
         action_dim: A.
         history: K frames of context.
-        width: F, channels of the trunk.
+        width: F, channels of the trunk, a multiple of 8.
         blocks: Residual blocks.
     """
 
@@ -41,7 +47,7 @@ class ModulatedBlock(nn.Module):
 
     def __init__(self, width: int, condition: int, *, dilation: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(GROUPS, width)
         self.modulation = nn.Linear(condition, 2 * width)
         self.first = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
         self.second = nn.Conv2d(width, width, 3, padding=1)
@@ -65,8 +71,14 @@ class ConvPredictor(nn.Module):
     proprio_scale_P: Tensor
 
     def __init__(self, config: ConvConfig) -> None:
-        """Make an untrained predictor that predicts no change."""
+        """Make an untrained predictor that predicts no change.
+
+        Raises:
+            InvalidInputError: The width is no multiple of 8.
+        """
         super().__init__()
+        if config.width < GROUPS or config.width % GROUPS:
+            raise InvalidInputError(f"width must be a multiple of {GROUPS}; got {config.width}.")
         self.config = config
         channels, height, width = config.latent_shape
         condition = config.history * (config.action_dim + config.proprio_dim)
@@ -77,6 +89,7 @@ class ConvPredictor(nn.Module):
         self.leave = nn.Conv2d(config.width, channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.doubt = nn.Conv2d(config.width, 1, 1)
         self.register_buffer("change_scale", torch.ones(channels, 1, 1))
         self.register_buffer("proprio_mean_P", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_scale_P", torch.ones(config.proprio_dim))
@@ -88,36 +101,50 @@ class ConvPredictor(nn.Module):
         self.proprio_mean_P.copy_(clip.proprio_BTP.mean((0, 1)))
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
-    def predict(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Next latent [B, C, H, W]; arguments as `worldsim.predict.base.Predictor`."""
+    def predict_with_spread(
+        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Next latent [B, C, H, W]; arguments as `worldsim.predict.base.Predictor`.
+
+        Returns:
+            Next latent, and the error that the predictor has learned to expect of it, root mean square in units of the latents'
+            typical change [B].
+        """
         body = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
         condition = self.embed(torch.cat([action_BKA, body], dim=-1).flatten(1))
         h = self.enter(z_BKCHW.flatten(1, 2)) + self.place
         for block in self.blocks:
             h = block(h, condition)
-        out: Tensor = z_BKCHW[:, -1] + self.leave(F.silu(h)) * self.change_scale
-        return out
+        h = F.silu(h)
+        expected_B = F.softplus(self.doubt(h.detach())).square().mean((1, 2, 3)).sqrt()
+        return z_BKCHW[:, -1] + self.leave(h) * self.change_scale, expected_B
 
-    def predict_with_spread(
-        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Next latent and, there being one member and no noise, a spread of zero."""
-        z_BCHW = self.predict(z_BKCHW, proprio_BKP, action_BKA, noise)
-        return z_BCHW, z_BCHW.new_zeros(z_BCHW.shape[0])
+    def predict(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Next latent [B, C, H, W]; see `predict_with_spread`."""
+        return self.predict_with_spread(z_BKCHW, proprio_BKP, action_BKA, noise)[0]
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of its own rollout, in units of the latents' typical change, heavier where the latent moves."""
+        """Squared error of its own rollout, heavier where the latent moves, and how well it foresaw that error.
+
+        Args:
+            clip: Latents [B, T, C, H, W] with T >= history + unroll, and actions in [-1, 1].
+            unroll: Steps the predictor is fed its own output.
+            generator: Unused; there is no noise in this objective.
+        """
         k = self.config.history
         z_BKCHW = clip.z_BTCHW[:, :k]
         total, error = clip.z_BTCHW.new_zeros(()), 0.0
         for h in range(unroll):
-            z_BCHW = self.predict(z_BKCHW, clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k])
+            proprio, action = clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k]
+            z_BCHW, expected_B = self.predict_with_spread(z_BKCHW, proprio, action)
             target = clip.z_BTCHW[:, k + h]
             moved = ((target - clip.z_BTCHW[:, k - 1]) / self.change_scale).square().mean(1, keepdim=True) > 0.5
             miss = (z_BCHW - target).square()
-            total = total + (miss * (1 + 4 * moved)).mean()
+            made_B = (miss.detach() / self.change_scale.square()).mean((1, 2, 3)).sqrt()
+            foresight = ((expected_B + FLOOR).log() - (made_B + FLOOR).log()).square().mean()
+            total = total + (miss * (1 + 4 * moved)).mean() + 0.01 * foresight
             error = float(miss.detach().mean())
             z_BKCHW = torch.cat([z_BKCHW[:, 1:], z_BCHW[:, None]], dim=1)
         return total / max(unroll, 1), {"mse": error}
