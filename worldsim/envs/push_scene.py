@@ -138,10 +138,7 @@ def push_xml(variation: PushVariation) -> str:
     at a slip of 5 cm/s. The pusher is a velocity servo of limited stiffness, so a heavier block slows it.
     """
     v = variation
-    drag = v.friction * v.mass * _GRAVITY_M_S2 / _SLIP_SPEED_M_S
-    spin_drag = drag * (_SPREAD * BLOCK_RADIUS_M * v.size) ** 2
     shift_x, shift_y, roll = v.camera
-    top = 2 * _THICKNESS_M
     fovy_deg = math.degrees(2 * math.atan(VIEW_M / 2 / _CAMERA_HEIGHT_M))
     bright = f"{0.35 * v.light} " * 3, f"{0.65 * v.light} " * 3
     return f"""
@@ -157,17 +154,37 @@ def push_xml(variation: PushVariation) -> str:
   <worldbody>
     <light name="sun" directional="true" pos="0 0 3" dir="0 0 -1" castshadow="false"
       ambient="{bright[0]}" diffuse="{bright[1]}" specular="0 0 0"/>
-    <camera name="top" pos="{shift_x} {shift_y} {_CAMERA_HEIGHT_M + top}" euler="0 0 {math.degrees(roll)}"
-      fovy="{fovy_deg}"/>
+    <camera name="top" pos="{shift_x} {shift_y} {_CAMERA_HEIGHT_M + 2 * _THICKNESS_M}"
+      euler="0 0 {math.degrees(roll)}" fovy="{fovy_deg}"/>
     <geom name="floor" type="plane" size="2 2 0.1" rgba="{_rgb(v.floor_color)}" contype="0" conaffinity="0"/>
     <geom name="goal" type="cylinder" pos="0 0 0.0005" size="{GOAL_RADIUS_M} 0.0005" rgba="{_rgb(v.goal_color)}"
       contype="0" conaffinity="0"/>
+{_block_xml(v)}
+{_pusher_xml(v)}
+  </worldbody>
+  <actuator>
+    <velocity joint="pusher_x" kv="{_SERVO_N_S_M}"/>
+    <velocity joint="pusher_y" kv="{_SERVO_N_S_M}"/>
+  </actuator>
+</mujoco>"""
+
+
+def _block_xml(v: PushVariation) -> str:
+    """The T on its three joints, whose damping is the floor's friction."""
+    drag = v.friction * v.mass * _GRAVITY_M_S2 / _SLIP_SPEED_M_S
+    spin_drag = drag * (_SPREAD * BLOCK_RADIUS_M * v.size) ** 2
+    return f"""
     <body name="block" pos="0 0 {0.002 + _THICKNESS_M}">
       <joint name="block_x" type="slide" axis="1 0 0" damping="{drag}"/>
       <joint name="block_y" type="slide" axis="0 1 0" damping="{drag}"/>
       <joint name="block_yaw" type="hinge" axis="0 0 1" damping="{spin_drag}"/>
 {_block_geoms(v)}
-    </body>
+    </body>"""
+
+
+def _pusher_xml(v: PushVariation) -> str:
+    """The pusher: a cylinder to look at, and a hidden ball for contact, which is exact and cheap against boxes."""
+    return f"""
     <body name="pusher" pos="0 0 {0.002 + _THICKNESS_M}">
       <joint name="pusher_x" type="slide" axis="1 0 0"/>
       <joint name="pusher_y" type="slide" axis="0 1 0"/>
@@ -175,13 +192,7 @@ def push_xml(variation: PushVariation) -> str:
         rgba="{_rgb(v.pusher_color)}" contype="0" conaffinity="0"/>
       <geom name="pusher_contact" type="sphere" size="{PUSHER_RADIUS_M}" mass="0" group="4" contype="2" conaffinity="1"
         friction="{v.grip} 0 0" solref="0.012 1" priority="1"/>
-    </body>
-  </worldbody>
-  <actuator>
-    <velocity joint="pusher_x" kv="{_SERVO_N_S_M}"/>
-    <velocity joint="pusher_y" kv="{_SERVO_N_S_M}"/>
-  </actuator>
-</mujoco>"""
+    </body>"""
 
 
 def _rgb(colour: tuple[float, ...]) -> str:
