@@ -14,13 +14,15 @@ from worldsim.data.writer import episode_writer
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
 from worldsim.policies.degrade import Degradation
 from worldsim.policies.load import discover, load_policy, policy_digest
+from worldsim.policies.pixel import PixelPolicy, PixelPolicyConfig
 from worldsim.policies.scripted import PushExpert
+from worldsim.policies.trained import TrainedPolicy
 from worldsim.storage import read_json
 from worldsim.train import policy as module
 from worldsim.train.configure import resolve
-from worldsim.train.examples import Recorded, read_recorded
+from worldsim.train.examples import Examples, Recorded, read_recorded
 from worldsim.train.loop import Schedule
-from worldsim.train.policy import TrainPolicy, shifted, train_policy
+from worldsim.train.policy import TrainPolicy, cloning_loss, shifted, train_policy
 from worldsim.types import IMAGE, STATE, TRUE_STATE
 
 SPEC = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.4), high=(0.4, 0.4), rate_hz=10)
@@ -255,3 +257,36 @@ def test_settings_from_the_command_line():
         qualities=(Degradation(), Degradation(gain=0.7)),
         schedule=Schedule(steps=300, batch=128, lr=2e-3),
     )
+
+
+def test_a_checkpoint_has_had_the_steps_it_is_named_after(data, tmp_path, monkeypatch):
+    original, losses, saved = module.cloning_loss, [], []
+    save = TrainedPolicy.save_pretrained
+
+    def counted(*args, **kwargs):
+        loss_at = original(*args, **kwargs)
+        return lambda step: (losses.append(step), loss_at(step))[1]
+
+    def recorded(self, path, **kwargs):
+        saved.append((kwargs["manifest"]["step"], path.name, len(losses)))
+        save(self, path, **kwargs)
+
+    monkeypatch.setattr(module, "cloning_loss", counted)
+    monkeypatch.setattr(TrainedPolicy, "save_pretrained", recorded)
+    train_policy(small(data, tmp_path / "p", checkpoints=(1, 5)))
+    assert saved == [(1, "000001", 1), (5, "000005", 5), (8, "000008", 8)]
+
+
+def test_batches_follow_seed_and_step():
+    torch.manual_seed(0)
+    sizes = {"image_size": (16, 24), "channels": (4,), "hidden": 8}
+    policy = PixelPolicy(PixelPolicyConfig(action=SPEC, proprio_mean=(0.0, 0.0), proprio_std=(1.0, 1.0), **sizes))
+    g = torch.Generator().manual_seed(0)
+    seen = {IMAGE: torch.randint(0, 256, (50, 16, 24, 3), dtype=torch.uint8, generator=g), STATE: torch.rand(50, 2)}
+    examples = Examples(observation=seen, action_nka=torch.rand(50, 1, 2, generator=g), valid_nk=torch.ones(50, 1))
+
+    def loss(seed, step):
+        return cloning_loss(policy, examples, batch=4, seed=seed, shift_px=1)(step)[0].item()
+
+    assert loss(0, 3) == loss(0, 3)
+    assert len({loss(0, 3), loss(1, 3), loss(0, 4)}) == 3

@@ -10,7 +10,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.testing import check_world
 from worldsim.train.loop import Schedule
 from worldsim.train.tokenizer import TokenizerRecipe
-from worldsim.train.world import PredictorRecipe, TrainWorld, train_world
+from worldsim.train.predictor import PredictorRecipe
+from worldsim.train.world import TrainWorld, train_world
 from worldsim.worlds import load_world
 
 

@@ -105,6 +105,7 @@ def sample_frames(episodes: Iterator[Tensor], *, seed: int) -> Tensor:
 
 def _fit_closed_form(x_NCHW: Tensor, recipe: TokenizerRecipe) -> tuple[str, Tokenizer]:
     """Make the tokenizer and fit what needs no training."""
+    torch.manual_seed(0)
     x = to_model(x_NCHW[:3000])
     if recipe.name in ("auto", "layers"):
         try:

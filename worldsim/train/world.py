@@ -12,24 +12,22 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.data.cache import BATCH, EncodedEpisodes, Recorded, encode_episodes
-from worldsim.data.clips import Clip, Clips
 from worldsim.data.dataset import Dataset, open_dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.predict.base import Predictor
-from worldsim.predict.registry import PREDICTORS
 from worldsim.tokenizers.base import Tokenizer
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.train.claim import claimed
 from worldsim.train.figures import held_out_figures
 from worldsim.train.loop import Schedule, Watch, fit
+from worldsim.train.predictor import PredictorRecipe, clips_of, to_device, train_predictor
 from worldsim.train.tokenizer import TokenizerRecipe, to_model, train_tokenizer
 from worldsim.types import WorldSpec
 from worldsim.worlds.heads import Heads, HeadsConfig
@@ -38,26 +36,6 @@ from worldsim.worlds.state import StateWorld
 
 HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
-GRID_PREDICTOR, LAYER_PREDICTOR, STATE_PREDICTOR = "conv", "rigid", "mlp"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictorRecipe:
-    """How the predictor is made.
-
-    Attributes:
-        name: ``auto`` (rigid for layers, conv for grids), ``rigid``, ``conv`` or ``flow``.
-        options: Fields of the predictor's config that differ from its defaults.
-        schedule: Optimiser steps, batch, learning rate.
-        unrolls: Stages of the curriculum: steps of self-rollout, and the share of training at which each stage ends.
-        eventful: Share of windows drawn where something unexpected happens (contact).
-    """
-
-    name: str = "auto"
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=6000, batch=256, lr=2e-3))
-    unrolls: tuple[tuple[int, float], ...] = ((1, 0.2), (2, 0.35), (4, 0.55), (8, 0.8), (12, 1.0))
-    eventful: float = 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,12 +89,20 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     work = out.with_name(out.name + ".training")
     dataset = open_dataset(Path(config.data), camera=config.camera or None)
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
-        torch.manual_seed(config.seed)
         tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
         cost = {"tokenizer": seconds}
         encoded = _encode(dataset, tokenizer, work, watch)
         trained, held_out = encoded.split(every=HELD_OUT_EVERY)
-        predictor, cost["predictor"] = _train_predictor(trained, tokenizer, dataset, config, work, watch)
+        predictor, cost["predictor"] = train_predictor(
+            trained,
+            tokenizer,
+            dataset.action_spec,
+            config.predictor,
+            seed=config.seed,
+            device=config.device,
+            folder=work / "predictor",
+            watch=watch,
+        )
         heads, cost["heads"] = _train_heads(trained, tokenizer, dataset, config, work, watch)
         world = _assemble(tokenizer, predictor, heads, dataset, config, held_out)
         figures = held_out_figures(world, held_out, dataset)
@@ -181,65 +167,6 @@ def _weights(tokenizer: Tokenizer) -> list[Tensor]:
     return [v.detach().cpu().contiguous() for v in tokenizer.state_dict().values()]
 
 
-def _clips(encoded: EncodedEpisodes, history: int, dataset: Dataset) -> Clips:
-    spec = dataset.action_spec
-    idle = spec.normalize(torch.tensor(spec.idle))
-    return Clips(encoded.episodes, history=history, idle_A=idle)
-
-
-def _train_predictor(
-    encoded: EncodedEpisodes,
-    tokenizer: Tokenizer,
-    dataset: Dataset,
-    config: TrainWorld,
-    work: Path,
-    watch: Watch | None,
-) -> tuple[Predictor, float]:
-    """Train the predictor on windows of latents, over longer and longer rollouts of its own."""
-    recipe = config.predictor
-    layered = hasattr(tokenizer.config, "orders")
-    name = recipe.name if recipe.name != "auto" else _suited(tokenizer)
-    values: dict[str, Any] = {
-        "latent_shape": list(tokenizer.latent_shape),
-        "proprio_dim": encoded.proprio_dim,
-        "action_dim": dataset.action_spec.dim,
-        **({"orders": list(tokenizer.config.orders)} if name == LAYER_PREDICTOR and layered else {}),
-        **recipe.options,
-    }
-    predictor = PREDICTORS.build(name, values)
-    history = int(predictor.config.history)
-    clips = _clips(encoded, history, dataset)
-    longest = min(recipe.unrolls[-1][0], encoded.longest - 1)
-    sample = clips.windows(history + 1)
-    predictor.calibrate(clips.batch(sample, history + 1, 2048, seed=config.seed, step=-1))
-    tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
-    noise = torch.Generator()
-
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        share = step / recipe.schedule.steps
-        unroll = next(u for u, end in recipe.unrolls if share < end)
-        length = history + min(unroll, longest)
-        clip = clips.batch(
-            tables[unroll], length, recipe.schedule.batch, seed=config.seed, step=step, eventful=recipe.eventful
-        )
-        noise.manual_seed(config.seed * 1_000_003 + step)
-        return predictor.loss(_to(clip, config.device), length - history, noise)
-
-    assert isinstance(predictor, nn.Module)
-    predictor.to(config.device)
-    seconds = fit(
-        predictor, loss_at, recipe.schedule, folder=work / "predictor", stage=f"predictor {name}", watch=watch
-    )
-    return predictor, seconds
-
-
-def _suited(tokenizer: Tokenizer) -> str:
-    """The predictor that goes with a tokenizer."""
-    if isinstance(tokenizer, IdentityTokenizer):
-        return STATE_PREDICTOR
-    return LAYER_PREDICTOR if hasattr(tokenizer.config, "orders") else GRID_PREDICTOR
-
-
 def _train_heads(
     encoded: EncodedEpisodes,
     tokenizer: Tokenizer,
@@ -249,27 +176,22 @@ def _train_heads(
     watch: Watch | None,
 ) -> tuple[Heads, float]:
     """Train the heads on encoded frames."""
+    torch.manual_seed(config.seed)
     heads = Heads(
         HeadsConfig(
             latent_shape=tokenizer.latent_shape, proprio_dim=encoded.proprio_dim, action_dim=dataset.action_spec.dim
         )
     )
-    clips = _clips(encoded, 1, dataset)
+    clips = clips_of(encoded, history=1, action=dataset.action_spec)
     table = clips.windows(2)
     heads.calibrate(clips.batch(table, 2, 4096, seed=config.seed, step=-2))
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         clip = clips.batch(table, 2, config.heads.batch, seed=config.seed + 1, step=step, eventful=0.5)
-        return heads.loss(_to(clip, config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        return heads.loss(to_device(clip, config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
 
     heads.to(config.device)
     return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", watch=watch)
-
-
-def _to(clip: Clip, device: str) -> Clip:
-    if device == "cpu":
-        return clip
-    return Clip(**{f.name: getattr(clip, f.name).to(device) for f in dataclasses.fields(clip)})
 
 
 def _assemble(
@@ -304,5 +226,7 @@ def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> 
         return dataset.starts(held_out.indices[: config.num_starts])
     source = open_dataset(Path(config.starts), camera=config.camera or None)
     if source.image_size != dataset.image_size:
-        raise InvalidInputError(f"Frames of {config.starts} are {source.image_size}, of {config.data} {dataset.image_size}.")
+        raise InvalidInputError(
+            f"Frames of {config.starts} are {source.image_size}, of {config.data} {dataset.image_size}."
+        )
     return source.starts(range(min(config.num_starts, source.episodes)))
