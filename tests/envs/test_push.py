@@ -23,8 +23,7 @@ FAST = "environment_state_agent_pos"
 
 def placed(env: PushEnv, block: tuple[float, float, float], pusher: tuple[float, float]) -> PushEnv:
     env.reset(seed=0)
-    env._data.qpos[:] = [*block, *pusher]
-    env._place()
+    env.place(block=block, pusher=pusher)
     return env
 
 
@@ -228,6 +227,9 @@ def test_bad_requests_are_answered() -> None:
         PushEnv(variation={"size": 3.0})
     with pytest.raises(InvalidInputError, match="takes 3 number"):
         PushEnv(variation={"block_color": (1.0, 0.0)})
+    with pytest.raises(InvalidInputError, match="takes numbers"):
+        PushEnv(variation={"mass": "heavy"})  # type: ignore[dict-item]
+    assert PushEnv(variation={"block_color": np.zeros(3)}).variation.block_color == (0, 0, 0)  # type: ignore[dict-item]
     with pytest.raises(UnknownNameError, match="obs_type"):
         PushEnv("pixel")  # type: ignore[arg-type]
     env = PushEnv(FAST)

@@ -202,6 +202,12 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
             self._large = RayRenderer(self._model, "top", self.render_px, self.render_px)
         return self._large.render(self._data)
 
+    def place(self, *, block: tuple[float, float, float], pusher: tuple[float, float]) -> None:
+        """Put the block (x, y in m, yaw in rad) and the pusher (x, y) somewhere, at rest; anywhere is allowed."""
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[:] = [*block, *pusher]
+        self._place()
+
     def get_state(self) -> Floats:
         """Everything needed to resume here bit for bit, float64 [S]; the generator of starts is not part of it."""
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))

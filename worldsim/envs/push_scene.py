@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+import numpy as np
+
 from worldsim.errors import InvalidInputError, unknown_name
 
 IMAGE_PX = 64
@@ -80,7 +82,10 @@ class PushVariation:
             if name not in VARIATION_RANGES:
                 raise unknown_name("variation", name, VARIATION_RANGES)
             nominal = getattr(cls, name)
-            numbers = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),)
+            try:
+                numbers = tuple(np.asarray(value, np.float64).ravel().tolist())
+            except (TypeError, ValueError) as error:
+                raise InvalidInputError(f"Variation {name!r} takes numbers; got {value!r}.") from error
             _check(name, numbers, 1 if isinstance(nominal, float) else len(nominal))
             values[name] = numbers[0] if isinstance(nominal, float) else numbers
         return cls(**values)  # type: ignore[arg-type]
