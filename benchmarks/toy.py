@@ -82,7 +82,7 @@ class ToyWorld:
 
     def step(self, state: WorldState, action: Tensor) -> tuple[ToyState, WorldStep]:
         """See `worldsim.protocols.World`."""
-        assert isinstance(state, ToyState)  # noqa: S101
+        assert isinstance(state, ToyState)
         if self.delay_s:
             time.sleep(self.delay_s)
         if self.matmul:
@@ -125,7 +125,7 @@ class ToyPolicy:
         pixels: Reads the frame instead of the state.
         fault: What it does wrong: ``raise``, ``nan``, ``shape``, ``hang``, ``exit``, ``write`` (into what it was
         shown),
-            ``global`` (draws from the global generator) or nothing.
+            ``rare`` (raises in few episodes), ``global`` (draws from the global generator) or nothing.
         at: Step at which the fault shows.
         log: File to note every episode in that it begins; empty for none.
         name: For the log.
@@ -153,7 +153,7 @@ class ToyPolicy:
         if carry == 0 and self.log:
             _note(Path(self.log), self.name, keys)
         if carry == self.at:
-            self._err(observation)
+            self._err(observation, keys)
         point = _point(observation[IMAGE]) if self.pixels else observation[STATE]
         action = -self.gain * point + self.jitter * normal(keys, 0, (2,))
         if self.fault == "global":
@@ -162,7 +162,9 @@ class ToyPolicy:
             action[-1, 0] = float("nan")
         return (action[:, :1] if carry == self.at and self.fault == "shape" else action), carry + 1
 
-    def _err(self, observation: Observation) -> None:
+    def _err(self, observation: Observation, keys: Tensor) -> None:
+        if self.fault == "rare" and bool((keys % 19 == 0).any()):
+            raise ValueError("an unlucky number")
         if self.fault == "raise":
             raise ValueError(f"lost the plot, {object()}")
         if self.fault == "hang":

@@ -68,7 +68,11 @@ def main(
         _figure(success, "recall", reach=0.8),
         Figure(name="round-trip gap, mean over checkpoints", value=float(gaps.mean()), reach=0.05, order="<="),
         Figure(name="round-trip gap, worst checkpoint (48 episodes)", value=float(np.abs(gaps).max())),
-        *[_figure(success, n) for n in ("spearman", "kendall", "noise_ceiling", "order_accuracy", "mean_absolute_error") if _has(success, n)],
+        *[
+            _figure(success, n)
+            for n in ("spearman", "kendall", "noise_ceiling", "order_accuracy", "mean_absolute_error")
+            if _has(success, n)
+        ],
         *[_figure(progress_, n) for n in ("pearson", "bias") if _has(progress_, n)],
     ]
     table = [
@@ -83,7 +87,12 @@ def main(
         for i, ref in enumerate(refs)
     ]
     estimates = {a.quantity: [str(e) for e in a.estimates] for a in (success, progress_)}
-    details = {"checkpoints": table, "estimates": estimates, "episodes": episodes, "ranking_digest": results.ranking.digest}
+    details = {
+        "checkpoints": table,
+        "estimates": estimates,
+        "episodes": episodes,
+        "ranking_digest": results.ranking.digest,
+    }
     write("triage_fidelity", figures=figures, seeds=[request.seed], details=details)
 
 

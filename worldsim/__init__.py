@@ -34,7 +34,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-
 def _register() -> None:
     """Tell Gymnasium our ids; a machine that only trains may lack it."""
     import gymnasium

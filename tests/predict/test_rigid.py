@@ -45,7 +45,9 @@ def turn(z_BTLP: Tensor, angle: float, shift: tuple[float, float]) -> Tensor:
 
 @settings(max_examples=20, deadline=None)
 @given(angle=st.floats(-3, 3), dx=st.floats(-0.5, 0.5), dy=st.floats(-0.5, 0.5))
-def test_contact_does_not_depend_on_place_or_angle(predictor: RigidPredictor, angle: float, dx: float, dy: float) -> None:
+def test_contact_does_not_depend_on_place_or_angle(
+    predictor: RigidPredictor, angle: float, dx: float, dy: float
+) -> None:
     z = poses(4, 2, seed=1)
     predictor = copy.deepcopy(predictor)
     predictor.motion_scale_LO.fill_(1.0)
@@ -83,7 +85,12 @@ def test_training_learns_a_push() -> None:
     z = torch.stack(frames, dim=1)[..., None, None]
     nothing = torch.zeros(512, 6)
     clip = Clip(
-        z_BTCHW=z, proprio_BTP=torch.zeros(512, 6, 2), action_BTA=action, progress_BT=nothing, success_BT=nothing, start_BCHW=z[:, 0]
+        z_BTCHW=z,
+        proprio_BTP=torch.zeros(512, 6, 2),
+        action_BTA=action,
+        progress_BT=nothing,
+        success_BT=nothing,
+        start_BCHW=z[:, 0],
     )
     config = RigidConfig(latent_shape=(8, 1, 1), orders=ORDERS, proprio_dim=2, action_dim=2, members=2, width=48)
     predictor = RigidPredictor(config)

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from tests.tokenizers.scenes import SIZE, sample
 from torch import Tensor
 
+from tests.tokenizers.scenes import SIZE, sample
 from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.layers import ABSENT, LayersTokenizer, apply_motion
 

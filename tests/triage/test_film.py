@@ -14,7 +14,9 @@ TRUTH = functools.partial(ToyWorld, horizon=8, bias=0.02)
 
 
 def finished(out, refs):
-    request = TriageRequest(policies=refs, world=Ref(name="toy", digest="w"), k=1, budget=80, width=16, allocator="uniform")
+    request = TriageRequest(
+        policies=refs, world=Ref(name="toy", digest="w"), k=1, budget=80, width=16, allocator="uniform"
+    )
     arena = Arena(kind="truth", world=Ref(name="truth", digest="t"), load=TRUTH, episodes=6)
     return run(request, load_world=WORLD, load_policy=load_toy, out=out, arenas=[arena])
 

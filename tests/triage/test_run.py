@@ -100,7 +100,9 @@ def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
         break
     assert patience > 3 and part.ranking.digest == whole.ranking.digest
     assert rows(tmp_path / "part") == rows(tmp_path / "whole")
-    assert len(waves) == len({w for (w,) in sqlite3.connect(tmp_path / "part" / DATABASE).execute("SELECT wave FROM rollouts")})
+    assert len(waves) == len(
+        {w for (w,) in sqlite3.connect(tmp_path / "part" / DATABASE).execute("SELECT wave FROM rollouts")}
+    )
 
 
 SCRIPT = """
@@ -202,6 +204,15 @@ def test_a_crashed_policy_is_reported_and_the_rest_is_ranked_as_without_it(tmp_p
     }
     assert "Traceback" in results[1].failures[6].detail
     assert {line.policy for line in lines[:2]} == {4, 5}
+
+
+def test_what_a_policy_did_in_the_round_of_its_crash_does_not_count(tmp_path):
+    asked = request(toy_refs(6, extra=["gain=0.4 fault=rare"]), allocator="uniform")
+    one, two = go(tmp_path / "1", asked), go(tmp_path / "2", dataclasses.replace(asked, workers=2))
+    survived = [row for row in rows(tmp_path / "1") if row[1] == asked.policies[6].digest]
+    assert survived, "no wave of the policy came through: the test shows nothing"
+    assert one.failures[6].reason == two.failures[6].reason == "failed at step 3: ValueError: an unlucky number"
+    assert one.triage.count[6] == 0 and one.ranking.digest == two.ranking.digest
 
 
 def test_crashed_policies_get_another_chance_on_request(tmp_path):

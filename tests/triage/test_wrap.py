@@ -26,7 +26,11 @@ def load_coarse():
 
 
 def test_wrapped_worlds_are_worlds():
-    for world in (BorrowedStarts(WORLD, lender=WORLD), RoundTripWorld(WORLD, roundtrip=coarse), ShortWorld(WORLD, horizon=2)):
+    for world in (
+        BorrowedStarts(WORLD, lender=WORLD),
+        RoundTripWorld(WORLD, roundtrip=coarse),
+        ShortWorld(WORLD, horizon=2),
+    ):
         assert isinstance(world, World) and isinstance(world, StartableWorld)
         first = world.starts(torch.arange(3))
         state = world.reset(first, torch.arange(3))

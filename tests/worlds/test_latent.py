@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.worlds import toy
 
+from tests.worlds import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
 from worldsim.testing import check_world

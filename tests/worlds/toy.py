@@ -1,9 +1,9 @@
 """A small untrained latent world over the toy scene, quick to make; its numbers mean nothing, its shapes do."""
 
 import torch
+
 from tests.tokenizers.scenes import SIZE, sample
 from tests.train.toy import ACTION
-
 from worldsim.data.starts import Starts
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.tokenizers.layers import LayersTokenizer
@@ -19,7 +19,9 @@ def world(*, seed: int = 0) -> LatentWorld:
     tokenizer = LayersTokenizer.fit(frames)
     shape = tokenizer.latent_shape
     predictor = RigidPredictor(
-        RigidConfig(latent_shape=shape, orders=tokenizer.config.orders, proprio_dim=2, action_dim=2, members=2, width=16)
+        RigidConfig(
+            latent_shape=shape, orders=tokenizer.config.orders, proprio_dim=2, action_dim=2, members=2, width=16
+        )
     )
     with torch.no_grad():
         for parameter in predictor.parameters():

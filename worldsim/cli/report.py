@@ -1,11 +1,15 @@
 """`worldsim report`: draw the report of a run again, from what the run folder holds."""
 
 import datetime
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from worldsim.triage.course import Results
+    from worldsim.triage.report import Clip
 
 
 def report(
@@ -14,37 +18,38 @@ def report(
     picture: Annotated[Path | None, typer.Option(help="Also write one PNG: ranking, agreement, frames.")] = None,
 ) -> None:
     """Redraw report.html, and print the leaderboard."""
-    import functools
-
     from worldsim import storage
-    from worldsim.cli import loaders
+    from worldsim.cli.triage import show
     from worldsim.errors import WorldsimError
-    from worldsim.triage.film import film
-    from worldsim.triage.leaderboard import leaderboard
-    from worldsim.triage.report import choose, from_results, write_report
+    from worldsim.triage.report import from_results
     from worldsim.triage.report import picture as draw
     from worldsim.triage.run import read_results
-    from worldsim.worlds import load_world
 
     results = read_results(run)
-    console, remarks = Console(), []
-    clips = []
-    if videos:
-        where = results.plan.request.world
-        load = functools.partial(load_world, where.source)
-        try:
-            kinds = {a.kind: a for a in results.plan.arenas}
-            real = None
-            if "truth" in kinds:
-                real = loaders.arenas(load(), where, truth=kinds["truth"].episodes, roundtrip=0)[0].load
-            pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
-            clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real)
-        except WorldsimError as error:
-            remarks.append(f"Episodes could not be filmed: {error}")
+    remarks: list[str] = []
+    clips: list[Clip] = []
+    try:
+        clips = _films(results, each=videos) if videos else []
+    except WorldsimError as error:
+        remarks.append(f"Episodes could not be filmed: {error}")
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     data = from_results(results, command=f"worldsim report {run}", made=made, clips=clips, remarks=remarks)
-    write_report(run / "report.html", data)
     if picture is not None:
         storage.write_bytes(picture, draw(data))
-    console.print(leaderboard(results.ranking), soft_wrap=True)
-    console.print(f"Report: {run / 'report.html'}", highlight=False, soft_wrap=True)
+    show(data, run)
+
+
+def _films(results: "Results", *, each: int) -> "list[Clip]":
+    """Film a few episodes of a finished run again."""
+    from worldsim.cli import loaders
+    from worldsim.triage.film import film
+    from worldsim.triage.report import choose
+    from worldsim.worlds import load_world
+
+    where = results.plan.request.world
+    load = functools.partial(load_world, where.source)
+    truth = [a for a in results.plan.arenas if a.kind == "truth"]
+    arenas = loaders.arenas(load(), where, truth=truth[0].episodes, roundtrip=0) if truth else []
+    pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=each)
+    real = arenas[0].load if arenas else None
+    return film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real)

@@ -5,14 +5,18 @@ import functools
 import os
 import resource
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from worldsim.cli.progress import advance, bars
+
+if TYPE_CHECKING:
+    from worldsim.triage.report import ReportData
+    from worldsim.triage.request import TriageRequest
+    from worldsim.triage.run import Arena
 
 
 def triage(
@@ -54,20 +58,13 @@ def triage(
     import torch
 
     from worldsim.cli import loaders
-    from worldsim.triage.film import film
     from worldsim.triage.forecast import forecast
-    from worldsim.triage.leaderboard import leaderboard
-    from worldsim.triage.report import choose, from_results, write_report
     from worldsim.triage.request import TriageRequest
-    from worldsim.triage.run import Progress, run
     from worldsim.worlds import load_world
 
     torch.set_num_threads(1)
-    console = Console()
     refs, where = loaders.policy_refs(policies or []), loaders.world_ref(world)
-    loaded = load_world(where.source)
-    if truth is None:
-        truth = 12 if loaders.has_simulator(loaded) else 0
+    load = functools.partial(load_world, where.source)
     request = TriageRequest(
         policies=refs,
         world=where,
@@ -78,11 +75,26 @@ def triage(
         workers=workers or min(8, os.cpu_count() or 1),
         timeout_s=timeout,
     )
-    load = functools.partial(load_world, where.source)
     if dry_run:
-        console.print(str(forecast(request, load_world=load, load_policy=loaders.policy_of)), highlight=False)
+        text = str(forecast(request, load_world=load, load_policy=loaders.policy_of))
+        Console().print(text, highlight=False)
         return
+    loaded = load()
+    if truth is None:
+        truth = 12 if loaders.has_simulator(loaded) else 0
     arenas = loaders.arenas(loaded, where, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
+    show(_play(request, arenas, out, videos=videos), out)
+
+
+def _play(request: "TriageRequest", arenas: "list[Arena]", out: Path, *, videos: int) -> "ReportData":
+    """Run it with progress bars, and film a few episodes."""
+    from worldsim.cli import loaders
+    from worldsim.triage.film import film
+    from worldsim.triage.report import choose, from_results
+    from worldsim.triage.run import Progress, run
+    from worldsim.worlds import load_world
+
+    load = functools.partial(load_world, request.world.source)
     with bars() as progress:
 
         def tell(news: Progress) -> None:
@@ -90,36 +102,39 @@ def triage(
             advance(progress, f"{news.kind} rollouts", done=news.done, total=news.planned, note=note)
 
         results = run(request, load_world=load, load_policy=loaders.policy_of, out=out, arenas=arenas, progress=tell)
-        pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
-        real = next((a.load for a in arenas if a.kind == "truth"), None)
-        clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real) if videos else []
-    data = from_results(
-        results,
-        command=" ".join(["worldsim", *sys.argv[1:]]),
-        made=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        core_s=_core_seconds(),
-        clips=clips,
-    )
+        clips = []
+        if videos:
+            pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
+            real = next((a.load for a in arenas if a.kind == "truth"), None)
+            clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real)
+    return from_results(results, command=_command(), made=_now(), core_s=_core_seconds(), clips=clips)
+
+
+def show(data: "ReportData", out: Path) -> None:
+    """Write the report, and print the leaderboard and how far the simulator agrees."""
+    from worldsim.triage.leaderboard import leaderboard
+    from worldsim.triage.report import write_report
+
     write_report(out / "report.html", data)
-    console.print(leaderboard(results.ranking), soft_wrap=True)
-    _tell_agreement(console.print, data.truth)
+    console = Console()
+    console.print(leaderboard(data.ranking), soft_wrap=True)
+    for name in ("success", "progress"):
+        agreement = getattr(data.truth, name, None)
+        if agreement is not None:
+            parts = "; ".join(str(agreement[n]) for n in ("pearson", "spearman", "mmrv"))
+            console.print(f"Agreement with the simulator, {name}: {parts}", highlight=False, soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _command() -> str:
+    return " ".join(["worldsim", *sys.argv[1:]])
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _core_seconds() -> float:
     """Processor time of this process and its finished children."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usage)
-
-
-def _tell_agreement(say: Callable[[str], None], truth: object) -> None:
-    """One line on how far the simulator agrees."""
-    from worldsim.triage.report.truth import Truth
-
-    if not isinstance(truth, Truth):
-        return
-    for name, agreement in (("success", truth.success), ("progress", truth.progress)):
-        if agreement is None:
-            continue
-        parts = [str(e) for e in (agreement[n] for n in ("pearson", "spearman", "mmrv"))]
-        say(f"Agreement with the simulator, {name}: {'; '.join(parts)}")

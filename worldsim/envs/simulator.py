@@ -129,8 +129,10 @@ class SimulatorWorld:
         keys = keys.to(torch.int64).cpu()
         return SimulatorState(key=keys, step=torch.zeros_like(keys), simulator=state.to(torch.float64).cpu().clone())
 
-    def step(self, state: SimulatorState, action: Tensor) -> tuple[SimulatorState, WorldStep]:
+    def step(self, state: WorldState, action: Tensor) -> tuple[SimulatorState, WorldStep]:
         """Advance every episode by one control period."""
+        if not isinstance(state, SimulatorState):
+            raise InvalidInputError(f"A simulator continues its own states; got a {type(state).__name__}.")
         if tuple(action.shape) != (state.batch, self._spec.action.dim):
             raise InvalidInputError(
                 f"Expected actions [{state.batch}, {self._spec.action.dim}]; got {tuple(action.shape)}."
@@ -152,7 +154,7 @@ class SimulatorWorld:
         )
         return dataclasses.replace(state, step=state.step + 1, simulator=simulator), step
 
-    def rollout(self, state: SimulatorState, actions: Tensor) -> tuple[SimulatorState, Rollout]:
+    def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
         """Advance open loop through actions [B, T, A]; nothing is drawn."""
         steps = []
         for t in range(actions.shape[1]):

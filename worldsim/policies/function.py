@@ -142,7 +142,7 @@ def _module(place: str, ref: str) -> ModuleType:
         file = _file(place, ref)
         unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
         spec = importlib.util.spec_from_file_location(f"worldsim_user_{unique}_{file.stem}", file)
-        assert spec is not None and spec.loader is not None  # noqa: S101  (a .py file always has a loader)
+        assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses and pickling by workers look a module up by its name
         _guarded(functools.partial(spec.loader.exec_module, module), ref)

@@ -7,7 +7,7 @@ from worldsim.triage.course import Results
 from worldsim.triage.evidence import Evidence
 from worldsim.triage.plan import ArenaPlan, Description, Plan
 from worldsim.triage.ranking import Ranking
-from worldsim.triage.report import from_results, render
+from worldsim.triage.report import ReportData, from_results, render
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.wave import Crash
 
@@ -55,8 +55,12 @@ def results() -> Results:
     )
 
 
-def test_everything_a_run_knows_is_gathered(results: Results) -> None:
-    data = from_results(results, command="worldsim triage", made="today", core_s=12.0, settings={"device": "cpu"})
+@pytest.fixture(scope="module")
+def data(results: Results) -> ReportData:
+    return from_results(results, command="worldsim triage", made="today", core_s=12.0, settings={"device": "cpu"})
+
+
+def test_everything_a_run_knows_is_gathered(results: Results, data: ReportData) -> None:
     assert data.ranking is results.ranking and data.task == "Push it." and data.allocator == "halving"
     assert data.manifest.settings["device"] == "cpu" and data.manifest.digests["policy run/3"] == "03" * 32
     assert data.manifest.digests["ranking"] == results.ranking.digest
@@ -68,8 +72,8 @@ def test_everything_a_run_knows_is_gathered(results: Results) -> None:
     assert "Push it." in render(data)
 
 
-def test_the_truth_is_compared_on_the_same_episodes(results: Results) -> None:
-    truth = from_results(results, command="", made="").truth
+def test_the_truth_is_compared_on_the_same_episodes(results: Results, data: ReportData) -> None:
+    truth = data.truth
     assert truth is not None and truth.episodes is not None
     both = results.triage.columns(EPISODES).done & results.arenas["truth"].done
     assert truth.episodes.total == both.sum()
@@ -82,8 +86,8 @@ def test_the_truth_is_compared_on_the_same_episodes(results: Results) -> None:
     assert best.world.mean in best.world.interval and best.truth.mean in best.truth.interval
 
 
-def test_the_round_trip_is_paired_and_in_rank_order(results: Results) -> None:
-    trips = from_results(results, command="", made="").round_trip
+def test_the_round_trip_is_paired_and_in_rank_order(results: Results, data: ReportData) -> None:
+    trips = data.round_trip
     assert [t.policy for t in trips] == [p.policy for p in results.ranking.policies]
     for trip in trips:
         gap = trip.direct.mean - trip.decoded.mean

@@ -1,8 +1,8 @@
 """The report in a real headless Chromium, driven through the DevTools protocol over a pipe."""
 
-import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -88,16 +88,15 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            answer = self._read()
-            if answer.get("id") == self._next:
-                assert "error" not in answer, answer
-                return answer["result"]
+        while (answer := self._read(deadline)).get("id") != self._next:
             self.events.append(answer)
-        raise TimeoutError(method)
+        assert "error" not in answer, answer
+        return answer["result"]
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"Chromium did not answer within {DEADLINE_S:g} s"
             part = os.read(self._in, 1 << 20)
             assert part, "Chromium went away"
             self._buffer += part
@@ -128,10 +127,6 @@ class Browser:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
-
-    def screenshot(self, path: Path) -> None:
-        image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(image["data"]))
 
     def complaints(self) -> list[dict[str, Any]]:
         """Everything on the console and every uncaught error."""
@@ -181,7 +176,7 @@ def test_every_video_plays(browser: Browser, report: Path) -> None:
         v.scrollIntoView();
         const from = v.currentTime;
         await v.play();
-        for (let i = 0; i < 100 && v.currentTime <= from; i++) await new Promise(r => setTimeout(r, 30));
+        for (let i = 0; i < 600 && v.currentTime <= from; i++) await new Promise(r => setTimeout(r, 30));
         out.push({ready: v.readyState, moved: v.currentTime > from, width: v.videoWidth, error: v.error && v.error.message});
         v.pause();
       }
@@ -196,7 +191,7 @@ def test_a_video_starts_by_itself_when_it_is_seen(browser: Browser, report: Path
     moved = browser.run("""(async () => {
       const v = document.querySelector('video');
       v.scrollIntoView({block: 'center', behavior: 'instant'});
-      for (let i = 0; i < 100 && v.currentTime === 0; i++) await new Promise(r => setTimeout(r, 30));
+      for (let i = 0; i < 600 && v.currentTime === 0; i++) await new Promise(r => setTimeout(r, 30));
       return v.currentTime > 0 && !v.paused;
     })()""")
     assert moved
