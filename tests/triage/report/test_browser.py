@@ -33,7 +33,7 @@ FLAGS = [
     "--mute-audio",
     "--hide-scrollbars",
 ]
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 SHIM = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
