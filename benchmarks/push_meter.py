@@ -43,8 +43,7 @@ class PushMeter:
     def _frame(env: PushEnv, *, block: tuple[float, float, float], pusher: tuple[float, float]) -> Tensor:
         """One frame [1, 3, H, W] in [-1, 1] of a given configuration."""
         env.reset(seed=0)
-        env._data.qpos[:] = [*block, *pusher]
-        env._place()
+        env.place(block=block, pusher=pusher)
         return torch.from_numpy(env.pixels()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     @staticmethod

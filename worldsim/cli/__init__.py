@@ -29,7 +29,12 @@ app.command()(report)
 
 
 def main() -> None:
-    """Run the command line; a user-facing failure prints its message and exits with 2."""
+    """Run the command line; a user-facing failure prints its message and exits with 2.
+
+    Modules in the current folder can be named as ``module:function``, as with ``python -m``.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         app()
     except WorldsimError as error:

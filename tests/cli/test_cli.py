@@ -1,0 +1,75 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worldsim.triage.run import read_ranking
+
+
+def worldsim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a folder with modules of their own."""
+    command = [str(Path(sys.executable).with_name("worldsim")), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset and a small world of somebody else's environment, both made by the command."""
+    place = tmp_path_factory.mktemp("user")
+    shutil.copy(Path(__file__).with_name("arena.py"), place / "dot_arena.py")
+    env = ["--env", "dot_arena:make", "--steps", "12"]
+    done = worldsim("collect", *env, "--episodes", "60", "--out", "data/dot", cwd=place)
+    assert done.returncode == 0, done.stderr
+    quick = ["tokenizer.schedule.steps=20", "predictor.schedule.steps=300", "predictor.unrolls=[[1,0.5],[3,1.0]]"]
+    quick += ["predictor.options.width=64", "heads.steps=800", "predictor.schedule.batch=64"]
+    done = worldsim("train", "world", "data=data/dot", "out=worlds/dot", *quick, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_policies_of_ones_own_are_ranked_in_a_world_of_ones_own(place: Path) -> None:
+    names = ["bad", "good", "lazy", "broken"]
+    refs = [f"dot_arena:{n}" for n in names]
+    done = worldsim(
+        "triage", *refs, "--world", "worlds/dot", "--k", "1", "--budget", "60", "--workers", "1", "--out", "runs/x", cwd=place
+    )
+    assert done.returncode == 0, done.stderr
+    ranking = read_ranking(place / "runs/x")
+    assert ranking.top[0].name == "dot_arena:good"
+    failed = {line.name: line.failed for line in ranking.policies if line.failed}
+    assert list(failed) == ["dot_arena:broken"]
+    assert "broken" in done.stdout
+    page = (place / "runs/x/report.html").read_text()
+    assert "<video" in page
+    again = worldsim("report", "runs/x", "--picture", "picture.png", cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert (place / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("triage", "--world", "pusch"), "push"),
+        (("collect", "--env", "worldsim/Pusch-v0"), "worldsim/Push-v0"),
+        (("collect", "--env", "no_such_module:make"), "no_such_module"),
+        (("train", "word"), "world"),
+        (("train", "world", "dta=x"), "data"),
+        (("train", "world", "data=nowhere", "out=x"), "nowhere"),
+        (("triage", "no/such/folder"), "no/such/folder"),
+        (("report", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_clear_line(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = worldsim(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_dry_runs_cost_nothing(tmp_path: Path) -> None:
+    said = worldsim("train", "world", "data=x", "out=y", "--dry-run", cwd=tmp_path)
+    assert "unrolls" in said.stdout
+    assert list(tmp_path.iterdir()) == []
