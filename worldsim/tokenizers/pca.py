@@ -44,7 +44,7 @@ class HaarPCAConfig:
     width: int = 72
     depth: int = 2
     fine_width: int = 28
-    moving_weight: float = 9.0
+    moving_weight: float = 2.0
     moving_threshold: float = 0.1
 
 
