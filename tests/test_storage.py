@@ -1,0 +1,112 @@
+import dataclasses
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldsim import storage
+from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str
+    rate: float = 1.0
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    stages: tuple[tuple[int, float], ...] = ((1, 0.5),)
+
+
+def save(path: Path, value: float = 1.0) -> None:
+    storage.save_folder(path, kind="thing", config={"a": 1}, tensors={"w": torch.full((3,), value)}, files={"x.bin": b"abc"})
+
+
+def test_folders_round_trip(tmp_path: Path) -> None:
+    save(tmp_path / "f")
+    config, tensors, manifest = storage.load_folder(tmp_path / "f", kind="thing")
+    assert config == {"a": 1}
+    assert torch.equal(tensors["w"], torch.ones(3))
+    assert set(manifest["sha256"]) == {"config.json", "model.safetensors", "x.bin"}
+
+
+def test_a_folder_is_replaced_whole_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    save(tmp_path / "f", 1.0)
+    save(tmp_path / "f", 2.0)
+    assert float(storage.load_folder(tmp_path / "f", kind="thing")[1]["w"][0]) == 2.0
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_failure_while_writing_leaves_the_old_folder(tmp_path: Path) -> None:
+    save(tmp_path / "f")
+    with pytest.raises(RuntimeError, match="halfway"), storage.folder_writer(tmp_path / "f") as staging:
+        (staging / "config.json").write_text("{}")
+        raise RuntimeError("halfway")
+    assert storage.load_folder(tmp_path / "f", kind="thing")[0] == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "x.bin"])
+def test_a_changed_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "f")
+    (tmp_path / "f" / name).write_bytes(b"other")
+    with pytest.raises(StorageError, match=name):
+        storage.load_folder(tmp_path / "f", kind="thing")
+    (tmp_path / "f" / name).unlink()
+    with pytest.raises(StorageError, match=f"{name} is missing"):
+        storage.load_folder(tmp_path / "f", kind="thing")
+
+
+def test_another_kind_and_no_folder_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "f")
+    with pytest.raises(StorageError, match="expected 'world'"):
+        storage.load_folder(tmp_path / "f", kind="world")
+    with pytest.raises(StorageError, match="no world folder"):
+        storage.load_folder(tmp_path / "g", kind="world")
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    storage.write_json(path, {"kept": True})
+    code = (
+        "import resource, sys; from pathlib import Path; from worldsim import storage; from worldsim.errors import StorageError\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.RLIM_INFINITY}))\n"
+        "try:\n    storage.write_json(Path(sys.argv[1]), 'x' * 100000)\n"
+        "except StorageError as error:\n    print(error); sys.exit(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "Free space" in done.stdout
+    assert storage.read_json(path) == {"kept": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_configs_are_rebuilt_with_their_types() -> None:
+    made = Outer(name="a", inner=Inner(sizes=(3,)), stages=((2, 0.25), (4, 1.0)))
+    assert storage.from_json(Outer, storage.to_json(made)) == made
+    assert isinstance(storage.from_json(Outer, {"name": "a", "rate": 2}).rate, float)
+
+
+@pytest.mark.parametrize("value", [{"name": 3}, {"name": "a", "rate": "x"}, {}, [], {"name": "a", "rate": True}])
+def test_configs_of_the_wrong_type_are_refused(value: object) -> None:
+    with pytest.raises(InvalidInputError):
+        storage.from_json(Outer, value)
+
+
+def test_an_unknown_field_gets_the_close_match() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'rate'"):
+        storage.from_json(Outer, {"name": "a", "rat": 2})
+
+
+def test_weights_are_strict_both_ways() -> None:
+    model = torch.nn.Linear(2, 2)
+    good = dict(model.state_dict())
+    for bad in ({"weight": good["weight"]}, {**good, "more": good["bias"]}, {**good, "bias": torch.zeros(3)}):
+        with pytest.raises(StorageError, match="do not fit Linear"):
+            storage.load_weights(model, bad, source="here")
