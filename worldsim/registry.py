@@ -5,9 +5,13 @@ Takes the place of importing by path from a config file, which would run whateve
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from worldsim.errors import unknown_name
+from torch import nn
+
+from worldsim import storage
+from worldsim.errors import StorageError, unknown_name
 from worldsim.storage import from_json
 
 
@@ -52,3 +56,42 @@ class Registry[T]:
             if type(part) is build:
                 return name
         raise unknown_name(self.kind, type(part).__name__, self.parts)
+
+    def save(self, part: T, path: str | Path, *, manifest: Mapping[str, Any] | None = None) -> None:
+        """Write a part's folder: its name, config and weights.
+
+        Args:
+            part: An `nn.Module` with a `config`, of a registered class.
+            path: The folder; replaced whole if it exists.
+            manifest: Provenance to keep: command, data digest, figures.
+
+        Raises:
+            UnknownNameError: The class is not registered.
+            StorageError: The folder could not be written.
+        """
+        config = {"name": self.name_of(part), "config": storage.to_json(getattr(part, "config"))}  # noqa: B009
+        storage.save_folder(
+            Path(path), kind=self.kind, config=config, tensors=_module(part).state_dict(), manifest=manifest
+        )
+
+    def load(self, path: str | Path) -> T:
+        """Read a part's folder, strictly, in evaluation mode.
+
+        Raises:
+            StorageError: Missing or corrupt, of another kind, or weights that do not fit the config.
+            UnknownNameError: The part's name is not registered.
+        """
+        values, tensors, _ = storage.load_folder(Path(path), kind=self.kind)
+        if not isinstance(values, Mapping) or not {"name", "config"} <= values.keys():
+            raise StorageError(
+                f"{Path(path) / storage.CONFIG} does not name a {self.kind} and its config. Restore the folder."
+            )
+        part = self.build(values["name"], values["config"])
+        storage.load_weights(_module(part), tensors, source=path)
+        _module(part).eval()
+        return part
+
+
+def _module(part: object) -> nn.Module:
+    assert isinstance(part, nn.Module), "parts with weights are modules"
+    return part

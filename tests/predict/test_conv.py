@@ -9,7 +9,7 @@ from tests.predict.squares import SHAPE, rollout_error, squares, train
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.predict.conv import ConvConfig, ConvPredictor
 from worldsim.predict.registry import PREDICTORS
-from worldsim.storage import load_folder, load_weights, save_folder, to_json
+from worldsim.storage import load_folder, load_weights
 
 CONFIG = ConvConfig(latent_shape=SHAPE, proprio_dim=2, action_dim=2, width=16, blocks=2)
 
@@ -88,11 +88,9 @@ def test_action_history_and_proprioception_all_matter(predictor: ConvPredictor) 
 
 
 def test_folders_are_read_strictly(predictor: ConvPredictor, tmp_path) -> None:
-    config = {"name": PREDICTORS.name_of(predictor), "config": to_json(predictor.config)}
-    save_folder(tmp_path / "p", kind="predictor", config=config, tensors=predictor.state_dict())
-    values, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
-    again = PREDICTORS.build(values["name"], values["config"])
-    load_weights(again, tensors, source="p")
+    PREDICTORS.save(predictor, tmp_path / "p")
+    again = PREDICTORS.load(tmp_path / "p")
+    _, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
     assert torch.equal(again.predict(*inputs()), predictor.predict(*inputs()))
     with pytest.raises(StorageError, match="missing"):
         load_weights(ConvPredictor(dataclasses.replace(CONFIG, blocks=3)), tensors, source="p")

@@ -16,7 +16,7 @@ from worldsim.noise import normal
 from worldsim.predict.flow import FlowConfig, FlowPredictor
 from worldsim.predict.rectified_flow import euler, interpolate, sample_times, shift_time, time_grid
 from worldsim.predict.registry import PREDICTORS
-from worldsim.storage import load_folder, load_weights, save_folder, to_json
+from worldsim.storage import load_folder, load_weights
 
 CONFIG = FlowConfig(latent_shape=SHAPE, proprio_dim=2, action_dim=2, width=32, heads=2, depth=2, adaln_lora_dim=4)
 
@@ -201,11 +201,9 @@ def test_calibration_ignores_cells_that_never_change() -> None:
 
 
 def test_folders_are_read_strictly(predictor: FlowPredictor, tmp_path) -> None:
-    config = {"name": PREDICTORS.name_of(predictor), "config": to_json(predictor.config)}
-    save_folder(tmp_path / "p", kind="predictor", config=config, tensors=predictor.state_dict())
-    values, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
-    again = PREDICTORS.build(values["name"], values["config"])
-    load_weights(again, tensors, source="p")
+    PREDICTORS.save(predictor, tmp_path / "p")
+    again = PREDICTORS.load(tmp_path / "p")
+    _, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
     assert torch.equal(again.predict(*inputs()), predictor.predict(*inputs()))
     with pytest.raises(StorageError, match="unexpected"):
         load_weights(FlowPredictor(dataclasses.replace(CONFIG, depth=1)), tensors, source="p")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.tokenizers.scenes import SIZE, sample
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.storage import load_folder, load_weights, save_folder, to_json
+from worldsim.storage import load_folder, load_weights
 from worldsim.tokenizers.haar import haar_2d
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
@@ -116,11 +116,9 @@ def test_double_precision_runs(tokenizer: HaarPCATokenizer, frames: Tensor) -> N
 
 
 def test_folders_are_read_strictly(tokenizer: HaarPCATokenizer, frames: Tensor, tmp_path) -> None:
-    config = {"name": TOKENIZERS.name_of(tokenizer), "config": to_json(tokenizer.config)}
-    save_folder(tmp_path / "t", kind="tokenizer", config=config, tensors=tokenizer.state_dict())
-    values, tensors, _ = load_folder(tmp_path / "t", kind="tokenizer")
-    again = TOKENIZERS.build(values["name"], values["config"])
-    load_weights(again, tensors, source="t")
+    TOKENIZERS.save(tokenizer, tmp_path / "t")
+    again = TOKENIZERS.load(tmp_path / "t")
+    _, tensors, _ = load_folder(tmp_path / "t", kind="tokenizer")
     x = frames[:4, :, None]
     assert again.config == tokenizer.config
     assert torch.equal(again.decode(again.encode(x)), tokenizer.decode(tokenizer.encode(x)))
