@@ -14,10 +14,13 @@ for _name, _value in {
 import socket
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("worldsim", deadline=None, derandomize=True)  # a busy machine is no failure
+hypothesis.settings.load_profile("worldsim")
 _connect = socket.socket.connect
 
 
