@@ -103,24 +103,33 @@ def errors(meter: PushMeter, frames: Tensor, state: Tensor) -> tuple[float, floa
 
 
 def curve(name: str, truth: Recorded, meter: PushMeter) -> dict[int, dict[str, float]]:
-    """One world's errors over the horizons."""
+    """One world's errors over the horizons; a state world, which draws nothing, is read directly."""
     world = load_world(name)
-    state = world.reset({IMAGE: truth.frames[:, 0], STATE: truth.proprio[:, 0]}, torch.arange(len(truth.frames)))
+    starts = {IMAGE: truth.frames[:, 0], STATE: truth.proprio[:, 0], TRUE_STATE: truth.state[:, 0]}
+    state = world.reset(starts, torch.arange(len(truth.frames)))
     _, rollout = world.rollout(state, truth.action)
+    rows = moved(truth, max(HORIZONS))
     found = {}
     for h in HORIZONS:
-        drawn = world.decode(rollout.latent[:, h - 1])
-        rows = moved(truth, max(HORIZONS))
-        position, turn, lost = errors(meter, drawn[rows], truth.state[rows, h])
-        pusher = float((rollout.proprio[rows, h - 1] - truth.proprio[rows, h]).norm(dim=-1).mean()) * 1000
-        found[h] = {
-            "block_mm": position,
-            "turn_deg": turn,
-            "lost": lost,
-            "pusher_mm": pusher,
-            "psnr_db": psnr_db(drawn[rows], truth.frames[rows, h]),
-        }
+        there = truth.state[rows, h]
+        if rollout.true_state is not None:
+            position, turn = state_errors(rollout.true_state[rows, h - 1], there)
+            found[h] = {"block_mm": position, "turn_deg": turn}
+        else:
+            drawn = world.decode(rollout.latent[:, h - 1])[rows]
+            position, turn, lost = errors(meter, drawn, there)
+            found[h] = {"block_mm": position, "turn_deg": turn, "lost": lost}
+            found[h]["psnr_db"] = psnr_db(drawn, truth.frames[rows, h])
+        body = (rollout.proprio[rows, h - 1] - truth.proprio[rows, h]).norm(dim=-1)
+        found[h]["pusher_mm"] = float(body.mean()) * 1000
     return found
+
+
+def state_errors(read: Tensor, state: Tensor) -> tuple[float, float]:
+    """Mean position error (mm) and orientation error (deg) of predicted true states [N, 4]."""
+    position = (read[:, :2] - state[:, :2]).norm(dim=1) * 1000
+    turn = turn_deg(torch.atan2(read[:, 3], read[:, 2]), torch.atan2(state[:, 3], state[:, 2]))
+    return float(position.mean()), float(turn.mean())
 
 
 def main(
