@@ -102,10 +102,10 @@ class DiffusionTransformer(nn.Module):
                 raise InvalidInputError(
                     f"This network needs a condition of width {self.config.condition_dim} for each frame."
                 )
-            wave_BTD = wave_BTD + self.action_embedder_B_D(
-                condition_BTA.to(dtype)
-            )  # before the norm, or blocks never see it
-            shared_BTE = shared_BTE + self.action_embedder_B_3D(condition_BTA.to(dtype))
+            condition_BTA = condition_BTA.to(dtype)
+            # Before the norm: added after it, as one public network does, the low-rank paths never see the action.
+            wave_BTD = wave_BTD + self.action_embedder_B_D(condition_BTA)
+            shared_BTE = shared_BTE + self.action_embedder_B_3D(condition_BTA)
         return self.t_embedding_norm(wave_BTD), shared_BTE
 
     def forward(
