@@ -23,7 +23,9 @@ def test_checking_clips_and_normalising_inverts(values: list[float]) -> None:
     assert torch.allclose(SPEC.denormalize(unit), action, atol=1e-5)
 
 
-@pytest.mark.parametrize("action", [torch.zeros(3), torch.zeros(2, 1), torch.tensor(0.0), torch.tensor([float("nan"), 1])])
+@pytest.mark.parametrize(
+    "action", [torch.zeros(3), torch.zeros(2, 1), torch.tensor(0.0), torch.tensor([float("nan"), 1])]
+)
 def test_bad_actions_are_refused(action: torch.Tensor) -> None:
     with pytest.raises(InvalidInputError, match="expected|finite"):
         SPEC.check(action)

@@ -25,7 +25,9 @@ class Outer:
 
 
 def save(path: Path, value: float = 1.0) -> None:
-    storage.save_folder(path, kind="thing", config={"a": 1}, tensors={"w": torch.full((3,), value)}, files={"x.bin": b"abc"})
+    storage.save_folder(
+        path, kind="thing", config={"a": 1}, tensors={"w": torch.full((3,), value)}, files={"x.bin": b"abc"}
+    )
 
 
 def test_folders_round_trip(tmp_path: Path) -> None:

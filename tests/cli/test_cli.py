@@ -33,7 +33,19 @@ def test_policies_of_ones_own_are_ranked_in_a_world_of_ones_own(place: Path) -> 
     names = ["bad", "good", "lazy", "broken"]
     refs = [f"dot_arena:{n}" for n in names]
     done = worldsim(
-        "triage", *refs, "--world", "worlds/dot", "--k", "1", "--budget", "60", "--workers", "1", "--out", "runs/x", cwd=place
+        "triage",
+        *refs,
+        "--world",
+        "worlds/dot",
+        "--k",
+        "1",
+        "--budget",
+        "60",
+        "--workers",
+        "1",
+        "--out",
+        "runs/x",
+        cwd=place,
     )
     assert done.returncode == 0, done.stderr
     ranking = read_ranking(place / "runs/x")
