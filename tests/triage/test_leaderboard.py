@@ -32,7 +32,7 @@ def test_a_pipe_gets_plain_aligned_lines(ranking: Ranking) -> None:
     lines = text.splitlines()
     assert "\x1b" not in text
     assert lines[0].split() == ["#", "checkpoint", "success", "interval", "progress", "P(top", "3)", "rollouts"]
-    assert lines[1].split()[:3] == ["1", "000", "91.7%"] or lines[1].split()[0] == "1"
+    assert lines[1].split()[0] == "1"
     assert len({line.rfind("%") for line in lines[1:6]}) == 1  # columns line up
     assert lines[6] == "... and 24 more"
     assert lines[7] == "crashed: 004: raised ValueError: bad [red]shape[/red]"
@@ -49,9 +49,8 @@ def test_long_names_are_not_cut_by_the_width_of_a_pipe(ranking: Ranking) -> None
 def test_a_terminal_gets_every_column_at_80_and_at_110(ranking: Ranking) -> None:
     for width in (80, 110):
         text = printed(ranking, terminal=True, width=width)
-        plain = Console(width=width).render_str(text).plain if False else text
         for column in ("checkpoint", "success", "interval", "progress", "P(top 3)", "rollouts"):
-            assert column in plain
+            assert column in text
         assert "█" in text and "\x1b[" in text
 
 

@@ -107,7 +107,7 @@ def _cells(line: RankedPolicy, name: str) -> Sequence[str]:
         "-" if shown.success is None else f"{100 * shown.success:.1f}%",
         "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]",
         "-" if shown.progress is None else f"{shown.progress:.2f}",
-        f"{100 * line.p_top_k:.0f}%",
+        ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
         str(line.triage.rollouts + (line.audit.rollouts if line.audit else 0)),
     )
 

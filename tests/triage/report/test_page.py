@@ -136,6 +136,20 @@ def test_sections_without_data_say_so(sample: ReportData) -> None:
     assert "video" not in reader.tags and "script" not in reader.tags
 
 
+def test_a_measure_that_does_not_exist_says_why(sample: ReportData) -> None:
+    assert sample.truth is not None
+    old = sample.truth.success
+    none = tuple(
+        dataclasses.replace(e, value=None, low=None, high=None, undefined="all are equal") for e in old.estimates
+    )
+    truth = dataclasses.replace(
+        sample.truth, success=dataclasses.replace(old, estimates=none), progress=None, policies=()
+    )
+    text = Reader(render(dataclasses.replace(bare(sample), truth=truth))).text
+    assert "Pearson r–undefined: all are equal" in text
+    assert "It cannot be said: all are equal." in text
+
+
 def test_nothing_a_user_named_becomes_markup(hostile: ReportData) -> None:
     reader = Reader(render(hostile))
     assert reader.tags.count("script") == 1  # our own

@@ -50,6 +50,28 @@ def test_order_is_judged_by_pairs_clearly_apart(sample: ReportData, value: float
     assert f"{100 * value:.0f}" in reliances(data)[1].reason
 
 
+def test_few_true_episodes_support_no_plain_yes(sample: ReportData) -> None:
+    assert sample.truth is not None
+    success = dataclasses.replace(sample.truth.success, truth_rollouts=2)
+    data = dataclasses.replace(sample, truth=dataclasses.replace(sample.truth, success=success))
+    assert answers(data)[1] == "partly"
+    assert "2 true episodes only" in reliances(data)[1].reason
+
+
+def test_an_unknown_noise_ceiling_is_admitted(sample: ReportData) -> None:
+    assert sample.truth is not None
+    old = sample.truth.success
+    new = tuple(
+        dataclasses.replace(e, value=None, low=None, high=None, undefined="a policy has a single rollout")
+        if e.name == "noise_ceiling"
+        else e
+        for e in old.estimates
+    )
+    truth = dataclasses.replace(sample.truth, success=dataclasses.replace(old, estimates=new))
+    text = cautions(dataclasses.replace(sample, truth=truth))[0]
+    assert text.endswith("cannot be said: a policy has a single rollout.")
+
+
 def test_few_policies_say_nothing_about_order(sample: ReportData) -> None:
     assert answers(with_estimates(sample, policies=9))[1] == "unknown"
 

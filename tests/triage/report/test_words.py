@@ -29,7 +29,7 @@ def test_headline_names_the_winners(sample: ReportData) -> None:
 
 def test_how_sure(sample: ReportData) -> None:
     assert "between 43\u202f% and over\u202f99\u202f%. 2 other policies still have a chance" in how_sure(sample)
-    assert "fresh episodes that did not choose them" in how_sure(sample)
+    assert "of 120 fresh episodes, which did not choose them" in how_sure(sample)
     certain = tuple(dataclasses.replace(p, p_top_k=float(p.rank <= 5), audit=None) for p in sample.alive)
     text = how_sure(ranked(sample, policies=certain))
     assert "is over\u202f99\u202f%. No other policy has a chance" in text

@@ -206,16 +206,13 @@ def scatter(axes: Axes, data: ReportData, palette: Palette, *, quantity: str) ->
     points = data.truth.policies if data.truth else ()
     winners = {line.policy for line in data.ranking.top}
     axes.plot([0, 1], [0, 1], color=palette.muted, linewidth=1, linestyle=(0, (4, 3)))
+    widths = [_side(p, side, quantity).interval.width for p in points for side in ("truth", "world")]
+    faintness = min(0.45, max(0.12, 0.06 * len(widths) / max(sum(widths), 1e-9)))  # long intervals would cover the dots
     for chosen, colour in ((False, palette.other), (True, palette.accent)):
         part = [p for p in points if (p.policy in winners) == chosen]
         x, y = [_side(p, "truth", quantity) for p in part], [_side(p, "world", quantity) for p in part]
         if len(points) <= _MANY:
-            axes.hlines(
-                [r.mean for r in y], [r.interval.low for r in x], [r.interval.high for r in x], color=colour, alpha=0.4
-            )
-            axes.vlines(
-                [r.mean for r in x], [r.interval.low for r in y], [r.interval.high for r in y], color=colour, alpha=0.4
-            )
+            _cross(axes, x, y, colour, alpha=faintness)
         size = 5.0 if len(points) <= _MANY else 2.2
         axes.plot([r.mean for r in x], [r.mean for r in y], "o", color=colour, markersize=size)
     axes.set_xlim(-0.02, 1.02)
@@ -228,6 +225,14 @@ def scatter(axes: Axes, data: ReportData, palette: Palette, *, quantity: str) ->
     axes.set_xlabel(f"{quantity} in truth")
     axes.set_ylabel(f"{quantity} in the world")
     dress(axes, palette, grid="both")
+
+
+def _cross(axes: Axes, x: Sequence[Rate], y: Sequence[Rate], colour: str, *, alpha: float) -> None:
+    """Intervals of points on both axes."""
+    low, high = [r.interval.low for r in x], [r.interval.high for r in x]
+    axes.hlines([r.mean for r in y], low, high, color=colour, alpha=alpha, linewidth=1.2)
+    low, high = [r.interval.low for r in y], [r.interval.high for r in y]
+    axes.vlines([r.mean for r in x], low, high, color=colour, alpha=alpha, linewidth=1.2)
 
 
 def _side(point: Compared, side: str, quantity: str) -> Rate:

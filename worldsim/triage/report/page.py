@@ -18,15 +18,9 @@ from worldsim.triage.labels import clean
 from worldsim.triage.report import trust, view, words
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.figures import both_widths
-from worldsim.triage.report.videos import KINDS, films
+from worldsim.triage.report.videos import films
 
 TEMPLATE, STYLE, SCRIPT = "report.html.jinja", "report.css", "report.js"
-GROUPS = {
-    "win": "Wins",
-    "loss": "Losses",
-    "optimistic": "Disagreements: the world is too kind",
-    "pessimistic": "Disagreements: the world is too harsh",
-}
 
 
 def render(data: ReportData) -> str:
@@ -75,11 +69,9 @@ def _sections(data: ReportData) -> dict[str, object]:
 
 
 def _film_strip(data: ReportData) -> dict[str, object]:
-    """The films by kind, and how many did not fit."""
+    """The films, and how many did not fit."""
     encoded = films(data.clips)
-    shown = view.film_views(data, encoded)
-    groups = [(GROUPS[kind], [v for v in shown if v.film.clip.kind == kind]) for kind in KINDS]
-    return {"film_groups": groups, "films_left_out": len(data.clips) - len(encoded)}
+    return {"films": view.film_views(data, encoded), "films_left_out": len(data.clips) - len(encoded)}
 
 
 def write_report(path: Path, data: ReportData) -> None:

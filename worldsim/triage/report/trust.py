@@ -16,6 +16,7 @@ Answer = Literal["yes", "partly", "no", "unknown"]
 
 SURE = 0.9  # a chosen policy this likely to belong there is settled
 ORDERED, HALF_ORDERED = 0.9, 0.75  # share of clearly different pairs in the right order
+FEW_TRUE = 10  # true episodes of a policy; an order of fewer is mostly chance
 FEW_POLICIES = 10  # a correlation over fewer says little
 BIAS, LARGE_BIAS = 0.05, 0.08  # mean difference of success rates, and mean absolute difference half as much again
 GAP, LARGE_GAP = 0.05, 0.10  # success lost by seeing encoded and decoded frames
@@ -85,10 +86,15 @@ def _order(truth: Truth | None) -> Reliance:
             reason = f"It cannot be said: {ordered.undefined}."
         return Reliance(claim=claim, answer="unknown", reason=reason)
     answer: Answer = "yes" if ordered.value >= ORDERED else "partly" if ordered.value >= HALF_ORDERED else "no"
+    if answer == "yes" and truth.success.truth_rollouts < FEW_TRUE:
+        answer = "partly"
     gap = points(truth.success.epsilon).replace(".0 ", " ")
     reason = f"Of pairs at least {gap} apart in {truth.name}, {estimate(ordered)} are in the right order"
     tail = f"; Pearson r = {estimate(pearson)} over {number} policies." if pearson is not None else "."
-    return Reliance(claim=claim, answer=answer, reason=reason + tail)
+    few = f" Some had {plural(truth.success.truth_rollouts, 'true episode')} only."
+    return Reliance(
+        claim=claim, answer=answer, reason=reason + tail + (few if truth.success.truth_rollouts < FEW_TRUE else "")
+    )
 
 
 def _rates(data: ReportData) -> Reliance:
@@ -143,8 +149,10 @@ def _bias_caution(truth: Truth | None) -> str:
 
 def _ceiling_caution(truth: Truth | None) -> str:
     ceiling = _of(truth, "noise_ceiling") if truth else None
-    if truth is None or ceiling is None or ceiling.value is None or ceiling.value >= LOW_CEILING:
+    if truth is None or ceiling is None or (ceiling.value is not None and ceiling.value >= LOW_CEILING):
         return ""
+    if ceiling.value is None:
+        return f"How much of the disagreement is sampling noise cannot be said: {ceiling.undefined}."
     return (
         f"With so few rollouts even a perfect world would show a correlation of about {ceiling.value:.2f} only: more "
         "rollouts would say more about the world than these numbers do."

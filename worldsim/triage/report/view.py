@@ -109,8 +109,8 @@ class FilmView:
 
 
 VERDICTS = {
-    "win": "solved",
-    "loss": "not solved",
+    "win": "win",
+    "loss": "loss",
     "optimistic": "only the world solves it",
     "pessimistic": "only the truth solves it",
 }
@@ -187,6 +187,8 @@ def figures_of_merit(data: ReportData) -> tuple[tuple[str, str, str], ...]:
 
 def _split(given: Estimate) -> tuple[str, str]:
     """Value and interval of an estimate apart."""
+    if given.value is None:
+        return "–", f"undefined: {given.undefined}"
     value, _, interval = estimate(given).partition(" [")
     unit = "episodes" if given.name.startswith("episode") else "policies"
     return value, f"[{interval} over {whole(given.n)} {unit}" if interval else f"{whole(given.n)} {unit}"

@@ -114,8 +114,9 @@ def _rates(data: ReportData) -> str:
         return ""
     low, high = min(rates), max(rates)
     between = f"{100 * low:.0f} to {percent(high)}" if len(rates) > 1 else percent(low)
+    least = plural(min(p.shown.rollouts for p in top), "fresh episode")
     fresh = all(p.audit is not None for p in top)
-    where = "fresh episodes that did not choose them" if fresh else "the episodes that chose them, which flatters"
+    where = f"{least}, which did not choose them" if fresh else "the episodes that chose them, which flatters"
     return f"{'They solve' if len(top) > 1 else 'It solves'} {between} of {where}."
 
 
