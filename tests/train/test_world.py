@@ -86,8 +86,12 @@ def test_another_request_does_not_continue_a_begun_one(data: Path, tmp_path: Pat
 
 
 def test_pictures_that_are_no_layers_get_the_grid_family(data: Path, tmp_path: Path) -> None:
-    tokenizer = TokenizerRecipe(name="haar_pca", options={"channels": 8, "width": 8}, schedule=Schedule(steps=10, batch=8))
-    predictor = PredictorRecipe(options={"width": 16, "blocks": 1}, schedule=Schedule(steps=10, batch=16), unrolls=((1, 1.0),))
+    tokenizer = TokenizerRecipe(
+        name="haar_pca", options={"channels": 8, "width": 8}, schedule=Schedule(steps=10, batch=8)
+    )
+    predictor = PredictorRecipe(
+        options={"width": 16, "blocks": 1}, schedule=Schedule(steps=10, batch=16), unrolls=((1, 1.0),)
+    )
     world = load_world(train_world(recipe(data, tmp_path / "world", tokenizer=tokenizer, predictor=predictor)))
     assert world.spec.latent_shape == (8, 6, 6)
     check_world(world)
