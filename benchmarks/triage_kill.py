@@ -132,8 +132,9 @@ def kill_and_continue(
     counts = {"insert": int(random.integers(1, 900)), "commit": int(random.integers(1, 70))}
     process = start(folder, workers=workers, statement=moment.upper(), count=counts.get(moment, 0))
     if moment not in counts:
-        low = alone.life_s - alone.rolling_s if moment == "rolling" else 0.0
-        _sleep(process, float(random.uniform(low, alone.life_s)))
+        while moment == "rolling" and process.poll() is None and not (folder / "log").exists():
+            time.sleep(0.005)
+        _sleep(process, float(random.uniform(0, alone.rolling_s if moment == "rolling" else alone.life_s)))
         process.kill()
     killed = process.wait() == -signal.SIGKILL
     safe, before, ranked = rows(folder), begun(folder), (folder / "run" / "ranking.json").exists()
