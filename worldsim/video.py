@@ -45,7 +45,7 @@ def to_uint8(x_BCTHW: Tensor) -> Tensor:
 
 
 def encode_mp4(frames: Frames, *, rate_hz: float, scale: int = 1, exact: bool = False) -> bytes:
-    """Encode an H.264 video that browsers play; the same frames give the same bytes.
+    """Encode an H.264 video that browsers play; the same frames give the same pictures (the encoder's bytes may differ).
 
     Args:
         frames: uint8 [T, H, W, 3], at least one; odd sides are padded by repeating the edge.
