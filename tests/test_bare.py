@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 ABSENT = (
-    "gymnasium mujoco av pyarrow PIL scipy matplotlib typer rich jinja2 hydra omegaconf lerobot huggingface_hub".split()
+    ["gymnasium", "mujoco", "av", "pyarrow", "PIL", "scipy", "matplotlib", "typer", "rich", "jinja2", "hydra", "omegaconf", "lerobot", "huggingface_hub"]
 )
 NEEDED = "worlds worlds.latent worlds.state predict.registry tokenizers.registry train.predictor train.loop data.cache data.clips"
 
