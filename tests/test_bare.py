@@ -3,9 +3,22 @@
 import subprocess
 import sys
 
-ABSENT = (
-    ["gymnasium", "mujoco", "av", "pyarrow", "PIL", "scipy", "matplotlib", "typer", "rich", "jinja2", "hydra", "omegaconf", "lerobot", "huggingface_hub"]
-)
+ABSENT = [
+    "gymnasium",
+    "mujoco",
+    "av",
+    "pyarrow",
+    "PIL",
+    "scipy",
+    "matplotlib",
+    "typer",
+    "rich",
+    "jinja2",
+    "hydra",
+    "omegaconf",
+    "lerobot",
+    "huggingface_hub",
+]
 NEEDED = "worlds worlds.latent worlds.state predict.registry tokenizers.registry train.predictor train.loop data.cache data.clips"
 
 
