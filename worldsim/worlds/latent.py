@@ -107,12 +107,35 @@ class LatentWorld(nn.Module):
             )
         return self.first_observations.select(indices)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def reset(self, starts: Observation, keys: Tensor) -> LatentState:
         """Begin B episodes from their first observations."""
-        image, proprio = self._check_starts(starts)
-        z_BCHW = self.encode(image)
-        return self._remember(z_BCHW, proprio, keys)
+        z_BCHW, proprio_BP = self._read(starts)
+        return self._remember(z_BCHW, proprio_BP, keys)
+
+    @torch.no_grad()
+    def see(self, state: WorldState, observation: Observation, action: Tensor) -> LatentState:
+        """Advance by what was really observed instead of by the prediction: how a planner keeps up with its plant.
+
+        Args:
+            state: Where the episodes stood.
+            observation: What was seen one step later; the keys that `reset` needs.
+            action: float32 [B, A] physical units, taken in between.
+
+        Returns:
+            The state one step later, its history ending with the observation.
+
+        Raises:
+            InvalidInputError: An observation is missing or misshapen, or the action does not fit.
+        """
+        state = self._own(state)
+        z_BCHW, proprio_BP = self._read(observation)
+        return self._advance(state, z_BCHW, proprio_BP, self._checked(action, (state.batch,)))
+
+    def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Latent [B, c, h, w] and proprioception [B, P] of one observation."""
+        image, proprio = self._check_starts(observation)
+        return self.encode(image), proprio.to(self.device).float()
 
     def _remember(self, z_BCHW: Tensor, proprio_BP: Tensor, keys: Tensor) -> LatentState:
         """The state of episodes that stand still at their first frame."""
@@ -150,29 +173,39 @@ class LatentWorld(nn.Module):
         x_BCTHW = image.to(self.device).movedim(-1, 1)[:, :, None].float() / 127.5 - 1
         return self.tokenizer.encode(x_BCTHW)[:, :, 0]
 
-    @torch.inference_mode()
     def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
-        """Advance every episode by one control period."""
+        """Advance every episode by one control period; differentiable in the action."""
+        own = self._own(state)
+        return self._predict(own, self._checked(action, (own.batch,)))
+
+    def rollout(self, state: WorldState, actions: Tensor) -> tuple[LatentState, Rollout]:
+        """Advance open loop through actions [B, T, A]; differentiable in them."""
+        own, steps = self._own(state), []
+        action_BTA = self._checked(actions, (own.batch, actions.shape[1] if actions.ndim == 3 else -1))
+        for t in range(action_BTA.shape[1]):
+            own, step = self._predict(own, action_BTA[:, t])
+            steps.append(step)
+        return own, Rollout.stack(steps, actions)
+
+    def _own(self, state: WorldState) -> LatentState:
         if not isinstance(state, LatentState):
             raise InvalidInputError(f"A latent world continues its own states; got a {type(state).__name__}.")
-        action_BA = self.spec.action.normalize(self.spec.action.check(action.to(self.device)))
-        if action_BA.shape != (state.batch, self.spec.action.dim):
-            raise InvalidInputError(
-                f"Expected actions [{state.batch}, {self.spec.action.dim}]; got {tuple(action.shape)}."
-            )
+        return state
+
+    def _checked(self, action: Tensor, lead: tuple[int, ...]) -> Tensor:
+        """Actions [*lead, A] in [-1, 1]."""
+        if tuple(action.shape) != (*lead, self.spec.action.dim):
+            raise InvalidInputError(f"Actions {tuple(action.shape)} given, expected [{lead[0]}, ..., {self.spec.action.dim}].")
+        return self.spec.action.normalize(self.spec.action.check(action.to(self.device)))
+
+    def _predict(self, state: LatentState, action_BA: Tensor) -> tuple[LatentState, WorldStep]:
+        """One step under a checked action in [-1, 1]."""
         action_BKA = torch.cat([state.action, action_BA[:, None]], dim=1)
         noise = None
         if self.predictor.noise_shape is not None:
             noise = normal(state.key, state.step, self.predictor.noise_shape, stream=PREDICTOR_STREAM)
         z_BCHW, spread_B = self.predictor.predict_with_spread(state.z, state.proprio, action_BKA, noise)
         proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio[:, -1], action_BA)
-        following = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            z=torch.cat([state.z[:, 1:], z_BCHW[:, None]], dim=1),
-            proprio=torch.cat([state.proprio[:, 1:], proprio_BP[:, None]], dim=1),
-            action=action_BKA[:, 1:],
-        )
         step = WorldStep(
             latent=z_BCHW,
             proprio=proprio_BP,
@@ -180,15 +213,18 @@ class LatentWorld(nn.Module):
             success=success_B.sigmoid(),
             uncertainty=spread_B,
         )
-        return following, step
+        return self._advance(state, z_BCHW, proprio_BP, action_BA), step
 
-    def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
-        """Advance open loop through actions [B, T, A]."""
-        steps = []
-        for t in range(actions.shape[1]):
-            state, step = self.step(state, actions[:, t])
-            steps.append(step)
-        return state, Rollout.stack(steps, actions)
+    @staticmethod
+    def _advance(state: LatentState, z_BCHW: Tensor, proprio_BP: Tensor, action_BA: Tensor) -> LatentState:
+        """The state one step later; action in [-1, 1]."""
+        return dataclasses.replace(
+            state,
+            step=state.step + 1,
+            z=torch.cat([state.z[:, 1:], z_BCHW[:, None]], dim=1),
+            proprio=torch.cat([state.proprio[:, 1:], proprio_BP[:, None]], dim=1),
+            action=torch.cat([state.action, action_BA[:, None]], dim=1)[:, 1:],
+        )
 
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""StateWorld: a small network on the true state, the baseline that every pixel world is compared with.
+"""StateWorld: a learned world on the true state, for planners that know it and for comparison with pixel worlds.
 
 It needs TRUE_STATE at the start, as only simulators give it, and draws nothing.
 
@@ -11,34 +11,27 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
+from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldStep
 from worldsim.worlds.latent import LatentState, LatentWorld
 
 
 class StateWorld(LatentWorld):
-    """A latent world whose latent [E, 1, 1] is the true state itself."""
+    """A latent world whose latent is the true state: as poses where it is that, else as it is."""
 
     kind = "state_world"
 
-    @torch.inference_mode()
-    def reset(self, starts: Observation, keys: Tensor) -> LatentState:
-        """Begin B episodes from TRUE_STATE and STATE.
-
-        Raises:
-            InvalidInputError: TRUE_STATE is missing or of another width.
-        """
-        width = self.spec.latent_shape[0]
-        for name, size in ((TRUE_STATE, width), (STATE, self.spec.proprio_dim)):
-            if name not in starts or starts[name].shape[1:] != (size,):
-                found = tuple(starts[name].shape) if name in starts else "nothing"
+    def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """TRUE_STATE and STATE as the latent, and STATE."""
+        for name, size in ((TRUE_STATE, self.tokenizer.config.size), (STATE, self.spec.proprio_dim)):
+            if name not in observation or observation[name].shape[1:] != (size,):
+                found = tuple(observation[name].shape) if name in observation else "nothing"
                 raise InvalidInputError(f"A state world starts from {name} [B, {size}]; got {found}.")
-        z_BCTHW = self.tokenizer.encode(starts[TRUE_STATE].to(self.device).float()[:, :, None, None, None])
-        return self._remember(z_BCTHW[:, :, 0], starts[STATE], keys)
+        true_state, proprio = (observation[k].to(self.device).float() for k in (TRUE_STATE, STATE))
+        return self.tokenizer.encode(columns(true_state, proprio))[:, :, 0], proprio
 
-    @torch.inference_mode()
-    def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
-        """Advance; the step also carries `true_state` [B, E]."""
-        following, step = super().step(state, action)
+    def _predict(self, state: LatentState, action_BA: Tensor) -> tuple[LatentState, WorldStep]:
+        """One step, which also carries `true_state` [B, E]."""
+        following, step = super()._predict(state, action_BA)
         true_state = self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0]
         return following, dataclasses.replace(step, true_state=true_state)
 
@@ -49,3 +42,8 @@ class StateWorld(LatentWorld):
             InvalidInputError: Always; use a latent world or the simulator for policies that read IMAGE.
         """
         raise InvalidInputError(f"A state world cannot draw frames. Policies that need {IMAGE} need a latent world.")
+
+
+def columns(true_state_BE: Tensor, proprio_BP: Tensor) -> Tensor:
+    """What the tokenizers of state worlds encode: true state, then proprioception, as [B, E + P, 1, 1, 1]."""
+    return torch.cat([true_state_BE, proprio_BP], dim=1)[:, :, None, None, None]
