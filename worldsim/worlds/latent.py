@@ -195,7 +195,7 @@ class LatentWorld(nn.Module):
     def _checked(self, action: Tensor, lead: tuple[int, ...]) -> Tensor:
         """Actions [*lead, A] in [-1, 1]."""
         if tuple(action.shape) != (*lead, self.spec.action.dim):
-            raise InvalidInputError(f"Actions {tuple(action.shape)} given, expected [{lead[0]}, ..., {self.spec.action.dim}].")
+            raise InvalidInputError(f"Got actions {tuple(action.shape)}; expected actions [{lead[0]}, ..., {self.spec.action.dim}].")
         return self.spec.action.normalize(self.spec.action.check(action.to(self.device)))
 
     def _predict(self, state: LatentState, action_BA: Tensor) -> tuple[LatentState, WorldStep]:
