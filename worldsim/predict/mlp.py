@@ -1,6 +1,6 @@
 """Small ensemble on a latent without a grid, for true states: predict the change from history, body and actions.
 
-The baseline every pixel predictor must be compared with. Not for pictures.
+For true states that are no planar poses (those move rigidly: `worldsim.predict.rigid`). Not for pictures.
 
 Shape legend: M members, B batch, K history, T time, D latent channels, P proprio, A action.
 """

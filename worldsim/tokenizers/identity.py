@@ -1,4 +1,4 @@
-"""The tokenizer of state worlds: the latent is the true state, [E, 1, 1], as it is."""
+"""The tokenizer of state worlds whose states are no planar poses: the latent is the true state, [E, 1, 1], as it is."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ class IdentityConfig:
 
 
 class IdentityTokenizer(nn.Module):
-    """Passes states [B, E, T, 1, 1] through both ways."""
+    """Passes states [B, E, T, 1, 1] through both ways; columns behind them (proprioception) are not encoded."""
 
     temporal_stride = 1
 
@@ -32,8 +32,8 @@ class IdentityTokenizer(nn.Module):
         return (self.config.size, 1, 1)
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
-        """Return the state."""
-        return x_BCTHW
+        """Return the state: the first E columns."""
+        return x_BCTHW[:, : self.config.size]
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Return the state."""

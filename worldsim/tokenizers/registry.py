@@ -6,6 +6,7 @@ from worldsim.tokenizers.causal import CausalHaarConfig, CausalHaarTokenizer
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.layers import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
+from worldsim.tokenizers.poses import PosesConfig, PosesTokenizer
 
 TOKENIZERS: Registry[Tokenizer] = Registry(
     "tokenizer",
@@ -14,5 +15,6 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
         "haar_pca": (HaarPCAConfig, HaarPCATokenizer),
         "identity": (IdentityConfig, IdentityTokenizer),
         "layers": (LayersConfig, LayersTokenizer),
+        "poses": (PosesConfig, PosesTokenizer),
     },
 )

@@ -1,6 +1,6 @@
 """The tokenizer stage: choose the family, fit what has a closed form, train the rest on frames.
 
-Shape legend: N frames, H W pixels, C=3 colour, T time.
+Shape legend: N frames, H W pixels, C=3 colour, T time, E true state, P proprio.
 """
 
 import dataclasses
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.layers import LayersConfig, LayersTokenizer
+from worldsim.tokenizers.poses import PosesTokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
 from worldsim.train.loop import Schedule, Watch, fit
 
@@ -29,7 +31,8 @@ class TokenizerRecipe:
     """How the tokenizer is made.
 
     Attributes:
-        name: ``auto`` (layers where they explain the scene, else haar_pca), or a registered name.
+        name: ``auto`` (layers where they explain the scene, else haar_pca; for a state world poses where the states
+            are planar poses, else identity), or a registered name.
         options: Fields of the tokenizer's config that differ from its defaults.
         schedule: Training of the learned part.
         lr_layers: Learning rate of sprite pixels, which are few and well initialised.
@@ -77,6 +80,30 @@ def train_tokenizer(
         return tokenizer.loss(to_model(x_NCHW[rows])[:, :, None])
 
     return tokenizer, fit(_module(tokenizer), loss_at, schedule, folder=folder, stage=f"tokenizer {name}", watch=watch)
+
+
+def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: TokenizerRecipe) -> Tokenizer:
+    """The tokenizer of a state world, in closed form.
+
+    Args:
+        true_state_NE: True states of many frames.
+        proprio_NP: Proprioception of the same frames.
+        recipe: `name` is ``auto``, ``poses`` or ``identity``; the rest is for pictures.
+
+    Raises:
+        InvalidInputError: Another name, or poses were asked for and these are none.
+    """
+    if recipe.name not in ("auto", "poses", "identity"):
+        raise InvalidInputError(
+            f"A state world has no pictures for tokenizer.name={recipe.name}. Use auto, poses or identity."
+        )
+    if recipe.name != "identity":
+        try:
+            return PosesTokenizer.fit(true_state_NE, proprio_NP)
+        except InvalidInputError:
+            if recipe.name == "poses":
+                raise
+    return IdentityTokenizer(IdentityConfig(size=true_state_NE.shape[1]))
 
 
 def _module(tokenizer: Tokenizer) -> nn.Module:

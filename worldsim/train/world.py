@@ -23,19 +23,20 @@ from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.predict.base import Predictor
 from worldsim.tokenizers.base import Tokenizer
-from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.train.claim import claimed
 from worldsim.train.figures import held_out_figures
 from worldsim.train.loop import Schedule, Watch, fit
 from worldsim.train.predictor import PredictorRecipe, clips_of, to_device, train_predictor
-from worldsim.train.tokenizer import TokenizerRecipe, to_model, train_tokenizer
+from worldsim.train.tokenizer import TokenizerRecipe, state_tokenizer, to_model, train_tokenizer
 from worldsim.types import WorldSpec
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.latent import LatentWorld
-from worldsim.worlds.state import StateWorld
+from worldsim.worlds.state import StateWorld, columns
 
 HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
+STATE_SAMPLE = 100
+"""Episodes that the layout and scale of true states are read from."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
         cost = {"tokenizer": seconds}
-        encoded = _encode(dataset, tokenizer, work, watch)
+        encoded = _encode(dataset, tokenizer, config, work, watch)
         trained, held_out = encoded.split(every=HELD_OUT_EVERY)
         predictor, cost["predictor"] = train_predictor(
             trained,
@@ -120,14 +121,31 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
 
 
 def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None) -> tuple[Tokenizer, float]:
-    """Train the tokenizer; a state world has nothing to encode."""
-    if not config.state:
-        frames = _training_frames(dataset)
-        return train_tokenizer(frames, config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch)
-    true_state = dataset.episode(0).true_state
-    if true_state is None:
-        raise InvalidInputError(f"A state world needs true states, and {config.data} holds none. Use state=false.")
-    return IdentityTokenizer(IdentityConfig(size=true_state.shape[1])), 0.0
+    """Train the tokenizer; that of a state world has a closed form."""
+    if config.state:
+        true_states, proprios = zip(*_training_states(dataset), strict=True)
+        return state_tokenizer(torch.cat(true_states), torch.cat(proprios), config.tokenizer), 0.0
+    frames = _training_frames(dataset)
+    return train_tokenizer(frames, config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch)
+
+
+def _training_states(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """True states [F, E] and proprioception [F, P] of up to `STATE_SAMPLE` episodes that are trained on."""
+    trained = [i for i in range(dataset.episodes) if i % HELD_OUT_EVERY] or [0]
+    for index in trained[:: -(-len(trained) // STATE_SAMPLE)]:
+        episode = dataset.episode(index)
+        yield _true_state(episode), torch.tensor(episode.proprio)
+
+
+def _true_state(episode: Recorded) -> Tensor:
+    """True states [F, E].
+
+    Raises:
+        InvalidInputError: The episode holds none.
+    """
+    if episode.true_state is None:
+        raise InvalidInputError("A state world needs true states, and an episode holds none. Use state=false.")
+    return torch.tensor(episode.true_state)
 
 
 def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
@@ -137,12 +155,14 @@ def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
             yield torch.tensor(dataset.episode(index).frames)
 
 
-def _encode(dataset: Dataset, tokenizer: Tokenizer, work: Path, watch: Watch | None) -> EncodedEpisodes:
+def _encode(
+    dataset: Dataset, tokenizer: Tokenizer, config: TrainWorld, work: Path, watch: Watch | None
+) -> EncodedEpisodes:
     """Latents of every episode, from the cache if they are there."""
 
     def encode(episode: Recorded) -> Tensor:
-        if episode.true_state is not None and isinstance(tokenizer, IdentityTokenizer):
-            return torch.tensor(episode.true_state)[..., None, None]
+        if config.state:
+            return tokenizer.encode(columns(_true_state(episode), torch.tensor(episode.proprio)))[:, :, 0]
         parts = torch.tensor(episode.frames).split(BATCH)
         return torch.cat([tokenizer.encode(to_model(p.movedim(-1, 1))[:, :, None])[:, :, 0] for p in parts])
 
