@@ -1,0 +1,26 @@
+"""Planners: from a cost over action sequences, or a world, to the actions to take. Needs torch alone."""
+
+from worldsim.planners.bounds import Bounds
+from worldsim.planners.halt import Limits
+from worldsim.planners.make import make_planner, planner_names
+from worldsim.planners.objective import Objective, RolloutObjective, from_numpy, rollout_of
+from worldsim.planners.planner import Planner, Stage
+from worldsim.planners.search import Plan, PlanStats, Search
+from worldsim.planners.splines import Spline
+
+__all__ = [
+    "Bounds",
+    "Limits",
+    "Objective",
+    "Plan",
+    "PlanStats",
+    "Planner",
+    "RolloutObjective",
+    "Search",
+    "Spline",
+    "Stage",
+    "from_numpy",
+    "make_planner",
+    "planner_names",
+    "rollout_of",
+]

@@ -1,0 +1,150 @@
+"""The one place where a planner calls the objective: shapes checked, chunks cut, bad numbers made harmless and counted.
+
+Shape legend: B episodes, N candidates, H steps, A action width.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.planners.objective import Divisible, Objective, Scores
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Candidates and what they cost.
+
+    `rank` orders them feasibility first: the cost where no constraint is broken, and beyond the worst feasible cost,
+    by violation alone, where one is. +inf where the cost is not finite.
+    """
+
+    candidates: Tensor  # [B, N, H, A]
+    cost: Tensor  # [B, N], +inf where it was not finite
+    violation: Tensor | None  # [B, N], >= 0
+    rank: Tensor  # [B, N]
+    gradient: Tensor | None = None  # [B, N, H, A] of the cost (and of the violation where it is positive)
+
+    def pick(self, index: Tensor) -> "Scored":
+        """The candidates at int64 [B, K]; gradients are left behind."""
+        row = torch.arange(index.shape[0], device=index.device)[:, None]
+        violation = None if self.violation is None else self.violation[row, index]
+        return Scored(
+            candidates=self.candidates[row, index],
+            cost=self.cost[row, index],
+            violation=violation,
+            rank=self.rank[row, index],
+        )
+
+
+class Evaluator:
+    """Calls an objective and counts.
+
+    Args:
+        objective: What is minimised.
+        chunk: Most candidates per episode in one call; 0 for all at once.
+        batch: B.
+    """
+
+    def __init__(self, objective: Objective, *, chunk: int, batch: int, device: torch.device) -> None:
+        self._objective = objective
+        self._chunk = chunk
+        self.evaluations = 0
+        self.non_finite = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def __call__(self, candidates: Tensor, *, gradient: bool = False, active: Tensor | None = None) -> Scored:
+        """Score candidates [B, N, H, A].
+
+        Args:
+            candidates: Inside the bounds.
+            gradient: Also give the gradient; counts as three evaluations (forward, and backward at twice the cost).
+            active: bool [B], episodes still searched; the others score +inf, and where the objective is `Divisible`
+                they are not computed at all.
+
+        Raises:
+            InvalidInputError: The objective gave a wrong shape, or carries no gradient where one is needed.
+        """
+        self.evaluations += candidates.shape[1] * (3 if gradient else 1)
+        if active is not None and isinstance(self._objective, Divisible):
+            index = active.nonzero()[:, 0]
+            some = self._chunks(self._objective.rows(index), candidates[index], gradient)
+            cost, violation, slope = (_scatter(part, index, candidates.shape[0]) for part in some)
+            assert cost is not None
+        else:
+            cost, violation, slope = self._chunks(self._objective, candidates, gradient)
+            cost = cost if active is None else cost.masked_fill(~active[:, None], torch.inf)
+        bad = ~cost.isfinite() if violation is None else ~(cost.isfinite() & violation.isfinite())
+        self.non_finite += bad.sum(1) if active is None else bad.sum(1) * active
+        cost = cost.masked_fill(bad, torch.inf)
+        rank = cost if violation is None else _feasible_first(cost, violation)
+        return Scored(candidates=candidates, cost=cost, violation=violation, rank=rank, gradient=slope)
+
+    def _chunks(
+        self, objective: Objective, candidates: Tensor, gradient: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Cost, violation and gradient, chunk by chunk along N."""
+        size = self._chunk or candidates.shape[1]
+        parts = [_call(objective, part, gradient) for part in candidates.split(size, dim=1)]
+        if len(parts) == 1:
+            return parts[0]
+        cost, violation, slope = zip(*parts, strict=True)
+        return torch.cat(cost, dim=1), _cat(violation), _cat(slope)
+
+
+def _call(objective: Objective, candidates: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One call of the objective, its answer checked."""
+    if not gradient:
+        with torch.no_grad():
+            cost, violation = _split(objective(candidates), candidates)
+        return cost, violation, None
+    with torch.enable_grad():
+        leaf = candidates.detach().clone().requires_grad_()
+        cost, violation = _split(objective(leaf), candidates)
+        if not cost.requires_grad:
+            raise InvalidInputError(
+                "This planner follows gradients, and the objective's cost carries none: it ran under no_grad or "
+                "inference_mode, or outside torch. Use a sampling planner such as 'weighted', or a differentiable cost."
+            )
+        total = cost if violation is None else cost + violation.clamp_min(0)
+        (slope,) = torch.autograd.grad(total.sum(), leaf)
+    return cost.detach(), None if violation is None else violation.detach(), slope
+
+
+def _split(scores: Scores, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cost and violation as floats, their shapes checked."""
+    cost, violation = scores if isinstance(scores, tuple) else (scores, None)
+    expected = tuple(candidates.shape[:2])
+    for name, value in (("cost", cost), ("violation", violation)):
+        if value is not None and (not isinstance(value, Tensor) or tuple(value.shape) != expected):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidInputError(
+                f"The objective's {name} must be a tensor [B, N] = {list(expected)} for actions "
+                f"{list(candidates.shape)}; got {found}. A numpy function is wrapped with planners.from_numpy."
+            )
+    cost = cost if cost.is_floating_point() else cost.float()
+    return cost, None if violation is None else violation.to(cost).clamp_min(0)
+
+
+def _feasible_first(cost: Tensor, violation: Tensor) -> Tensor:
+    """One number per candidate that sorts by feasibility, then by violation or cost."""
+    feasible = (violation <= 0) & cost.isfinite()
+    low, high = cost.masked_fill(~feasible, torch.inf).amin(1), cost.masked_fill(~feasible, -torch.inf).amax(1)
+    none = ~feasible.any(1)
+    worst, scale = high.masked_fill(none, 0.0), (high - low).masked_fill(none, 0.0).clamp_min(1.0)
+    beyond = worst.double()[:, None] + scale.double()[:, None] * (1 + violation.double())
+    return torch.where(feasible, cost.double(), beyond).masked_fill(cost.isposinf(), torch.inf)
+
+
+def _scatter(part: Tensor | None, index: Tensor, batch: int) -> Tensor | None:
+    """Rows back at their places in a batch, +inf elsewhere."""
+    if part is None:
+        return None
+    whole = part.new_full((batch, *part.shape[1:]), torch.inf)
+    whole[index] = part
+    return whole
+
+
+def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    known = [p for p in parts if p is not None]
+    return torch.cat(known, dim=1) if known else None

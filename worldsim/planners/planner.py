@@ -1,0 +1,287 @@
+"""The one loop: propose, evaluate, learn, in stages; and what it guarantees about the plan it returns.
+
+Whatever the rule: the plan lies inside the bounds; its cost is its own, evaluated once more, and never above that of the
+initial plan; an episode's plan does not depend on its neighbours in the batch; a cost that is not finite counts as the
+worst and never reaches an action. `worldsim.testing.check_planner` holds all of it.
+
+Shape legend: B episodes, N candidates, H steps, A action width, P suggested candidates.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.planners.bounds import Bounds
+from worldsim.planners.draw import Noise, Streams, episode_keys
+from worldsim.planners.evaluate import Evaluator, Scored
+from worldsim.planners.halt import Halt, Limits
+from worldsim.planners.objective import Objective
+from worldsim.planners.rules.base import Rule, Setting
+from worldsim.planners.search import Plan, PlanStats, Search
+from worldsim.planners.splines import Basis, Spline
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A rule at work for some iterations of N candidates each."""
+
+    rule: Rule
+    samples: int
+    iterations: int
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.iterations < 1:
+            raise InvalidInputError(
+                f"A stage needs at least one sample and one iteration; got {self.samples} and {self.iterations}."
+            )
+        self.rule.check(self.samples)
+
+    @property
+    def price(self) -> int:
+        """Evaluations per episode and iteration."""
+        return self.samples * (3 if self.rule.gradient else 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Searches action sequences of low cost.
+
+    Attributes:
+        horizon: Steps H of a plan.
+        stages: Rules in the order they work; see `worldsim.planners.make_planner` for the usual ones by name.
+        spline: Write plans by a few knots instead of H actions.
+        chunk: Most candidates per episode and call of the objective, where memory is short; 0 for all at once.
+        returns: ``"best"`` of all that was evaluated, or ``"mean"``, the last mean as it is, which gives up the
+            guarantee about the initial plan (to reproduce planners that do so).
+    """
+
+    horizon: int
+    stages: tuple[Stage, ...]
+    spline: Spline | None = None
+    chunk: int = 0
+    returns: Literal["best", "mean"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or not self.stages or self.chunk < 0:
+            raise InvalidInputError(
+                f"A planner looks at least one step ahead, in at least one stage, with chunk >= 0; got "
+                f"horizon={self.horizon}, {len(self.stages)} stages, chunk={self.chunk}."
+            )
+        if self.spline is not None:
+            self.spline.basis(self.horizon)
+
+    @property
+    def evaluations(self) -> int:
+        """Candidates evaluated per episode if nothing stops the search early, the last look included."""
+        last = self.stages[-1]
+        finalists = last.samples if last.rule.gradient else 1
+        return sum(s.price * s.iterations for s in self.stages) + finalists + (2 if self.returns == "best" else 0)
+
+    def plan(
+        self,
+        objective: Objective,
+        *,
+        bounds: Any,
+        batch: int | None = None,
+        initial: Tensor | None = None,
+        state: Search | None = None,
+        prior: Tensor | None = None,
+        keys: Tensor | None = None,
+        seed: int = 0,
+        limits: Limits | None = None,
+        noise: Noise | None = None,
+    ) -> Plan:
+        """Search the best action sequence of each of B episodes.
+
+        Args:
+            objective: actions [B, N, H, A] -> costs [B, N], or costs and violations; see `worldsim.planners.objective`.
+            bounds: Whatever `Bounds.of` reads. Its device and float type are the plan's.
+            batch: B, where nothing else tells; 1 by default.
+            initial: [B, H, A], the plan to beat; by default the warm start's mean, or standing still: zero, or what of
+                the bounds is nearest to it.
+            state: A finished search, shifted: `plan.state.shift(k)`.
+            prior: [B, P, H, A], candidates that somebody suggests, a policy's own for example.
+            keys: int64 [B], one noise key per episode; by default made from `seed` and the episode's number.
+            seed: Same seed, same plan.
+            limits: Deadline, budget and tolerance.
+            noise: Another source of randomness.
+
+        Raises:
+            InvalidInputError: Shapes that do not fit together, crossed or infinite bounds, or an objective that gives
+                the wrong shape. What the objective itself raises passes through.
+        """
+        box = Bounds.of(bounds)
+        given = _Given.read(self, box, batch=batch, initial=initial, state=state, prior=prior, keys=keys)
+        keys = episode_keys(given.batch, seed) if keys is None else keys
+        draw = noise or Streams(keys, device=box.low.device, dtype=box.low.dtype)
+        return _Run(self, objective, box, given, limits or Limits(), draw).plan()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a call of `plan` was told, checked and completed."""
+
+    batch: int
+    initial: Tensor  # [B, H, A], inside the bounds
+    search: Search
+    prior: Tensor  # [B, P, H, A], inside the bounds
+
+    @classmethod
+    def read(
+        cls,
+        planner: Planner,
+        box: Bounds,
+        *,
+        batch: int | None,
+        initial: Tensor | None,
+        state: Search | None,
+        prior: Tensor | None,
+        keys: Tensor | None,
+    ) -> "_Given":
+        """Check shapes and fill in what is missing."""
+        told = {
+            "initial": None if initial is None else len(initial),
+            "state": None if state is None else state.batch,
+            "prior": None if prior is None else len(prior),
+            "keys": None if keys is None else len(keys),
+            "batch": batch,
+        }
+        sizes = {k: v for k, v in told.items() if v is not None}
+        if len(set(sizes.values())) > 1 or 0 in sizes.values():
+            raise InvalidInputError(f"A plan needs one number of episodes B >= 1; got {sizes}.")
+        b, h, a = next(iter(sizes.values()), 1), planner.horizon, box.dim
+        for name, value, lead in (("initial", initial, 0), ("prior", prior, 1), ("state.mean", state and state.mean, 0)):
+            if value is not None and tuple(value.shape[1 + lead :]) != (h, a):
+                raise InvalidInputError(f"{name} must end in [H, A] = [{h}, {a}]; got {tuple(value.shape)}.")
+        if initial is None:
+            initial = state.mean if state is not None else box.low.new_zeros(b, h, a)
+        first = box.clip(torch.nan_to_num(initial.to(box.low)))
+        nothing = first.new_empty(b, 0, h, a)
+        search = Search(
+            mean=first,
+            std=box.half.expand(b, h, a) if state is None else state.std.to(first),
+            elites=nothing if state is None else box.clip(state.elites.to(first)),
+        )
+        prior = nothing if prior is None else box.clip(torch.nan_to_num(prior.to(first)))
+        return cls(batch=b, initial=first, search=search, prior=prior)
+
+
+class _Run:
+    """One search from beginning to end."""
+
+    def __init__(
+        self, planner: Planner, objective: Objective, box: Bounds, given: _Given, limits: Limits, noise: Noise
+    ) -> None:
+        device = box.low.device
+        self._planner, self._box, self._given, self._noise = planner, box, given, noise
+        self._basis = None if planner.spline is None else planner.spline.basis(planner.horizon)
+        self._evaluate = Evaluator(objective, chunk=planner.chunk, batch=given.batch, device=device)
+        self._halt = Halt(limits, batch=given.batch, device=device)
+        self._limits = limits
+        self._best: Scored | None = None  # one candidate per episode
+        self._costs: list[Tensor] = []
+
+    def plan(self) -> Plan:
+        """All stages, then a last look at what is worth it."""
+        if self._limits.deadline_s is not None:
+            self._learn(self._evaluate(self._given.initial[:, None]))  # an answer exists before anything costly begins
+        search, finalists = self._to_knots(self._given.search), self._given.initial[:, None]
+        for stage in self._planner.stages:
+            search, finalists = self._stage(stage, search)
+            if self._halt.reason != "iterations":
+                break
+        return self._decide(self._to_actions(search), finalists)
+
+    def _stage(self, stage: Stage, search: Search) -> tuple[Search, Tensor]:
+        """One rule's iterations."""
+        prior = self._given.prior if self._best is None or not self._costs else self._given.prior[:, :0]
+        setting = Setting(
+            bounds=self._box,
+            noise=self._noise,
+            samples=stage.samples,
+            iterations=stage.iterations,
+            prior=prior if self._basis is None else self._basis.fit(prior),
+        )
+        memory = stage.rule.begin(search, setting)
+        for _ in range(stage.iterations):
+            if self._halt.stop(self._evaluate.evaluations, stage.price):
+                break
+            knots = stage.rule.propose(memory, setting)
+            scored = self._evaluate(self._expand(knots), gradient=stage.rule.gradient, active=self._halt.active)
+            self._costs.append(scored.cost)
+            self._learn(scored)
+            memory = stage.rule.update(memory, self._in_knots(scored, knots), setting)
+        search, finalists = stage.rule.finish(memory)
+        return search, self._expand(finalists)
+
+    def _learn(self, scored: Scored) -> None:
+        """Remember the best so far, and tell the clock."""
+        top = scored.pick(scored.rank.argmin(1, keepdim=True))
+        self._best = top if self._best is None else _better(self._best, top)
+        self._halt.note(self._best.cost[:, 0])
+
+    def _decide(self, search: Search, finalists: Tensor) -> Plan:
+        """Evaluate the last few side by side; the first of equals wins, and the initial plan is the first."""
+        initial = self._given.initial[:, None]
+        if self._planner.returns == "best":
+            found = [] if self._best is None else [self._best.candidates]
+            finalists = torch.cat([initial, *found, finalists], dim=1)
+        last = self._evaluate(finalists)
+        best = last.pick(last.rank.argmin(1, keepdim=True))
+        finite = best.cost[:, 0].isfinite()
+        actions = torch.where(finite[:, None, None], best.candidates[:, 0], initial[:, 0])
+        violation = torch.zeros_like(best.cost[:, 0]) if best.violation is None else best.violation[:, 0]
+        return Plan(
+            actions=actions,
+            cost=best.cost[:, 0],
+            violation=violation,
+            feasible=finite & (violation <= 0),
+            state=dataclasses.replace(search, mean=actions),
+            stats=PlanStats(
+                costs=tuple(self._costs),
+                non_finite=self._evaluate.non_finite,
+                iterations=self._halt.iterations,
+                evaluations=self._evaluate.evaluations,
+                stopped=self._halt.reason,
+            ),
+        )
+
+    def _expand(self, knots: Tensor) -> Tensor:
+        return knots if self._basis is None else self._box.clip(self._basis.expand(knots))
+
+    def _in_knots(self, scored: Scored, knots: Tensor) -> Scored:
+        """What was scored, as the rule wrote it."""
+        if self._basis is None:
+            return scored
+        slope = None if scored.gradient is None else self._basis.pull(scored.gradient)
+        return dataclasses.replace(scored, candidates=knots, gradient=slope)
+
+    def _to_knots(self, search: Search) -> Search:
+        basis = self._basis
+        if basis is None:
+            return search
+        return Search(mean=basis.fit(search.mean), std=basis.fit(search.std), elites=basis.fit(search.elites))
+
+    def _to_actions(self, search: Search) -> Search:
+        if self._basis is None:
+            return search
+        return Search(
+            mean=self._expand(search.mean), std=self._basis.spread(search.std), elites=self._expand(search.elites)
+        )
+
+
+def _better(one: Scored, other: Scored) -> Scored:
+    """The better of two candidates per episode, the first of equals: fewer violations, then lower cost."""
+    wins = other.cost < one.cost
+    if one.violation is not None and other.violation is not None:
+        closer = other.violation < one.violation
+        wins = (closer & other.cost.isfinite()) | ((other.violation == one.violation) & wins)
+    violation = None
+    if one.violation is not None and other.violation is not None:
+        violation = torch.where(wins, other.violation, one.violation)
+    cost = torch.where(wins, other.cost, one.cost)
+    candidates = torch.where(wins[:, :, None, None], other.candidates, one.candidates)
+    return Scored(candidates=candidates, cost=cost, violation=violation, rank=cost)

@@ -1,0 +1,1 @@
+"""Update rules: how candidates are proposed, and what their costs teach. The loop around them is `worldsim.planners.planner`."""

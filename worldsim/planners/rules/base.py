@@ -1,0 +1,182 @@
+"""What an update rule is, and what all sampling rules share: a Gaussian in time, kept elites, priors among the candidates.
+
+A rule holds settings only; what it learns during a search is its memory, which the loop carries.
+
+Shape legend: B episodes, N candidates, K elites, H steps (or spline knots), A action width.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.planners.bounds import Bounds
+from worldsim.planners.draw import Noise, smooth
+from worldsim.planners.evaluate import Scored
+from worldsim.planners.search import Search
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What one stage of a search works with.
+
+    Attributes:
+        bounds: Of every step's action.
+        noise: This search's randomness.
+        samples: Candidates N per iteration.
+        iterations: Iterations of this stage.
+        prior: [B, P, H, A], candidates somebody suggests; tried in the first iteration. P may be 0.
+    """
+
+    bounds: Bounds
+    noise: Noise
+    samples: int
+    iterations: int
+    prior: Tensor
+
+
+class Rule(Protocol):
+    """Proposes candidates and learns from their costs."""
+
+    @property
+    def gradient(self) -> bool:
+        """Whether `update` reads `Scored.gradient`."""
+
+    def check(self, samples: int) -> None:
+        """Refuse settings that cannot work with N candidates.
+
+        Raises:
+            InvalidInputError: What does not fit, and what would.
+        """
+
+    def begin(self, search: Search, setting: Setting) -> Any:
+        """The memory at the start of a stage; `search` is warm where its elites are not empty."""
+
+    def propose(self, memory: Any, setting: Setting) -> Tensor:
+        """Candidates [B, N, H, A] inside the bounds."""
+
+    def update(self, memory: Any, scored: Scored, setting: Setting) -> Any:
+        """The memory after the candidates' costs are known."""
+
+    def finish(self, memory: Any) -> tuple[Search, Tensor]:
+        """The search to go on from, and candidates [B, F, H, A] worth a last look."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Base of the rules that sample around a mean.
+
+    Attributes:
+        elites: Best candidates that count, a number or a fraction of N.
+        std: Initial spread, in half ranges of the bounds.
+        std_min: The spread never falls below this, in half ranges: refitting shrinks the tails.
+        beta: Exponent of the noise's spectrum f^-beta over time; 0 is white. White noise averages out over a horizon
+            and never tries a detour.
+        keep: Elites carried into the next iteration and, shifted, into the next search.
+        momentum: Share of the old mean and spread that survives an update.
+        clip: Keep candidates inside the bounds; off only to reproduce planners that do not.
+    """
+
+    gradient = False
+
+    elites: int | float = 1 / 16
+    std: float = 1.0
+    std_min: float = 0.05
+    beta: float = 2.0
+    keep: int = 5
+    momentum: float = 0.0
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("std", "std_min", "beta", "keep", "momentum"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InvalidInputError(f"{type(self).__name__}.{name} is at least 0; got {getattr(self, name)}.")
+        if self.elites <= 0 or (isinstance(self.elites, float) and self.elites > 1) or self.momentum >= 1:
+            raise InvalidInputError(
+                f"elites is a count of at least 1 or a fraction in (0, 1], momentum below 1; got {self.elites} and "
+                f"{self.momentum}."
+            )
+
+    def count(self, samples: int) -> int:
+        """Number of elites K among N candidates."""
+        return self.elites if isinstance(self.elites, int) else max(2, round(self.elites * samples))
+
+    def check(self, samples: int) -> None:
+        """See `Rule.check`."""
+        if self.count(samples) > samples:
+            raise InvalidInputError(
+                f"{self.count(samples)} elites cannot be chosen among {samples} samples. Lower elites or draw more."
+            )
+        if self.keep >= samples:
+            raise InvalidInputError(f"keep={self.keep} leaves no room for new candidates among {samples} samples.")
+
+    def begin(self, search: Search, setting: Setting) -> tuple[Search, Tensor]:
+        """The search with its spread set anew; the prior waits for the first iteration."""
+        std = (self.std * setting.bounds.half).expand_as(search.mean)
+        return dataclasses.replace(search, std=std), setting.prior
+
+    def propose(self, memory: tuple[Search, Tensor], setting: Setting) -> Tensor:
+        """The mean, the kept elites and the prior, then samples around the mean."""
+        search, prior = memory
+        known = torch.cat([search.mean[:, None], search.elites[:, : self.keep], prior], dim=1)
+        if known.shape[1] > setting.samples:
+            raise InvalidInputError(
+                f"{known.shape[1]} given candidates (mean, kept elites, prior) do not fit into {setting.samples} samples."
+            )
+        noise = setting.noise(setting.samples, *search.mean.shape[1:])
+        candidates = torch.mul(
+            smooth(noise, self.beta), search.std[:, None], out=noise if self.beta == 0 else torch.empty_like(noise)
+        ).add_(search.mean[:, None])
+        candidates[:, : known.shape[1]] = known
+        return candidates.clamp_(setting.bounds.low, setting.bounds.high) if self.clip else candidates
+
+    def update(self, memory: tuple[Search, Tensor], scored: Scored, setting: Setting) -> tuple[Search, Tensor]:
+        """Refit mean and spread to the elites; an episode without one finite cost keeps what it had."""
+        search, prior = memory
+        best = self.choose(scored)
+        mean, std = self.refit(search, best, scored)
+        if self.momentum:
+            mean, std = mean.lerp(search.mean, self.momentum), std.lerp(search.std, self.momentum)
+        if self.std_min:
+            std = torch.maximum(std, self.std_min * setting.bounds.half)
+        found = best.rank[:, :1, None].isfinite()
+        elites = torch.where(found[..., None], best.candidates, search.mean[:, None])
+        after = Search(
+            mean=torch.where(found, mean, search.mean), std=torch.where(found, std, search.std), elites=elites
+        )
+        return after, prior[:, :0]
+
+    def choose(self, scored: Scored) -> Scored:
+        """The elites, best first; where fewer than K have a finite cost, those few are repeated."""
+        k = self.count(scored.rank.shape[1])
+        index = scored.rank.topk(k, dim=1, largest=False).indices
+        finite = scored.rank.isfinite().sum(1, keepdim=True).clamp_min(1)
+        return scored.pick(index.gather(1, torch.arange(k, device=index.device)[None] % finite))
+
+    def refit(self, search: Search, best: Scored, scored: Scored) -> tuple[Tensor, Tensor]:
+        """New mean and spread [B, H, A] from the elites (and, where a rule wants them, all candidates)."""
+        raise NotImplementedError
+
+    def finish(self, memory: tuple[Search, Tensor]) -> tuple[Search, Tensor]:
+        """The search, and its mean."""
+        return memory[0], memory[0].mean[:, None]
+
+
+def spread(candidates: Tensor, fallback: Tensor) -> Tensor:
+    """Sample standard deviation over candidates [B, K, H, A]; one candidate has none and keeps the old one."""
+    return candidates.std(dim=1) if candidates.shape[1] > 1 else fallback
+
+
+def softmin(rank: Tensor, scale: Tensor) -> Tensor:
+    """Weights [B, K] of candidates by cost: exp(-(rank - best) / scale), normalised; +inf weighs nothing.
+
+    Args:
+        rank: [B, K].
+        scale: [B, 1], > 0.
+    """
+    best = rank.amin(1, keepdim=True)
+    best = torch.where(best.isfinite(), best, 0)
+    weight = torch.exp((best - rank) / scale)
+    return weight / weight.sum(1, keepdim=True).clamp_min(1e-30)
