@@ -29,12 +29,13 @@ def columns(true_state: Tensor, proprio: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("blocks", "proprio"), [(1, 2), (1, 4), (3, 2)])
-def test_the_true_state_comes_back(blocks: int, proprio: int) -> None:
+def test_the_true_state_and_the_place_of_the_body_come_back(blocks: int, proprio: int) -> None:
     state, body = scene(blocks=blocks, proprio=proprio)
     tokenizer = PosesTokenizer.fit(state, body)
     z = tokenizer.encode(columns(state, body))
     assert tuple(z.shape[1:2] + z.shape[3:]) == tokenizer.latent_shape == (POSE * (blocks + 1), 1, 1)
-    assert torch.allclose(tokenizer.decode(z)[0, ..., 0, 0].T, state, atol=1e-6)
+    held = torch.cat([state, body[:, :2]], dim=1)
+    assert torch.allclose(tokenizer.decode(z)[0, ..., 0, 0].T, held, atol=1e-6)
 
 
 def test_positions_fill_the_picture_and_the_body_is_round() -> None:

@@ -42,7 +42,7 @@ class PosesConfig:
 
 
 class PosesTokenizer(nn.Module):
-    """Encode true state and proprioception [B, E + P, T, 1, 1] as poses [B, 4 L, T, 1, 1]; decode the true state."""
+    """Encode true state and proprioception [B, E + P, T, 1, 1] as poses [B, 4 L, T, 1, 1], and decode what they hold."""
 
     temporal_stride = 1
 
@@ -104,10 +104,10 @@ class PosesTokenizer(nn.Module):
         return z_BTLP.flatten(2).transpose(1, 2)[..., None, None]
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:
-        """Poses [B, 4 L, T, 1, 1] -> true state [B, E, T, 1, 1]."""
-        z_BTLP = z_BCTHW[..., 0, 0].transpose(1, 2).unflatten(-1, (-1, POSE))[:, :, :-1]
+        """Poses [B, 4 L, T, 1, 1] -> true state, then the body's position [B, E + 2, T, 1, 1]."""
+        z_BTLP = z_BCTHW[..., 0, 0].transpose(1, 2).unflatten(-1, (-1, POSE))
         x_BTLP = torch.cat([z_BTLP[..., :2] * self.half_width + self.center_2, z_BTLP[..., 2:]], dim=-1)
-        return x_BTLP.flatten(2).transpose(1, 2)[..., None, None]
+        return x_BTLP.flatten(2)[..., :-2].transpose(1, 2)[..., None, None]
 
     def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Nothing to learn: zero."""

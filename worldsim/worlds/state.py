@@ -30,10 +30,14 @@ class StateWorld(LatentWorld):
         return self.tokenizer.encode(columns(true_state, proprio))[:, :, 0], proprio
 
     def _predict(self, state: LatentState, action_BA: Tensor) -> tuple[LatentState, WorldStep]:
-        """One step, which also carries `true_state` [B, E]."""
+        """One step, which also carries `true_state` [B, E]; what the latent holds of the body is not left to a head."""
         following, step = super()._predict(state, action_BA)
-        true_state = self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0]
-        return following, dataclasses.replace(step, true_state=true_state)
+        held_BC = self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0]
+        true_state, body = held_BC[:, : self.tokenizer.config.size], held_BC[:, self.tokenizer.config.size :]
+        proprio = torch.cat([body, step.proprio[:, body.shape[1] :]], dim=1)
+        past = torch.cat([following.proprio[:, :-1], proprio[:, None]], dim=1)
+        step = dataclasses.replace(step, true_state=true_state, proprio=proprio)
+        return dataclasses.replace(following, proprio=past), step
 
     def decode(self, latent: Tensor) -> Tensor:
         """A state world has no pixels.
