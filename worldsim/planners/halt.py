@@ -60,7 +60,7 @@ class Halt:
 
     @property
     def active(self) -> Tensor | None:
-        """bool [B], episodes still searched; None where all always are."""
+        """Bool [B], episodes still searched; None where all always are."""
         return None if self._limits.tolerance is None else self._stuck < _PATIENCE
 
     def stop(self, spent: int, price: int) -> bool:

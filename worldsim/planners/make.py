@@ -78,25 +78,35 @@ def _stages(name: str, samples: int, iterations: int, options: dict[str, Any]) -
 
 
 def hybrid(
-    budget: int, *, explore: float = 0.5, starts: int = 8, lr: float = 0.1, std: float = 2.0, beta: float = 2.0
+    budget: int, *, explore: float = 0.4, starts: int = 8, lr: float = 0.07, std: float = 2.0, beta: float = 3.0
 ) -> tuple[Stage, ...]:
-    """One wide smooth sample, then gradient descent from the best few.
+    """One wide smooth sample, gradient descent from many diverse candidates, then from the best few of those.
 
     Refining begins before the distribution collapses: after several sampling iterations all elites sit in one basin.
 
     Args:
         budget: Evaluations per episode.
         explore: Share of the budget that is sampled.
-        starts: Candidates refined; fewer where the budget is small.
-        lr: First step of the descent, in half ranges.
+        starts: Candidates refined to the end, three times as many tried at first; fewer where the budget is small.
+        lr: Step of the descent, in half ranges.
         std: Spread of the sample in half ranges; 2 puts much of it at the bounds.
         beta: Exponent of its spectrum.
+
+    Raises:
+        InvalidInputError: A share or a number of starts that leaves nothing to do.
     """
     if not 0 < explore < 1 or starts < 1:
         raise InvalidInputError(f"explore is in (0, 1) and starts at least 1; got {explore} and {starts}.")
-    wide = max(starts + 2, round(budget * explore))
-    sampler = Weighted(elites=starts, keep=starts, std=std, beta=beta)
-    return Stage(rule=sampler, samples=wide, iterations=1), descent(budget - wide, starts, Gradient(lr=lr, beta=beta))
+    wide = max(2, round(budget * explore))
+    keep = min(starts, wide // 2)
+    sampler = Weighted(elites=max(1, min(8 * starts, wide // 4)), keep=keep, std=std, beta=beta)
+    stages = [Stage(rule=sampler, samples=wide, iterations=1)]
+    left = budget - wide
+    if left // (3 * starts) > 2 * _STEPS:
+        many = Gradient(lr=lr, final=1.0, beta=beta, diverse=True)
+        stages.append(descent(round(0.3 * left), 3 * starts, many))
+        left -= stages[-1].price * stages[-1].iterations
+    return (*stages, descent(left, starts, Gradient(lr=lr, beta=beta)))
 
 
 def descent(budget: int, starts: int, rule: Gradient) -> Stage:
@@ -108,7 +118,7 @@ def descent(budget: int, starts: int, rule: Gradient) -> Stage:
     return Stage(rule=rule, samples=starts, iterations=steps)
 
 
-_STEPS = 8
+_STEPS = 6
 """Fewer steps than this move a plan nowhere; fewer starts are then better."""
 
 

@@ -21,7 +21,7 @@ from worldsim.planners.halt import Halt, Limits
 from worldsim.planners.objective import Objective
 from worldsim.planners.rules.base import Rule, Setting
 from worldsim.planners.search import Plan, PlanStats, Search
-from worldsim.planners.splines import Basis, Spline
+from worldsim.planners.splines import Spline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,11 @@ class _Given:
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
             raise InvalidInputError(f"A plan needs one number of episodes B >= 1; got {sizes}.")
         b, h, a = next(iter(sizes.values()), 1), planner.horizon, box.dim
-        for name, value, lead in (("initial", initial, 0), ("prior", prior, 1), ("state.mean", state and state.mean, 0)):
+        for name, value, lead in (
+            ("initial", initial, 0),
+            ("prior", prior, 1),
+            ("state.mean", state and state.mean, 0),
+        ):
             if value is not None and tuple(value.shape[1 + lead :]) != (h, a):
                 raise InvalidInputError(f"{name} must end in [H, A] = [{h}, {a}]; got {tuple(value.shape)}.")
         if initial is None:

@@ -83,7 +83,7 @@ class Sampler:
 
     elites: int | float = 1 / 16
     std: float = 1.0
-    std_min: float = 0.05
+    std_min: float = 0.02
     beta: float = 2.0
     keep: int = 5
     momentum: float = 0.0

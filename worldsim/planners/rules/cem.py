@@ -29,12 +29,18 @@ class CEM(Sampler):
 class Weighted(Sampler):
     """Mean and standard deviation of the elites, each weighted by how much better it is than their average.
 
+    The defaults explore widely and rely on what is kept: with a plan remade at every step, that finds detours and still
+    settles (`benchmarks/plan_quality.py`). For a single plan of a convex cost, `beta=0, std=1` is more exact.
+
     Attributes:
         temperature: In units of the gap between the elites' mean cost and the best, so that the scale of the cost does
             not matter: small is greedy, large is plain CEM.
     """
 
-    temperature: float = 0.5
+    std: float = 2.0
+    beta: float = 3.0
+    keep: int = 8
+    temperature: float = 0.6
 
     def __post_init__(self) -> None:
         super().__post_init__()
