@@ -8,7 +8,18 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
+from worldsim.types import (
+    IMAGE,
+    SIMULATOR,
+    STATE,
+    TRUE_STATE,
+    Observation,
+    Rollout,
+    Verdict,
+    WorldSpec,
+    WorldState,
+    WorldStep,
+)
 
 
 @runtime_checkable
@@ -17,6 +28,10 @@ class World(Protocol):
 
     Nothing is hidden and nothing is mutated: the same state, action and key give the same step, alone or in
     a batch, in this process or another.
+
+    A world may offer more, which planners use where it is there: `observes`, the observation keys that `reset` reads
+    (else IMAGE and STATE); `see(state, observation, action)`, the state advanced by what was really observed;
+    `present(state)`, the step at which a state stands; steps that are differentiable in the action.
     """
 
     @property
@@ -121,6 +136,8 @@ def observe(world: World, step: WorldStep, needs: frozenset[str]) -> dict[str, T
         seen[STATE] = step.proprio
     if TRUE_STATE in needs and step.true_state is not None:
         seen[TRUE_STATE] = step.true_state
+    if SIMULATOR in needs and SIMULATOR in getattr(world, "observes", ()):
+        seen[SIMULATOR] = step.latent.flatten(1)
     if IMAGE in needs:
         seen[IMAGE] = world.decode(step.latent)
     return seen

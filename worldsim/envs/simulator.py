@@ -84,6 +84,11 @@ class SimulatorWorld:
         return self._spec
 
     @property
+    def observes(self) -> frozenset[str]:
+        """The observation keys that `reset` reads."""
+        return frozenset({SIMULATOR})
+
+    @property
     def num_starts(self) -> int:
         """How many different starts there are."""
         return _SEEDS if self._first_observations is None else len(self._first_observations)

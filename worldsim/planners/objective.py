@@ -28,7 +28,10 @@ Reduction = Literal["sum", "mean", "last", "max", "min"]
 class Divisible(Protocol):
     """An objective that can be asked about some of its episodes only, so that finished ones cost nothing."""
 
-    def rows(self, index: Tensor) -> Objective:
+    def __call__(self, actions: Tensor) -> Scores:
+        """Scores of actions [B, N, H, A]."""
+
+    def rows(self, index: Tensor) -> "Divisible":
         """The objective of the episodes at int64 [n]."""
 
 

@@ -156,7 +156,7 @@ class _Given:
         for name, value, lead in (
             ("initial", initial, 0),
             ("prior", prior, 1),
-            ("state.mean", state and state.mean, 0),
+            ("state.mean", None if state is None else state.mean, 0),
         ):
             if value is not None and tuple(value.shape[1 + lead :]) != (h, a):
                 raise InvalidInputError(f"{name} must end in [H, A] = [{h}, {a}]; got {tuple(value.shape)}.")

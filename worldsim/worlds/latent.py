@@ -91,6 +91,11 @@ class LatentWorld(nn.Module):
         return next(self.heads.parameters()).device
 
     @property
+    def observes(self) -> frozenset[str]:
+        """The observation keys that `reset` and `see` read."""
+        return frozenset({IMAGE, STATE})
+
+    @property
     def num_starts(self) -> int:
         """How many first observations the world carries."""
         return 0 if self.first_observations is None else len(self.first_observations)
@@ -140,13 +145,12 @@ class LatentWorld(nn.Module):
     def _remember(self, z_BCHW: Tensor, proprio_BP: Tensor, keys: Tensor) -> LatentState:
         """The state of episodes that stand still at their first frame."""
         k = self.predictor.config.history
-        idle = self.spec.action.normalize(torch.tensor(self.spec.action.idle, device=self.device))
         return LatentState(
             key=keys.to(self.device, torch.int64),
             step=torch.zeros_like(keys, dtype=torch.int64, device=self.device),
             z=z_BCHW[:, None].expand(-1, k, *z_BCHW.shape[1:]),
             proprio=proprio_BP.to(self.device).float()[:, None].expand(-1, k, -1),
-            action=idle.expand(z_BCHW.shape[0], k - 1, -1),
+            action=self._idle().expand(z_BCHW.shape[0], k - 1, -1),
             start=z_BCHW,
         )
 
@@ -187,6 +191,25 @@ class LatentWorld(nn.Module):
             steps.append(step)
         return own, Rollout.stack(steps, actions)
 
+    @torch.no_grad()
+    def present(self, state: WorldState) -> WorldStep:
+        """Where the episodes stand now, as the step that would have led here by doing nothing; uncertainty is 0."""
+        own = self._own(state)
+        z_BCHW, proprio_BP = own.z[:, -1], own.proprio[:, -1]
+        _, progress_B, success_B = self.heads(z_BCHW, own.start, proprio_BP, self._idle().expand(own.batch, -1))
+        zero_B = torch.zeros_like(progress_B)
+        return WorldStep(
+            latent=z_BCHW,
+            proprio=proprio_BP,
+            progress=progress_B.sigmoid(),
+            success=success_B.sigmoid(),
+            uncertainty=zero_B,
+        )
+
+    def _idle(self) -> Tensor:
+        """The idle action in [-1, 1], [A]."""
+        return self.spec.action.normalize(torch.tensor(self.spec.action.idle, device=self.device))
+
     def _own(self, state: WorldState) -> LatentState:
         if not isinstance(state, LatentState):
             raise InvalidInputError(f"A latent world continues its own states; got a {type(state).__name__}.")
@@ -195,7 +218,9 @@ class LatentWorld(nn.Module):
     def _checked(self, action: Tensor, lead: tuple[int, ...]) -> Tensor:
         """Actions [*lead, A] in [-1, 1]."""
         if tuple(action.shape) != (*lead, self.spec.action.dim):
-            raise InvalidInputError(f"Got actions {tuple(action.shape)}; expected actions [{lead[0]}, ..., {self.spec.action.dim}].")
+            raise InvalidInputError(
+                f"Got actions {tuple(action.shape)}; expected actions [{lead[0]}, ..., {self.spec.action.dim}]."
+            )
         return self.spec.action.normalize(self.spec.action.check(action.to(self.device)))
 
     def _predict(self, state: LatentState, action_BA: Tensor) -> tuple[LatentState, WorldStep]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldStep
+from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.worlds.latent import LatentState, LatentWorld
 
 
@@ -19,6 +19,17 @@ class StateWorld(LatentWorld):
     """A latent world whose latent is the true state: as poses where it is that, else as it is."""
 
     kind = "state_world"
+
+    @property
+    def observes(self) -> frozenset[str]:
+        """The observation keys that `reset` and `see` read."""
+        return frozenset({TRUE_STATE, STATE})
+
+    def present(self, state: WorldState) -> WorldStep:
+        """Where the episodes stand now; the step also carries `true_state` [B, E]."""
+        step = super().present(state)
+        held_BC = self.tokenizer.decode(step.latent[:, :, None])[:, :, 0, 0, 0]
+        return dataclasses.replace(step, true_state=held_BC[:, : self.tokenizer.config.size])
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """TRUE_STATE and STATE as the latent, and STATE."""

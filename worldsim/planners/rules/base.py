@@ -70,7 +70,7 @@ class Sampler:
 
     Attributes:
         elites: Best candidates that count, a number or a fraction of N.
-        std: Initial spread, in half ranges of the bounds.
+        std: Initial spread, in half ranges of the bounds; a tuple has one for each dimension of an action.
         std_min: The spread never falls below this, in half ranges: refitting shrinks the tails.
         beta: Exponent of the noise's spectrum f^-beta over time; 0 is white. White noise averages out over a horizon
             and never tries a detour.
@@ -82,7 +82,7 @@ class Sampler:
     gradient = False
 
     elites: int | float = 1 / 16
-    std: float = 1.0
+    std: float | tuple[float, ...] = 1.0
     std_min: float = 0.02
     beta: float = 2.0
     keep: int = 5
@@ -91,8 +91,9 @@ class Sampler:
 
     def __post_init__(self) -> None:
         for name in ("std", "std_min", "beta", "keep", "momentum"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InvalidInputError(f"{type(self).__name__}.{name} is at least 0; got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not all(0 <= v < float("inf") for v in (value if isinstance(value, tuple) else (value,))):
+                raise InvalidInputError(f"{type(self).__name__}.{name} is at least 0; got {value}.")
         if self.elites <= 0 or (isinstance(self.elites, float) and self.elites > 1) or self.momentum >= 1:
             raise InvalidInputError(
                 f"elites is a count of at least 1 or a fraction in (0, 1], momentum below 1; got {self.elites} and "
@@ -114,7 +115,10 @@ class Sampler:
 
     def begin(self, search: Search, setting: Setting) -> tuple[Search, Tensor]:
         """The search with its spread set anew; the prior waits for the first iteration."""
-        std = (self.std * setting.bounds.half).expand_as(search.mean)
+        half = setting.bounds.half
+        if isinstance(self.std, tuple) and len(self.std) != len(half):
+            raise InvalidInputError(f"std has {len(self.std)} entries for actions of width {len(half)}.")
+        std = (half.new_tensor(self.std) * half).expand_as(search.mean)
         return dataclasses.replace(search, std=std), setting.prior
 
     def propose(self, memory: tuple[Search, Tensor], setting: Setting) -> Tensor:

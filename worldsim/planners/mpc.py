@@ -1,0 +1,199 @@
+"""Model-predictive control: a planner and a world as a policy, its memory in the open.
+
+Each episode keeps its own queue of actions, its own warm start and its own belief of where it stands; one that has acted
+out its queue is planned for anew, together with all others that have.
+
+Shape legend: n episodes, H steps, A action width, R actions executed per plan, c controls per planned action.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.noise import fold
+from worldsim.planners.bounds import Bounds
+from worldsim.planners.halt import Limits
+from worldsim.planners.objective import Objective
+from worldsim.planners.planner import Planner
+from worldsim.planners.search import Plan, Search
+from worldsim.planners.world import world_objective
+from worldsim.protocols import World
+from worldsim.types import IMAGE, STATE, Observation, Rows, WorldState
+
+_STREAM = 0x3C9  # separates a planner's noise from that of the world it plans in
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MPCCarry(Rows):
+    """What n episodes remember. Nothing is known of an episode before its first observation."""
+
+    begun: Tensor  # bool [n]
+    left: Tensor  # int64 [n], actions still queued
+    queue: Tensor  # [n, R, A], physical units, the next action first
+    action: Tensor  # [n, A], the action of the step before
+    search: Search  # [n, ...], shifted to where the queue ends
+    belief: WorldState | None = None  # [n, ...], where the world stands by what was observed
+    plans: int = 0  # searches made so far, for statistics
+
+
+class MPC:
+    """A planner in a world, as a `worldsim.protocols.Policy`.
+
+    Args:
+        planner: How to search.
+        world: Where to search. Needs `observes`, the keys it resets from; with `see` its belief keeps a history.
+        objective: (world, state) -> what to minimise; by default the progress still missing.
+        receding: Actions executed before planning again, at most the horizon.
+        repeat: Control steps for which each planned action is held. A horizon of H then spans H x repeat steps.
+        warm: Begin each search from the last one, shifted.
+        prior: (world, state) -> candidates [n, P, H, A] that somebody suggests, see `worldsim.planners.prior`.
+        limits: Deadline, budget and tolerance of every search.
+
+    Raises:
+        InvalidInputError: A receding horizon beyond the horizon, or a repeat below 1.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        world: World,
+        *,
+        objective: Callable[[World, WorldState], Objective] | None = None,
+        receding: int = 1,
+        repeat: int = 1,
+        warm: bool = True,
+        prior: Callable[[World, WorldState], Tensor] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if not 1 <= receding <= planner.horizon or repeat < 1:
+            raise InvalidInputError(
+                f"receding is between 1 and the horizon {planner.horizon}, repeat at least 1; got {receding} and "
+                f"{repeat}."
+            )
+        self.planner, self.world = planner, world
+        self.receding, self.repeat, self.warm = receding, repeat, warm
+        self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat))
+        self._prior, self._limits = prior, limits
+        self._bounds = Bounds.of(world.spec.action)
+        self.last_plan: Plan | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the world begins from."""
+        return frozenset(getattr(self.world, "observes", (IMAGE, STATE)))
+
+    def initial(self, n: int) -> MPCCarry:
+        """Return the carry of n fresh episodes."""
+        idle = torch.tensor(self.world.spec.action.idle)
+        h, a = self.planner.horizon, len(idle)
+        search = Search(
+            mean=idle.expand(n, h, a), std=self._bounds.half.expand(n, h, a), elites=torch.empty(n, 0, h, a)
+        )
+        return MPCCarry(
+            begun=torch.zeros(n, dtype=torch.bool),
+            left=torch.zeros(n, dtype=torch.int64),
+            queue=idle.expand(n, self.receding * self.repeat, a),
+            action=idle.expand(n, a),
+            search=search,
+        )
+
+    def reset(self, carry: MPCCarry, done: Tensor) -> MPCCarry:
+        """Forget the episodes where `done` (bool [n]) is set: their next observation is their first."""
+        fresh = self.initial(len(done))
+        search = _merge(carry.search, dataclasses.replace(fresh.search, elites=_like(fresh.search, carry.search)), done)
+        return dataclasses.replace(
+            carry,
+            begun=carry.begun & ~done,
+            left=carry.left.masked_fill(done, 0),
+            action=torch.where(done[:, None], fresh.action, carry.action),
+            search=search,
+        )
+
+    @torch.no_grad()
+    def act(self, observation: Observation, carry: MPCCarry, keys: Tensor) -> tuple[Tensor, MPCCarry]:
+        """Choose actions; see `worldsim.protocols.Policy.act`."""
+        carry = dataclasses.replace(carry, belief=self._believe(observation, carry, keys))
+        empty = (carry.left == 0).nonzero()[:, 0]
+        if len(empty):
+            carry = self._plan(carry, empty, keys)
+        action = carry.queue[:, 0]
+        carry = dataclasses.replace(
+            carry,
+            begun=torch.ones_like(carry.begun),
+            left=carry.left - 1,
+            queue=carry.queue.roll(-1, dims=1),
+            action=action,
+        )
+        return action, carry
+
+    def _believe(self, observation: Observation, carry: MPCCarry, keys: Tensor) -> WorldState:
+        """Where every episode stands: begun anew, or one observation further."""
+        missing = self.needs - set(observation)
+        if missing:
+            raise InvalidInputError(f"Planning in this world needs {sorted(self.needs)}; missing {sorted(missing)}.")
+        seen = {k: observation[k] for k in self.needs}
+        see = getattr(self.world, "see", None)
+        old = carry.belief
+        if see is None or old is None or not bool(carry.begun.any()):
+            return self.world.reset(seen, keys)
+        followed: WorldState = see(old, seen, carry.action)
+        if bool(carry.begun.all()):
+            return followed
+        return _merge(followed, self.world.reset(seen, keys), ~carry.begun)
+
+    def _plan(self, carry: MPCCarry, rows: Tensor, keys: Tensor) -> MPCCarry:
+        """Plan for the episodes at `rows`, and fill their queues."""
+        assert carry.belief is not None
+        belief = carry.belief.rows(rows)
+        plan = self.planner.plan(
+            self._objective(self.world, belief),
+            bounds=self._bounds,
+            initial=None if self.warm else self.initial(len(rows)).search.mean,
+            state=carry.search.rows(rows) if self.warm else None,
+            prior=None if self._prior is None else self._prior(self.world, belief),
+            keys=fold(keys[rows], _STREAM),
+            limits=self._limits,
+        )
+        self.last_plan = plan
+        queue, left, search = carry.queue.clone(), carry.left.clone(), carry.search
+        queue[rows] = plan.actions[:, : self.receding].repeat_interleave(self.repeat, dim=1)
+        left[rows] = self.receding * self.repeat
+        if self.warm:
+            search = _put(search, plan.state.shift(self.receding), rows)
+        return dataclasses.replace(carry, queue=queue, left=left, search=search, plans=carry.plans + 1)
+
+
+def _put(whole: Search, part: Search, rows: Tensor) -> Search:
+    """`whole` with `part` at `rows`; elites of both are brought to one number."""
+    count = max(whole.elites.shape[1], part.elites.shape[1])
+    whole, part = (dataclasses.replace(s, elites=_padded(s, count)) for s in (whole, part))
+    names = ("mean", "std", "elites")
+    return Search(**{k: getattr(whole, k).index_copy(0, rows, getattr(part, k).to(getattr(whole, k))) for k in names})
+
+
+def _padded(search: Search, count: int) -> Tensor:
+    """Elites [B, K, H, A], the mean repeated where there are fewer than K."""
+    missing = count - search.elites.shape[1]
+    return (
+        torch.cat([search.elites, search.mean[:, None].expand(-1, missing, -1, -1)], dim=1)
+        if missing
+        else search.elites
+    )
+
+
+def _like(fresh: Search, old: Search) -> Tensor:
+    return _padded(fresh, old.elites.shape[1])
+
+
+def _merge[R: Rows](one: R, other: R, mask: Tensor) -> R:
+    """Rows of `other` where `mask` is set, of `one` elsewhere."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, Tensor):
+            values[field.name] = torch.where(mask.view(-1, *[1] * (a.ndim - 1)), b.to(a), a)
+    return dataclasses.replace(one, **values)
