@@ -1,0 +1,212 @@
+"""Worldsim planners behind stable-worldmodel's Solver door.
+
+Shape legend: B environments, S candidates, H steps of a plan, A width of a step: action width x action_block.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.integrations.planners.stable_worldmodel.objective import CostObjective, dtype_of
+from worldsim.noise import fold
+from worldsim.planners import Bounds, Plan, Planner, make_planner
+from worldsim.planners.draw import Noise, episode_keys
+from worldsim.planners.make import with_horizon
+
+_FAR = 2.0**20
+"""Half width of a box that nothing reaches; a power of two, so that scaling by it loses no bit."""
+_SPELLINGS: Mapping[str, str] = {
+    "topk": "elites",
+    "var_scale": "std",
+    "noise_beta": "beta",
+    "n_elite_keep": "keep",
+    "alpha": "momentum",
+}
+"""Their names for options of the sampling rules; `var_scale` scales a standard deviation, whatever it is called."""
+_ELITELESS = ("gradient", "hybrid", "cma", "random", "predictive", "mppi")
+"""Planners that `topk` says nothing to."""
+
+
+class WorldsimSolver:
+    """A worldsim planner that stable-worldmodel's policies can use as their solver.
+
+    Unlike the solvers it replaces, candidates stay inside the bounds, all environments are planned in one batch, and an
+    environment's plan does not depend on its neighbours. `costs` are those of the plans, not the elites' average.
+
+    Args:
+        model: Anything with `get_cost(info, actions)`; with `get_action` too, it completes a warm start.
+        planner: A name that `worldsim.planners.make_planner` knows, or a planner; its horizon is set by `configure`.
+        batch_size: Environments planned at once where memory is short; None for all. It does not change the plans.
+        num_samples: Candidates per iteration.
+        n_steps: Iterations.
+        topk: Elites, where the planner has them.
+        device: Where to plan.
+        seed: Each call of `solve` draws anew, in an order that depends on this seed alone.
+        bounds: In the units that the model reads; by default those of the action space that `configure` is given.
+        scaler: The scaler (`mean_`, `scale_`) between the action space and the model, the policy's
+            ``process["action"]``: without it a box in environment units would be laid over standardised actions.
+        reproduce: Give the plans of their CEMSolver bit for bit, weaknesses included: nothing is clipped or kept, the
+            mean of the last elites is returned unseen, and one stream of noise serves all environments, so that here
+            `batch_size` matters as it does there (there it is 1 by default).
+        **options: Further options of `make_planner`; `var_scale`, `noise_beta`, `n_elite_keep` and `alpha` are
+            understood as well.
+
+    Raises:
+        InvalidInputError: Options that do not fit together or that the planner does not have.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        planner: str | Planner = "weighted",
+        batch_size: int | None = None,
+        num_samples: int = 300,
+        n_steps: int = 30,
+        topk: int | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 1234,
+        bounds: Any = None,
+        scaler: Any = None,
+        reproduce: bool = False,
+        **options: Any,
+    ) -> None:
+        if topk is not None and planner not in _ELITELESS:
+            options["topk"] = topk
+        if options and isinstance(planner, Planner):
+            raise InvalidInputError(f"A finished planner takes no options; got {sorted(options)}. Give them to it.")
+        options = {_SPELLINGS.get(key, key): value for key, value in options.items()}
+        self.model, self.batch_size, self.device, self.seed = model, batch_size, torch.device(device), seed
+        self._dtype = dtype_of(model)
+        self._given, self._scaler, self._solves = bounds, scaler, 0
+        self._stream: torch.Generator | None = None
+        if reproduce:
+            planner, options = _their_cem(planner, options)
+            self._given, self._scaler = (-_FAR, _FAR), None
+            self._stream = torch.Generator(self.device).manual_seed(seed)
+        if isinstance(planner, Planner):
+            self._planner = planner
+        else:
+            self._planner = make_planner(planner, horizon=1, samples=num_samples, iterations=n_steps, **options)
+        self.plan: Plan | None = None  # the last batch's, with its statistics
+
+    def configure(self, *, action_space: Any, n_envs: int, config: Any) -> None:
+        """Learn the sizes, once, before the first `solve`.
+
+        Args:
+            action_space: Box [n_envs, ...] of the vector environment.
+            n_envs: Environments.
+            config: Has `horizon` and `action_block`.
+
+        Raises:
+            InvalidInputError: An unbounded space, and no `bounds` given.
+        """
+        self._n_envs, self._config = n_envs, config
+        self._width = int(np.prod(action_space.shape[1:]))
+        self._planner = with_horizon(self._planner, config.horizon)
+        given = self._given
+        if given is None:
+            given = (np.ravel(action_space.low[0]), np.ravel(action_space.high[0]))
+        elif self._stream is not None:
+            given = tuple(torch.full((self._width,), value) for value in given)
+        box = Bounds.of(given)
+        if self._scaler is not None:
+            box = box.scaled(self._scaler.mean_, self._scaler.scale_)
+        box = box if box.dim == self.action_dim else box.block(config.action_block)
+        self._bounds = box.to(device=self.device, dtype=self._dtype)
+
+    @property
+    def action_dim(self) -> int:
+        """Width A of a step, all actions of a block side by side."""
+        return self._width * int(self._config.action_block)
+
+    @property
+    def n_envs(self) -> int:
+        """Environments that were configured; `solve` takes any number of them."""
+        return self._n_envs
+
+    @property
+    def horizon(self) -> int:
+        """Steps H of a plan."""
+        return self._planner.horizon
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See `solve`."""
+        return self.solve(*args, **kwargs)
+
+    def solve(self, info_dict: Mapping[str, Any], init_action: Tensor | None = None) -> dict[str, Any]:
+        """Plan.
+
+        Args:
+            info_dict: What the model needs to know, B entries per value.
+            init_action: The plan so far, [B, up to H, A].
+
+        Returns:
+            `actions` [B, H, A] on the CPU, `costs` as B floats, and `mean` and `var`: the plan and the search's last
+            standard deviation, each in a list of one.
+        """
+        total = len(next(iter(info_dict.values())))
+        first = self._complete(info_dict, init_action, total).to(device=self.device, dtype=self._dtype)
+        keys = fold(episode_keys(total, self.seed), self._solves)
+        self._solves += 1
+        plans = []
+        for begin in range(0, total, self.batch_size or total):
+            rows = slice(begin, begin + (self.batch_size or total))
+            info = {key: _rows(value, rows) for key, value in info_dict.items()}
+            self.plan = self._planner.plan(
+                CostObjective(self.model, info, device=self.device, dtype=self._dtype),
+                bounds=self._bounds,
+                initial=first[rows],
+                keys=keys[rows],
+                noise=self._noise(len(first[rows])),
+            )
+            plans.append(self.plan)
+        actions = torch.cat([p.actions for p in plans]).cpu()
+        spread = torch.cat([p.state.std for p in plans]).cpu()
+        costs = [cost for p in plans for cost in p.cost.tolist()]
+        return {"costs": costs, "actions": actions, "mean": [actions], "var": [spread]}
+
+    def _noise(self, batch: int) -> Noise | None:
+        """Their single stream, where it is asked for."""
+        stream = self._stream
+        if stream is None:
+            return None
+        return lambda n, h, a: torch.randn(batch, n, h, a, generator=stream, device=self.device, dtype=self._dtype)
+
+    def _complete(self, info: Mapping[str, Any], known: Tensor | None, total: int) -> Tensor:
+        """A first plan over the whole horizon: what is known, then the model's own actions, else zeros."""
+        have = 0 if known is None else known.shape[1]
+        if known is not None and (known.shape[0], known.shape[2]) != (total, self.action_dim):
+            raise InvalidInputError(
+                f"init_action must be [{total}, up to {self.horizon}, {self.action_dim}]; got {tuple(known.shape)}."
+            )
+        if known is not None and have >= self.horizon:
+            return known[:, : self.horizon]
+        rest = self.horizon - have
+        if hasattr(self.model, "get_action"):
+            with torch.no_grad():
+                tail = self.model.get_action(info, horizon=rest, prefix_actions=known)
+        else:
+            tail = torch.zeros(total, rest, self.action_dim)
+        return tail if known is None else torch.cat([known.to(tail.device), tail], dim=1)
+
+
+def _their_cem(planner: str | Planner, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The settings under which worldsim's CEM is theirs."""
+    extra = set(options) - {"elites", "std"}
+    if planner != "cem" or extra:
+        raise InvalidInputError(
+            f"reproduce=True is for planner='cem' with topk and var_scale alone; got {planner!r} and {sorted(extra)}."
+        )
+    spread = options.get("std", 1.0) / _FAR
+    fixed = {"clip": False, "beta": 0.0, "keep": 0, "std_min": 0.0, "returns": "mean"}
+    return "cem", {"elites": options.get("elites", 30), "std": spread, **fixed}
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    """Some environments of one entry of `info`."""
+    return value[rows] if isinstance(value, Tensor | np.ndarray | list) else value
