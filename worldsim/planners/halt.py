@@ -22,7 +22,7 @@ class Limits:
     Attributes:
         deadline_s: Seconds from the call to the answer. Kept between evaluations: an iteration starts only if the last
             one's duration still fits, and the answer is always an evaluated plan.
-        budget: Candidates evaluated per episode, a step of gradient counting as 3.
+        budget: Candidates evaluated per episode, the last look included, a step of gradient counting as 3.
         tolerance: An episode is finished when two iterations in a row improve its best cost by less than this share.
 
     Raises:

@@ -76,9 +76,12 @@ class Planner:
     @property
     def evaluations(self) -> int:
         """Candidates evaluated per episode if nothing stops the search early, the last look included."""
-        last = self.stages[-1]
-        finalists = last.samples if last.rule.gradient else 1
-        return sum(s.price * s.iterations for s in self.stages) + finalists + (2 if self.returns == "best" else 0)
+        return sum(s.price * s.iterations for s in self.stages) + self.deciding(self.stages[-1])
+
+    def deciding(self, stage: Stage) -> int:
+        """Evaluations of the last look after `stage`: what it puts forward, the best so far and the initial plan."""
+        finalists = stage.samples if stage.rule.gradient else 1
+        return finalists + (2 if self.returns == "best" else 0)
 
     def plan(
         self,
@@ -194,9 +197,9 @@ class _Run:
             self._learn(self._evaluate(self._given.initial[:, None]))  # an answer exists before anything costly begins
         search, finalists = self._to_knots(self._given.search), self._given.initial[:, None]
         for stage in self._planner.stages:
-            search, finalists = self._stage(stage, search)
-            if self._halt.reason != "iterations":
+            if self._over(stage):
                 break
+            search, finalists = self._stage(stage, search)
         return self._decide(self._to_actions(search), finalists)
 
     def _stage(self, stage: Stage, search: Search) -> tuple[Search, Tensor]:
@@ -211,7 +214,7 @@ class _Run:
         )
         memory = stage.rule.begin(search, setting)
         for _ in range(stage.iterations):
-            if self._halt.stop(self._evaluate.evaluations, stage.price):
+            if self._over(stage):
                 break
             knots = stage.rule.propose(memory, setting)
             scored = self._evaluate(self._expand(knots), gradient=stage.rule.gradient, active=self._halt.active)
@@ -220,6 +223,11 @@ class _Run:
             memory = stage.rule.update(memory, self._in_knots(scored, knots), setting)
         search, finalists = stage.rule.finish(memory)
         return search, self._expand(finalists)
+
+    def _over(self, stage: Stage) -> bool:
+        """Whether another iteration of a stage would be too much; the last look is kept room for."""
+        spent = self._evaluate.evaluations + self._planner.deciding(stage)
+        return self._halt.reason != "iterations" or self._halt.stop(spent, stage.price)
 
     def _learn(self, scored: Scored) -> None:
         """Remember the best so far, and tell the clock."""
