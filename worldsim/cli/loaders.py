@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium
 
 from worldsim import storage
+from worldsim.cli.planned import is_planner_ref, load_planner, planner_refs
 from worldsim.errors import InvalidInputError
 from worldsim.policies.discovery import discover, short_names
 from worldsim.policies.load import load_policy, policy_digest
@@ -25,20 +26,31 @@ from worldsim.worlds.latent import LatentWorld
 SHIPPED_BANK = Path(__file__).parents[1] / "policies" / "shipped"
 
 
-def policy_refs(paths: Sequence[str]) -> tuple[Ref, ...]:
+def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref, ...]:
     """One reference per policy under `paths`; the shipped bank where none is given.
+
+    Args:
+        paths: What `worldsim.policies.discovery.discover` reads, and planners (``planner:NAME?option=value``), which
+            come last.
+        world: Where planners plan that name no world.
 
     Raises:
         StorageError: Nothing is found under a path.
+        UnknownNameError: No such planner or option.
     """
-    sources = discover(list(paths) or [str(SHIPPED_BANK)])
+    planners = planner_refs([p for p in paths if is_planner_ref(p)], world=world)
+    others = [p for p in paths if not is_planner_ref(p)]
+    if planners and not others:
+        return tuple(planners)
+    sources = discover(others or [str(SHIPPED_BANK)])
     names = short_names(sources)
-    return tuple(Ref(name=n, digest=policy_digest(s), source=s) for n, s in zip(names, sources, strict=True))
+    refs = [Ref(name=n, digest=policy_digest(s), source=s) for n, s in zip(names, sources, strict=True)]
+    return (*refs, *planners)
 
 
 def policy_of(ref: Ref) -> Policy:
     """Load the policy of a reference."""
-    return load_policy(ref.source)
+    return load_planner(ref.source) if is_planner_ref(ref.source) else load_policy(ref.source)
 
 
 def world_ref(name: str) -> Ref:

@@ -23,7 +23,8 @@ def triage(
     policies: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Policy folders, folders full of them, LeRobot runs, globs, module:function. None: the shipped bank."
+            help="Policy folders, folders full of them, LeRobot runs, globs, module:function, planner:NAME?horizon=12. "
+            "None: the shipped bank."
         ),
     ] = None,
     world: Annotated[str, typer.Option(help="World folder, or the name of a shipped world.")] = "push",
@@ -63,7 +64,8 @@ def triage(
     from worldsim.worlds import load_world
 
     torch.set_num_threads(1)
-    refs, where = loaders.policy_refs(policies or []), loaders.world_ref(world)
+    where = loaders.world_ref(world)
+    refs = loaders.policy_refs(policies or [], world=where.source)
     load = functools.partial(load_world, where.source)
     request = TriageRequest(
         policies=refs,

@@ -1,0 +1,81 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.test_cli import worldsim
+from worldsim.cli import loaders
+from worldsim.cli.planned import parse, planner_refs
+from worldsim.errors import InvalidInputError, UnknownNameError
+from worldsim.triage.run import read_ranking
+from worldsim.worlds import load_world, world_folder
+
+BANK = Path(loaders.SHIPPED_BANK)
+
+
+def test_a_reference_is_complete_and_makes_the_policy_anywhere() -> None:
+    ref = loaders.policy_refs(["planner:hybrid?samples=16&iterations=2&receding=2"], world="push_state")[0]
+    assert ref.name == "planner:hybrid?samples=16&iterations=2&receding=2"
+    settings, world = parse(ref.source)
+    assert (settings.planner, settings.samples, settings.receding, settings.horizon) == ("hybrid", 16, 2, 12)
+    assert world == str(world_folder("push_state"))
+    policy = loaders.policy_of(ref)
+    first = load_world("push_state").starts(torch.arange(2))
+    action, _ = policy.act({k: first[k] for k in policy.needs}, policy.initial(2), torch.arange(2))
+    assert action.shape == (2, 2)
+
+
+def test_the_digest_follows_options_and_the_worlds_weights(tmp_path: Path) -> None:
+    def digest(ref: str, world: str) -> str:
+        return planner_refs([ref], world=world)[0].digest
+
+    plain = digest("planner:weighted", "push_state")
+    assert digest("planner:weighted?samples=64", "push_state") == plain  # a default spelt out
+    shutil.copytree(world_folder("push_state"), tmp_path / "copy")
+    assert digest("planner:weighted", str(tmp_path / "copy")) == plain  # the same world elsewhere
+    others = [f"planner:weighted?{o}" for o in ("samples=65", "horizon=11", "repeat=3", "risk=0.5", "cost=success")]
+    others += ["planner:icem", "planner:weighted?world=push"]
+    digests = [digest(o, "push_state") for o in others]
+    weights = tmp_path / "copy" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    digests.append(digest("planner:weighted", str(tmp_path / "copy")))
+    assert len({plain, *digests}) == len(digests) + 1
+
+
+@pytest.mark.parametrize(
+    ("ref", "error", "words"),
+    [
+        ("planner:weigthed", UnknownNameError, "'weighted'"),
+        ("planner:weighted?horizont=3", UnknownNameError, "'horizon'"),
+        ("planner:weighted?horizon=far", InvalidInputError, "horizon is of type int"),
+        ("planner:weighted?horizon", InvalidInputError, "option=value"),
+        ("planner:weighted?world=pusch", UnknownNameError, "'push'"),
+        ("planner:weighted?cost=goal", InvalidInputError, "progress"),
+        ("planner:weighted?receding=20", InvalidInputError, "between 1 and the horizon"),
+        ("planner:weighted?risk=-1", InvalidInputError, "at least 0"),
+    ],
+)
+def test_mistakes_in_a_reference_are_named(ref: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        loaders.policy_refs([ref], world="push")
+    with pytest.raises(InvalidInputError, match=r"\?world="):
+        loaders.policy_refs(["planner:weighted"])
+
+
+def test_a_planner_is_ranked_beside_checkpoints(tmp_path: Path) -> None:
+    good, poor = str(BANK / "n100_s0" / "000600"), str(BANK / "all_s2" / "000060")
+    planner = "planner:weighted?samples=24&iterations=2"
+    few = ["--k", "1", "--budget", "15", "--workers", "2", "--truth", "2", "--videos", "1"]
+    done = worldsim("triage", planner, good, poor, *few, "--out", "x", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = {line.name: line for line in read_ranking(tmp_path / "x").policies}
+    assert set(lines) == {planner, "000600", "000060"}
+    assert not [line for line in lines.values() if line.failed]
+    assert (lines[planner].shown.progress or 0) > 0.8
+    assert (lines[planner].shown.progress or 0) > (lines["000060"].shown.progress or 0)
+    other = worldsim("triage", f"{planner}&risk=1", good, poor, *few, "--out", "x", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "policies" in other.stderr
