@@ -118,7 +118,7 @@ def door(batch: int, *, seed: int = 0, horizon: int = 24) -> Problem:
 
     def cost(states: Tensor, actions: Tensor) -> Tensor:
         away = (states[..., :2] - torch.tensor(GOAL)).square().sum(-1)
-        return away + 100 * _depth(states, MARGIN) / WALL + 0.01 * actions.clamp(-1, 1).square().sum(-1)
+        return away + 100 * _touched(states) / WALL + 0.01 * actions.clamp(-1, 1).square().sum(-1)
 
     return Problem(horizon, start, step, cost)
 
@@ -128,6 +128,13 @@ def _depth(states: Tensor, margin: float = 0.0) -> Tensor:
     across = (WALL + margin - states[..., 0].abs()).clamp_min(0)
     along = torch.maximum(DOOR[0] + margin - states[..., 1], states[..., 1] - DOOR[1] + margin).clamp_min(0)
     return torch.minimum(across, along)
+
+
+def _touched(states: Tensor) -> Tensor:
+    """How deep each step [..., T, S] is inside the wall, at its end or half way there; the deeper of the two."""
+    halfway = torch.lerp(states[..., :-1, :], states[..., 1:, :], 0.5)
+    between = torch.cat([_depth(states[..., :1, :]), _depth(halfway, MARGIN)], dim=-1)
+    return torch.maximum(_depth(states, MARGIN), between)
 
 
 def through_the_door(states: Tensor) -> Tensor:

@@ -78,16 +78,16 @@ def _stages(name: str, samples: int, iterations: int, options: dict[str, Any]) -
 
 
 def hybrid(
-    budget: int, *, explore: float = 0.4, starts: int = 8, lr: float = 0.07, std: float = 2.0, beta: float = 3.0
+    budget: int, *, explore: float = 0.4, starts: int = 4, lr: float = 0.07, std: float = 2.0, beta: float = 3.0
 ) -> tuple[Stage, ...]:
-    """One wide smooth sample, gradient descent from many diverse candidates, then from the best few of those.
+    """One wide smooth sample, gradient descent from many candidates, then from the best few of those.
 
     Refining begins before the distribution collapses: after several sampling iterations all elites sit in one basin.
 
     Args:
         budget: Evaluations per episode.
         explore: Share of the budget that is sampled.
-        starts: Candidates refined to the end, three times as many tried at first; fewer where the budget is small.
+        starts: Candidates refined to the end; six times as many are tried for a while. Fewer where the budget is small.
         lr: Step of the descent, in half ranges.
         std: Spread of the sample in half ranges; 2 puts much of it at the bounds.
         beta: Exponent of its spectrum.
@@ -99,12 +99,11 @@ def hybrid(
         raise InvalidInputError(f"explore is in (0, 1) and starts at least 1; got {explore} and {starts}.")
     wide = max(2, round(budget * explore))
     keep = min(starts, wide // 2)
-    sampler = Weighted(elites=max(1, min(8 * starts, wide // 4)), keep=keep, std=std, beta=beta)
+    sampler = Weighted(elites=max(1, min(6 * starts, wide // 4)), keep=keep, std=std, beta=beta)
     stages = [Stage(rule=sampler, samples=wide, iterations=1)]
     left = budget - wide
     if left // (3 * starts) > 2 * _STEPS:
-        many = Gradient(lr=lr, final=1.0, beta=beta, diverse=True)
-        stages.append(descent(round(0.3 * left), 3 * starts, many))
+        stages.append(descent(round(0.4 * left), 6 * starts, Gradient(lr=lr, final=1.0, beta=beta)))
         left -= stages[-1].price * stages[-1].iterations
     return (*stages, descent(left, starts, Gradient(lr=lr, beta=beta)))
 

@@ -37,9 +37,10 @@ class Weighted(Sampler):
             not matter: small is greedy, large is plain CEM.
     """
 
+    elites: int | float = 1 / 8
     std: float = 2.0
     beta: float = 3.0
-    keep: int = 8
+    keep: int = 4
     temperature: float = 0.6
 
     def __post_init__(self) -> None:

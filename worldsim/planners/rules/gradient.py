@@ -42,7 +42,6 @@ class Gradient:
         std: Spread of random starts in half ranges, `beta` the exponent of their spectrum.
         betas: Decay of the two running means. Short memories: a plan is refined in tens of steps, and the customary
             0.9 and 0.999 overshoot for most of them.
-        diverse: Of more known plans than starts, take ones far apart instead of the best, which sit in one basin.
     """
 
     gradient = True
@@ -52,7 +51,6 @@ class Gradient:
     std: float = 1.0
     beta: float = 2.0
     betas: tuple[float, float] = (0.7, 0.8)
-    diverse: bool = False
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and all(0 <= b < 1 for b in self.betas)):
@@ -64,8 +62,7 @@ class Gradient:
     def begin(self, search: Search, setting: Setting) -> Descent:
         """Start from the best known plans, then from the mean, then from random ones."""
         s = setting.samples
-        elites = apart(search.elites, s) if self.diverse and search.elites.shape[1] > s else search.elites
-        known = torch.cat([setting.prior, elites, search.mean[:, None]], dim=1)[:, :s]
+        known = torch.cat([setting.prior, search.elites, search.mean[:, None]], dim=1)[:, :s]
         noise = (
             smooth(setting.noise(s - known.shape[1], *search.mean.shape[1:]), self.beta)
             if known.shape[1] < s
@@ -98,15 +95,3 @@ class Gradient:
         row = torch.arange(order.shape[0], device=order.device)[:, None]
         points = memory.points[row, order]
         return Search(mean=points[:, 0], std=memory.std, elites=points), points
-
-
-def apart(candidates: Tensor, count: int) -> Tensor:
-    """Of candidates [B, K, H, A], best first, the best and then always the one farthest from all chosen: [B, S, H, A]."""
-    flat = candidates.flatten(2)
-    row = torch.arange(flat.shape[0], device=flat.device)
-    chosen = torch.zeros(flat.shape[0], 1, dtype=torch.int64, device=flat.device)
-    nearest = torch.full(flat.shape[:2], torch.inf, dtype=flat.dtype, device=flat.device)
-    for _ in range(count - 1):
-        nearest = torch.minimum(nearest, (flat - flat[row, chosen[:, -1]][:, None]).square().sum(2))
-        chosen = torch.cat([chosen, nearest.argmax(1, keepdim=True)], dim=1)
-    return candidates[row[:, None], chosen]
