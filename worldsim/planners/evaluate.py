@@ -116,7 +116,7 @@ def _split(scores: Scores, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
     cost, violation = scores if isinstance(scores, tuple) else (scores, None)
     expected = tuple(candidates.shape[:2])
     for name, value in (("cost", cost), ("violation", violation)):
-        if value is not None and (not isinstance(value, Tensor) or tuple(value.shape) != expected):
+        if (value is not None or name == "cost") and (not isinstance(value, Tensor) or tuple(value.shape) != expected):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(
                 f"The objective's {name} must be a tensor [B, N] = {list(expected)} for actions "
@@ -131,8 +131,9 @@ def _feasible_first(cost: Tensor, violation: Tensor) -> Tensor:
     feasible = (violation <= 0) & cost.isfinite()
     low, high = cost.masked_fill(~feasible, torch.inf).amin(1), cost.masked_fill(~feasible, -torch.inf).amax(1)
     none = ~feasible.any(1)
-    worst, scale = high.masked_fill(none, 0.0), (high - low).masked_fill(none, 0.0).clamp_min(1.0)
-    beyond = worst.double()[:, None] + scale.double()[:, None] * (1 + violation.double())
+    worst, range_ = high.masked_fill(none, 0.0).double(), (high - low).masked_fill(none, 0.0).double()
+    scale = torch.maximum(range_, 1e-6 * worst.abs()).clamp_min(1.0)  # more than rounding, however large the costs
+    beyond = worst[:, None] + scale[:, None] * (1 + violation.double())
     return torch.where(feasible, cost.double(), beyond).masked_fill(cost.isposinf(), torch.inf)
 
 

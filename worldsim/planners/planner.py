@@ -289,7 +289,7 @@ def _better(one: Scored, other: Scored) -> Scored:
     """The better of two candidates per episode, the first of equals: fewer violations, then lower cost."""
     wins = other.cost < one.cost
     if one.violation is not None and other.violation is not None:
-        closer = other.violation < one.violation
+        closer = (other.violation < one.violation) | ~one.cost.isfinite()
         wins = (closer & other.cost.isfinite()) | ((other.violation == one.violation) & wins)
     violation = None
     if one.violation is not None and other.violation is not None:
