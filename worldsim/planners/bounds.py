@@ -8,6 +8,7 @@ Shape legend: A action width.
 """
 
 import dataclasses
+import functools
 from typing import Any, Self
 
 import torch
@@ -80,7 +81,7 @@ class Bounds:
         """Action width A."""
         return self.low.shape[0]
 
-    @property
+    @functools.cached_property
     def half(self) -> Tensor:
         """Half the range of each dimension, [A]."""
         return (self.high - self.low) / 2

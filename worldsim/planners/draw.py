@@ -9,20 +9,38 @@ Shape legend: B episodes, N samples, H steps, A action width.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.noise import fold
 
 Noise = Callable[[int, int, int], Tensor]
 """(N, H, A) -> standard normal noise [B, N, H, A]; each call gives fresh numbers."""
 
 
 def episode_keys(batch: int, seed: int) -> Tensor:
-    """Keys of B episodes, int64 [B]: that of episode i depends on i and the seed alone."""
-    return fold(torch.arange(batch), seed)
+    """Keys of B episodes, int64 [B]: that of episode i depends on i and the seed alone.
+
+    Drawn anew for every plan, so they are mixed in a few operations: twice the finalizer of SplitMix64 (Steele et al.,
+    "Fast splittable pseudorandom number generators", 2014, figure 17), over the seed and then over the episodes.
+    """
+    begin = _mix(np.array([seed & (2**64 - 1)], dtype=np.uint64))
+    return torch.from_numpy(_mix(begin + np.arange(batch, dtype=np.uint64)).view(np.int64))
+
+
+def _mix(number: "np.ndarray[Any, np.dtype[np.uint64]]") -> "np.ndarray[Any, np.dtype[np.uint64]]":
+    """uint64 [n] -> [n], one to one."""
+    number = (number + _GOLDEN) * _GOLDEN
+    for shift, factor in _FINALIZER:
+        number = (number ^ (number >> shift)) * factor
+    return number ^ (number >> np.uint64(31))
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FINALIZER = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 
 
 class Streams:
@@ -74,5 +92,12 @@ def smooth(noise: Tensor, beta: float) -> Tensor:
     if beta == 0:
         return noise
     b, n, h, a = noise.shape
-    mixed = noise.view(b, n, a, h) @ colour(h, beta).to(noise)  # independent numbers: any order of them will do
+    mixed = noise.view(b, n, a, h) @ _colour(
+        h, beta, noise.device, noise.dtype
+    )  # independent numbers: any order of them will do
     return mixed.transpose(2, 3)
+
+
+@functools.cache
+def _colour(steps: int, beta: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return colour(steps, beta).to(device, dtype)

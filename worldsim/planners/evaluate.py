@@ -28,14 +28,37 @@ class Scored:
 
     def pick(self, index: Tensor) -> "Scored":
         """The candidates at int64 [B, K]; gradients are left behind."""
-        row = torch.arange(index.shape[0], device=index.device)[:, None]
-        violation = None if self.violation is None else self.violation[row, index]
+        b, n = self.rank.shape
+        flat = index if b == 1 else index + torch.arange(0, b * n, n, device=index.device)[:, None]
+        chosen = self.candidates.flatten(0, 1).index_select(0, flat.flatten())
+        cost = self.cost.gather(1, index)
         return Scored(
-            candidates=self.candidates[row, index],
-            cost=self.cost[row, index],
-            violation=violation,
-            rank=self.rank[row, index],
+            candidates=chosen.view(*index.shape, *chosen.shape[1:]),
+            cost=cost,
+            violation=None if self.violation is None else self.violation.gather(1, index),
+            rank=cost if self.rank is self.cost else self.rank.gather(1, index),
         )
+
+
+def better(one: Scored, other: Scored) -> Scored:
+    """The better of two candidates per episode, the first of equals: fewer violations, then lower cost."""
+    wins = other.cost < one.cost
+    violation = None
+    if one.violation is not None and other.violation is not None:
+        closer = (other.violation < one.violation) | ~one.cost.isfinite()
+        wins = (closer & other.cost.isfinite()) | ((other.violation == one.violation) & wins)
+        violation = torch.where(wins, other.violation, one.violation)
+    cost = torch.where(wins, other.cost, one.cost)
+    candidates = torch.where(wins[:, :, None, None], other.candidates, one.candidates)
+    return Scored(candidates=candidates, cost=cost, violation=violation, rank=cost)
+
+
+def best_of(tops: list[Scored]) -> Scored:
+    """The best of several candidates per episode, none of which breaks a constraint; the first of equals."""
+    if len(tops) == 1:
+        return tops[0]
+    cost, candidates = torch.cat([t.cost for t in tops], dim=1), torch.cat([t.candidates for t in tops], dim=1)
+    return Scored(candidates=candidates, cost=cost, violation=None, rank=cost).pick(cost.argmin(1, keepdim=True))
 
 
 class Evaluator:
@@ -51,7 +74,16 @@ class Evaluator:
         self._objective = objective
         self._chunk = chunk
         self.evaluations = 0
-        self.non_finite = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._non_finite = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._uncounted: list[Tensor] = []  # costs [B, N] whose infinities are counted when somebody asks
+
+    @property
+    def non_finite(self) -> Tensor:
+        """Int64 [B], candidates whose cost (or violation) was NaN or infinite."""
+        if self._uncounted:
+            self._non_finite = self._non_finite + torch.cat(self._uncounted, dim=1).isposinf().sum(1)
+            self._uncounted = []
+        return self._non_finite
 
     def __call__(self, candidates: Tensor, *, gradient: bool = False, active: Tensor | None = None) -> Scored:
         """Score candidates [B, N, H, A].
@@ -73,10 +105,15 @@ class Evaluator:
             assert cost is not None
         else:
             cost, violation, slope = self._chunks(self._objective, candidates, gradient)
-            cost = cost if active is None else cost.masked_fill(~active[:, None], torch.inf)
-        bad = ~cost.isfinite() if violation is None else ~(cost.isfinite() & violation.isfinite())
-        self.non_finite += bad.sum(1) if active is None else bad.sum(1) * active
-        cost = cost.masked_fill(bad, torch.inf)
+        if violation is None:
+            cost = cost.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+        else:
+            cost = cost.masked_fill(~(cost.isfinite() & violation.isfinite()), torch.inf)
+        if active is None:
+            self._uncounted.append(cost)
+        else:
+            self._non_finite = self._non_finite + cost.isposinf().sum(1) * active
+            cost = cost.masked_fill(~active[:, None], torch.inf)
         rank = cost if violation is None else _feasible_first(cost, violation)
         return Scored(candidates=candidates, cost=cost, violation=violation, rank=rank, gradient=slope)
 
@@ -84,10 +121,9 @@ class Evaluator:
         self, objective: Objective, candidates: Tensor, gradient: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Cost, violation and gradient, chunk by chunk along N."""
-        size = self._chunk or candidates.shape[1]
-        parts = [_call(objective, part, gradient) for part in candidates.split(size, dim=1)]
-        if len(parts) == 1:
-            return parts[0]
+        if not self._chunk or candidates.shape[1] <= self._chunk:
+            return _call(objective, candidates, gradient)
+        parts = [_call(objective, part, gradient) for part in candidates.split(self._chunk, dim=1)]
         cost, violation, slope = zip(*parts, strict=True)
         return torch.cat(cost, dim=1), _cat(violation), _cat(slope)
 

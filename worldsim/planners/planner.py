@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError
 from worldsim.planners.bounds import Bounds
 from worldsim.planners.draw import Noise, Streams, episode_keys
-from worldsim.planners.evaluate import Evaluator, Scored
+from worldsim.planners.evaluate import Evaluator, Scored, best_of, better
 from worldsim.planners.halt import Halt, Limits
 from worldsim.planners.objective import Objective
 from worldsim.planners.rules.base import Rule, Setting
@@ -188,7 +188,7 @@ class _Run:
         self._evaluate = Evaluator(objective, chunk=planner.chunk, batch=given.batch, device=device)
         self._halt = Halt(limits, batch=given.batch, device=device)
         self._limits = limits
-        self._best: Scored | None = None  # one candidate per episode
+        self._best: list[Scored] = []  # one candidate per episode each; the best of them is the best of all
         self._costs: list[Tensor] = []
 
     def plan(self) -> Plan:
@@ -204,7 +204,7 @@ class _Run:
 
     def _stage(self, stage: Stage, search: Search) -> tuple[Search, Tensor]:
         """One rule's iterations."""
-        prior = self._given.prior if self._best is None or not self._costs else self._given.prior[:, :0]
+        prior = self._given.prior if not self._costs else self._given.prior[:, :0]
         setting = Setting(
             bounds=self._box,
             noise=self._noise,
@@ -232,14 +232,16 @@ class _Run:
     def _learn(self, scored: Scored) -> None:
         """Remember the best so far, and tell the clock."""
         top = scored.pick(scored.rank.argmin(1, keepdim=True))
-        self._best = top if self._best is None else _better(self._best, top)
-        self._halt.note(self._best.cost[:, 0])
+        if self._best and (top.violation is not None or self._limits.tolerance is not None):
+            top = better(self._best.pop(), top)  # in order, or because somebody wants to know at once
+        self._best.append(top)
+        self._halt.note(top.cost[:, 0])
 
     def _decide(self, search: Search, finalists: Tensor) -> Plan:
         """Evaluate the last few side by side; the first of equals wins, and the initial plan is the first."""
         initial = self._given.initial[:, None]
         if self._planner.returns == "best":
-            found = [] if self._best is None else [self._best.candidates]
+            found = [best_of(self._best).candidates] if self._best else []
             finalists = torch.cat([initial, *found, finalists], dim=1)
         last = self._evaluate(finalists)
         best = last.pick(last.rank.argmin(1, keepdim=True))
@@ -283,17 +285,3 @@ class _Run:
         return Search(
             mean=self._expand(search.mean), std=self._basis.spread(search.std), elites=self._expand(search.elites)
         )
-
-
-def _better(one: Scored, other: Scored) -> Scored:
-    """The better of two candidates per episode, the first of equals: fewer violations, then lower cost."""
-    wins = other.cost < one.cost
-    if one.violation is not None and other.violation is not None:
-        closer = (other.violation < one.violation) | ~one.cost.isfinite()
-        wins = (closer & other.cost.isfinite()) | ((other.violation == one.violation) & wins)
-    violation = None
-    if one.violation is not None and other.violation is not None:
-        violation = torch.where(wins, other.violation, one.violation)
-    cost = torch.where(wins, other.cost, one.cost)
-    candidates = torch.where(wins[:, :, None, None], other.candidates, one.candidates)
-    return Scored(candidates=candidates, cost=cost, violation=violation, rank=cost)
