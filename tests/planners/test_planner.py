@@ -215,6 +215,13 @@ def test_no_graph_is_kept(name: str) -> None:
     assert not plan.cost.requires_grad and not plan.actions.requires_grad
 
 
+def test_more_suggestions_than_can_be_tried_are_refused() -> None:
+    for name in ("gradient", "random", "cem"):
+        planner = make_planner(name, horizon=4, samples=16, iterations=3)
+        with pytest.raises(InvalidInputError, match="do not fit into"):
+            planner.plan(quadratic(2, 4), bounds=BOUNDS, prior=torch.zeros(2, 17, 4, 2))
+
+
 def test_another_horizon() -> None:
     plan = with_horizon(small("hybrid"), 9).plan(Quadratic(torch.ones(1, 9, 2)), bounds=BOUNDS)
     assert plan.actions.shape == (1, 9, 2)

@@ -38,6 +38,13 @@ class Setting:
     iterations: int
     prior: Tensor
 
+    def __post_init__(self) -> None:
+        if self.prior.shape[1] > self.samples:
+            raise InvalidInputError(
+                f"{self.prior.shape[1]} suggested plans do not fit into {self.samples} candidates. Suggest fewer, or "
+                "raise samples (or starts)."
+            )
+
     @functools.cached_property
     def limits(self) -> tuple[Tensor, Tensor]:
         """Low and high of every step, [H, A] each: clamping to them takes a quarter of the time that [A] takes."""
