@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from worldsim.cli.collect import collect
+from worldsim.cli.plan import plan
 from worldsim.cli.report import report
 from worldsim.cli.train import train
 from worldsim.cli.triage import triage
@@ -16,16 +17,18 @@ from worldsim.errors import WorldsimError
 
 app = typer.Typer(
     name="worldsim",
-    help="Rank robot policy checkpoints inside learned world models.",
+    help="Rank robot policy checkpoints, and plan robot actions, inside learned world models.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     epilog="Start with: worldsim triage   (ranks the shipped checkpoints in the shipped world, in about a minute)",
 )
 app.command()(triage)
+app.command()(plan)
 app.command()(collect)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(train)
 app.command()(report)
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
@@ -40,9 +43,11 @@ def main() -> None:
     except WorldsimError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]worldsim:[/] {_plain(str(error))}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
         Console(stderr=True).print("worldsim: interrupted. Run the same command again to continue.")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,7 @@ running one (`worldsim.cli.planning`). A module of one's own called ``planner`` 
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -18,7 +18,7 @@ from worldsim.planners import make_planner
 from worldsim.planners.costs import LatentGoal, doubt, failure, progress, weigh
 from worldsim.planners.halt import Limits
 from worldsim.planners.mpc import MPC
-from worldsim.planners.objective import StepCost
+from worldsim.planners.objective import Objective, StepCost
 from worldsim.planners.world import world_objective
 from worldsim.protocols import World
 from worldsim.triage.request import Ref
@@ -75,13 +75,21 @@ class PlannerSettings:
         """Control steps that a plan looks ahead."""
         return self.horizon * self.repeat
 
-    def controller(self, world: World, *, goal: LatentGoal | None = None, limits: Limits | None = None) -> MPC:
+    def controller(
+        self,
+        world: World,
+        *,
+        goal: LatentGoal | None = None,
+        limits: Limits | None = None,
+        watch: Callable[[Objective], Objective] = lambda objective: objective,
+    ) -> MPC:
         """The policy.
 
         Args:
             world: Where it plans.
             goal: What the cost ``"goal"`` measures the distance to.
             limits: What each search may cost.
+            watch: Put around every objective, to see what is asked of it.
 
         Raises:
             InvalidInputError: The cost needs a goal and there is none.
@@ -94,7 +102,7 @@ class PlannerSettings:
         return MPC(
             make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations),
             world,
-            objective=functools.partial(world_objective, cost=cost, repeat=self.repeat),
+            objective=lambda w, s: watch(world_objective(w, s, cost, repeat=self.repeat)),
             receding=self.receding,
             repeat=self.repeat,
             limits=limits,

@@ -1,0 +1,209 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.cli.test_cli import worldsim
+from worldsim.cli import app
+from worldsim.cli.ledger import EPISODES, Ledger
+from worldsim.cli.planned import PlannerSettings
+from worldsim.cli.planning import BATCH, Place, play, play_all, summarise
+from worldsim.cli.replay import worth_filming
+from worldsim.errors import InvalidInputError, StorageError, WorldsimError
+from worldsim.triage.table import block
+from worldsim.video import read_video
+from worldsim.worlds import load_world
+
+TINY = ["--world", "push_state", "--episodes", "2", "--samples", "8", "--iterations", "1", "--horizon", "4"]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The finished episodes without their timings."""
+    path = folder / EPISODES
+    whole = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in whole if line.endswith(b"\n")]
+    return [{k: v for k, v in r.items() if k != "plan_ms"} for r in found]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    place = tmp_path_factory.mktemp("straight")
+    done = worldsim("plan", *TINY, "--video", "--out", "x", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "world push_state" in done.stdout
+    assert "simulator" in done.stdout
+    assert done.stderr == ""  # no bar where nobody watches
+    return place / "x"
+
+
+def test_a_run_leaves_numbers_pictures_and_films(straight: Path) -> None:
+    told = json.loads((straight / "plan.json").read_text())
+    world, truth = told["places"]
+    assert (world["where"], truth["where"]) == ("world", "simulator")
+    assert world["episodes"] == truth["episodes"] == 2
+    assert 0 <= world["low"] <= world["success"] <= world["high"] <= 1
+    records = lines(straight)
+    assert [(r["where"], r["episode"]) for r in records] == [(p, e) for p in ("world", "simulator") for e in (0, 1)]
+    pairs = [(r["start"], r["key"]) for r in records]
+    assert pairs[:2] == pairs[2:]  # the same episodes in both places
+    assert pairs[0] != pairs[1]
+    over = [r["promised"] - r["progress"][-1] for r in records[2:]]
+    assert truth["optimism"] == pytest.approx(np.mean(over))
+    assert [d["step"] for d in records[0]["dreams"]] == [0, 8, 16, 24, 32, 40, 48]
+    assert (straight / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (straight / "plan.svg").read_bytes()
+    films = sorted(straight.glob("*.mp4"))
+    assert len(films) == 2
+    frames, rate_hz = read_video(films[0])
+    assert (len(frames), rate_hz) == (51, 10)
+    assert frames.shape[1:3] == (256, 256)  # a state world draws nothing: the truth alone
+    assert frames[0].std() > 5
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_run_that_was_ended_goes_on_where_it_was(end: signal.Signals, straight: Path, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("worldsim")), "plan", *TINY, "--out", "x"]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not lines(tmp_path / "x"):
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(end)
+    _, said = running.communicate(timeout=60)
+    if end == signal.SIGINT:
+        assert running.returncode == 130
+        assert "again" in said
+    before = lines(tmp_path / "x")
+    assert [r["where"] for r in before] == ["world", "world"]
+    with (tmp_path / "x" / EPISODES).open("ab") as file:
+        file.write(b'{"where": "simulator", "epi')  # as a kill in the middle of a write would leave it
+    done = worldsim("plan", *TINY, "--out", "x", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "x") == lines(straight)
+    stamp = os.stat(tmp_path / "x" / EPISODES).st_mtime_ns
+    assert worldsim("plan", *TINY, "--out", "x", cwd=tmp_path).returncode == 0
+    assert os.stat(tmp_path / "x" / EPISODES).st_mtime_ns == stamp  # nothing was left to do
+
+
+def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
+    before = (straight / EPISODES).read_bytes()
+    for other in (["--risk", "0.5"], ["--world", "push"], ["--seed", "3"], ["--planner", "cem"]):
+        error = CliRunner().invoke(app, ["plan", *TINY, *other, "--out", str(straight)]).exception
+        assert isinstance(error, InvalidInputError)
+        assert "other settings" in str(error)
+        assert other[0].strip("-") in str(error)
+    assert (straight / EPISODES).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--planner", "wieghted"), "'weighted'"),
+        (("--world", "pusch_state"), "'push_state'"),
+        (("--where", "simulater"), "'simulator'"),
+        (("--cost", "progres"), "'progress'"),
+        (("--cost", "goal"), "--goal"),
+        (("--goal", "nowhere.png"), "nowhere.png"),
+        (("--goal", "nowhere.png", "--cost", "success"), "--cost goal"),
+        (("--episodes", "0"), "At least one"),
+        (("--receding", "99"), "between 1 and the horizon"),
+    ],
+)
+def test_a_mistake_is_answered_before_anything_is_begun(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    error = CliRunner().invoke(app, ["plan", *arguments, "--out", str(tmp_path / "x")]).exception
+    assert isinstance(error, WorldsimError)
+    assert words in str(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_name_reads_as_one_line(tmp_path: Path) -> None:
+    done = worldsim("plan", "--planner", "wieghted", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Did you mean 'weighted'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_says_what_it_would_cost_and_costs_nothing(tmp_path: Path) -> None:
+    done = worldsim("plan", *TINY, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "25 plans an episode" in done.stdout
+    assert f"{2 * 2 * 25 * 11:,} evaluations" in done.stdout  # 8 candidates, then initial, best and mean once more
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_goal_picture_and_a_deadline_steer_a_pixel_world(tmp_path: Path) -> None:
+    world = load_world("push")
+    frame = world.first_observations.rows["observation.image"][0]
+    Image.fromarray(frame.numpy()).save(tmp_path / "goal.png")
+    few = ["--world", "push", "--episodes", "1", "--samples", "6", "--iterations", "1", "--horizon", "2"]
+    more = ["--goal", "goal.png", "--deadline-ms", "200", "--where", "simulator", "--video", "--out", "x"]
+    done = worldsim("plan", *few, *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    frames, _ = read_video(next((tmp_path / "x").glob("*.mp4")))
+    assert frames.shape == (51, 256, 520, 3)  # the truth beside what the plans imagined
+    left, right = frames[:, :, :256].astype(int), frames[:, :, 264:].astype(int)
+    assert np.abs(left[0] - right[0]).mean() < 2  # imagination begins at what was seen
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    error = CliRunner().invoke(app, ["plan", *few, "--goal", str(tmp_path / "no.png")]).exception
+    assert "readable picture" in str(error)
+    error = CliRunner().invoke(app, ["plan", *TINY, "--goal", str(tmp_path / "goal.png")]).exception
+    assert "world of pixels" in str(error)
+
+
+def test_an_interrupted_batch_is_played_whole_and_known_episodes_stay(tmp_path: Path) -> None:
+    world = load_world("push_state")
+    mpc = PlannerSettings(samples=8, iterations=1, horizon=2, repeat=4).controller(world)
+    place = Place(where="world", name="world", plant=world)
+    told: list[int] = []
+    (tmp_path / "a").mkdir()
+    ledger = Ledger(tmp_path / "a", {"a": 1})
+    five = block("plan", seed=0, episodes=5, num_starts=world.num_starts)
+    play_all(mpc, world, place, episodes=five, ledger=ledger, batch=3, tell=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 5 * 50
+    whole = ledger.records("world", 5)
+    kept = (tmp_path / "a" / EPISODES).read_bytes().splitlines(keepends=True)
+    (tmp_path / "a" / EPISODES).write_bytes(b"".join(kept[i] for i in (0, 4)))
+    again = Ledger(tmp_path / "a", {"a": 1})
+    assert again.missing("world", range(5)) == [1, 2, 3]
+    play_all(mpc, world, place, episodes=five, ledger=again, batch=3)
+    drop = [{k: v for k, v in r.items() if k != "plan_ms"} for r in again.records("world", 5)]
+    assert drop == [{k: v for k, v in r.items() if k != "plan_ms"} for r in whole]
+    with pytest.raises(InvalidInputError, match="a: was 1, now 2"):
+        Ledger(tmp_path / "a", {"a": 2})
+    (tmp_path / "a" / EPISODES).write_bytes(b"{}\n")
+    with pytest.raises(StorageError, match="Line 1"):
+        Ledger(tmp_path / "a", {"a": 1})
+
+
+def test_the_defaults_solve_the_true_task() -> None:
+    from worldsim.envs.simulator import SimulatorWorld
+
+    world, n = load_world("push_state"), 4
+    assert n <= BATCH
+    plant = Place(where="simulator", name="simulator", plant=SimulatorWorld("worldsim/Push-v0"))
+    outcomes = play(
+        PlannerSettings(samples=32).controller(world), plant.plant, world.starts(torch.arange(n)), torch.arange(n)
+    )
+    summary = summarise(plant, outcomes)
+    assert summary.success >= 0.75
+    assert summary.progress > 0.9
+    assert abs(summary.optimism or 1) < 0.2
+    assert summary.evaluations == 25 * (32 * 3 + 3)
+
+
+def test_films_show_failures_and_successes() -> None:
+    records = [{"episode": e, "success": float(e not in (3, 5, 6))} for e in range(9)]
+    assert [r["episode"] for r in worth_filming(records)] == [0, 1, 3, 5]
+    assert [r["episode"] for r in worth_filming([r for r in records if not r["success"]])] == [3, 5, 6]
+    assert [r["episode"] for r in worth_filming(records[:3])] == [0, 1, 2]
