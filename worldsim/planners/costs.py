@@ -83,13 +83,12 @@ class LatentGoal:
         return self if self.goal.ndim == 3 else dataclasses.replace(self, goal=self.goal[index])
 
 
-def image_goal(world: World, frames: Tensor, proprio: Tensor | None = None) -> LatentGoal:
+def image_goal(world: World, frames: Tensor) -> LatentGoal:
     """The latent goal that a picture shows.
 
     Args:
         world: A world that encodes.
         frames: uint8 [B, H, W, 3], or [H, W, 3] for all episodes.
-        proprio: [B, P] of the goal, where the world's `reset` needs it; zeros by default.
 
     Raises:
         InvalidInputError: The world has no `encode`, or the frames do not fit it.

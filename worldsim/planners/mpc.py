@@ -28,7 +28,7 @@ _STREAM = 0x3C9  # separates a planner's noise from that of the world it plans i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MPCCarry(Rows):
+class MPCCarry:
     """What n episodes remember. Nothing is known of an episode before its first observation."""
 
     begun: Tensor  # bool [n]
@@ -117,9 +117,10 @@ class MPC:
     def act(self, observation: Observation, carry: MPCCarry, keys: Tensor) -> tuple[Tensor, MPCCarry]:
         """Choose actions; see `worldsim.protocols.Policy.act`."""
         carry = dataclasses.replace(carry, belief=self._believe(observation, carry, keys))
-        empty = (carry.left == 0).nonzero()[:, 0]
-        if len(empty):
-            carry = self._plan(carry, empty, keys)
+        empty = carry.left == 0
+        for rows in ((empty & ~carry.begun).nonzero()[:, 0], (empty & carry.begun).nonzero()[:, 0]):
+            if len(rows):  # those that begin apart from those that go on, so that neither depends on who else is there
+                carry = self._plan(carry, rows, keys)
         action = carry.queue[:, 0]
         carry = dataclasses.replace(
             carry,
@@ -153,7 +154,7 @@ class MPC:
             self._objective(self.world, belief),
             bounds=self._bounds,
             initial=None if self.warm else self.initial(len(rows)).search.mean,
-            state=carry.search.rows(rows) if self.warm else None,
+            state=self._known(carry, rows) if self.warm else None,
             prior=None if self._prior is None else self._prior(self.world, belief),
             keys=fold(keys[rows], _STREAM),
             limits=self._limits,
@@ -165,6 +166,13 @@ class MPC:
         if self.warm:
             search = _put(search, plan.state.shift(self.receding), rows)
         return dataclasses.replace(carry, queue=queue, left=left, search=search, plans=carry.plans + 1)
+
+    def _known(self, carry: MPCCarry, rows: Tensor) -> Search:
+        """What is known of the plans of episodes that all begin or all go on; those that begin have no elites."""
+        search = carry.search.rows(rows)
+        if bool(carry.begun[rows].any()):
+            return search
+        return dataclasses.replace(search, elites=search.elites[:, :0])
 
 
 def _put(whole: Search, part: Search, rows: Tensor) -> Search:
