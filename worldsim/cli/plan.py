@@ -222,7 +222,7 @@ class _Run:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         value = {"command": command, "settings": self.identity, "places": storage.to_json(found), "episodes": rows}
         storage.write_json(out / "plan.json", value)
-        Console().print(_table(found))
+        Console().print(_table(found), soft_wrap=True)
 
 
 def _places(world: "LatentWorld", name: str, where: str) -> "tuple[Place, ...]":
