@@ -9,9 +9,7 @@ Shape legend: B episodes, N samples, H steps, A action width.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,23 +22,23 @@ Noise = Callable[[int, int, int], Tensor]
 def episode_keys(batch: int, seed: int) -> Tensor:
     """Keys of B episodes, int64 [B]: that of episode i depends on i and the seed alone.
 
-    Drawn anew for every plan, so they are mixed in a few operations: twice the finalizer of SplitMix64 (Steele et al.,
+    Made anew for every plan, so they are mixed in a few operations: twice the finalizer of SplitMix64 (Steele et al.,
     "Fast splittable pseudorandom number generators", 2014, figure 17), over the seed and then over the episodes.
     """
-    begin = _mix(np.array([seed & (2**64 - 1)], dtype=np.uint64))
-    return torch.from_numpy(_mix(begin + np.arange(batch, dtype=np.uint64)).view(np.int64))
+    begin = _mix(seed)
+    return torch.tensor([(_mix(begin + episode) ^ 2**63) - 2**63 for episode in range(batch)])  # as signed numbers
 
 
-def _mix(number: "np.ndarray[Any, np.dtype[np.uint64]]") -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    """uint64 [n] -> [n], one to one."""
-    number = (number + _GOLDEN) * _GOLDEN
-    for shift, factor in _FINALIZER:
-        number = (number ^ (number >> shift)) * factor
-    return number ^ (number >> np.uint64(31))
+def _mix(number: int) -> int:
+    """A number of 64 bits that any change of the given one changes all over."""
+    number = (number + _GOLDEN) * _GOLDEN & _MASK
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _MASK
+    return number ^ number >> 31
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FINALIZER = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+_MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Streams:
@@ -60,6 +58,8 @@ class Streams:
         """Fresh standard normal numbers, [B, N, H, A]."""
         shape = (len(self._generators), samples, steps, width)
         noise = torch.empty(shape, device=self._device, dtype=self._dtype)
+        if len(self._generators) == 1:
+            return noise.normal_(generator=self._generators[0])
         for row, generator in zip(noise, self._generators, strict=True):
             row.normal_(generator=generator)
         return noise

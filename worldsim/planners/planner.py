@@ -53,7 +53,8 @@ class Planner:
         horizon: Steps H of a plan.
         stages: Rules in the order they work; see `worldsim.planners.make_planner` for the usual ones by name.
         spline: Write plans by a few knots instead of H actions.
-        chunk: Most candidates per episode and call of the objective, where memory is short; 0 for all at once.
+        chunk: Most candidates per episode and call of the objective, 0 for all at once. Where memory is short, and where
+            a CPU stores whole trajectories: a thousand or so in one call are faster (`benchmarks/plan_speed.py`).
         returns: ``"best"`` of all that was evaluated, or ``"mean"``, the last mean as it is, which gives up the
             guarantee about the initial plan (to reproduce planners that do so).
     """
