@@ -139,17 +139,19 @@ class Sampler:
     def propose(self, memory: tuple[Search, Tensor], setting: Setting) -> Tensor:
         """The mean, the kept elites and the prior, then samples around the mean."""
         search, prior = memory
-        given = [search.mean[:, None], search.elites[:, : self.keep], prior]
-        count = sum(part.shape[1] for part in given)
+        mean, std = search.mean[:, None], search.std[:, None]
+        given = mean
+        if self.keep or prior.shape[1]:
+            given = torch.cat([mean, search.elites[:, : self.keep], prior], dim=1)
+        count = given.shape[1]
         if count > setting.samples:
             raise InvalidInputError(
                 f"{count} given candidates (mean, kept elites, prior) do not fit into {setting.samples} samples."
             )
         white = setting.noise(setting.samples, *search.mean.shape[1:])
-        noise, std = smooth(white, self.beta), search.std[:, None]
+        noise = smooth(white, self.beta) if self.beta else white
         candidates = noise.mul_(std) if noise is white else torch.mul(noise, std, out=torch.empty_like(white))
-        candidates.add_(search.mean[:, None])
-        candidates[:, :count] = given[0] if count == 1 else torch.cat(given, dim=1)
+        candidates.add_(mean)[:, :count] = given
         return candidates.clamp_(*setting.limits) if self.clip else candidates
 
     def update(self, memory: tuple[Search, Tensor], scored: Scored, setting: Setting) -> tuple[Search, Tensor]:
@@ -166,7 +168,7 @@ class Sampler:
             found = best.rank[:, :1, None].isfinite()
             mean, std = torch.where(found, mean, search.mean), torch.where(found, std, search.std)
             elites = torch.where(found[..., None], elites, search.mean[:, None])
-        return Search(mean=mean, std=std, elites=elites), prior[:, :0]
+        return Search(mean=mean, std=std, elites=elites), prior[:, :0] if prior.shape[1] else prior
 
     def choose(self, scored: Scored) -> tuple[Scored, bool]:
         """The elites, best first, and whether all are known to be finite; where only a few are, those are repeated."""
