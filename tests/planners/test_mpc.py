@@ -213,3 +213,20 @@ def test_another_objective() -> None:
     policy = mpc(objective=lambda world, state: world_objective(world, state, lambda f, a: f.progress))
     _, _, plant = drive(policy, 5)
     assert bool((plant.away() > Plant(3).away()).all())
+
+
+def test_a_block_holds_distinct_actions() -> None:
+    """Three planned steps of two actions each reach as far as six steps of one, and are executed one by one."""
+    policy = mpc(horizon=3, block=2, receding=2)
+    actions, carry, _ = drive(policy, 8)
+    assert carry.plans == 2
+    plan = policy.last_plan
+    assert plan is not None
+    assert plan.actions.shape == (3, 3, 4)
+    assert torch.equal(actions[:, -4:], plan.actions[:, :2].reshape(3, 4, 2))
+    low, high = torch.tensor(SPEC.action.low), torch.tensor(SPEC.action.high)
+    assert bool(((actions >= low) & (actions <= high)).all())
+    state = Plane().reset(Plant(3).seen(), torch.arange(3))
+    blocks: Any = world_objective(Plane(), state, progress, block=2)
+    steps: Any = world_objective(Plane(), state, progress)
+    assert torch.allclose(blocks(plan.actions[:, None]), steps(plan.actions.reshape(3, 1, 6, 2)))

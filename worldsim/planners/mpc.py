@@ -17,7 +17,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.planners.bounds import Bounds
 from worldsim.planners.halt import Limits
-from worldsim.planners.objective import Objective
+from worldsim.planners.objective import Objective, unrolled
 from worldsim.planners.planner import Planner
 from worldsim.planners.search import Plan, Search
 from worldsim.planners.world import world_objective
@@ -47,14 +47,15 @@ class MPC:
         planner: How to search.
         world: Where to search. Needs `observes`, the keys it resets from; with `see` its belief keeps a history.
         objective: (world, state) -> what to minimise; by default the progress still missing.
-        receding: Actions executed before planning again, at most the horizon.
-        repeat: Control steps for which each planned action is held. A horizon of H then spans H x repeat steps.
+        receding: Planned steps executed before planning again, at most the horizon.
+        repeat: Control steps for which each action is held.
+        block: Distinct actions in each planned step. A horizon of H then spans H x block x repeat control steps.
         warm: Begin each search from the last one, shifted.
         prior: (world, state) -> candidates [n, P, H, A] that somebody suggests, see `worldsim.planners.prior`.
         limits: Deadline, budget and tolerance of every search.
 
     Raises:
-        InvalidInputError: A receding horizon beyond the horizon, or a repeat below 1.
+        InvalidInputError: A receding horizon beyond the horizon, or a repeat or block below 1.
     """
 
     def __init__(
@@ -65,20 +66,21 @@ class MPC:
         objective: Callable[[World, WorldState], Objective] | None = None,
         receding: int = 1,
         repeat: int = 1,
+        block: int = 1,
         warm: bool = True,
         prior: Callable[[World, WorldState], Tensor] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        if not 1 <= receding <= planner.horizon or repeat < 1:
+        if not 1 <= receding <= planner.horizon or repeat < 1 or block < 1:
             raise InvalidInputError(
-                f"receding is between 1 and the horizon {planner.horizon}, repeat at least 1; got {receding} and "
-                f"{repeat}."
+                f"receding is between 1 and the horizon {planner.horizon}, repeat and block at least 1; got {receding}, "
+                f"{repeat} and {block}."
             )
         self.planner, self.world = planner, world
-        self.receding, self.repeat, self.warm = receding, repeat, warm
-        self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat))
+        self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
+        self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
         self._prior, self._limits = prior, limits
-        self._bounds = Bounds.of(world.spec.action)
+        self._bounds = Bounds.of(world.spec.action).block(block)
         self.last_plan: Plan | None = None
 
     @property
@@ -89,15 +91,17 @@ class MPC:
     def initial(self, n: int) -> MPCCarry:
         """Return the carry of n fresh episodes."""
         idle = torch.tensor(self.world.spec.action.idle)
-        h, a = self.planner.horizon, len(idle)
+        h, a = self.planner.horizon, self._bounds.dim
         search = Search(
-            mean=idle.expand(n, h, a), std=self._bounds.half.expand(n, h, a), elites=torch.empty(n, 0, h, a)
+            mean=idle.repeat(self.block).expand(n, h, a),
+            std=self._bounds.half.expand(n, h, a),
+            elites=torch.empty(n, 0, h, a),
         )
         return MPCCarry(
             begun=torch.zeros(n, dtype=torch.bool),
             left=torch.zeros(n, dtype=torch.int64),
-            queue=idle.expand(n, self.receding * self.repeat, a),
-            action=idle.expand(n, a),
+            queue=idle.expand(n, self.receding * self.block * self.repeat, -1),
+            action=idle.expand(n, -1),
             search=search,
         )
 
@@ -161,8 +165,8 @@ class MPC:
         )
         self.last_plan = plan
         queue, left, search = carry.queue.clone(), carry.left.clone(), carry.search
-        queue[rows] = plan.actions[:, : self.receding].repeat_interleave(self.repeat, dim=1)
-        left[rows] = self.receding * self.repeat
+        queue[rows] = unrolled(plan.actions[:, : self.receding], block=self.block, repeat=self.repeat)
+        left[rows] = queue.shape[1]
         if self.warm:
             search = _put(search, plan.state.shift(self.receding), rows)
         return dataclasses.replace(carry, queue=queue, left=left, search=search, plans=carry.plans + 1)

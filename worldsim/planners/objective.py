@@ -71,10 +71,11 @@ class RolloutObjective:
         terminal: Cost beyond the last step, a value function's negative for example; added after the reduction.
         reduce: How costs over time become one number.
         discount: Step t counts `discount ** t`.
-        repeat: Each planned action is held for so many steps of the model.
+        repeat: Each action is held for so many steps of the model.
+        block: Each planned step holds so many distinct actions, side by side in the plan's last axis.
 
     Raises:
-        InvalidInputError: repeat below 1, or an unknown reduction.
+        InvalidInputError: repeat or block below 1, or an unknown reduction.
     """
 
     roll: Roll
@@ -84,17 +85,18 @@ class RolloutObjective:
     reduce: Reduction = "sum"
     discount: float = 1.0
     repeat: int = 1
+    block: int = 1
 
     def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise InvalidInputError(f"An action is held for at least one step; got repeat={self.repeat}.")
+        if self.repeat < 1 or self.block < 1:
+            raise InvalidInputError(f"repeat and block are at least 1; got {self.repeat} and {self.block}.")
         if self.reduce not in _REDUCTIONS:
             raise InvalidInputError(f"reduce is one of {', '.join(_REDUCTIONS)}; got {self.reduce!r}.")
 
     def __call__(self, actions: Tensor) -> Scores:
         """Costs [B, N] of actions [B, N, H, A]."""
         b, n = actions.shape[:2]
-        held = actions.repeat_interleave(self.repeat, dim=2) if self.repeat > 1 else actions
+        held = unrolled(actions, block=self.block, repeat=self.repeat)
         path = _unflatten(self.roll(_repeat(self.start, n), held.reshape(b * n, *held.shape[2:])), (b, n))
         scores = self.cost(path, held)
         cost, violation = scores if isinstance(scores, tuple) else (scores, None)
@@ -127,6 +129,13 @@ _REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "max": lambda c: c.amax(2),
     "min": lambda c: c.amin(2),
 }
+
+
+def unrolled(actions: Tensor, *, block: int = 1, repeat: int = 1) -> Tensor:
+    """What is executed of a plan: [..., H, block * A] -> [..., H * block * repeat, A]."""
+    if block > 1:
+        actions = actions.unflatten(-1, (block, -1)).flatten(-3, -2)
+    return actions.repeat_interleave(repeat, dim=-2) if repeat > 1 else actions
 
 
 def from_numpy(function: Callable[[Any], Any]) -> Objective:

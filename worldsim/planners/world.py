@@ -26,6 +26,7 @@ def world_objective(
     reduce: Reduction = "mean",
     discount: float = 1.0,
     repeat: int = 1,
+    block: int = 1,
 ) -> RolloutObjective:
     """The cost of acting in a world from `state`; arguments as `RolloutObjective`.
 
@@ -39,6 +40,7 @@ def world_objective(
         reduce=reduce,
         discount=discount,
         repeat=repeat,
+        block=block,
     )
 
 

@@ -1,0 +1,103 @@
+"""Controlling the push task in the true simulator by planning inside learned worlds, and whether the plans' dreams come true.
+
+    python -m benchmarks.plan_push [--episodes 200]
+
+Every world plans from the same held-out starts (paired). A plan is remade every two control steps from what is really
+observed: true states for the state world, 64x64 pixels for the latent world. For the comparison of dream and truth, plans
+made at several moments of those episodes are carried out to their end, open loop, in the simulator and in the world.
+"""
+
+import time
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.record import Figure, write
+from worldsim.envs.simulator import SimulatorWorld
+from worldsim.planners import make_planner
+from worldsim.planners.mpc import MPC, MPCCarry
+from worldsim.planners.objective import unrolled
+from worldsim.protocols import observe
+from worldsim.triage.intervals import clopper_pearson
+from worldsim.types import WorldState
+from worldsim.worlds import load_world
+
+REACH = {"push_state": 0.98, "push": 0.8}
+PLANNER = {"horizon": 12, "samples": 64, "iterations": 3}
+REPEAT = 2
+MOMENTS = (0, 6, 12, 18)
+BATCH = 50
+
+
+def dream_and_truth(mpc: MPC, carry: MPCCarry, sim: SimulatorWorld, state: WorldState) -> tuple[Tensor, Tensor]:
+    """Final progress [B] of the plans just made, as the world imagines it and as the simulator gives it."""
+    plan, belief = mpc.last_plan, carry.belief
+    assert plan is not None and belief is not None
+    actions = unrolled(plan.actions, repeat=mpc.repeat)
+    with torch.no_grad():
+        dreamed = mpc.world.rollout(belief, actions)[1].progress[:, -1]
+    return dreamed, sim.rollout(state, actions)[1].progress[:, -1]
+
+
+def controlled(mpc: MPC, sim: SimulatorWorld, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Success [B] and final progress [B] of whole episodes; dreamed and true progress of plans [B, moments]."""
+    seen = dict(load_world("push_state").starts(indices))  # pixels, true states and the simulator's own
+    state: WorldState = sim.reset(seen, indices)
+    carry, dreams, truths = mpc.initial(len(indices)), [], []
+    for t in range(sim.spec.horizon):
+        action, carry = mpc.act({k: seen[k] for k in mpc.needs}, carry, indices * 1000 + t)
+        if t in MOMENTS:
+            dream, true = dream_and_truth(mpc, carry, sim, state)
+            dreams.append(dream)
+            truths.append(true)
+        state, step = sim.step(state, action)
+        seen = observe(sim, step, mpc.needs)
+    return step.success, step.progress, torch.stack(dreams, 1), torch.stack(truths, 1)
+
+
+def main(
+    episodes: Annotated[int, typer.Option(help="Episodes per world.")] = 200,
+    planner: Annotated[str, typer.Option(help="Planner.")] = "weighted",
+) -> None:
+    """Measure and write benchmarks/results/plan_push.json."""
+    torch.set_num_threads(1)
+    sim = SimulatorWorld("worldsim/Push-v0")
+    figures, details = [], {}
+    for name, reach in REACH.items():
+        mpc = MPC(make_planner(planner, **PLANNER), load_world(name), repeat=REPEAT)
+        began = time.process_time()
+        parts = [controlled(mpc, sim, rows) for rows in torch.arange(episodes).split(BATCH)]
+        spent = time.process_time() - began
+        success, progress, dreams, truths = (torch.cat(part).double() for part in zip(*parts, strict=True))
+        wins = int(success.sum())
+        low, high = (float(edge) for edge in clopper_pearson(wins, episodes))
+        optimism = float((dreams - truths).mean())
+        correlation = float(np.corrcoef(dreams.flatten(), truths.flatten())[0, 1])
+        print(f"{name}: {wins}/{episodes} [{low:.3f}, {high:.3f}], {spent:.0f} core-seconds", flush=True)
+        figures += [
+            Figure(name=f"{name}: success in the simulator", value=wins / episodes, reach=reach),
+            Figure(name=f"{name}: success, 95 % interval, low", value=low),
+            Figure(name=f"{name}: success, 95 % interval, high", value=high),
+            Figure(name=f"{name}: final progress", value=float(progress.mean())),
+            Figure(name=f"{name}: correlation of dreamed and true progress", value=correlation, reach=0.9),
+            Figure(name=f"{name}: optimism of dreamed progress", value=optimism, reach=0.1, order="<="),
+            Figure(name=f"{name}: core-milliseconds a control step", value=spent / episodes / sim.spec.horizon * 1000),
+        ]
+        details[name] = {
+            "failed_starts": [int(i) for i in (success < 0.5).nonzero()[:, 0]],
+            "optimism_by_moment": {str(t): float(v) for t, v in zip(MOMENTS, (dreams - truths).mean(0), strict=True)},
+            "final_progress": [round(float(p), 4) for p in progress],
+        }
+    write(
+        "plan_push",
+        figures=figures,
+        seeds=[0],
+        details={"planner": planner, **PLANNER, "repeat": REPEAT, "moments": MOMENTS, **details},
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
