@@ -58,6 +58,18 @@ def test_a_deadline_ends_the_search_with_an_evaluated_plan(name: str) -> None:
     assert torch.equal(plan.cost, objective(plan.actions[:, None])[:, 0])
 
 
+def test_no_iteration_begins_where_one_look_takes_longer_than_the_deadline() -> None:
+    objective = quadratic(2, 3)
+
+    def slow(actions: Tensor) -> Tensor:
+        time.sleep(0.05)
+        return objective(actions)
+
+    plan = make_planner("cem", horizon=3).plan(slow, bounds=BOUNDS, batch=2, limits=Limits(deadline_s=0.02))
+    assert plan.stats.iterations.tolist() == [0, 0] and plan.stats.costs == ()
+    assert torch.equal(plan.actions, BOUNDS.clip(torch.zeros(2, 3, 2)))
+
+
 def test_an_episode_is_finished_after_two_iterations_without_progress() -> None:
     halt = Halt(Limits(tolerance=0.1), batch=3, device=CPU)
     for best in ([1.0, 1.0, 1.0], [0.5, 0.99, 1.0], [0.4, 0.98, 0.5]):

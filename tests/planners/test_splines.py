@@ -71,3 +71,10 @@ def test_any_rule_plans_in_knots_and_stays_inside(name: str, degree: int) -> Non
     assert plan.state.mean.shape == plan.state.std.shape == (2, 9, 2)
     again = planner.plan(objective, bounds=BOUNDS, state=plan.state)
     assert bool((again.cost <= plan.cost).all())
+
+
+def test_an_initial_plan_that_no_spline_can_write_is_kept_where_nothing_is_better() -> None:
+    zigzag = BOUNDS.clip(torch.tensor([-1.0, 1.0] * 4 + [-1.0])[None, :, None].expand(2, 9, 2))
+    planner = make_planner("cem", horizon=9, samples=48, iterations=3, spline=Spline(knots=3))
+    plan = planner.plan(lambda a: a.sum((2, 3)) * 0, bounds=BOUNDS, initial=zigzag)
+    assert torch.equal(plan.actions, zigzag)

@@ -76,9 +76,9 @@ class Halt:
             return False
         return True
 
-    def note(self, best: Tensor) -> None:
-        """One more iteration is done; best cost so far [B]."""
-        self.iterations += 1 if self.active is None else self.active
+    def note(self, best: Tensor, *, iterations: int = 1) -> None:
+        """One more iteration is done, or with 0 a look before the first; best cost so far [B]."""
+        self.iterations += iterations if self.active is None else self.active * iterations
         if self._limits.deadline_s is not None:
             now = self._now()
             self._longest_s, self._mark = max(self._longest_s, now - self._mark), now

@@ -195,7 +195,8 @@ class _Run:
     def plan(self) -> Plan:
         """All stages, then a last look at what is worth it."""
         if self._limits.deadline_s is not None:
-            self._learn(self._evaluate(self._given.initial[:, None]))  # an answer exists before anything costly begins
+            first = self._evaluate(self._given.initial[:, None])  # an answer exists before anything costly begins
+            self._learn(first, iterations=0)
         search, finalists = self._to_knots(self._given.search), self._given.initial[:, None]
         for stage in self._planner.stages:
             if self._over(stage):
@@ -230,13 +231,13 @@ class _Run:
         spent = self._evaluate.evaluations + self._planner.deciding(stage)
         return self._halt.reason != "iterations" or self._halt.stop(spent, stage.price)
 
-    def _learn(self, scored: Scored) -> None:
+    def _learn(self, scored: Scored, *, iterations: int = 1) -> None:
         """Remember the best so far, and tell the clock."""
         top = scored.pick(scored.rank.argmin(1, keepdim=True))
         if self._best and (top.violation is not None or self._limits.tolerance is not None):
             top = better(self._best.pop(), top)  # in order, or because somebody wants to know at once
         self._best.append(top)
-        self._halt.note(top.cost[:, 0])
+        self._halt.note(top.cost[:, 0], iterations=iterations)
 
     def _decide(self, search: Search, finalists: Tensor) -> Plan:
         """Evaluate the last few side by side; the first of equals wins, and the initial plan is the first."""
