@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from worldsim.triage.run import read_ranking
+from worldsim.video import read_video
 
 
 def worldsim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -58,6 +60,21 @@ def test_policies_of_ones_own_are_ranked_in_a_world_of_ones_own(place: Path) -> 
     again = worldsim("report", "runs/x", "--picture", "picture.png", cwd=place)
     assert again.returncode == 0, again.stderr
     assert (place / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
+    few = ["--samples", "16", "--iterations", "2", "--horizon", "5", "--repeat", "1", "--episodes", "2"]
+    done = worldsim("plan", "--world", "worlds/dot", *few, "--video", "--out", "runs/p", cwd=place)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((place / "runs/p/plan.json").read_text())
+    assert [p["where"] for p in told["places"]] == ["world"]  # nobody knows a simulator of this task
+    assert told["places"][0]["progress"] > 0.7
+    frames, rate_hz = read_video(next((place / "runs/p").glob("world_*.mp4")))
+    assert rate_hz == 5
+    assert frames.shape == (13, 256, 520, 3)
+    refused = worldsim("plan", "--world", "worlds/dot", "--where", "simulator", cwd=place)
+    assert refused.returncode == 2
+    assert "--where world" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import torch
 
 from tests.cli.test_cli import worldsim
 from worldsim.cli import loaders
-from worldsim.cli.planned import parse, planner_refs
+from worldsim.cli.planned import PlannerSettings, parse, planner_refs
 from worldsim.errors import InvalidInputError, UnknownNameError
+from worldsim.planners import Objective
 from worldsim.triage.run import read_ranking
 from worldsim.worlds import load_world, world_folder
 
@@ -45,6 +46,27 @@ def test_the_digest_follows_options_and_the_worlds_weights(tmp_path: Path) -> No
     assert len({plain, *digests}) == len(digests) + 1
 
 
+def test_the_settings_choose_what_is_minimised() -> None:
+    world = load_world("push")
+    first, keys = world.starts(torch.arange(2)), torch.arange(2)
+    asked: list[torch.Tensor] = []
+
+    def watch(objective: Objective) -> Objective:
+        def seen(actions: torch.Tensor) -> torch.Tensor:
+            state = world.reset(first, keys).repeat(actions.shape[1])
+            held = actions.flatten(0, 1).repeat_interleave(2, dim=1)
+            path = world.rollout(state, held)[1]
+            asked.append((1 - path.success + 0.5 * path.uncertainty).mean(1) - objective(actions).flatten())
+            return objective(actions)
+
+        return seen
+
+    settings = PlannerSettings(cost="success", risk=0.5, samples=8, iterations=1, horizon=3)
+    settings.controller(world, watch=watch).act(first, settings.controller(world).initial(2), keys)
+    assert asked
+    assert max(float(a.abs().max()) for a in asked) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("ref", "error", "words"),
     [
@@ -67,15 +89,22 @@ def test_mistakes_in_a_reference_are_named(ref: str, error: type[Exception], wor
 
 def test_a_planner_is_ranked_beside_checkpoints(tmp_path: Path) -> None:
     good, poor = str(BANK / "n100_s0" / "000600"), str(BANK / "all_s2" / "000060")
-    planner = "planner:weighted?samples=24&iterations=2"
-    few = ["--k", "1", "--budget", "15", "--workers", "2", "--truth", "2", "--videos", "1"]
+    planner = "planner:weighted?samples=24&iterations=2&horizon=8&repeat=3"
+    few = ["--k", "1", "--budget", "6", "--workers", "2", "--truth", "1", "--videos", "0"]
     done = worldsim("triage", planner, good, poor, *few, "--out", "x", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = {line.name: line for line in read_ranking(tmp_path / "x").policies}
     assert set(lines) == {planner, "000600", "000060"}
     assert not [line for line in lines.values() if line.failed]
-    assert (lines[planner].shown.progress or 0) > 0.8
-    assert (lines[planner].shown.progress or 0) > (lines["000060"].shown.progress or 0)
+    assert (lines[planner].triage.progress or 0) > (lines["000060"].triage.progress or 0)
     other = worldsim("triage", f"{planner}&risk=1", good, poor, *few, "--out", "x", cwd=tmp_path)
     assert other.returncode == 2
     assert "policies" in other.stderr
+
+
+def test_a_world_without_pictures_is_ranked_in_without_films(tmp_path: Path) -> None:
+    quick = "planner:random?samples=8&iterations=1&horizon=2"
+    few = ["--world", "push_state", "--k", "1", "--budget", "4", "--workers", "1", "--truth", "0", "--videos", "1"]
+    done = worldsim("triage", quick, f"{quick}&repeat=5", *few, "--out", "x", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cannot draw frames" in (tmp_path / "x" / "report.html").read_text()

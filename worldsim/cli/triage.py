@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from worldsim.cli.progress import advance, bars
+from worldsim.errors import WorldsimError
 
 if TYPE_CHECKING:
     from worldsim.triage.report import ReportData
@@ -106,12 +107,15 @@ def _play(request: "TriageRequest", arenas: "list[Arena]", out: Path, *, videos:
             advance(progress, f"{news.kind} rollouts", done=news.done, total=news.planned, note=note)
 
         results = run(request, load_world=load, load_policy=loaders.policy_of, out=out, arenas=arenas, progress=tell)
-        clips = []
-        if videos:
+        clips, remarks = [], []
+        try:
             pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
             real = next((a.load for a in arenas if a.kind == "truth"), None)
-            clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real)
-    return from_results(results, command=_command(), made=_now(), core_s=_core_seconds(), clips=clips)
+            if videos:
+                clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real)
+        except WorldsimError as error:  # a state world draws nothing; the ranking stands
+            remarks.append(f"Episodes could not be filmed: {error}")
+    return from_results(results, command=_command(), made=_now(), core_s=_core_seconds(), clips=clips, remarks=remarks)
 
 
 def show(data: "ReportData", out: Path) -> None:
