@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldsim.cli.ledger import Ledger, Record
 from worldsim.planners.mpc import MPC, MPCCarry
+from worldsim.planners.objective import unrolled
 from worldsim.protocols import World, observe
 from worldsim.triage.intervals import clopper_pearson
 from worldsim.triage.judge import WorldJudge
@@ -125,7 +126,7 @@ class _Diary:
 
     def __init__(self, controller: MPC, horizon: int) -> None:
         self._mpc, self._horizon = controller, horizon
-        self._span = controller.planner.horizon * controller.repeat
+        self._span = controller.planner.horizon * controller.block * controller.repeat
         self._actions: list[Tensor] = []
         self._progress: list[Tensor] = []
         self._success: list[Tensor] = []
@@ -144,7 +145,7 @@ class _Diary:
         sees_end = self._promised is None and t + self._span >= self._horizon
         if not (dreams_anew or sees_end):
             return
-        held = plan.actions.repeat_interleave(self._mpc.repeat, dim=1)[:, : self._horizon - t]
+        held = unrolled(plan.actions, block=self._mpc.block, repeat=self._mpc.repeat)[:, : self._horizon - t]
         foreseen = self._mpc.world.rollout(carry.belief, held)[1].progress.cpu()
         if dreams_anew:
             self._dreams.append((t, held, foreseen))

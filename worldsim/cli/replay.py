@@ -47,9 +47,11 @@ def draw_plan(world: LatentWorld, record: Record, make: Make, out: Path) -> list
     plan, belief = controller.last_plan, carry.belief
     assert plan is not None
     assert belief is not None
-    repeat = controller.repeat
-    futures = imagine(world, belief, *witnesses[0].candidates(), repeat=repeat)
-    chosen = imagine(world, belief, plan.actions, plan.cost, repeat=repeat)
+    actions, cost = witnesses[0].candidates()
+    futures, chosen = (
+        imagine(world, belief, a, c, repeat=controller.repeat, block=controller.block)
+        for a, c in ((actions, cost), (plan.actions, plan.cost))
+    )
     ride = Ride(
         real=torch.tensor(record["progress"]),
         promised=[(d["step"], torch.tensor(d["progress"])) for d in record["dreams"]],

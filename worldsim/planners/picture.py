@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planners.objective import Objective, Scores
+from worldsim.planners.objective import Objective, Scores, unrolled
 from worldsim.planners.search import Plan
 from worldsim.protocols import World
 from worldsim.types import WorldState
@@ -102,7 +102,9 @@ class Ride:
 
 
 @torch.no_grad()
-def imagine(world: World, state: WorldState, actions: Tensor, cost: Tensor, *, repeat: int = 1) -> Futures:
+def imagine(
+    world: World, state: WorldState, actions: Tensor, cost: Tensor, *, repeat: int = 1, block: int = 1
+) -> Futures:
     """Roll candidates out once more, to draw where they lead.
 
     Args:
@@ -111,6 +113,7 @@ def imagine(world: World, state: WorldState, actions: Tensor, cost: Tensor, *, r
         actions: [N, H, A], physical units.
         cost: [N].
         repeat: Control steps for which each action is held.
+        block: Distinct actions in each planned step.
 
     Raises:
         InvalidInputError: More than one episode, or none.
@@ -120,7 +123,7 @@ def imagine(world: World, state: WorldState, actions: Tensor, cost: Tensor, *, r
             f"One episode's candidates can be drawn; got {state.batch} episodes, {len(actions)} candidates and "
             f"{len(cost)} costs."
         )
-    _, path = world.rollout(state.repeat(len(actions)), actions.repeat_interleave(repeat, dim=1))
+    _, path = world.rollout(state.repeat(len(actions)), unrolled(actions, block=block, repeat=repeat))
     place = None
     present = getattr(world, "present", None)
     if world.spec.proprio_dim == 2 and present is not None:
