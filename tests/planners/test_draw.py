@@ -36,6 +36,12 @@ def test_the_spectrum_falls_as_the_exponent_says(beta: float) -> None:
     assert abs(float(slope) + beta) < 0.15
 
 
+def test_the_end_of_a_plan_does_not_join_its_beginning() -> None:
+    root = colour(16, 2.0)
+    with_first = (root @ root.T)[0]
+    assert float(with_first[1]) > 0.7 and abs(float(with_first[-1])) < 0.2
+
+
 def test_smooth_noise_has_variance_one_and_moves_less_from_step_to_step() -> None:
     white = streams([5])(4000, 12, 2)
     jumps = []

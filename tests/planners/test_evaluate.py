@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.planners.toy import BOUNDS, Quadratic, quadratic
 from worldsim.errors import InvalidInputError
 from worldsim.planners import from_numpy, make_planner
-from worldsim.planners.evaluate import Evaluator
+from worldsim.planners.evaluate import Evaluator, Scored, better
 
 CANDIDATES = torch.rand(3, 7, 4, 2, generator=torch.Generator().manual_seed(1))
 
@@ -33,6 +33,24 @@ def test_a_broken_constraint_is_worse_at_any_scale_of_the_cost(scale: float) -> 
     rank = evaluator(lambda a: (cost, violation), batch=1)(torch.zeros(1, 3, 1, 1)).rank[0]
     assert rank.argsort().tolist() == [1, 0, 2]
     assert float(rank[1]) < float(rank[0]) < float(rank[2])
+
+
+def test_the_slightest_violation_ranks_behind_none() -> None:
+    cost, violation = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 1e-20]])
+    rank = evaluator(lambda a: (cost, violation), batch=1)(torch.zeros(1, 2, 1, 1)).rank[0]
+    assert float(rank[0]) < float(rank[1])
+
+
+def test_the_better_of_two_has_a_cost_then_no_violation_then_the_lower_cost() -> None:
+    def candidate(cost: float, violation: float) -> Scored:
+        one, broken = torch.tensor([[cost]]), torch.tensor([[violation]])
+        return Scored(candidates=one[:, :, None, None], cost=one, violation=broken, rank=one)
+
+    order = [(1.0, 0.0), (2.0, 0.0), (0.5, 0.1), (0.25, 0.2), (torch.inf, 0.0)]
+    for i, good in enumerate(order):
+        for bad in order[i + 1 :]:
+            for pair in ((good, bad), (bad, good)):
+                assert float(better(*[candidate(*p) for p in pair]).cost) == good[0]
 
 
 def test_chunks_change_nothing_but_the_calls() -> None:

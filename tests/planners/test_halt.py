@@ -70,6 +70,17 @@ def test_no_iteration_begins_where_one_look_takes_longer_than_the_deadline() -> 
     assert torch.equal(plan.actions, BOUNDS.clip(torch.zeros(2, 3, 2)))
 
 
+def test_an_iteration_begins_only_if_the_longest_one_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    halt = Halt(Limits(deadline_s=1.0), batch=1, device=CPU)
+    for now, stops in ((0.4, False), (0.5, False), (0.7, True)):
+        clock[0] = now
+        halt.note(torch.zeros(1), iterations=0)
+        assert halt.stop(0, 1) == stops
+    assert halt.reason == "deadline"
+
+
 def test_an_episode_is_finished_after_two_iterations_without_progress() -> None:
     halt = Halt(Limits(tolerance=0.1), batch=3, device=CPU)
     for best in ([1.0, 1.0, 1.0], [0.5, 0.99, 1.0], [0.4, 0.98, 0.5]):

@@ -46,6 +46,8 @@ def test_a_spread_is_never_negative() -> None:
     for degree in (0, 1, 3):
         spread = Spline(knots=4, degree=degree).basis(9).spread(torch.full((4, 2), 0.3))
         assert spread.shape == (9, 2) and bool((spread > 0.1).all())
+        lone = Spline(knots=4, degree=degree).basis(9).spread(torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None])
+        assert bool((lone >= 0).all())
 
 
 @pytest.mark.parametrize("wrong", [{"knots": 4, "degree": 2}, {"knots": 1}, {"knots": 1, "degree": 3}, {"knots": 0}])
