@@ -1,0 +1,66 @@
+"""One question about frames, with its checked answer; and the wording that every task shares.
+
+The last line of each prompt is the format of the reply: who copies it literally, with an option in place of the last
+words, scores full marks (`worldsim.reason.rewards`). Not for choosing what is asked (`worldsim.reason.tasks`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.reason.video import Provenance
+
+PLACEHOLDER = "one option"
+FORMAT = f"<think>what you see</think><answer>{PLACEHOLDER}</answer>"
+"""How to reply."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Item:
+    """A question about F frames.
+
+    Attributes:
+        task: Name of the task.
+        group: Kind of clip within the task, for figures by kind.
+        number: Of the item within its task.
+        prompt: Question, options and the format of the reply.
+        frames: uint8 [F, S, S, 3], to be shown in this order.
+        options: The possible answers.
+        answer: The right one.
+        difficulty: 0 easy to 1 hard, comparable within the task.
+        think: What can be read off the frames, for supervised training: cells of a grid, which quarter is which; empty
+            where the video has no states.
+        provenance: The video's.
+        taken: Numbers of the video's frames that were used, in the order shown.
+
+    Raises:
+        InvalidInputError: The answer is not among the options.
+    """
+
+    task: str
+    group: str
+    number: int
+    prompt: str
+    frames: Tensor
+    options: tuple[str, ...]
+    answer: str
+    difficulty: float
+    think: str
+    provenance: Provenance
+    taken: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.answer not in self.options:
+            raise InvalidInputError(f"Item {self.number} of {self.task}: {self.answer!r} is not among {self.options}.")
+
+    @property
+    def completion(self) -> str:
+        """The ideal reply."""
+        return f"<think>{self.think}</think><answer>{self.answer}</answer>"
+
+
+def ask(question: str, options: Sequence[str]) -> str:
+    """The prompt: question, options, format, a line each."""
+    return f"{question}\nOptions: {', '.join(options)}\n{FORMAT}"

@@ -1,0 +1,219 @@
+"""Where videos come from: datasets, folders of video files, lists; and how a source is joined, cut and forgiven.
+
+Rollouts of worlds are in `worldsim.reason.rolled`. Not for choosing clips (`worldsim.reason.footage`).
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from worldsim.errors import InvalidInputError, StorageError, WorldsimError
+from worldsim.reason.video import Provenance, Video
+from worldsim.video import read_video
+
+_LOG = logging.getLogger(__name__)
+_ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
+
+
+class Source(Protocol):
+    """Videos by number. The same number always gives the same video."""
+
+    def __len__(self) -> int:
+        """How many videos there are."""
+
+    def video(self, index: int) -> Video:
+        """One video.
+
+        Raises:
+            WorldsimError: It cannot be read or is no video; the item is named.
+        """
+
+
+class Listed:
+    """Videos that are already in memory."""
+
+    def __init__(self, videos: Sequence[Video]) -> None:
+        self._videos = tuple(videos)
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def video(self, index: int) -> Video:
+        """One video."""
+        return self._videos[_inside(index, len(self))]
+
+
+class Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._places = [(source, i) for source in sources for i in range(len(source))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def video(self, index: int) -> Video:
+        """One video."""
+        source, own = self._places[_inside(index, len(self))]
+        return source.video(own)
+
+
+class Subset:
+    """Some videos of a source, in the order given."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self._source = source
+        self.indices = tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def video(self, index: int) -> Video:
+        """One video."""
+        return self._source.video(self.indices[_inside(index, len(self))])
+
+
+class DatasetVideos:
+    """The episodes of a LeRobotDataset folder.
+
+    Args:
+        path: The folder.
+        camera: As for `worldsim.data.dataset.open_dataset`.
+
+    Raises:
+        WorldsimError: As `open_dataset`; StorageError where the dataset holds no episode.
+    """
+
+    def __init__(self, path: str | Path, *, camera: str | None = None) -> None:
+        from worldsim.data.dataset import open_dataset  # brings pyarrow, which file and world sources do without
+
+        self._data = open_dataset(path, camera=camera)
+        if not self._data.episodes:
+            raise StorageError(f"{path} holds no episode. Record some, or name another dataset.")
+
+    def __len__(self) -> int:
+        return self._data.episodes
+
+    def video(self, index: int) -> Video:
+        """One episode; solved if it was at its end, or at any step where the task is judged so."""
+        episode = self._data.episode(index)
+        known = episode.success[np.isfinite(episode.success)]
+        success = None
+        if np.isfinite(episode.success[-1]):
+            success = float(known.max() if self._data.success_at == "any" else episode.success[-1])
+        return Video(
+            frames=torch.from_numpy(episode.frames),
+            provenance=Provenance(
+                kind="dataset", episode=str(index), seed=episode.seed, policy=episode.behaviour or "unknown"
+            ),
+            action=torch.from_numpy(episode.action.copy()),
+            proprio=torch.from_numpy(episode.proprio.copy()),
+            true_state=None if episode.true_state is None else torch.from_numpy(episode.true_state.copy()),
+            progress=torch.from_numpy(episode.progress) if np.isfinite(episode.progress).any() else None,
+            success=success,
+        )
+
+
+class FolderVideos:
+    """The video files under a folder, by name; the subfolder a file lies in counts as its policy.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        StorageError: There is no such folder, or no video file in it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        files = self._path.rglob("*") if self._path.is_dir() else []
+        self._files = sorted(p for p in files if p.suffix.lower() in _ENDINGS and p.is_file())
+        if not self._files:
+            raise StorageError(
+                f"{self._path} holds no video file ({', '.join(sorted(_ENDINGS))}). Name another folder."
+            )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def video(self, index: int) -> Video:
+        """One file, whole."""
+        file = self._files[_inside(index, len(self))]
+        frames, _ = read_video(file)
+        inside = file.relative_to(self._path)
+        return Video(
+            frames=torch.from_numpy(frames),
+            provenance=Provenance(kind="file", episode=inside.as_posix(), policy=inside.parent.as_posix()),
+        )
+
+
+class Tolerant:
+    """The readable videos of a source; made by `tolerant`."""
+
+    def __init__(self, source: Source, share: float, shortest: int) -> None:
+        self._source, self._share, self._shortest = source, share, shortest
+
+    @cached_property
+    def _sorted(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Numbers of the good videos, and what is wrong with the others."""
+        good, bad = [], []
+        for index in range(len(self._source)):
+            try:
+                length = len(self._source.video(index))
+                if length < self._shortest:
+                    raise InvalidInputError(f"Video {index} has {length} frames; at least {self._shortest} are needed.")
+                good.append(index)
+            except WorldsimError as error:
+                bad.append(f"{index}: {error}")
+                _LOG.warning("Skipped video %s", bad[-1])
+        if len(bad) > self._share * len(self._source) or not good:
+            raise InvalidInputError(
+                f"{len(bad)} of {len(self._source)} videos are bad, more than the share of {self._share} that may be "
+                f"skipped: {'; '.join(bad[:3])}{' ...' if len(bad) > 3 else ''}. Repair them, or raise the share."
+            )
+        return tuple(good), tuple(bad)
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """What was skipped and why."""
+        return self._sorted[1]
+
+    def __len__(self) -> int:
+        return len(self._sorted[0])
+
+    def video(self, index: int) -> Video:
+        """One good video."""
+        return self._source.video(self._sorted[0][_inside(index, len(self))])
+
+
+def tolerant(source: Source, *, share: float = 0.05, shortest: int = 2) -> Tolerant:
+    """Skip and count videos that cannot be used.
+
+    Every video is opened once, when the length is first asked for.
+
+    Args:
+        source: Any source.
+        share: Most bad videos, as a share of all, before it counts as a failure of the whole.
+        shortest: Fewest frames of a good video.
+
+    Returns:
+        A source of the good ones. Reading it raises InvalidInputError, with the first bad items by name, where they
+        exceed the share.
+
+    Raises:
+        InvalidInputError: A share outside 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise InvalidInputError(f"share must be in 0..1; got {share}.")
+    return Tolerant(source, share, shortest)
+
+
+def _inside(index: int, length: int) -> int:
+    if not 0 <= index < length:
+        raise InvalidInputError(f"Video {index} given; there are {length}, numbered from 0.")
+    return index

@@ -1,0 +1,61 @@
+"""Arrow of time: does the clip run forward or backward?"""
+
+import dataclasses
+
+import numpy as np
+
+from worldsim.reason.footage import Footage
+from worldsim.reason.item import Item, ask
+from worldsim.reason.tasks.base import Request, Turn
+from worldsim.reason.windows import eventful, level, look, windows
+
+OPTIONS = ("forward", "backward")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArrowConfig:
+    """Clips of `frames` frames, every `stride`-th; of all clips the `eventful` share, of these the `level` share."""
+
+    frames: int = 8
+    stride: int = 2
+    eventful: float = 0.35
+    level: float = 0.6
+
+
+class Arrow:
+    """Clips shown as they are or backward."""
+
+    name = "arrow"
+    motion = True
+
+    def __init__(self, config: ArrowConfig | None = None) -> None:
+        self.config = config or ArrowConfig()
+
+    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+        """Eventful clips, such that frame t looks on average as frame F - 1 - t does."""
+        c = self.config
+        offsets = tuple(range(0, c.frames * c.stride, c.stride))
+        found = eventful(footage, windows(footage, offsets, key=key), share=c.eventful)
+        half = c.frames // 2
+        looks = np.stack([look(footage, w) for w in found])
+        lean = (looks[:, ::-1] - looks)[:, :half].reshape(len(found), -1)
+        pool = tuple(found[i] for i in level(lean, keep=c.level))
+        return (Turn(labels=OPTIONS, pools=(pool,)),)
+
+    def make(self, footage: Footage, request: Request) -> Item:
+        """Turn the clip round or not."""
+        window = request.window
+        shown = window.frames if request.label == "forward" else window.frames[::-1]
+        return Item(
+            task=self.name,
+            group=footage.cards[window.video].origin.kind,
+            number=request.number,
+            prompt=ask("Does this video run forward or backward in time?", OPTIONS),
+            frames=footage.frames(window.video, shown),
+            options=OPTIONS,
+            answer=request.label,
+            difficulty=window.difficulty,
+            think=footage.readout(window.video, shown),
+            provenance=footage.cards[window.video].origin,
+            taken=shown,
+        )

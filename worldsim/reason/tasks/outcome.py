@@ -1,0 +1,109 @@
+"""Task outcome: did the robot succeed, and how far did it get? The two questions take turns."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from worldsim.errors import InvalidInputError
+from worldsim.reason.footage import Footage
+from worldsim.reason.item import Item, ask
+from worldsim.reason.tasks.base import Request, Turn
+from worldsim.reason.windows import Window, mixed
+
+OPTIONS = ("yes", "no")
+BINS = ("0-20", "20-40", "40-60", "60-80", "80-100")
+"""Shares of the way, in per cent."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutcomeConfig:
+    """`frames` frames over the whole episode, first and last included.
+
+    Attributes:
+        frames: How many.
+        about: Which question, or both in turn.
+        task: One sentence that says what the robot should do; empty to leave it out.
+    """
+
+    frames: int = 8
+    about: Literal["success", "progress", "both"] = "both"
+    task: str = ""
+
+
+def spread(count: int, frames: int) -> tuple[int, ...]:
+    """`frames` frame numbers over `count` frames, first and last included; repeated where there are fewer."""
+    return tuple(np.linspace(0, count - 1, frames).round().astype(int).tolist())
+
+
+class Outcome:
+    """Whole episodes."""
+
+    name = "outcome"
+    motion = False
+
+    def __init__(self, config: OutcomeConfig | None = None) -> None:
+        self.config = config or OutcomeConfig()
+
+    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+        """Episodes by outcome; where an episode is near the middle of its answer it is easy."""
+        turns = []
+        if self.config.about in ("success", "both"):
+            turns.append(self._success(footage, key))
+        if self.config.about in ("progress", "both"):
+            turns.append(self._progress(footage, key))
+        return tuple(turns)
+
+    def _success(self, footage: Footage, key: int) -> Turn:
+        known = [(v, c.success) for v, c in enumerate(footage.cards) if c.success is not None]
+        pools = [[self._whole(footage, v, _doubt(s)) for v, s in known if (s >= 0.5) == good] for good in (True, False)]
+        if not all(pools):
+            raise InvalidInputError(
+                f"Of {len(footage)} videos {len(pools[0])} are known to succeed and {len(pools[1])} to fail; both are "
+                "needed to ask for success. Add others, or ask about progress only."
+            )
+        return Turn(labels=OPTIONS, pools=tuple(mixed(pool, key) for pool in pools))
+
+    def _progress(self, footage: Footage, key: int) -> Turn:
+        pools: dict[str, list[Window]] = {}
+        for v, card in enumerate(footage.cards):
+            if card.progress is not None and np.isfinite(card.progress[-1]):
+                place = min(max(float(card.progress[-1]), 0.0), 1.0) * 5
+                number = min(int(place), 4)
+                off = abs(place - number - 0.5) * 2  # 1 at the border of a bin
+                pools.setdefault(BINS[number], []).append(self._whole(footage, v, off))
+        if len(pools) < 2:
+            raise InvalidInputError(
+                f"The progress of these {len(footage)} videos falls into {len(pools)} of {len(BINS)} bins; two are "
+                "needed. Add others, or ask about success only."
+            )
+        labels = tuple(b for b in BINS if b in pools)
+        return Turn(labels=labels, pools=tuple(mixed(pools[b], key) for b in labels))
+
+    def _whole(self, footage: Footage, video: int, difficulty: float) -> Window:
+        frames = spread(footage.cards[video].frames, self.config.frames)
+        return Window(video=video, frames=frames, difficulty=difficulty)
+
+    def make(self, footage: Footage, request: Request) -> Item:
+        """Show the episode."""
+        window = request.window
+        about = "success" if request.label in OPTIONS else "progress"
+        question = "Did the robot succeed?" if about == "success" else "How far did the robot get, in per cent?"
+        return Item(
+            task=self.name,
+            group=about,
+            number=request.number,
+            prompt=ask(f"{self.config.task} {question}".strip(), OPTIONS if about == "success" else BINS),
+            frames=footage.frames(window.video, window.frames),
+            options=OPTIONS if about == "success" else BINS,
+            answer=request.label,
+            difficulty=window.difficulty,
+            think=footage.readout(window.video, window.frames),
+            provenance=footage.cards[window.video].origin,
+            taken=window.frames,
+        )
+
+
+def _doubt(success: float) -> float:
+    """0 where it is certain, 1 at one half."""
+    return 1 - 2 * abs(success - 0.5)

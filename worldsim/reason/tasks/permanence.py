@@ -1,0 +1,119 @@
+"""Object permanence: behind a bar, does the thing stay what it is, or does it vanish, appear or become another?
+
+The thing may be there, be missing or have another look before the bar comes, and again after it goes; all three are as
+frequent before and after, in honest and in faked clips alike, so that no frame alone tells.
+"""
+
+import dataclasses
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from worldsim.reason.footage import Footage
+from worldsim.reason.item import Item, ask
+from worldsim.reason.scene import Scene, scene
+from worldsim.reason.tasks.base import Request, Turn
+from worldsim.reason.video import fitted
+from worldsim.reason.windows import mixed, windows
+
+OPTIONS = ("yes", "no")
+STATES = ("there", "missing", "other")
+BAR_RGB = (70, 70, 80)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PermanenceConfig:
+    """Clips of `frames` frames, every `stride`-th.
+
+    The bar stands in the middle `hidden` ones, `margin_px` (of a frame of 64) wider than the thing on each side.
+    """
+
+    frames: int = 8
+    stride: int = 2
+    hidden: int = 2
+    margin_px: int = 3
+
+
+class Permanence:
+    """Clips whose second part may show another scene than the first."""
+
+    name = "permanence"
+    motion = True
+
+    def __init__(self, config: PermanenceConfig | None = None) -> None:
+        self.config = config or PermanenceConfig()
+
+    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+        """Any clips of a scene in which a thing can be told from the background."""
+        _scene(footage, _side(footage))  # says at once if there is none
+        offsets = tuple(range(0, self.config.frames * self.config.stride, self.config.stride))
+        return (Turn(labels=OPTIONS, pools=(mixed(windows(footage, offsets, key=key), key),)),)
+
+    def make(self, footage: Footage, request: Request) -> Item:
+        """Edit before and after the bar, and draw the bar."""
+        window, draw, side = request.window, request.draw, _side(footage)
+        before = draw.below(3)
+        after = before if request.label == "yes" else (before + 1 + draw.below(2)) % 3
+        frames = footage.frames(window.video, window.frames, size=side)
+        thing = _scene(footage, side)
+        first = (self.config.frames - self.config.hidden) // 2
+        last = first + self.config.hidden
+        parts = [
+            _as(thing, frames[:first], STATES[before]),
+            frames[first:last],
+            _as(thing, frames[last:], STATES[after]),
+        ]
+        columns = self._columns(thing, frames[max(0, first - 1) : last + 1])
+        shown = torch.cat(parts).clone()
+        shown[first:last, :, columns] = torch.tensor(BAR_RGB, dtype=torch.uint8)
+        seen = [STATES[before]] * first + ["hidden"] * self.config.hidden
+        width = (columns.stop - columns.start) / side
+        return Item(
+            task=self.name,
+            group=_group(STATES[before], STATES[after]),
+            number=request.number,
+            prompt=ask(
+                "A bar hides a part of the scene for a while. Does every object stay what it was behind it?", OPTIONS
+            ),
+            frames=fitted(shown, footage.size),
+            options=OPTIONS,
+            answer=request.label,
+            difficulty=0.25 + 0.5 * width + (0.25 if "other" in (STATES[before], STATES[after]) else 0.0),
+            think=" ".join(seen + [STATES[after]] * (self.config.frames - last)),
+            provenance=footage.cards[window.video].origin,
+            taken=window.frames,
+        )
+
+    def _columns(self, thing: Scene, frames: Tensor) -> slice:
+        """Columns that the bar covers: wherever the thing is while it is hidden."""
+        side = frames.shape[2]
+        margin = max(1, round(self.config.margin_px * side / 64))
+        hit = (thing.covered(frames) > 0.2).sum(dim=1).amax(dim=0) > 1
+        where = hit.nonzero().flatten().tolist() or [side // 2]
+        return slice(max(0, where[0] - margin), min(side, where[-1] + 1 + margin))
+
+
+def _as(thing: Scene, frames: Tensor, state: str) -> Tensor:
+    """Frames in which the thing is there, missing or another."""
+    if state == "there":
+        return frames
+    return thing.without(frames) if state == "missing" else thing.painted(frames)
+
+
+def _group(before: str, after: str) -> str:
+    if before == after:
+        return f"stays {before}"
+    if "missing" in (before, after):
+        return "vanishes" if after == "missing" else "appears"
+    return "swapped"
+
+
+def _side(footage: Footage) -> int:
+    """Pixels that edits are made at: twice what is shown, if the videos have them."""
+    return 2 * footage.size if footage.cards[0].side_px >= 2 * footage.size else footage.size
+
+
+@lru_cache(maxsize=8)
+def _scene(footage: Footage, side: int) -> Scene:
+    return scene(footage, size=side)
