@@ -1,0 +1,108 @@
+"""Loading an image-text-to-text model of transformers from a folder, offline and strictly. Not for using it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from worldsim import storage
+from worldsim.errors import StorageError, missing_extra
+
+KIND = "vlm"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICTURES = ("processor_config.json", "preprocessor_config.json")
+_WORDS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
+
+def load(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Load model and processor.
+
+    Args:
+        folder: With config.json, safetensors weights, processor and tokenizer, as `save_pretrained` of transformers
+            leaves them; a manifest is checked where there is one.
+        dtype: Of the weights in memory.
+
+    Raises:
+        MissingExtraError: transformers or torchvision is not installed.
+        StorageError: A part is missing, a key of the weights too, or a file cannot be read.
+    """
+    path = Path(folder)
+    _present(path)
+    if (path / storage.MANIFEST).exists():
+        storage.read_manifest(path, kind=KIND)
+    try:
+        import torchvision  # noqa: F401  (its absence would surface deep inside transformers)
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "transformers", "reason") from error
+
+    def weights() -> Any:
+        return AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, by name
+        )
+
+    model, info = _tried(path, "model", weights)
+    surplus = info.get("unexpected_keys", ())
+    missing, shapes = sorted(info["missing_keys"]), sorted(str(k) for k in info.get("mismatched_keys", ()))
+    if missing or shapes:
+        raise StorageError(
+            f"The weights in {path} do not fill a {type(model).__name__}: missing {missing[:5]}, of another shape "
+            f"{shapes[:5]}, not asked for {sorted(surplus)[:5]}. Restore the folder, or correct its config.json."
+        )
+    processor = _tried(path, "processor", lambda: AutoProcessor.from_pretrained(path, local_files_only=True))
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise StorageError(f"The processor in {path} is a {type(processor).__name__} without images or without text.")
+    return model.eval(), processor
+
+
+def _present(path: Path) -> None:
+    """Name the first part that is not there."""
+    if not path.is_dir():
+        raise StorageError(f"There is no model folder at {path}. Check the path; nothing is downloaded.")
+    if not (path / storage.CONFIG).is_file():
+        raise StorageError(f"{path} lacks config.json. Give the folder of a transformers image-text-to-text model.")
+    for names, what in ((_WEIGHTS, "weights"), (_PICTURES, "image processor"), (_WORDS, "tokenizer")):
+        if not any((path / name).is_file() for name in names):
+            raise StorageError(f"{path} lacks its {what}: {' or '.join(names)}. Copy it there from the original model.")
+
+
+def _tried(path: Path, what: str, read: Callable[[], Any]) -> Any:
+    """Read a part; whatever goes wrong inside is the folder's fault."""
+    try:
+        with quiet():
+            return read()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise StorageError(f"The {what} in {path} could not be read: {first[0]}. Restore the folder.") from error
+
+
+def save(path: Path, model: Any, processor: Any, *, manifest: dict[str, Any]) -> None:
+    """Write model and processor as one atomic folder with a manifest."""
+    with storage.folder_writer(path) as staging, quiet():
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
+        storage.write_json(staging / storage.MANIFEST, {**manifest, "kind": KIND})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' bars and reports off the terminal; what they say is in the errors."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

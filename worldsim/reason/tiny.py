@@ -1,0 +1,169 @@
+"""A Qwen3-VL of half a million parameters with random weights, which one core can train.
+
+Not for loading (`worldsim.reason.vlm`).
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+
+from worldsim.errors import InvalidInputError, missing_extra
+from worldsim.reason.words import TEMPLATE, tokenizer_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """Sizes of a tiny model.
+
+    Attributes:
+        size: Side of the frames in pixels, 32 or 64.
+        patch: Side of a patch in pixels; four neighbours become one token.
+        hidden: Width of language model and tower, a multiple of 32.
+        layers: Of the language model.
+        depth: Of the vision tower.
+        heads: Of both.
+        vocab: Most tokens.
+        init: Standard deviation of the first weights. The usual 0.02 learns too, but slower at this size.
+        family: Which architecture, as its `model_type` in transformers.
+    """
+
+    size: int = 32
+    patch: int = 8
+    hidden: int = 64
+    layers: int = 3
+    depth: int = 2
+    heads: int = 4
+    vocab: int = 640
+    init: float = 0.1
+    family: Literal["qwen3_vl", "qwen2_5_vl", "cosmos3_omni"] = "qwen3_vl"
+
+    def __post_init__(self) -> None:
+        if self.size not in (32, 64) or self.size % (2 * self.patch):
+            raise InvalidInputError(
+                f"size must be 32 or 64 and a multiple of 2 * patch; got {self.size}, {self.patch}."
+            )
+        if self.hidden % self.heads or (self.hidden // self.heads) % 16 or self.vocab < 300:
+            raise InvalidInputError(
+                f"hidden / heads must be a multiple of 16 and vocab >= 300; got {self.hidden}, {self.heads}, {self.vocab}."
+            )
+
+
+def tiny(texts: Iterable[str], config: TinyConfig, *, seed: int = 0) -> tuple[Any, Any]:
+    """Make a model and its processor.
+
+    Args:
+        texts: What will be asked and answered; the tokenizer learns from them.
+        config: Sizes.
+        seed: Of the first weights; the global generator is left as it was.
+
+    Returns:
+        Model and processor of transformers.
+
+    Raises:
+        MissingExtraError: transformers or torchvision is not installed.
+    """
+    try:
+        import torchvision  # noqa: F401  (its absence would surface deep inside transformers)
+        from transformers import AutoConfig, AutoModelForImageTextToText
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "transformers", "reason") from error
+    words = tokenizer_of(texts, vocab=config.vocab)
+    settings = AutoConfig.for_model(config.family, **_settings(config, words))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(settings, dtype=torch.float32)
+    model.generation_config.eos_token_id = words.eos_token_id
+    model.generation_config.pad_token_id = words.pad_token_id
+    return model.eval(), _processor(config, words)
+
+
+def _settings(config: TinyConfig, words: Any) -> dict[str, Any]:
+    """The dictionaries of transformers' config."""
+    ids = words.convert_tokens_to_ids
+    return {
+        "text_config": _text(config, words),
+        "vision_config": _vision(config),
+        "tie_word_embeddings": True,
+        "image_token_id": ids("<|image_pad|>"),
+        "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"),
+        "vision_end_token_id": ids("<|vision_end|>"),
+    }
+
+
+def _text(config: TinyConfig, words: Any) -> dict[str, Any]:
+    """The language model."""
+    head = config.hidden // config.heads
+    quarter = head // 8
+    return {
+        "vocab_size": -(-len(words) // 64) * 64,
+        "hidden_size": config.hidden,
+        "intermediate_size": 3 * config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "head_dim": head,
+        "max_position_embeddings": 4096,
+        "initializer_range": config.init,
+        "tie_word_embeddings": True,
+        "pad_token_id": words.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": words.eos_token_id,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [head // 2 - 2 * quarter, quarter, quarter],
+            "mrope_interleaved": config.family != "qwen2_5_vl",
+        },
+    }
+
+
+def _vision(config: TinyConfig) -> dict[str, Any]:
+    """The vision tower."""
+    vision: dict[str, Any] = {
+        "depth": config.depth,
+        "hidden_size": config.hidden,
+        "num_heads": config.heads,
+        "intermediate_size": 3 * config.hidden,
+        "in_channels": 3,
+        "patch_size": config.patch,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": config.hidden,
+        "initializer_range": config.init,
+    }
+    if config.family == "qwen2_5_vl":
+        vision |= {"window_size": 4 * config.patch, "fullatt_block_indexes": [config.depth - 1]}
+    else:
+        vision |= {"num_position_embeddings": (config.size // config.patch) ** 2, "deepstack_visual_indexes": [0]}
+    return vision
+
+
+def _processor(config: TinyConfig, words: Any) -> Any:
+    """The family's processor; frames of the config's size pass without resizing."""
+    from transformers import (
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    pixels = {
+        "patch_size": config.patch,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"shortest_edge": config.size**2, "longest_edge": 64 * config.size**2},
+    }
+    old = config.family == "qwen2_5_vl"
+    make, video = (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor) if old else (Qwen3VLProcessor, Qwen3VLVideoProcessor)
+    return make(
+        image_processor=Qwen2VLImageProcessor(**pixels),
+        tokenizer=words,
+        video_processor=video(**pixels),
+        chat_template=TEMPLATE,
+    )

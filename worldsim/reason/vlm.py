@@ -1,0 +1,294 @@
+"""A vision-language model that is shown items: it replies to them, or weighs their options.
+
+One class for a model of half a million parameters and for a local Cosmos-Reason folder (Qwen2.5-VL, Qwen3-VL,
+cosmos3_omni). Frames are shown as images. Not for training (`worldsim.train`) or verdicts.
+
+Shape legend: B items, L tokens, F frames, O options, V vocabulary, N frames of all items.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.reason import pretrained
+from worldsim.reason.branches import Branches, family
+from worldsim.reason.drawn import Drawn
+from worldsim.reason.item import Item
+from worldsim.reason.patches import patches
+from worldsim.reason.tiny import TinyConfig, tiny
+from worldsim.reason.tower import hasten
+
+Encoded = dict[str, Tensor]
+"""What a model of transformers is called with."""
+UNSAID = -100
+"""Label of tokens that carry no loss."""
+
+
+class VLM:
+    """Model and processor.
+
+    Args:
+        model: An image-text-to-text model of transformers.
+        processor: Its processor, of the Qwen families' interface.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+        self._prompts: dict[tuple[str, int, int], list[int]] = {}
+        self._places: dict[bytes, Tensor] = {}
+        hasten(model)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Self:
+        """Load a folder offline; arguments and errors as `worldsim.reason.pretrained.load`."""
+        return cls(*pretrained.load(folder, dtype=dtype))
+
+    @classmethod
+    def tiny(cls, texts: Iterable[str], config: TinyConfig | None = None, *, seed: int = 0) -> Self:
+        """Make a small model with random weights; arguments and errors as `worldsim.reason.tiny.tiny`."""
+        return cls(*tiny(texts, config or TinyConfig(), seed=seed))
+
+    def save_pretrained(self, folder: str | Path, *, manifest: dict[str, Any] | None = None) -> None:
+        """Write a folder that `from_pretrained` and transformers read, whole or not at all.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        pretrained.save(Path(folder), self.model, self.processor, manifest=manifest or {})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's."""
+        return self.processor.tokenizer
+
+    def messages(self, item: Item) -> list[dict[str, Any]]:
+        """One turn of a user: places for the frames, in order, then the prompt."""
+        return _messages(item.prompt, len(item.frames))
+
+    def encode(self, items: Sequence[Item], completions: Sequence[str] | None = None, *, left: bool = False) -> Encoded:
+        """Turn items into a batch.
+
+        Args:
+            items: B items; frames may differ in number and, at some cost, in size.
+            completions: B replies to learn. They end with the end-of-turn token and are the only tokens with labels.
+            left: Pad on the left, for generation.
+
+        Returns:
+            `input_ids`, `attention_mask`, `mm_token_type_ids` int64 [B, L], `pixel_values` float32,
+            `image_grid_thw` int64 [N, 3]; with completions also `labels` int64 [B, L] and `position_ids` int64 [3, B, L].
+
+        Raises:
+            InvalidInputError: No items, or another number of completions.
+        """
+        if not items or (completions is not None and len(completions) != len(items)):
+            raise InvalidInputError(
+                f"encode needs items, and as many completions; got {len(items)} and {len(completions or [])}."
+            )
+        prompts, pixels = self._shown(items)
+        replies = [[] for _ in items] if completions is None else [self._reply(text) for text in completions]
+        batch = self._padded([p + r for p, r in zip(prompts, replies, strict=True)], left=left) | pixels
+        if completions is not None:
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, UNSAID)
+            for row, prompt in enumerate(prompts):
+                labels[row, : len(prompt)] = UNSAID
+            batch |= {"labels": labels, "position_ids": self._positions(batch)}
+        return {k: v.to(self.device) for k, v in batch.items()}
+
+    @torch.no_grad()
+    def replies(
+        self,
+        items: Sequence[Item],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        keys: Tensor | None = None,
+        batch: int = 64,
+    ) -> list[str]:
+        """Let the model reply.
+
+        Args:
+            items: B items.
+            max_new_tokens: Longest reply.
+            temperature: 0 takes the likeliest token; else tokens are drawn.
+            keys: int64 [B], one per item, that decide what is drawn, whatever the batch; by default 0..B-1.
+            batch: Items per call.
+
+        Returns:
+            B texts, without what follows the end of the turn.
+
+        Raises:
+            InvalidInputError: A negative temperature, or another number of keys.
+        """
+        keys = torch.arange(len(items)) if keys is None else keys.cpu()
+        if temperature < 0 or len(keys) != len(items):
+            raise InvalidInputError(
+                f"temperature must be >= 0 and keys as many as items; got {temperature}, {len(keys)} for {len(items)}."
+            )
+        found: list[str] = []
+        for first in range(0, len(items), batch):
+            part = items[first : first + batch]
+            found += self._generate(
+                self.encode(part, left=True), keys[first : first + batch], max_new_tokens, temperature
+            )
+        return found
+
+    @torch.no_grad()
+    def option_logprobs(self, items: Sequence[Item], *, thinks: Sequence[str] | None = None) -> Tensor:
+        """Log-probability of each option as the answer, all options in one pass over the shared prompt.
+
+        Args:
+            items: B items.
+            thinks: What stands between the think tags, per item; nothing by default, which needs no generation.
+
+        Returns:
+            float32 [B, O], -inf past an item's own options. Their sum over options is at most 1; the rest is the
+            probability of replies in other words.
+
+        Raises:
+            InvalidInputError: No items, or another number of thinks.
+        """
+        thinks = [""] * len(items) if thinks is None else thinks
+        if not items or len(thinks) != len(items):
+            raise InvalidInputError(f"Expected items, and a think for each; got {len(items)} and {len(thinks)}.")
+        prompts, pixels = self._shown(items)
+        branches = [
+            Branches.of([self._words(f"<think>{think}</think><answer>{o}</answer>") for o in item.options])
+            for item, think in zip(items, thinks, strict=True)
+        ]
+        stems = [p + b.stem for p, b in zip(prompts, branches, strict=True)]
+        whole = self._padded([s + b.leaves for s, b in zip(stems, branches, strict=True)], left=False)
+        length, stem = whole["input_ids"].shape[1], self._padded(stems, left=False)
+        places = self._positions({**stem, **pixels})
+        places = torch.cat([places, places.new_zeros(3, len(items), length - places.shape[2])], dim=2)
+        kin = torch.full((len(items), length), -1)
+        for row, (s, b) in enumerate(zip(stems, branches, strict=True)):
+            end = len(s) + len(b.leaves)
+            kin[row, : len(s)], kin[row, len(s) : end] = 0, torch.tensor(b.kin)
+            places[:, row, len(s) : end] = places[:, row, len(s) - 1, None] + 1 + torch.tensor(b.depth)
+        call = {k: whole[k] for k in ("input_ids", "mm_token_type_ids")} | pixels | {"position_ids": places}
+        hidden = self.model.model(
+            **{k: v.to(self.device) for k, v in call.items()},
+            attention_mask=family(kin).to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+        return self._weighed(hidden, stems, branches)
+
+    def _weighed(self, hidden_BLC: Tensor, stems: Sequence[list[int]], branches: Sequence[Branches]) -> Tensor:
+        """Sum each option's tokens, float32 [B, O]."""
+        rows, places, tokens, owner = [], [], [], []
+        options = max(b.options for b in branches)
+        for row, (stem, branch) in enumerate(zip(stems, branches, strict=True)):
+            for place, token, option in branch.steps:
+                rows.append(row)
+                places.append(len(stem) - 1 + place)
+                tokens.append(token)
+                owner.append(row * options + option)
+        logits = self.model.get_output_embeddings()(hidden_BLC[rows, places]).float()
+        step = logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].cpu()
+        total = torch.zeros(len(branches) * options).index_add_(0, torch.tensor(owner), step)
+        seen = torch.zeros(len(branches) * options, dtype=torch.bool)
+        seen[owner] = True
+        return total.masked_fill(~seen, float("-inf")).reshape(len(branches), options)
+
+    def _generate(self, encoded: Encoded, keys: Tensor, most: int, temperature: float) -> list[str]:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        start = encoded["input_ids"].shape[1]
+        made = self.model.generate(
+            **encoded,
+            generation_config=GenerationConfig(
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+                suppress_tokens=self.picture_tokens,
+            ),
+            logits_processor=LogitsProcessorList([Drawn(keys, start, temperature)] if temperature else []),
+        )
+        texts: list[str] = self.tokenizer.batch_decode(made[:, start:], skip_special_tokens=True)
+        return texts
+
+    @property
+    def picture_tokens(self) -> list[int]:
+        """Tokens that stand for pictures, which no reply may hold."""
+        config = self.model.config
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        return [int(n) for n in (getattr(config, name, None) for name in names) if n is not None]
+
+    def _shown(self, items: Sequence[Item]) -> tuple[list[list[int]], Encoded]:
+        """Prompts as tokens, and pixels."""
+        image = self.processor.image_processor
+        if len({i.frames.shape[1:] for i in items}) == 1:
+            pixels, grid = patches(torch.cat([i.frames for i in items]), image)
+            per = [int(grid[0].prod()) // image.merge_size**2] * len(items)
+        else:
+            made = [patches(i.frames, image) for i in items]
+            pixels, grid = torch.cat([m[0] for m in made]), torch.cat([m[1] for m in made])
+            per = [int(m[1][0].prod()) // image.merge_size**2 for m in made]
+        prompts = [self._prompt(i.prompt, len(i.frames), n) for i, n in zip(items, per, strict=True)]
+        return prompts, {"pixel_values": pixels, "image_grid_thw": grid}
+
+    def _prompt(self, prompt: str, frames: int, tokens: int) -> list[int]:
+        key = (prompt, frames, tokens)
+        if key not in self._prompts:
+            text = self.processor.apply_chat_template(
+                _messages(prompt, frames), tokenize=False, add_generation_prompt=True
+            )
+            if len(self._prompts) > 4096:
+                self._prompts.clear()
+            image = self.processor.image_token
+            self._prompts[key] = self._words(text.replace(image, image * tokens))
+        return self._prompts[key]
+
+    def _reply(self, text: str) -> list[int]:
+        return [*self._words(text), int(self.tokenizer.eos_token_id)]
+
+    def _words(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def _padded(self, rows: Sequence[list[int]], *, left: bool) -> Encoded:
+        length, pad = max(map(len, rows)), int(self.tokenizer.pad_token_id)
+        gaps = [[pad] * (length - len(r)) for r in rows]
+        ids = torch.tensor([g + r if left else r + g for r, g in zip(rows, gaps, strict=True)])
+        ones = [[1] * len(r) for r in rows]
+        zeros = [[0] * len(g) for g in gaps]
+        mask = torch.tensor([z + o if left else o + z for o, z in zip(ones, zeros, strict=True)])
+        types = (ids == self.model.config.image_token_id).long()
+        return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+
+    def _positions(self, batch: Encoded) -> Tensor:
+        """The model's own positions, int64 [3, B, L], worked out once per layout of text and pictures."""
+        types, mask, grid = batch["mm_token_type_ids"], batch["attention_mask"], batch["image_grid_thw"]
+        starts = (types[:, 1:] > types[:, :-1]).sum(1).cumsum(0).tolist()
+        found = []
+        for row, end in enumerate(starts):
+            own = grid[starts[row - 1] if row else 0 : end]
+            key = types[row].numpy().tobytes() + mask[row].numpy().tobytes() + own.numpy().tobytes()
+            if key not in self._places:
+                if len(self._places) > 4096:
+                    self._places.clear()
+                places, _ = self.model.model.get_rope_index(
+                    input_ids=batch["input_ids"][row, None],
+                    mm_token_type_ids=types[row, None],
+                    image_grid_thw=own,
+                    attention_mask=mask[row, None],
+                )
+                self._places[key] = places[:, 0]
+            found.append(self._places[key])
+        return torch.stack(found, dim=1)
+
+
+def _messages(prompt: str, frames: int) -> list[dict[str, Any]]:
+    pictures: list[dict[str, Any]] = [{"type": "image"} for _ in range(frames)]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": prompt}]}]
