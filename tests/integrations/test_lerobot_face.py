@@ -1,6 +1,5 @@
 import functools
 
-import gymnasium
 import pytest
 import torch
 
@@ -9,7 +8,7 @@ from worldsim.integrations.lerobot.face import LeRobotFace
 from worldsim.noise import fold
 from worldsim.planners import make_planner
 from worldsim.planners.mpc import MPC
-from worldsim.types import IMAGE, STATE, TRUE_STATE
+from worldsim.types import IMAGE, STATE
 from worldsim.worlds import load_world
 
 
@@ -28,15 +27,25 @@ def test_the_face_does_what_the_policy_does() -> None:
     mpc, face, seen = controller(), LeRobotFace(controller(), seed=5), batch(2)
     first = load_world("push").starts(torch.arange(2))
     carry = mpc.initial(2)
-    key = fold(fold(torch.arange(2), 5), 0)
+    key = fold(torch.arange(2), 5)
     for step in range(4):
         expected, carry = mpc.act({k: first[k] for k in (IMAGE, STATE)}, carry, fold(key, step))
         assert torch.equal(face.select_action(seen), expected)
     face.reset()
     again = face.select_action(seen)
-    assert not torch.equal(again, LeRobotFace(mpc, seed=5).select_action(seen))  # other noise in another round
+    assert not torch.equal(again, LeRobotFace(mpc, seed=5).select_action(seen))  # other noise in other episodes
     cameras = {f"{IMAGE}s.top" if k == IMAGE else k: v for k, v in seen.items()}
     assert torch.equal(LeRobotFace(mpc, seed=5)(cameras), LeRobotFace(mpc, seed=5)(seen))
+
+
+def test_episodes_are_the_same_in_batches_of_any_size() -> None:
+    seen, together, one_by_one = batch(3), LeRobotFace(controller()), LeRobotFace(controller())
+    expected = [together.select_action(seen) for _ in range(2)]
+    for i in range(3):
+        one_by_one.reset()
+        row = {k: v[i : i + 1] for k, v in seen.items()}
+        for step in range(2):
+            torch.testing.assert_close(one_by_one.select_action(row)[0], expected[step][i])
 
 
 def test_gradients_flow_although_the_caller_forbids_them() -> None:
@@ -60,22 +69,3 @@ def test_what_cannot_be_planned_for_is_named() -> None:
         face.select_action(batch(3))
     face.reset()
     assert face.select_action(batch(3)).shape == (3, 2)
-
-
-@pytest.mark.integration
-def test_lerobots_own_evaluation_drives_a_planner_to_the_goal() -> None:
-    pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
-    from worldsim.integrations.lerobot.checkpoint import lerobot
-
-    rollout = lerobot("scripts.lerobot_eval").rollout
-    env = gymnasium.make_vec(
-        "worldsim/Push-v0", num_envs=2, vectorization_mode="sync", obs_type="environment_state_agent_pos"
-    )
-    planner = make_planner("weighted", horizon=12, samples=48, iterations=2)
-    face = LeRobotFace(MPC(planner, load_world("push_state"), repeat=2))
-    assert face._policy.needs == {TRUE_STATE, STATE}
-    same = [lambda x: x] * 4
-    told = rollout(env, face, *same, seeds=[1, 2])
-    assert told["action"].shape == (2, 50, 2)
-    assert bool(told["success"].any(1).all())
-    assert float(told["reward"][:, -1].min()) > 0.85

@@ -1,7 +1,7 @@
 """Any worldsim policy, a planner among them, as what LeRobot's evaluation calls: `select_action(batch)` and `reset()`.
 
-Needs torch alone. The other way round, LeRobot's checkpoints as worldsim policies, is
-`worldsim.integrations.lerobot.policies`.
+Needs torch alone; `worldsim.integrations.lerobot.plugin` puts it into LeRobot's own classes. The other way round,
+LeRobot's checkpoints as worldsim policies, is `worldsim.integrations.lerobot.policies`.
 
 Shape legend: n environments, H W image, A action.
 """
@@ -25,24 +25,25 @@ class LeRobotFace(nn.Module):
 
     Observations are read as LeRobot's evaluation gives them (frames float [n, 3, H, W] in 0..1, vectors under their
     worldsim keys); actions are physical units, so no processors are needed around it. It remembers one batch of
-    episodes between `reset` calls, as LeRobot's own policies do.
+    episodes between `reset` calls, as LeRobot's own policies do. The noise of an episode depends on how many began
+    before it, so that episodes are the same in batches of any size.
 
     Args:
         policy: Any policy, for example `worldsim.planners.mpc.MPC`.
-        seed: Of its noise; each `reset` begins other noise.
+        seed: Of its noise.
     """
 
     def __init__(self, policy: Policy, *, seed: int = 0) -> None:
         super().__init__()
         self._policy, self._seed = policy, seed
-        self._rounds = -1
+        self._begun = self._n = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget all episodes: the next observation is their first."""
         self._carry: Any = None
-        self._step = 0
-        self._rounds += 1
+        self._begun += self._n
+        self._n = self._step = 0
 
     def select_action(self, batch: Mapping[str, Any]) -> Tensor:
         """Actions [n, A] for the observations of n environments.
@@ -60,7 +61,7 @@ class LeRobotFace(nn.Module):
                 raise InvalidInputError(
                     f"{self._n} episodes are under way, but {n} came. Call reset() between batches."
                 )
-            keys = fold(fold(fold(torch.arange(n), self._seed), self._rounds), self._step)
+            keys = fold(fold(torch.arange(self._begun, self._begun + n), self._seed), self._step)
             action, self._carry = self._policy.act(seen, self._carry, keys)
             self._step += 1
             return action.clone()
