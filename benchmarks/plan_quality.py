@@ -81,7 +81,9 @@ def executed(problem: Problem, steps: int, act: Callable[[Tensor, int], Tensor])
     return total, torch.stack(path, dim=1)
 
 
-def controlled(planner: Planner, problem: Problem, steps: int, *, seed: int, warm: bool = True) -> tuple[Tensor, Tensor]:
+def controlled(
+    planner: Planner, problem: Problem, steps: int, *, seed: int, warm: bool = True
+) -> tuple[Tensor, Tensor]:
     """Closed loop: plan, take one step, plan again."""
     kept: list[Search | None] = [None]
 

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train import toy
 
+from tests.train import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.testing import check_world
 from worldsim.train.loop import Schedule
-from worldsim.train.tokenizer import TokenizerRecipe
 from worldsim.train.predictor import PredictorRecipe
+from worldsim.train.tokenizer import TokenizerRecipe
 from worldsim.train.world import TrainWorld, train_world
 from worldsim.worlds import load_world
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from tests.tokenizers.scenes import SIZE, draw
 
+from tests.tokenizers.scenes import SIZE, draw
 from worldsim.actions import ActionSpec
 from worldsim.data.episode import Episode
 from worldsim.data.layout import RecordSpec

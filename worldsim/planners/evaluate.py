@@ -39,6 +39,18 @@ class Scored:
             rank=cost if self.rank is self.cost else self.rank.gather(1, index),
         )
 
+    def best(self, count: int) -> "Scored":
+        """The `count` best, best first; several callers ask, the sorting is done once."""
+        known: Scored | None = self.__dict__.get("_best")
+        if known is None or known.rank.shape[1] < count:
+            known = self.pick(self.rank.topk(count, dim=1, largest=False).indices)
+            self.__dict__["_best"] = known
+        if known.rank.shape[1] == count:
+            return known
+        violation = None if known.violation is None else known.violation[:, :count]
+        cost, rank = known.cost[:, :count], known.rank[:, :count]
+        return Scored(candidates=known.candidates[:, :count], cost=cost, violation=violation, rank=rank)
+
 
 def better(one: Scored, other: Scored) -> Scored:
     """The better of two candidates per episode, the first of equals: fewer violations, then lower cost."""

@@ -55,8 +55,14 @@ class Halt:
         self._longest_s = 0.0
         self._stuck = torch.zeros(batch, dtype=torch.int64, device=device)
         self._best = torch.full((batch,), torch.inf, device=device, dtype=torch.float64)
-        self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._iterations: int | Tensor = 0
+        self._batch = batch
         self.reason = "iterations"
+
+    @property
+    def iterations(self) -> Tensor:
+        """Int64 [B], iterations that worked on each episode."""
+        return torch.zeros(self._batch, dtype=torch.int64, device=self._device) + self._iterations
 
     @property
     def active(self) -> Tensor | None:
@@ -78,7 +84,7 @@ class Halt:
 
     def note(self, best: Tensor, *, iterations: int = 1) -> None:
         """One more iteration is done, or with 0 a look before the first; best cost so far [B]."""
-        self.iterations += iterations if self.active is None else self.active * iterations
+        self._iterations = self._iterations + (iterations if self.active is None else self.active * iterations)
         if self._limits.deadline_s is not None:
             now = self._now()
             self._longest_s, self._mark = max(self._longest_s, now - self._mark), now

@@ -221,8 +221,8 @@ class _Run:
             knots = stage.rule.propose(memory, setting)
             scored = self._evaluate(self._expand(knots), gradient=stage.rule.gradient, active=self._halt.active)
             self._costs.append(scored.cost)
-            self._learn(scored)
             memory = stage.rule.update(memory, self._in_knots(scored, knots), setting)
+            self._learn(scored)
         search, finalists = stage.rule.finish(memory)
         return search, self._expand(finalists)
 
@@ -233,7 +233,7 @@ class _Run:
 
     def _learn(self, scored: Scored, *, iterations: int = 1) -> None:
         """Remember the best so far, and tell the clock."""
-        top = scored.pick(scored.rank.argmin(1, keepdim=True))
+        top = scored.best(1)
         if self._best and (top.violation is not None or self._limits.tolerance is not None):
             top = better(self._best.pop(), top)  # in order, or because somebody wants to know at once
         self._best.append(top)
@@ -247,14 +247,17 @@ class _Run:
             finalists = torch.cat([initial, *found, finalists], dim=1)
         last = self._evaluate(finalists)
         best = last.pick(last.rank.argmin(1, keepdim=True))
-        finite = best.cost[:, 0].isfinite()
-        actions = torch.where(finite[:, None, None], best.candidates[:, 0], initial[:, 0])
-        violation = torch.zeros_like(best.cost[:, 0]) if best.violation is None else best.violation[:, 0]
+        actions, cost = best.candidates[:, 0], best.cost[:, 0]
+        feasible = cost.isfinite()
+        if self._planner.returns == "mean":  # else the initial plan is among them, and first where all cost infinity
+            actions = torch.where(feasible[:, None, None], actions, initial[:, 0])
+        if best.violation is not None:
+            feasible = feasible & (best.violation[:, 0] <= 0)
         return Plan(
             actions=actions,
-            cost=best.cost[:, 0],
-            violation=violation,
-            feasible=finite & (violation <= 0),
+            cost=cost,
+            violation=torch.zeros_like(cost) if best.violation is None else best.violation[:, 0],
+            feasible=feasible,
             state=dataclasses.replace(search, mean=actions),
             stats=PlanStats(
                 costs=tuple(self._costs),

@@ -173,12 +173,13 @@ class Sampler:
     def choose(self, scored: Scored) -> tuple[Scored, bool]:
         """The elites, best first, and whether all are known to be finite; where only a few are, those are repeated."""
         k = self.count(scored.rank.shape[1])
-        rank, index = scored.rank.topk(k, dim=1, largest=False)
+        best = scored.best(k)
+        rank = best.rank
         known = rank.device.type == "cpu" and rank[:, -1].amax().item() < math.inf  # elsewhere, asking means waiting
         if not known:
             finite = rank.isfinite().sum(1, keepdim=True).clamp_min(1)
-            index = index.gather(1, torch.arange(k, device=index.device)[None] % finite)
-        return scored.pick(index), known
+            best = best.pick(torch.arange(k, device=rank.device)[None] % finite)
+        return best, known
 
     def refit(self, search: Search, best: Scored, scored: Scored) -> tuple[Tensor, Tensor]:
         """New mean and spread [B, H, A] from the elites (and, where a rule wants them, all candidates)."""
