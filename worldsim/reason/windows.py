@@ -16,6 +16,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.reason.draw import Draw
 from worldsim.reason.footage import Floats, Footage
 
+_WEIGHT = 5.0
+"""How much more places count than pixels."""
 MOST = 4096
 """Windows that are compared with each other at most."""
 
@@ -87,6 +89,30 @@ def look(footage: Footage, window: Window) -> Floats:
     looks = footage.cards[window.video].look[list(window.frames)]
     flat: Floats = looks.reshape(len(looks), -1).astype(np.float32) / np.float32(255)
     return flat
+
+
+def traits(footage: Footage, windows: Sequence[Window]) -> Floats:
+    """What single frames of windows show, float32 [N, F, D]: small looks and, where all videos tell, places.
+
+    Places are those of object and agent, how far apart the two are, and how far the object is from the middle of the
+    footage; they count more than pixels.
+    """
+    looks = np.stack([look(footage, w) for w in windows])
+    if any(c.state is None or c.place is None or c.state.shape[1] < 2 for c in footage.cards):
+        return looks
+    middle = np.array(footage.limits, np.float32).mean(axis=1)
+    told = []
+    for w in windows:
+        card, frames = footage.cards[w.video], list(w.frames)
+        assert card.state is not None and card.place is not None, "asked above"
+        thing, agent = card.state[frames, :2] - middle, card.place[frames] - middle
+        apart, far = np.linalg.norm(thing - agent, axis=1), np.linalg.norm(thing, axis=1)
+        told.append(np.column_stack([thing, agent, apart, np.square(apart), far, np.square(far)]))
+    places = np.stack(told)
+    places -= places.mean(axis=(0, 1))
+    places *= _WEIGHT * float(looks.std(axis=(0, 1)).mean()) / (places.std(axis=(0, 1)) + 1e-9)
+    traits: Floats = np.concatenate([looks, places], axis=2).astype(np.float32)
+    return traits
 
 
 def level(lean_ND: Floats, *, keep: float) -> NDArray[np.int64]:

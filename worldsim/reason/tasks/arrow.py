@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import numpy as np
-
 from worldsim.reason.footage import Footage
 from worldsim.reason.item import Item, ask
 from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import eventful, level, look, windows
+from worldsim.reason.windows import eventful, level, traits, windows
 
 OPTIONS = ("forward", "backward")
 
@@ -18,8 +16,8 @@ class ArrowConfig:
 
     frames: int = 8
     stride: int = 2
-    eventful: float = 0.35
-    level: float = 0.6
+    eventful: float = 0.5
+    level: float = 0.4
 
 
 class Arrow:
@@ -37,8 +35,8 @@ class Arrow:
         offsets = tuple(range(0, c.frames * c.stride, c.stride))
         found = eventful(footage, windows(footage, offsets, key=key), share=c.eventful)
         half = c.frames // 2
-        looks = np.stack([look(footage, w) for w in found])
-        lean = (looks[:, ::-1] - looks)[:, :half].reshape(len(found), -1)
+        seen = traits(footage, found)
+        lean = (seen[:, ::-1] - seen)[:, :half].reshape(len(found), -1)
         pool = tuple(found[i] for i in level(lean, keep=c.level))
         return (Turn(labels=OPTIONS, pools=(pool,)),)
 

@@ -9,11 +9,11 @@ import dataclasses
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.footage import Footage
+from worldsim.reason.footage import Floats, Footage
 from worldsim.reason.item import Item, ask
 from worldsim.reason.tasks.actions import DIRECTIONS, direction, mean_action, strongest
 from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import Window, level, look, windows
+from worldsim.reason.windows import Window, level, traits, windows
 
 _MOST = 16384
 """Windows that are searched: few of them end in a clear action."""
@@ -52,21 +52,32 @@ class NextAction:
         offsets = tuple(range(0, c.frames * c.stride, c.stride))
         pools: list[list[Window]] = [[], [], [], []]
         for window in windows(footage, offsets, key=key, after=c.ahead, most=_MOST):
-            share = mean_action(footage, window.video, window.frames[-1], c.ahead) / peak
-            most, least = float(np.abs(share).max()), float(np.abs(share).min())
-            last = mean_action(footage, window.video, window.frames[-1] - 1, 1) / peak
-            same = direction(last) == direction(share) and float(np.abs(last).max()) >= c.strong
-            if most >= c.strong and most >= c.clear * least and (same or not c.steady):
-                hard = min(1.0, c.clear * least / most)
-                pools[direction(share)].append(dataclasses.replace(window, difficulty=hard))
+            clear = self._clear(footage, window, peak)
+            if clear is not None:
+                pools[clear[0]].append(dataclasses.replace(window, difficulty=clear[1]))
         empty = [d for d, pool in zip(DIRECTIONS, pools, strict=True) if not pool]
         if empty:
             raise InvalidInputError(f"No clip is followed by an action {' or '.join(empty)}. Use more or other videos.")
-        lean = [np.stack([look(footage, w)[[0, c.frames // 2, -1]].reshape(-1) for w in pool]) for pool in pools]
+        lean = [traits(footage, pool)[:, [0, c.frames // 2, -1]].reshape(len(pool), -1) for pool in pools]
         middle = np.mean([rows.mean(axis=0) for rows in lean], axis=0)
         chosen = [level(rows - middle, keep=c.level) for rows in lean]
         kept = tuple(tuple(pool[i] for i in rows) for pool, rows in zip(pools, chosen, strict=True))
         return (Turn(labels=DIRECTIONS, pools=kept),)
+
+    def _clear(self, footage: Footage, window: Window, peak: Floats) -> tuple[int, float] | None:
+        """Direction and difficulty of what follows a clip; None where it is not clear, or the agent is held back."""
+        c, last = self.config, window.frames[-1]
+        share = mean_action(footage, window.video, last, c.ahead) / peak
+        before = mean_action(footage, window.video, last - 1, 1) / peak
+        most, least, where = float(np.abs(share).max()), float(np.abs(share).min()), direction(share)
+        if most < c.strong or most < c.clear * least:
+            return None
+        if c.steady and (direction(before) != where or float(np.abs(before).max()) < c.strong):
+            return None
+        place = footage.cards[window.video].place
+        if place is not None and direction(place[last + c.ahead] - place[last]) != where:
+            return None
+        return where, min(1.0, c.clear * least / most)
 
     def make(self, footage: Footage, request: Request) -> Item:
         """Show the clip."""

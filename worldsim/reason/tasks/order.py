@@ -3,12 +3,10 @@
 import dataclasses
 from itertools import permutations
 
-import numpy as np
-
 from worldsim.reason.footage import Footage
 from worldsim.reason.item import Item, ask
 from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import eventful, level, look, windows
+from worldsim.reason.windows import eventful, level, traits, windows
 
 OPTIONS = tuple("".join(map(str, p)) for p in permutations((1, 2, 3)))
 """Numbers of the shown frames in the order in which they happened."""
@@ -19,8 +17,8 @@ class OrderConfig:
     """Three frames, `stride` apart; of all clips the `eventful` share, of these the `level` share."""
 
     stride: int = 4
-    eventful: float = 0.35
-    level: float = 0.6
+    eventful: float = 0.5
+    level: float = 0.4
 
 
 class Order:
@@ -36,8 +34,8 @@ class Order:
         """Eventful clips, such that early, middle and late frames look alike on average."""
         c = self.config
         found = eventful(footage, windows(footage, (0, c.stride, 2 * c.stride), key=key), share=c.eventful)
-        looks = np.stack([look(footage, w) for w in found])
-        lean = (looks - looks.mean(axis=1, keepdims=True)).reshape(len(found), -1)
+        seen = traits(footage, found)
+        lean = (seen - seen.mean(axis=1, keepdims=True)).reshape(len(found), -1)
         pool = tuple(found[i] for i in level(lean, keep=c.level))
         return (Turn(labels=OPTIONS, pools=(pool,)),)
 

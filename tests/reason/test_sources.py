@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data import toys
+from tests.reason.films import dreamer, dreamt, filmed, policies, simulator
+from worldsim.data.writer import episode_writer
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.reason.footage import Footage
+from worldsim.reason.rolled import rolled
+from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Listed, Subset, tolerant
+from worldsim.reason.split import split
+from worldsim.reason.video import Provenance, Video, fitted
+from worldsim.video import write_mp4
+
+ORIGIN = Provenance(kind="file", episode="a")
+
+
+def still(frames: int = 4, side: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (frames, side, side, 3), dtype=np.uint8)
+
+
+def test_videos_that_do_not_fit_are_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="Video a: frames must be uint8"):
+        Video(frames=torch.zeros(1, 8, 8, 3, dtype=torch.uint8), provenance=ORIGIN)
+    frames = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(InvalidInputError, match="Video a: action must have 2 rows"):
+        Video(frames=frames, provenance=ORIGIN, action=torch.zeros(3, 2))
+    with pytest.raises(InvalidInputError, match="success"):
+        Video(frames=frames, provenance=ORIGIN, success=float("nan"))
+
+
+def test_fitting_keeps_colours_and_enlarges_by_repeating() -> None:
+    frames = torch.from_numpy(still(2, 8))
+    assert torch.equal(fitted(frames, 16)[:, ::2, 1::2], frames)
+    small = fitted(frames, 4)
+    mean = frames.float().reshape(2, 4, 2, 4, 2, 3).mean(dim=(2, 4))
+    assert (small.float() - mean).abs().max() <= 0.5
+    assert fitted(torch.from_numpy(still(2, 8))[:, :, :6], 8).shape == (2, 8, 8, 3)
+
+
+def test_a_folder_of_video_files(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    for name in ("good/b.mp4", "good/a.mp4", "c.MP4"):
+        write_mp4(tmp_path / name, still(5), rate_hz=10)
+    source = FolderVideos(tmp_path)
+    assert [source.video(i).provenance.episode for i in range(3)] == ["c.MP4", "good/a.mp4", "good/b.mp4"]
+    assert source.video(1).provenance.policy == "good"
+    assert len(source.video(0)) == 5
+    with pytest.raises(StorageError, match="holds no video file"):
+        FolderVideos(tmp_path / "nowhere")
+    with pytest.raises(InvalidInputError, match="there are 3"):
+        source.video(3)
+
+
+def test_bad_files_are_skipped_and_counted_up_to_a_share(tmp_path: Path) -> None:
+    for i in range(6):
+        write_mp4(tmp_path / f"{i}.mp4", still(6), rate_hz=10)
+    (tmp_path / "1.mp4").write_bytes(b"no video at all")
+    write_mp4(tmp_path / "4.mp4", still(1), rate_hz=10)
+    write_mp4(tmp_path / "5.mp4", still(3), rate_hz=10)
+    source = FolderVideos(tmp_path)
+    with pytest.raises(StorageError, match=r"1\.mp4"):
+        source.video(1)
+    with pytest.raises(InvalidInputError, match=r"4\.mp4"):
+        source.video(4)
+    good = tolerant(source, share=0.5, shortest=4)
+    assert len(good) == 3
+    assert [good.video(i).provenance.episode for i in range(3)] == ["0.mp4", "2.mp4", "3.mp4"]
+    assert len(good.bad) == 3
+    assert "1.mp4" in good.bad[0]
+    with pytest.raises(InvalidInputError, match=r"3 of 6 videos are bad.*1\.mp4"):
+        len(tolerant(source, share=0.4, shortest=4))
+
+
+def test_dataset_episodes(tmp_path: Path) -> None:
+    source = DatasetVideos(toys.write(tmp_path / "d", 3, true_state_dim=4))
+    for i in range(3):
+        video, written = source.video(i), toys.episode(i, steps=4 + i, true_state_dim=4)
+        assert np.array_equal(video.frames.numpy(), written.frames)
+        assert video.action is not None and np.array_equal(video.action.numpy(), written.action)
+        assert video.true_state is not None and np.array_equal(video.true_state.numpy(), written.true_state)
+        assert video.success == written.success[-1]
+        assert video.provenance == Provenance(kind="dataset", episode=str(i), seed=written.seed, policy=f"b{i % 2}")
+
+
+def test_what_a_dataset_does_not_know_stays_unknown(tmp_path: Path) -> None:
+    with episode_writer(tmp_path / "d", toys.spec(has_success=False, has_progress=False)) as writer:
+        writer.write(toys.episode(0))
+    video = DatasetVideos(tmp_path / "d").video(0)
+    assert video.success is None
+    assert video.true_state is None
+
+
+def test_rollouts_of_the_simulator_repeat_themselves() -> None:
+    part = filmed().video(3)
+    assert part.provenance == Provenance(kind="simulator", episode="3", seed=3, policy="expert")
+    assert part.frames.shape == (41, 64, 64, 3)
+    assert part.true_state is not None and part.true_state.shape == (41, 4)
+    alone = rolled(simulator(), policies()["expert"], simulator().starts(torch.tensor([3])), torch.tensor([3]))
+    assert torch.equal(alone.video(0).frames, part.frames)
+    assert part.success is not None and part.progress is not None and part.progress[1:].isfinite().all()
+
+
+def test_dreams_are_decoded_throughout() -> None:
+    video = dreamt().video(0)
+    assert video.provenance.kind == "dream"
+    assert video.true_state is None
+    assert len(video) == 31
+    first = dreamer().starts(torch.tensor([0]))["observation.image"]
+    assert torch.equal(video.frames[:1], dreamer().roundtrip(first))
+    assert video.progress is not None and video.progress.isfinite().all()
+
+
+def test_splits_share_no_group() -> None:
+    source = filmed()
+    for by in ("episode", "seed", "policy"):
+        train, held = split(source, by=by, share=0.3, seed=1)
+        assert sorted(train.indices + held.indices) == list(range(len(source)))
+        assert split(source, by=by, share=0.3, seed=1)[1].indices == held.indices
+    groups = [{p.video(i).provenance.seed for i in range(len(p))} for p in split(source, by="seed")]
+    assert not groups[0] & groups[1]
+    policy = [{p.video(i).provenance.policy for i in range(len(p))} for p in split(source, by="policy")]
+    assert not policy[0] & policy[1]
+    with pytest.raises(InvalidInputError, match="two groups"):
+        split(Subset(source, range(5)), by="policy")
+    with pytest.raises(InvalidInputError, match="share"):
+        split(source, share=1.0)
+
+
+def test_footage_keeps_few_frames_and_gives_the_same_ones() -> None:
+    source = Joined([Subset(filmed(), range(6)), Listed([filmed().video(0)])])
+    small, large = Footage(source, size=32, cache_mb=0), Footage(source, size=32)
+    for video in range(7):
+        assert torch.equal(small.frames(video, [0, 5]), large.frames(video, [0, 5]))
+    assert torch.equal(large.frames(0, [3, 1]), large.frames(6, [3, 1]))
+    with pytest.raises(InvalidInputError, match="a video at least"):
+        Footage(Listed([]))
+
+
+def test_readouts_tell_cells_and_heading() -> None:
+    states = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.95, 0.5, 0.0, 1.0], [1.0, 1.0, -1.0, 0.0]])
+    video = Video(
+        frames=torch.zeros(3, 8, 8, 3, dtype=torch.uint8),
+        provenance=ORIGIN,
+        true_state=states,
+        proprio=torch.tensor([[0.2, 0.1], [0.3, 0.1], [0.4, 0.1]]),
+    )
+    footage = Footage(Listed([video]), size=8, limits=((0.0, 1.0), (0.0, 1.0)))
+    assert footage.readout(0, [0, 1, 2]) == "object 000 952 995; agent 21 31 41"
+    bare = Video(frames=video.frames, provenance=ORIGIN)
+    assert Footage(Listed([bare]), size=8).readout(0, [0, 1]) == ""
