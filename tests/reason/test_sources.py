@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from worldsim.reason.footage import Footage
 from worldsim.reason.rolled import rolled
 from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Listed, Subset, tolerant
 from worldsim.reason.split import split
+from worldsim.reason.tasks.base import Items
+from worldsim.reason.tasks.registry import TASKS
 from worldsim.reason.video import Provenance, Video, fitted
 from worldsim.video import write_mp4
 
@@ -152,3 +156,39 @@ def test_readouts_tell_cells_and_heading() -> None:
     assert footage.readout(0, [0, 1, 2]) == "object 000 952 995; agent 21 31 41"
     bare = Video(frames=video.frames, provenance=ORIGIN)
     assert Footage(Listed([bare]), size=8).readout(0, [0, 1]) == ""
+
+
+def test_the_data_half_imports_without_language_models_simulators_or_codecs() -> None:
+    absent = [
+        "transformers",
+        "trl",
+        "peft",
+        "datasets",
+        "gymnasium",
+        "mujoco",
+        "av",
+        "pyarrow",
+        "PIL",
+        "scipy",
+        "lerobot",
+    ]
+    rooms = "sources split rolled footage windows scene mixture leak rewards sheet tasks.registry"
+    code = (
+        f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
+        f"import importlib\nfor name in {rooms.split()!r}: importlib.import_module('worldsim.reason.' + name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_over_files_alone(tmp_path: Path) -> None:
+    """What a user with nothing but video files does: skip the bad ones, ask, and get whole items."""
+    for i in range(4):
+        write_mp4(tmp_path / f"{i}.mp4", filmed().video(i).frames.numpy(), rate_hz=10)
+    (tmp_path / "torn.mp4").write_bytes((tmp_path / "0.mp4").read_bytes()[:400])
+    source = tolerant(FolderVideos(tmp_path), share=0.3)
+    footage = Footage(source, size=32)
+    assert len(footage) == 4 and "torn.mp4" in source.bad[0]
+    for name in ("arrow", "order", "puzzle", "permanence"):
+        item = Items(TASKS.build(name, {}), footage, count=8)[5]
+        assert item.provenance.kind == "file" and item.answer in item.options

@@ -34,7 +34,7 @@ class NextActionConfig:
     strong: float = 0.3
     clear: float = 2.0
     steady: bool = True
-    level: float = 0.3
+    level: float = 0.2
 
 
 class NextAction:
@@ -47,7 +47,7 @@ class NextAction:
         self.config = config or NextActionConfig()
 
     def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
-        """Clips by direction, such that the directions' first, middle and last frames look alike on average."""
+        """Clips by direction, such that the directions' frames look alike on average."""
         c, peak = self.config, strongest(footage, task=self.name)
         offsets = tuple(range(0, c.frames * c.stride, c.stride))
         pools: list[list[Window]] = [[], [], [], []]
@@ -58,7 +58,8 @@ class NextAction:
         empty = [d for d, pool in zip(DIRECTIONS, pools, strict=True) if not pool]
         if empty:
             raise InvalidInputError(f"No clip is followed by an action {' or '.join(empty)}. Use more or other videos.")
-        lean = [traits(footage, pool)[:, [0, c.frames // 2, -1]].reshape(len(pool), -1) for pool in pools]
+        asked = np.linspace(0, c.frames - 1, 4).round().astype(int)
+        lean = [traits(footage, pool)[:, asked].reshape(len(pool), -1) for pool in pools]
         middle = np.mean([rows.mean(axis=0) for rows in lean], axis=0)
         chosen = [level(rows - middle, keep=c.level) for rows in lean]
         kept = tuple(tuple(pool[i] for i in rows) for pool, rows in zip(pools, chosen, strict=True))
