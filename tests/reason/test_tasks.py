@@ -131,6 +131,14 @@ def test_permanence_edits_only_what_it_says() -> None:
     assert thing.color_C[0] > 0.3 > -0.3 > thing.color_C[1]  # the block is red
 
 
+def test_permanence_changes_every_state_into_every_other() -> None:
+    seen = collections.Counter((w[0], w[-1]) for w in (i.think.split() for i in items("permanence", 180)[:]))
+    same_state = [count for (a, b), count in seen.items() if a == b]
+    changed = [count for (a, b), count in seen.items() if a != b]
+    assert len(same_state) == 3 and sum(same_state) == 90 and min(same_state) > 15
+    assert len(changed) == 6 and min(changed) > 5
+
+
 def test_next_action_is_what_the_agent_did() -> None:
     part, _ = footage()
     for item in items("next_action")[:20]:

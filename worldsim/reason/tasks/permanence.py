@@ -5,7 +5,7 @@ frequent before and after, in honest and in faked clips alike, so that no frame 
 """
 
 import dataclasses
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from worldsim.reason.windows import mixed, windows
 OPTIONS = ("yes", "no")
 STATES = ("there", "missing", "other")
 BAR_RGB = (70, 70, 80)
+_SCENES: WeakKeyDictionary[Footage, dict[int, Scene]] = WeakKeyDictionary()
+"""What was found once, for as long as the footage lives."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,8 @@ def _side(footage: Footage) -> int:
     return 2 * footage.size if footage.cards[0].side_px >= 2 * footage.size else footage.size
 
 
-@lru_cache(maxsize=8)
 def _scene(footage: Footage, side: int) -> Scene:
-    return scene(footage, size=side)
+    known = _SCENES.setdefault(footage, {})
+    if side not in known:
+        known[side] = scene(footage, size=side)
+    return known[side]
