@@ -3,18 +3,22 @@
 from worldsim.planners.bounds import Bounds
 from worldsim.planners.halt import Limits
 from worldsim.planners.make import make_planner, planner_names
+from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, RolloutObjective, from_numpy, rollout_of
 from worldsim.planners.planner import Planner, Stage
 from worldsim.planners.search import Plan, PlanStats, Search
 from worldsim.planners.splines import Spline
+from worldsim.planners.world import RiskObjective, world_objective
 
 __all__ = [
+    "MPC",
     "Bounds",
     "Limits",
     "Objective",
     "Plan",
     "PlanStats",
     "Planner",
+    "RiskObjective",
     "RolloutObjective",
     "Search",
     "Spline",
@@ -23,4 +27,5 @@ __all__ = [
     "make_planner",
     "planner_names",
     "rollout_of",
+    "world_objective",
 ]

@@ -58,10 +58,11 @@ class Streams:
         """Fresh standard normal numbers, [B, N, H, A]."""
         shape = (len(self._generators), samples, steps, width)
         noise = torch.empty(shape, device=self._device, dtype=self._dtype)
-        if len(self._generators) == 1:
-            return noise.normal_(generator=self._generators[0])
-        for row, generator in zip(noise, self._generators, strict=True):
-            row.normal_(generator=generator)
+        half = (samples + 1) // 2
+        drawn = noise[:, :half]
+        for row, generator in enumerate(self._generators):
+            drawn[row].normal_(generator=generator)
+        torch.neg(drawn[:, : samples - half], out=noise[:, half:])
         return noise
 
 

@@ -43,6 +43,8 @@ class MPCCarry:
 class MPC:
     """A planner in a world, as a `worldsim.protocols.Policy`.
 
+    The search runs where the world computes (its `device`); what is carried and the actions stay on the CPU.
+
     Args:
         planner: How to search.
         world: Where to search. Needs `observes`, the keys it resets from; with `see` its belief keeps a history.
@@ -80,7 +82,7 @@ class MPC:
         self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
         self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
         self._prior, self._limits = prior, limits
-        self._bounds = Bounds.of(world.spec.action).block(block)
+        self._bounds = Bounds.of(world.spec.action).block(block).to(getattr(world, "device", "cpu"))
         self.last_plan: Plan | None = None
 
     @property
@@ -94,7 +96,7 @@ class MPC:
         h, a = self.planner.horizon, self._bounds.dim
         search = Search(
             mean=idle.repeat(self.block).expand(n, h, a),
-            std=self._bounds.half.expand(n, h, a),
+            std=self._bounds.half.cpu().expand(n, h, a),
             elites=torch.empty(n, 0, h, a),
         )
         return MPCCarry(
@@ -165,7 +167,7 @@ class MPC:
         )
         self.last_plan = plan
         queue, left, search = carry.queue.clone(), carry.left.clone(), carry.search
-        queue[rows] = unrolled(plan.actions[:, : self.receding], block=self.block, repeat=self.repeat)
+        queue[rows] = unrolled(plan.actions[:, : self.receding], block=self.block, repeat=self.repeat).to(queue)
         left[rows] = queue.shape[1]
         if self.warm:
             search = _put(search, plan.state.shift(self.receding), rows)
@@ -207,5 +209,5 @@ def _merge[R: Rows](one: R, other: R, mask: Tensor) -> R:
     for field in dataclasses.fields(one):
         a, b = getattr(one, field.name), getattr(other, field.name)
         if isinstance(a, Tensor):
-            values[field.name] = torch.where(mask.view(-1, *[1] * (a.ndim - 1)), b.to(a), a)
+            values[field.name] = torch.where(mask.to(a.device).view(-1, *[1] * (a.ndim - 1)), b.to(a), a)
     return dataclasses.replace(one, **values)

@@ -224,7 +224,7 @@ class _Run:
             memory = stage.rule.update(memory, self._in_knots(scored, knots), setting)
             self._learn(scored)
         search, finalists = stage.rule.finish(memory)
-        return search, self._expand(finalists)
+        return search, self._box.clip(self._expand(finalists))  # a mean of points on the edge may round beyond it
 
     def _over(self, stage: Stage) -> bool:
         """Whether another iteration of a stage would be too much; the last look is kept room for."""
