@@ -1,6 +1,6 @@
 """Controlling the push task in the true simulator by planning inside learned worlds, and whether the plans' dreams come true.
 
-    python -m benchmarks.plan_push [--episodes 200] [--risk 5]
+    python -m benchmarks.plan_push [--episodes 200] [--risk 2]
 
 Every world plans from the same held-out starts (paired). A plan is remade every two control steps from what is really
 observed: true states for the state world, 64x64 pixels for the latent world. For the comparison of dream and truth, plans
@@ -9,8 +9,10 @@ The cost is the missing progress plus `risk` times the world's uncertainty; what
 measured beside it, on fewer episodes.
 """
 
+import multiprocessing
 import time
-from typing import Annotated
+from concurrent.futures import ProcessPoolExecutor
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -83,49 +85,59 @@ def optimism(dreams: Tensor, truths: Tensor) -> float:
     return float((dreams - truths).double().mean())
 
 
+def measured(name: str, planner: str, risk: float, episodes: int) -> tuple[list[Figure], dict[str, Any]]:
+    """The figures of one world, and what lies behind them."""
+    torch.set_num_threads(1)
+    sim, mpc = SimulatorWorld("worldsim/Push-v0"), driver(planner, name, risk)
+    began = time.process_time()
+    parts = [controlled(mpc, sim, rows, steps=sim.spec.horizon) for rows in torch.arange(episodes).split(BATCH)]
+    spent = time.process_time() - began
+    success, progress, dreams, truths = (torch.cat(part).double() for part in zip(*parts, strict=True))
+    few = torch.arange(min(episodes, WITHOUT_RISK))
+    _, _, *careless = controlled(driver(planner, name, 0.0), sim, few, steps=MOMENTS[-1] + 1)
+    wins = int(success.sum())
+    low, high = (float(edge) for edge in clopper_pearson(wins, episodes))
+    print(f"{name}: {wins}/{episodes} [{low:.3f}, {high:.3f}], {spent:.0f} core-seconds", flush=True)
+    figures = [
+        Figure(name=f"{name}: success in the simulator", value=wins / episodes, reach=REACH[name]),
+        Figure(name=f"{name}: success, 95 % interval, low", value=low),
+        Figure(name=f"{name}: success, 95 % interval, high", value=high),
+        Figure(name=f"{name}: final progress", value=float(progress.mean())),
+        Figure(name=f"{name}: correlation of dreamed and true progress", value=correlation(dreams, truths), reach=0.9),
+        Figure(name=f"{name}: optimism of dreamed progress", value=optimism(dreams, truths), reach=0.1, order="<="),
+        Figure(name=f"{name}: correlation without risk in the cost", value=correlation(*careless)),
+        Figure(name=f"{name}: optimism without risk in the cost", value=optimism(*careless)),
+        Figure(name=f"{name}: core-milliseconds a control step", value=spent / episodes / sim.spec.horizon * 1000),
+    ]
+    details = {
+        "failed_starts": [int(i) for i in (success < 0.5).nonzero()[:, 0]],
+        "optimism_by_moment": {str(t): float(v) for t, v in zip(MOMENTS, (dreams - truths).mean(0), strict=True)},
+        "final_progress": [round(float(p), 4) for p in progress],
+    }
+    return figures, details
+
+
 def main(
     episodes: Annotated[int, typer.Option(help="Episodes per world.")] = 200,
     planner: Annotated[str, typer.Option(help="Planner.")] = "weighted",
-    risk: Annotated[float, typer.Option(help="Weight of the world's uncertainty.")] = 5.0,
+    risk: Annotated[float, typer.Option(help="Weight of the world's uncertainty.")] = 2.0,
 ) -> None:
-    """Measure and write benchmarks/results/plan_push.json."""
-    torch.set_num_threads(1)
-    sim = SimulatorWorld("worldsim/Push-v0")
-    figures, details = [], {}
-    for name, reach in REACH.items():
-        mpc = driver(planner, name, risk)
-        began = time.process_time()
-        parts = [controlled(mpc, sim, rows, steps=sim.spec.horizon) for rows in torch.arange(episodes).split(BATCH)]
-        spent = time.process_time() - began
-        success, progress, dreams, truths = (torch.cat(part).double() for part in zip(*parts, strict=True))
-        wins = int(success.sum())
-        low, high = (float(edge) for edge in clopper_pearson(wins, episodes))
-        few = torch.arange(min(episodes, WITHOUT_RISK))
-        _, _, *careless = controlled(driver(planner, name, 0.0), sim, few, steps=MOMENTS[-1] + 1)
-        print(f"{name}: {wins}/{episodes} [{low:.3f}, {high:.3f}], {spent:.0f} core-seconds", flush=True)
-        figures += [
-            Figure(name=f"{name}: success in the simulator", value=wins / episodes, reach=reach),
-            Figure(name=f"{name}: success, 95 % interval, low", value=low),
-            Figure(name=f"{name}: success, 95 % interval, high", value=high),
-            Figure(name=f"{name}: final progress", value=float(progress.mean())),
-            Figure(
-                name=f"{name}: correlation of dreamed and true progress", value=correlation(dreams, truths), reach=0.9
-            ),
-            Figure(name=f"{name}: optimism of dreamed progress", value=optimism(dreams, truths), reach=0.1, order="<="),
-            Figure(name=f"{name}: correlation without risk in the cost", value=correlation(*careless)),
-            Figure(name=f"{name}: optimism without risk in the cost", value=optimism(*careless)),
-            Figure(name=f"{name}: core-milliseconds a control step", value=spent / episodes / sim.spec.horizon * 1000),
-        ]
-        details[name] = {
-            "failed_starts": [int(i) for i in (success < 0.5).nonzero()[:, 0]],
-            "optimism_by_moment": {str(t): float(v) for t, v in zip(MOMENTS, (dreams - truths).mean(0), strict=True)},
-            "final_progress": [round(float(p), 4) for p in progress],
-        }
+    """Measure, a process for each world, and write benchmarks/results/plan_push.json."""
+    with ProcessPoolExecutor(len(REACH), mp_context=multiprocessing.get_context("spawn")) as pool:
+        asked = [pool.submit(measured, name, planner, risk, episodes) for name in REACH]
+        found = [one.result() for one in asked]
     write(
         "plan_push",
-        figures=figures,
+        figures=[figure for figures, _ in found for figure in figures],
         seeds=[0],
-        details={"planner": planner, **PLANNER, "repeat": REPEAT, "risk": risk, "moments": MOMENTS, **details},
+        details={
+            "planner": planner,
+            **PLANNER,
+            "repeat": REPEAT,
+            "risk": risk,
+            "moments": MOMENTS,
+            **{name: details for name, (_, details) in zip(REACH, found, strict=True)},
+        },
     )
 
 

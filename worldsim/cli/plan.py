@@ -38,7 +38,9 @@ def plan(
     receding: Annotated[int, typer.Option(help="Planned actions executed before planning again.")] = 1,
     cost: Annotated[str | None, typer.Option(help="progress, success or goal. [default: progress, or goal]")] = None,
     goal: Annotated[Path | None, typer.Option(help="Picture of the goal, for the cost 'goal'.")] = None,
-    risk: Annotated[float, typer.Option(help="Weight of the world's uncertainty in the cost.")] = 0.0,
+    risk: Annotated[
+        float | None, typer.Option(help="Weight of the world's uncertainty in the cost. [default: the world's advice]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of starts and noise.")] = 0,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Time for one plan; episodes are then played one by one.")

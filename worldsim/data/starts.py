@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation
+from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, WorldSpec
 
 _KEYS = (IMAGE, STATE, TRUE_STATE, SIMULATOR)
 _UNREADABLE = (
@@ -71,3 +71,27 @@ class Starts:
             return cls(rows)
         except _UNREADABLE as error:
             raise StorageError(f"{path} is not a readable table of starts ({error}). Restore the folder.") from error
+
+
+def seen_pixels(observation: Observation, spec: WorldSpec) -> tuple[Tensor, Tensor]:
+    """The pixels and the proprioception of an observation, as a world of that spec can read them.
+
+    Returns:
+        IMAGE uint8 [B, H, W, 3] and STATE [B, P].
+
+    Raises:
+        InvalidInputError: One is missing, or of another shape or type.
+    """
+    for name in (IMAGE, STATE):
+        if name not in observation:
+            raise InvalidInputError(f"Starts lack {name!r}; got {sorted(observation)}.")
+    image, proprio = observation[IMAGE], observation[STATE]
+    expected = (*spec.image_size, 3)
+    if image.dtype != torch.uint8 or tuple(image.shape[1:]) != expected:
+        raise InvalidInputError(
+            f"{IMAGE} must be uint8 [B, {expected[0]}, {expected[1]}, 3]; got {image.dtype} {tuple(image.shape)}. "
+            "Resize frames to the size the world was trained with."
+        )
+    if tuple(proprio.shape) != (image.shape[0], spec.proprio_dim):
+        raise InvalidInputError(f"{STATE} must be [{image.shape[0]}, {spec.proprio_dim}]; got {tuple(proprio.shape)}.")
+    return image, proprio

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.data.starts import Starts
+from worldsim.data.starts import Starts, seen_pixels
 from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
+from worldsim.predict.rigid import RigidPredictor
 from worldsim.tokenizers.base import Tokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
 from worldsim.types import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
@@ -26,6 +27,7 @@ from worldsim.worlds.heads import Heads, HeadsConfig
 PREDICTOR_STREAM = 1
 """Noise stream of the predictor, kept apart from the policies' own."""
 STARTS = "starts.npz"
+CAUTION = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,14 @@ class LatentWorld(nn.Module):
         return frozenset({IMAGE, STATE})
 
     @property
+    def caution(self) -> float:
+        """What a planner should pay, in progress, for one unit of uncertainty, so that its plans keep their promises.
+
+        Measured where uncertainty is a length, for worlds of poses (`benchmarks/plan_push.py`); else 0, nothing is known.
+        """
+        return CAUTION if isinstance(self.predictor, RigidPredictor) else 0.0
+
+    @property
     def num_starts(self) -> int:
         """How many first observations the world carries."""
         return 0 if self.first_observations is None else len(self.first_observations)
@@ -139,7 +149,7 @@ class LatentWorld(nn.Module):
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Latent [B, c, h, w] and proprioception [B, P] of one observation."""
-        image, proprio = self._check_starts(observation)
+        image, proprio = seen_pixels(observation, self.spec)
         return self.encode(image), proprio.to(self.device).float()
 
     def _remember(self, z_BCHW: Tensor, proprio_BP: Tensor, keys: Tensor) -> LatentState:
@@ -153,24 +163,6 @@ class LatentWorld(nn.Module):
             action=self._idle().expand(z_BCHW.shape[0], k - 1, -1),
             start=z_BCHW,
         )
-
-    def _check_starts(self, starts: Observation) -> tuple[Tensor, Tensor]:
-        """Validated IMAGE and STATE."""
-        for name in (IMAGE, STATE):
-            if name not in starts:
-                raise InvalidInputError(f"Starts lack {name!r}; got {sorted(starts)}.")
-        image, proprio = starts[IMAGE], starts[STATE]
-        expected = (*self.spec.image_size, 3)
-        if image.dtype != torch.uint8 or tuple(image.shape[1:]) != expected:
-            raise InvalidInputError(
-                f"{IMAGE} must be uint8 [B, {expected[0]}, {expected[1]}, 3]; got {image.dtype} {tuple(image.shape)}. "
-                "Resize frames to the size the world was trained with."
-            )
-        if tuple(proprio.shape) != (image.shape[0], self.spec.proprio_dim):
-            raise InvalidInputError(
-                f"{STATE} must be [{image.shape[0]}, {self.spec.proprio_dim}]; got {tuple(proprio.shape)}."
-            )
-        return image, proprio
 
     def encode(self, image: Tensor) -> Tensor:
         """Encode single frames: uint8 [B, H, W, 3] -> [B, c, h, w]."""
