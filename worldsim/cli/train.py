@@ -8,15 +8,17 @@ from rich.console import Console
 from worldsim.cli.progress import advance, bars
 from worldsim.errors import missing_extra, unknown_name
 
-RECIPES = ("world", "policy")
+RECIPES = ("world", "policy", "reason-sft", "reason-grpo")
 
 
 def train(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="What to train: world or policy.", metavar="WHAT")],
+    what: Annotated[
+        str, typer.Argument(help="What to train: world, policy, reason-sft or reason-grpo.", metavar="WHAT")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
-    """Train a world or policies from a dataset; the same command continues after a kill.
+    """Train a world, policies or a critic from a dataset; the same command continues after a kill.
 
     Settings follow as key=value, for example:
 
@@ -25,6 +27,10 @@ def train(
         worldsim train world data=data/push out=worlds/conv tokenizer.name=haar_pca predictor.name=conv
 
         worldsim train policy data=data/demonstrations out=policies/bc checkpoints=[200,600] seeds=[0,1]
+
+        worldsim train reason-sft data=data/push out=critics/sft items.tasks=[arrow,puzzle,permanence]
+
+        worldsim train reason-grpo data=data/push out=critics/grpo model=critics/sft/model
 
     --dry-run prints all settings with their defaults.
     """

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from worldsim.errors import InvalidInputError, missing_extra
+from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.reason.words import TEMPLATE, tokenizer_of
+
+FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class TinyConfig:
     family: Literal["qwen3_vl", "qwen2_5_vl", "cosmos3_omni"] = "qwen3_vl"
 
     def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise unknown_name("family of models", self.family, FAMILIES)
         if self.size not in (32, 64) or self.size % (2 * self.patch):
             raise InvalidInputError(
                 f"size must be 32 or 64 and a multiple of 2 * patch; got {self.size}, {self.patch}."

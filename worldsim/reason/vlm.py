@@ -63,8 +63,12 @@ class VLM:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        found: torch.device = next(self.model.parameters()).device
-        return found
+        return torch.device(next(self.model.parameters()).device)
+
+    @property
+    def plain(self) -> Any:
+        """The model without what an adapter puts around it."""
+        return getattr(self.model, "get_base_model", lambda: self.model)()
 
     @property
     def tokenizer(self) -> Any:
@@ -72,7 +76,10 @@ class VLM:
         return self.processor.tokenizer
 
     def messages(self, item: Item) -> list[dict[str, Any]]:
-        """One turn of a user: places for the frames, in order, then the prompt."""
+        """One turn of a user: places for the frames, each after its number, then the prompt.
+
+        The numbers are what questions about frames ask for; a position alone would not tell a small model which is which.
+        """
         return _messages(item.prompt, len(item.frames))
 
     def encode(self, items: Sequence[Item], completions: Sequence[str] | None = None, *, left: bool = False) -> Encoded:
@@ -95,7 +102,7 @@ class VLM:
                 f"encode needs items, and as many completions; got {len(items)} and {len(completions or [])}."
             )
         prompts, pixels = self._shown(items)
-        replies = [[] for _ in items] if completions is None else [self._reply(text) for text in completions]
+        replies = [[] for _ in items] if completions is None else [self.reply_tokens(text) for text in completions]
         batch = self._padded([p + r for p, r in zip(prompts, replies, strict=True)], left=left) | pixels
         if completions is not None:
             labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, UNSAID)
@@ -176,7 +183,7 @@ class VLM:
             kin[row, : len(s)], kin[row, len(s) : end] = 0, torch.tensor(b.kin)
             places[:, row, len(s) : end] = places[:, row, len(s) - 1, None] + 1 + torch.tensor(b.depth)
         call = {k: whole[k] for k in ("input_ids", "mm_token_type_ids")} | pixels | {"position_ids": places}
-        hidden = self.model.model(
+        hidden = self.plain.model(
             **{k: v.to(self.device) for k, v in call.items()},
             attention_mask=family(kin).to(self.device),
             use_cache=False,
@@ -193,7 +200,7 @@ class VLM:
                 places.append(len(stem) - 1 + place)
                 tokens.append(token)
                 owner.append(row * options + option)
-        logits = self.model.get_output_embeddings()(hidden_BLC[rows, places]).float()
+        logits = self.plain.get_output_embeddings()(hidden_BLC[rows, places]).float()
         step = logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].cpu()
         total = torch.zeros(len(branches) * options).index_add_(0, torch.tensor(owner), step)
         seen = torch.zeros(len(branches) * options, dtype=torch.bool)
@@ -215,8 +222,7 @@ class VLM:
             ),
             logits_processor=LogitsProcessorList([Drawn(keys, start, temperature)] if temperature else []),
         )
-        texts: list[str] = self.tokenizer.batch_decode(made[:, start:], skip_special_tokens=True)
-        return texts
+        return list(self.tokenizer.batch_decode(made[:, start:], skip_special_tokens=True))
 
     @property
     def picture_tokens(self) -> list[int]:
@@ -241,21 +247,20 @@ class VLM:
     def _prompt(self, prompt: str, frames: int, tokens: int) -> list[int]:
         key = (prompt, frames, tokens)
         if key not in self._prompts:
-            text = self.processor.apply_chat_template(
-                _messages(prompt, frames), tokenize=False, add_generation_prompt=True
-            )
+            asked = _messages(prompt, frames)
+            text = self.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
             if len(self._prompts) > 4096:
                 self._prompts.clear()
             image = self.processor.image_token
             self._prompts[key] = self._words(text.replace(image, image * tokens))
         return self._prompts[key]
 
-    def _reply(self, text: str) -> list[int]:
+    def reply_tokens(self, text: str) -> list[int]:
+        """A reply and the end of the turn."""
         return [*self._words(text), int(self.tokenizer.eos_token_id)]
 
     def _words(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return found
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _padded(self, rows: Sequence[list[int]], *, left: bool) -> Encoded:
         length, pad = max(map(len, rows)), int(self.tokenizer.pad_token_id)
@@ -278,7 +283,7 @@ class VLM:
             if key not in self._places:
                 if len(self._places) > 4096:
                     self._places.clear()
-                places, _ = self.model.model.get_rope_index(
+                places, _ = self.plain.model.get_rope_index(
                     input_ids=batch["input_ids"][row, None],
                     mm_token_type_ids=types[row, None],
                     image_grid_thw=own,
@@ -290,5 +295,5 @@ class VLM:
 
 
 def _messages(prompt: str, frames: int) -> list[dict[str, Any]]:
-    pictures: list[dict[str, Any]] = [{"type": "image"} for _ in range(frames)]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": prompt}]}]
+    parts = [p for n in range(frames) for p in ({"type": "text", "text": str(n + 1)}, {"type": "image"})]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]

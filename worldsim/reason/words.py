@@ -29,8 +29,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """ChatML, as the Qwen families write it."""
-_PIECES = r" ?\p{L}+| ?\p{N}{1,2}|[^\s\p{L}\p{N}]|\s+"
-"""Words, numbers of at most two digits (a cell of a grid is one piece), single signs, blanks."""
+_PIECES = r" ?\p{L}+| ?\p{N}|[^\s\p{L}\p{N}]|\s+"
+"""Words, single digits, single signs, blanks: each digit of a cell can be read off by itself."""
 
 
 def tokenizer_of(texts: Iterable[str], *, vocab: int) -> Any:

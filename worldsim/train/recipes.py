@@ -7,6 +7,8 @@ from typing import Any
 
 from worldsim.train.loop import Watch
 from worldsim.train.policy import TrainPolicy, train_policy
+from worldsim.train.reason_grpo import TrainReasonGrpo, train_reason_grpo
+from worldsim.train.reason_sft import TrainReasonSft, train_reason_sft
 from worldsim.train.world import TrainWorld, train_world
 
 
@@ -18,7 +20,12 @@ class Recipe:
     make: Callable[..., Path]
 
 
-RECIPES = {"world": Recipe(TrainWorld, train_world), "policy": Recipe(TrainPolicy, train_policy)}
+RECIPES = {
+    "world": Recipe(TrainWorld, train_world),
+    "policy": Recipe(TrainPolicy, train_policy),
+    "reason-sft": Recipe(TrainReasonSft, train_reason_sft),
+    "reason-grpo": Recipe(TrainReasonGrpo, train_reason_grpo),
+}
 
 
 def run(what: str, config: Any, *, watch: Watch | None = None) -> Path:

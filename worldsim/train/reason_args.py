@@ -1,0 +1,105 @@
+"""Settings that both trainings of a critic hand to TRL. Not for the trainings themselves."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Protocol
+
+from worldsim.errors import missing_extra
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """LoRA through peft: small matrices are trained instead of the weights, and merged into them at the end.
+
+    Attributes:
+        rank: 0 trains all weights.
+        alpha: Scale.
+        targets: Names of layers; "all-linear" for every one of them.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    targets: str = "all-linear"
+
+    def config(self) -> Any:
+        """A `peft.LoraConfig`, or None for rank 0.
+
+        Raises:
+            MissingExtraError: peft is not installed.
+        """
+        if not self.rank:
+            return None
+        try:
+            from peft import LoraConfig
+        except ModuleNotFoundError as error:
+            raise missing_extra("peft", "reason") from error
+        return LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, task_type="CAUSAL_LM")
+
+
+class Settings(Protocol):
+    """What both recipes are told about the optimiser and the machine."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+
+    @property
+    def batch(self) -> int:
+        """Rows per step."""
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the linear warm-up."""
+
+    @property
+    def beta2(self) -> float:
+        """Of AdamW."""
+
+    @property
+    def clip(self) -> float:
+        """Largest gradient norm."""
+
+    @property
+    def save_every(self) -> int:
+        """Steps between checkpoints."""
+
+    @property
+    def bf16(self) -> bool:
+        """Autocast."""
+
+    @property
+    def cpu(self) -> bool:
+        """Stay on the CPU."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything."""
+
+
+def arguments(config: Settings, *, checkpoints: Path, logging: int) -> dict[str, Any]:
+    """What TRL's two configs have in common."""
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch,
+        "learning_rate": config.lr,
+        "warmup_steps": config.warmup,
+        "adam_beta2": config.beta2,
+        "max_grad_norm": config.clip,
+        "logging_steps": min(logging, config.steps),
+        "logging_nan_inf_filter": False,
+        "save_steps": config.save_every,
+        "save_total_limit": 2,
+        "seed": config.seed,
+        "use_cpu": config.cpu,
+        "bf16": config.bf16,
+        "activation_checkpointing": False,
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
