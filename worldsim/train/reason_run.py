@@ -193,7 +193,7 @@ def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: 
     """
     from transformers.trainer_callback import PrinterCallback
 
-    with quiet(), one_thread(vlm.device.type == "cpu"):
+    with quiet():
         trainer = make()
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(callback(run, vlm, evaluate_every=evaluate_every))

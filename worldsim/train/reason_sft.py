@@ -123,22 +123,26 @@ def train_reason_sft(config: TrainReasonSft, *, watch: Watch | None = None) -> P
             max_new_tokens=config.max_new_tokens,
             watch=watch,
         )
-        vlm, costs = _begin(config, taught, out / ".training", watch)
+        vlm, warm = _begin(config, taught, out / ".training", watch)
         trained(lambda: _trainer(config, vlm, taught, run), run, vlm, evaluate_every=config.evaluate_every)
-        manifest = {"config": storage.to_json(config), "core_seconds": costs, "skipped_videos": len(taught.bad)}
+        manifest = {
+            "config": storage.to_json(config),
+            "core_seconds": {"warm-up": warm["core_seconds"]} if warm else {},
+            "read_right": warm.get("read_right"),
+            "skipped_videos": len(taught.bad),
+        }
         return run.finish(vlm, taught.to_examine(config.items.exam), manifest, step=config.steps)
 
 
 def _begin(config: TrainReasonSft, taught: Lessons, work: Path, watch: Watch | None) -> tuple[VLM, dict[str, float]]:
-    """The model to begin with, and what the warm-up cost."""
+    """The model to begin with, and what came of its warm-up."""
     if config.model:
         return VLM.from_pretrained(config.model), {}
     vlm = VLM.tiny(taught.texts(), config.tiny, seed=config.seed)
     if not config.warm.steps:
         return vlm, {}
     items = taught.to_learn(config.warm.steps * config.warm.batch)
-    warm = warm_up(vlm, items, config.warm, folder=work / "warm", seed=config.seed, watch=watch)
-    return vlm, {"warm-up": warm["core_seconds"]}
+    return vlm, warm_up(vlm, items, config.warm, folder=work / "warm", seed=config.seed, watch=watch)
 
 
 def _trainer(config: TrainReasonSft, vlm: VLM, taught: Lessons, run: Results) -> Any:
