@@ -30,7 +30,7 @@ from worldsim.types import WorldState
 from worldsim.worlds import load_world
 
 REACH = {"push_state": 0.98, "push": 0.8}
-PLANNER = {"horizon": 12, "samples": 64, "iterations": 3}
+PLANNER = {"horizon": 16, "samples": 64, "iterations": 3}
 REPEAT = 2
 MOMENTS = (0, 6, 12, 18)
 BATCH = 50

@@ -31,8 +31,7 @@ class World(Protocol):
 
     A world may offer more, which planners use where it is there: `observes`, the observation keys that `reset` reads
     (else IMAGE and STATE); `see(state, observation, action)`, the state advanced by what was really observed;
-    `present(state)`, the step at which a state stands; `caution`, what one unit of uncertainty should cost a planner, in
-    progress; steps that are differentiable in the action.
+    `present(state)`, the step at which a state stands; steps that are differentiable in the action.
     """
 
     @property

@@ -19,7 +19,7 @@ def test_a_reference_is_complete_and_makes_the_policy_anywhere() -> None:
     ref = loaders.policy_refs(["planner:hybrid?samples=16&iterations=2&receding=2"], world="push_state")[0]
     assert ref.name == "planner:hybrid?samples=16&iterations=2&receding=2"
     settings, world = parse(ref.source)
-    assert (settings.planner, settings.samples, settings.receding, settings.horizon) == ("hybrid", 16, 2, 12)
+    assert (settings.planner, settings.samples, settings.receding, settings.horizon) == ("hybrid", 16, 2, 16)
     assert world == str(world_folder("push_state"))
     policy = loaders.policy_of(ref)
     first = load_world("push_state").starts(torch.arange(2))

@@ -19,7 +19,7 @@ from worldsim.planners.costs import LatentGoal, doubt, failure, progress, weigh
 from worldsim.planners.halt import Limits
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, StepCost
-from worldsim.planners.world import cautious, world_objective
+from worldsim.planners.world import world_objective
 from worldsim.protocols import World
 from worldsim.triage.request import Ref
 from worldsim.types import IMAGE
@@ -42,8 +42,7 @@ class PlannerSettings:
         iterations: Iterations per plan.
         receding: Planned actions executed before planning again.
         cost: ``"progress"`` still missing, ``"success"`` still unlikely, or the distance to a ``"goal"``.
-        risk: Weight of the world's uncertainty, added to the cost; None for what the world advises, where the cost is
-            not the distance to a goal.
+        risk: Weight of the world's uncertainty, added to the cost.
 
     Raises:
         UnknownNameError: No such planner or cost; the closest is named.
@@ -51,18 +50,18 @@ class PlannerSettings:
     """
 
     planner: str = "weighted"
-    horizon: int = 12
+    horizon: int = 16
     repeat: int = 2
     samples: int = 64
     iterations: int = 3
     receding: int = 1
     cost: str = "progress"
-    risk: float | None = None
+    risk: float = 0.0
 
     def __post_init__(self) -> None:
         if self.cost not in (*COSTS, GOAL):
             raise unknown_name("cost", self.cost, [*COSTS, GOAL])
-        if self.risk is not None and not 0 <= self.risk < float("inf"):
+        if not 0 <= self.risk < float("inf"):
             raise InvalidInputError(f"The weight of risk is at least 0; got {self.risk}.")
         if self.repeat < 1 or not 1 <= self.receding <= self.horizon:
             raise InvalidInputError(
@@ -98,10 +97,8 @@ class PlannerSettings:
         cost: StepCost | None = goal if self.cost == GOAL else COSTS[self.cost]
         if cost is None:
             raise InvalidInputError("The cost 'goal' needs a goal. Give a picture of it: --goal IMAGE.png.")
-        if self.risk is not None:
+        if self.risk:
             cost = weigh((1.0, cost), (self.risk, doubt))
-        elif self.cost != GOAL:
-            cost = cautious(world, cost)
         return MPC(
             make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations),
             world,

@@ -20,7 +20,7 @@ from worldsim.planners.halt import Limits
 from worldsim.planners.objective import Objective, unrolled
 from worldsim.planners.planner import Planner
 from worldsim.planners.search import Plan, Search
-from worldsim.planners.world import cautious, world_objective
+from worldsim.planners.world import world_objective
 from worldsim.protocols import World
 from worldsim.types import IMAGE, STATE, Observation, Rows, WorldState
 
@@ -48,8 +48,7 @@ class MPC:
     Args:
         planner: How to search.
         world: Where to search. Needs `observes`, the keys it resets from; with `see` its belief keeps a history.
-        objective: (world, state) -> what to minimise; by default the progress still missing, and the world's
-            doubt at the price that it advises (`cautious`).
+        objective: (world, state) -> what to minimise; by default the progress still missing.
         receding: Planned steps executed before planning again, at most the horizon.
         repeat: Control steps for which each action is held.
         block: Distinct actions in each planned step. A horizon of H then spans H x block x repeat control steps.
@@ -81,7 +80,7 @@ class MPC:
             )
         self.planner, self.world = planner, world
         self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
-        self._objective = objective or (lambda w, s: world_objective(w, s, cautious(w), repeat=repeat, block=block))
+        self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
         self._prior, self._limits = prior, limits
         self._bounds = Bounds.of(world.spec.action).block(block).to(getattr(world, "device", "cpu"))
         self.last_plan: Plan | None = None

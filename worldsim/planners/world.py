@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planners.costs import doubt, progress, weigh
+from worldsim.planners.costs import progress
 from worldsim.planners.objective import Divisible, Reduction, RolloutObjective, Scores, StepCost, Terminal
 from worldsim.protocols import World
 from worldsim.types import WorldState
@@ -42,12 +42,6 @@ def world_objective(
         repeat=repeat,
         block=block,
     )
-
-
-def cautious(world: World, cost: StepCost = progress) -> StepCost:
-    """A cost plus the world's uncertainty, at the price that the world advises (`caution`), if it does."""
-    price = float(getattr(world, "caution", 0.0))
-    return weigh((1.0, cost), (price, doubt)) if price else cost
 
 
 Risk = Literal["mean", "mean_std", "cvar", "worst"]

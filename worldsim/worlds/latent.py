@@ -18,7 +18,6 @@ from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
-from worldsim.predict.rigid import RigidPredictor
 from worldsim.tokenizers.base import Tokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
 from worldsim.types import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
@@ -27,7 +26,6 @@ from worldsim.worlds.heads import Heads, HeadsConfig
 PREDICTOR_STREAM = 1
 """Noise stream of the predictor, kept apart from the policies' own."""
 STARTS = "starts.npz"
-CAUTION = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,14 +94,6 @@ class LatentWorld(nn.Module):
     def observes(self) -> frozenset[str]:
         """The observation keys that `reset` and `see` read."""
         return frozenset({IMAGE, STATE})
-
-    @property
-    def caution(self) -> float:
-        """What a planner should pay, in progress, for one unit of uncertainty, so that its plans keep their promises.
-
-        Measured where uncertainty is a length, for worlds of poses (`benchmarks/plan_push.py`); else 0, nothing is known.
-        """
-        return CAUTION if isinstance(self.predictor, RigidPredictor) else 0.0
 
     @property
     def num_starts(self) -> int:

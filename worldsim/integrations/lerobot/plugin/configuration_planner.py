@@ -32,7 +32,7 @@ class WorldsimPlannerConfig(PreTrainedConfig):  # type: ignore[misc]
 
     planner: str = "weighted"
     world: str = "push_state"
-    horizon: int = 12
+    horizon: int = 16
     repeat: int = 2
     samples: int = 64
     iterations: int = 3
