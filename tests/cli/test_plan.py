@@ -73,7 +73,9 @@ def test_a_run_leaves_numbers_pictures_and_films(straight: Path) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
 def test_a_run_that_was_ended_goes_on_where_it_was(end: signal.Signals, straight: Path, tmp_path: Path) -> None:
+    hear = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     command = [str(Path(sys.executable).with_name("worldsim")), "plan", *TINY, "--out", "x"]
+    command = [sys.executable, "-c", hear, *command]  # what is started in a shell's background does not hear Ctrl-C
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not lines(tmp_path / "x"):
         assert running.poll() is None
