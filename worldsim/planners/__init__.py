@@ -1,6 +1,7 @@
 """Planners: from a cost over action sequences, or a world, to the actions to take. Needs torch alone."""
 
 from worldsim.planners.bounds import Bounds
+from worldsim.planners.door import PlannerLike
 from worldsim.planners.halt import Limits
 from worldsim.planners.make import make_planner, planner_names
 from worldsim.planners.mpc import MPC
@@ -18,6 +19,7 @@ __all__ = [
     "Plan",
     "PlanStats",
     "Planner",
+    "PlannerLike",
     "RiskObjective",
     "RolloutObjective",
     "Search",

@@ -17,7 +17,7 @@ from worldsim.actions import ActionSpec
 from worldsim.errors import InvalidInputError
 from worldsim.planners.objective import Scores, StepCost, Terminal
 from worldsim.protocols import Judge, World
-from worldsim.types import Observation, Rollout
+from worldsim.types import IMAGE, Observation, Rollout
 
 
 def progress(futures: Rollout, actions: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def image_goal(world: World, frames: Tensor) -> LatentGoal:
         InvalidInputError: The world has no `encode`, or the frames do not fit it.
     """
     encode = getattr(world, "encode", None)
-    if encode is None:
+    if encode is None or IMAGE not in getattr(world, "observes", (IMAGE,)):
         raise InvalidInputError(f"{type(world).__name__} cannot encode pictures; give a LatentGoal instead.")
     if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != (*world.spec.image_size, 3):
         raise InvalidInputError(

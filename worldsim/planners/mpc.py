@@ -16,9 +16,9 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.planners.bounds import Bounds
+from worldsim.planners.door import PlannerLike
 from worldsim.planners.halt import Limits
 from worldsim.planners.objective import Objective, unrolled
-from worldsim.planners.planner import Planner
 from worldsim.planners.search import Plan, Search
 from worldsim.planners.world import world_objective
 from worldsim.protocols import World
@@ -46,7 +46,7 @@ class MPC:
     The search runs where the world computes (its `device`); what is carried and the actions stay on the CPU.
 
     Args:
-        planner: How to search.
+        planner: How to search, ours or any that passes `worldsim.testing.check_planner`.
         world: Where to search. Needs `observes`, the keys it resets from; with `see` its belief keeps a history.
         objective: (world, state) -> what to minimise; by default the progress still missing.
         receding: Planned steps executed before planning again, at most the horizon.
@@ -62,7 +62,7 @@ class MPC:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: PlannerLike,
         world: World,
         *,
         objective: Callable[[World, WorldState], Objective] | None = None,

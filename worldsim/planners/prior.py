@@ -36,6 +36,7 @@ def policy_prior(
     """
 
     def propose(world: World, state: WorldState) -> Tensor:
+        """The policy's actions [n, P, H, A] from where `state` stands."""
         n = state.batch
         many = state.repeat(proposals)
         keys = fold(many.key, torch.arange(proposals).repeat(n) + _STREAM)

@@ -64,6 +64,7 @@ def text_leak(train: Sequence[Item], test: Sequence[Item]) -> Leak:
     known = {g: n for n, g in enumerate(groups)}
 
     def read(items: Sequence[Item]) -> Floats:
+        """How often each known group of words stands in each prompt, and a constant: [items, groups + 1]."""
         counts = np.zeros((len(items), len(known) + 1))
         counts[:, -1] = 1.0
         for row, item in enumerate(items):

@@ -40,6 +40,7 @@ def load(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any
         raise missing_extra(error.name or "transformers", "reason") from error
 
     def weights() -> Any:
+        """The model, and what its files lacked or held too much."""
         return AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=dtype,

@@ -104,6 +104,7 @@ def overlong_reward(
     def overlong(
         completions: Sequence[Completion], *, completion_ids: Sequence[Sequence[int]] | None = None, **columns: object
     ) -> list[float | None]:
+        """0 up to the buffer, falling to -factor at the limit."""
         if length is not None:
             counts = [length(text_of(c)) for c in completions]
         elif completion_ids is not None:
@@ -128,6 +129,7 @@ def guarded(reward: Reward, *, name: str | None = None) -> Reward:
     called: str = name or str(getattr(reward, "__name__", type(reward).__name__))
 
     def checked(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+        """The reward's values, each a number."""
         try:
             values = list(reward(completions, **columns))
         except Exception as error:

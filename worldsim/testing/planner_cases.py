@@ -8,13 +8,13 @@ Shape legend: B episodes, N candidates, H steps, A action width.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from worldsim.noise import uniform
-from worldsim.planners import Bounds, Limits, Objective, Plan, Search
+from worldsim.planners import Bounds, Plan, PlannerLike
 from worldsim.planners.objective import Scores
 
 CLOSE = 1e-5
@@ -22,30 +22,6 @@ CLOSE = 1e-5
 EPISODES = 8
 _LOW, _HIGH = (-0.5, 2.0), (3.0, 2.4)
 """Not symmetric, not of one width, and one of them without the zero: physical units."""
-
-
-@runtime_checkable
-class PlannerLike(Protocol):
-    """What a planner offers; arguments as `worldsim.planners.Planner.plan`."""
-
-    @property
-    def horizon(self) -> int:
-        """Steps H of a plan."""
-
-    def plan(
-        self,
-        objective: Objective,
-        *,
-        bounds: Any,
-        batch: int | None = None,
-        initial: Tensor | None = None,
-        state: Search | None = None,
-        prior: Tensor | None = None,
-        keys: Tensor | None = None,
-        seed: int = 0,
-        limits: Limits | None = None,
-    ) -> Plan:
-        """Search the best action sequence of each of B episodes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

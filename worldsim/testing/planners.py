@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from worldsim.planners import Limits, Plan
+from worldsim.planners import Limits, Plan, PlannerLike
 from worldsim.testing.clauses import Clauses, random_state
 from worldsim.testing.planner_cases import (
     CLOSE,
@@ -19,7 +19,6 @@ from worldsim.testing.planner_cases import (
     Asked,
     Change,
     Easy,
-    PlannerLike,
     alike,
     avoids,
     beats,

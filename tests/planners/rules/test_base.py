@@ -33,7 +33,7 @@ def test_the_prior_is_tried_once() -> None:
 
 def test_candidates_spread_as_far_as_they_are_told_along_each_dimension() -> None:
     place = setting(samples=4000)
-    rule = Sampler(std=(0.1, 0.3), beta=2.0, keep=0)
+    rule = CEM(std=(0.1, 0.3), beta=2.0, keep=0)
     away = (rule.propose(rule.begin(search(), place), place) - BOUNDS.centre) / BOUNDS.half
     assert torch.allclose(away[:, 1:].std((0, 1)), torch.tensor([0.1, 0.3]).expand(3, 2), rtol=0.05)
 
@@ -114,6 +114,6 @@ def test_weights_sum_to_one_and_what_is_infinite_weighs_nothing() -> None:
     assert bool(softmin(torch.full((1, 3), torch.inf), torch.ones(1, 1)).isfinite().all())
 
 
-def test_the_base_refits_nothing() -> None:
-    with pytest.raises(NotImplementedError):
-        Sampler().refit(search(), scored(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1)), None)  # type: ignore[arg-type]
+def test_the_base_alone_is_no_rule() -> None:
+    with pytest.raises(TypeError, match="refit"):
+        Sampler()  # type: ignore[abstract]

@@ -51,6 +51,7 @@ def objective_of(
     """
 
     def roll(start: Tensor, actions: Tensor) -> Tensor:
+        """States [M, T, X] that the dynamics lead through."""
         if not step_dependent_dynamics:
             return rollout_of(dynamics)(start, u_scale * actions)
         seen = []

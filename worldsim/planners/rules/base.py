@@ -5,6 +5,7 @@ A rule holds settings only; what it learns during a search is its memory, which 
 Shape legend: B episodes, N candidates, K elites, H steps (or spline knots), A action width.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -80,7 +81,7 @@ class Rule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampler:
+class Sampler(abc.ABC):
     """Base of the rules that sample around a mean.
 
     Attributes:
@@ -181,9 +182,9 @@ class Sampler:
             best = best.pick(torch.arange(k, device=rank.device)[None] % finite)
         return best, known
 
+    @abc.abstractmethod
     def refit(self, search: Search, best: Scored, scored: Scored) -> tuple[Tensor, Tensor]:
         """New mean and spread [B, H, A] from the elites (and, where a rule wants them, all candidates)."""
-        raise NotImplementedError
 
     def finish(self, memory: tuple[Search, Tensor]) -> tuple[Search, Tensor]:
         """The search, and its mean."""

@@ -33,6 +33,7 @@ class Random(Predictive):
     """Candidates uniform in the bounds at every step, smooth in time as `beta` says."""
 
     beta: float = 0.0
+    keep: int = 0
 
     def propose(self, memory: tuple[Search, Tensor], setting: Setting) -> Tensor:
         """See `Sampler.propose`; the Gaussian's own distribution function makes it uniform."""
