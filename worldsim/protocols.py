@@ -69,6 +69,25 @@ class World(Protocol):
 
 
 @runtime_checkable
+class StartableWorld(World, Protocol):
+    """A world that brings the first observations of its episodes along."""
+
+    @property
+    def num_starts(self) -> int:
+        """How many starts there are."""
+
+    def starts(self, indices: Tensor) -> Observation:
+        """Return first observations.
+
+        Args:
+            indices: int64 [B], each in 0..num_starts-1.
+
+        Returns:
+            What `World.reset` takes, with leading B.
+        """
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A controller with its memory in the open.
 

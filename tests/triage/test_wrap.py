@@ -5,10 +5,9 @@ import torch
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import World
+from worldsim.protocols import StartableWorld, World
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, run
-from worldsim.triage.table import StartableWorld
 from worldsim.triage.wrap import BorrowedStarts, LoadBorrowed, LoadRoundTrip, RoundTripWorld, ShortWorld
 from worldsim.types import IMAGE, STATE
 

@@ -14,10 +14,9 @@ from worldsim.cli.planned import is_planner_ref, load_planner, planner_refs
 from worldsim.errors import InvalidInputError
 from worldsim.policies.discovery import discover, short_names
 from worldsim.policies.load import load_policy, policy_digest
-from worldsim.protocols import Policy
+from worldsim.protocols import Policy, StartableWorld
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
-from worldsim.triage.table import StartableWorld
 from worldsim.triage.wrap import LoadBorrowed, LoadRoundTrip
 from worldsim.types import SIMULATOR
 from worldsim.worlds import load_world, world_folder

@@ -18,11 +18,11 @@ from torch import Tensor
 from worldsim.cli.ledger import Ledger, Record
 from worldsim.planners.mpc import MPC, MPCCarry
 from worldsim.planners.objective import unrolled
-from worldsim.protocols import World, observe
+from worldsim.protocols import StartableWorld, World, observe
 from worldsim.triage.intervals import clopper_pearson
 from worldsim.triage.judge import WorldJudge
 from worldsim.triage.roll import policy_keys
-from worldsim.triage.table import Block, StartableWorld
+from worldsim.triage.table import Block
 from worldsim.types import Observation
 
 BATCH = 16

@@ -4,22 +4,21 @@ Shape legend: n=1 episode, T actions, A action.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim import noise
-from worldsim.actions import ActionSpec
 from worldsim.data.behaviours import Behaviour
 from worldsim.data.environment import Seen, Watched
 from worldsim.data.episode import Episode
+from worldsim.data.play import POLICY_STREAM, checked
 from worldsim.errors import InvalidInputError
 from worldsim.types import IMAGE, STATE, TRUE_STATE
 
-_CHOICE, _POLICY = 0xC401CE, 0xAC7
-"""Noise streams of the choice of behaviour, and of behaviours themselves."""
+_CHOICE = 0xC401CE
+"""Noise stream of the choice of behaviour."""
 LONGEST = 1000
 """Steps after which an episode is cut where neither the caller nor the environment sets a limit."""
 
@@ -55,10 +54,10 @@ class Recorder:
         simulator = watched.simulator_state()
         seen, actions, rewards = [watched.look(observation, info)], [], []
         carry = policy.initial(1)
-        keys = noise.fold(noise.fold(key, _POLICY).expand(self.steps), torch.arange(self.steps))
+        keys = noise.fold(noise.fold(key, POLICY_STREAM).expand(self.steps), torch.arange(self.steps))
         for t in range(self.steps):
             given, carry = policy.act(_observation(seen[-1], policy.needs, behaviour.name), carry, keys[t : t + 1])
-            actions.append(_checked(given, watched.action, behaviour.name))
+            actions.append(checked(given, watched.action, name=behaviour.name, n=1)[0].numpy().astype(np.float32))
             observation, reward, terminated, truncated, info = env.step(actions[-1].astype(env.action_space.dtype))
             seen.append(watched.look(observation, info))
             rewards.append(float(reward))
@@ -94,13 +93,3 @@ def _observation(seen: Seen, needs: frozenset[str], name: str) -> dict[str, Tens
             f"Behaviour {name!r} needs {', '.join(sorted(missing))}, which this environment lacks. Leave it out."
         )
     return {k: torch.from_numpy(np.ascontiguousarray(there[k]))[None] for k in needs}
-
-
-def _checked(given: Tensor, action: ActionSpec, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """One finite action within the limits, float32 [A]."""
-    try:
-        if given.shape != (1, action.dim):
-            raise InvalidInputError(f"actions of shape {tuple(given.shape)}, expected (1, {action.dim}).")
-        return action.check(given)[0].numpy().astype(np.float32)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"Behaviour {name!r}: {error}") from error

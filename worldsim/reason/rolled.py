@@ -5,16 +5,14 @@ Not for many policies at once (`worldsim.triage`).
 Shape legend: B episodes, T steps, T + 1 frames.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from worldsim.noise import fold
-from worldsim.protocols import Policy, World, observe
+from worldsim.data.play import Actor, Played, play
+from worldsim.protocols import Policy, World
 from worldsim.reason.sources import Listed
 from worldsim.reason.video import Kind, Provenance, Video
-from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, Rollout, WorldState, WorldStep
+from worldsim.types import SIMULATOR, TRUE_STATE, Observation
 
 POLICY_STREAM = 0x9EA5
 """Separates the policy's noise from the world's, which both grow from the episode's key."""
@@ -51,63 +49,30 @@ def rolled(
         InvalidInputError: As the world's `reset`.
         PolicyError: As the policy's `act`.
     """
-    told = SIMULATOR in getattr(world, "observes", ())
-    kind = kind or ("simulator" if told else "dream")
+    kind = kind or ("simulator" if SIMULATOR in getattr(world, "observes", ()) else "dream")
     videos: list[Video] = []
     for first in range(0, len(keys), batch):
-        rows = slice(first, first + batch)
-        own = {k: v[rows] for k, v in starts.items()}
-        start, rollout, frame_bhwc = _roll(world, policy, own, keys[rows], steps or world.spec.horizon)
-        frames_bthwc = torch.cat([frame_bhwc[:, None].cpu(), world.decode(rollout.latent).cpu()], dim=1)
-        for row in range(len(frame_bhwc)):
-            number = first + row
-            origin = Provenance(kind=kind, episode=str(number), seed=int(keys[number]), policy=name)
-            videos.append(_video(world, origin, frames_bthwc[row], start, rollout, row))
+        own = {k: v[first : first + batch] for k, v in starts.items()}
+        here = keys[first : first + batch]
+        actor = Actor(name=name, policy=policy, rows=torch.arange(len(here)))
+        played = play(world, [actor], own, here, steps=steps or world.spec.horizon, stream=POLICY_STREAM)
+        for row, seed in enumerate(here.tolist()):
+            origin = Provenance(kind=kind, episode=str(first + row), seed=seed, policy=name)
+            videos.append(_video(world, origin, played, row, own.get(TRUE_STATE)))
     return Listed(videos)
 
 
-@torch.no_grad()
-def _roll(
-    world: World, policy: Policy, starts: Observation, keys: Tensor, steps: int
-) -> tuple[Mapping[str, Tensor], Rollout, Tensor]:
-    """First observation, rollout [B, T, ...] and first frame [B, H, W, 3]."""
-    state = world.reset(starts, keys)
-    present: WorldStep | None = _present(world, state)
-    frame = starts[IMAGE] if present is None else world.decode(present.latent)
-    seen: Observation = {**starts, IMAGE: frame}
-    carry, policy_keys = policy.initial(len(keys)), fold(keys, POLICY_STREAM)
-    played, actions = [], []
-    for t in range(steps):
-        needed = {k: seen[k] for k in policy.needs if k in seen}
-        action, carry = policy.act(needed, carry, fold(policy_keys, t))
-        state, step = world.step(state, action)
-        seen = observe(world, step, policy.needs)
-        played.append(step)
-        actions.append(action)
-    begun = {**starts, "progress": torch.full((len(keys),), float("nan")) if present is None else present.progress}
-    return begun, Rollout.stack(played, torch.stack(actions, dim=1)), frame
-
-
-def _present(world: World, state: WorldState) -> WorldStep | None:
-    """Where the episodes stand, if the world can say."""
-    ask = getattr(world, "present", None)
-    return ask(state) if callable(ask) else None
-
-
-def _video(
-    world: World, origin: Provenance, frames: Tensor, start: Mapping[str, Tensor], rollout: Rollout, row: int
-) -> Video:
-    first_true = start.get(TRUE_STATE)
+def _video(world: World, origin: Provenance, played: Played, row: int, first_true: Tensor | None) -> Video:
     true_state = None
-    if rollout.true_state is not None and first_true is not None:
-        true_state = torch.cat([first_true[row : row + 1].cpu().float(), rollout.true_state[row].cpu()])
-    success = rollout.success[row]
+    if played.true_state is not None and first_true is not None:
+        true_state = torch.cat([first_true[row : row + 1].cpu().float(), played.true_state[row]])
+    success = played.success[row, 1:]
     return Video(
-        frames=frames,
+        frames=played.frames[row],
         provenance=origin,
-        action=rollout.action[row].cpu().float(),
-        proprio=torch.cat([start[STATE][row : row + 1].cpu().float(), rollout.proprio[row].cpu()]),
+        action=played.action[row],
+        proprio=played.proprio[row],
         true_state=true_state,
-        progress=torch.cat([start["progress"][row : row + 1].cpu(), rollout.progress[row].cpu()]),
+        progress=played.progress[row],
         success=float(success.max() if world.spec.success_at == "any" else success[-1]),
     )

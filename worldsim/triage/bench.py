@@ -12,13 +12,12 @@ from contextlib import contextmanager
 import torch
 
 from worldsim.errors import InvalidInputError, PolicyError
-from worldsim.protocols import Judge, Policy
+from worldsim.protocols import Judge, Policy, StartableWorld
 from worldsim.triage.group import NoWatch, Watch
 from worldsim.triage.judge import WorldJudge
 from worldsim.triage.plan import Description
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.roll import Roller
-from worldsim.triage.table import StartableWorld
 from worldsim.triage.wave import Crash, Wave, WaveResult
 
 WorldLoader = Callable[[], StartableWorld]

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.noise import fold
-from worldsim.protocols import Judge, Policy, observe
+from worldsim.protocols import Judge, Policy, StartableWorld, observe
 from worldsim.triage.group import Group, NoWatch, Watch, crash_of
 from worldsim.triage.judge import WorldJudge
-from worldsim.triage.table import StartableWorld
 from worldsim.triage.wave import Crash, Finished, Wave, WaveResult
 from worldsim.types import IMAGE, Observation, Rollout, Verdict, WorldStep
 

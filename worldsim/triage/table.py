@@ -7,17 +7,13 @@ and nothing depends on workers, order or slots. Not for outcomes (`worldsim.tria
 
 import dataclasses
 import hashlib
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
-from worldsim.protocols import World
-from worldsim.types import Observation
 
 Ints = NDArray[np.int64]
 TRIAGE, AUDIT = "triage", "audit"
@@ -25,25 +21,6 @@ _RESERVED = 5  # one start in five is kept for the audit
 _FEW = 5  # below this number of starts both blocks share them all, and differ in noise only
 _MOST = 2**16  # starts beyond this number are not used: the order of all starts is worked out at once
 _STARTS = 0x57A7  # stream that orders the starts
-
-
-@runtime_checkable
-class StartableWorld(World, Protocol):
-    """A world that brings the first observations of its episodes along."""
-
-    @property
-    def num_starts(self) -> int:
-        """How many starts there are."""
-
-    def starts(self, indices: Tensor) -> Observation:
-        """Return first observations.
-
-        Args:
-            indices: int64 [B], each in 0..num_starts-1.
-
-        Returns:
-            What `World.reset` takes, with leading B.
-        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import World
-from worldsim.triage.table import StartableWorld
+from worldsim.protocols import StartableWorld, World
 from worldsim.types import IMAGE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 
 RoundTrip = Callable[[Tensor], Tensor]
