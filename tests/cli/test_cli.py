@@ -83,6 +83,8 @@ def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
         (("triage", "--world", "pusch"), "push"),
         (("collect", "--env", "worldsim/Pusch-v0"), "worldsim/Push-v0"),
         (("collect", "--env", "no_such_module:make"), "no_such_module"),
+        (("collect", "--env", "push", "--policies", "no/such/folder"), "no/such/folder"),
+        (("collect", "--simulator"), "--simulator without --world"),
         (("train", "word"), "world"),
         (("train", "world", "dta=x"), "data"),
         (("train", "world", "data=nowhere", "out=x"), "nowhere"),

@@ -56,6 +56,15 @@ def test_lerobot_reads_ours(lerobot: Any, tmp_path: Path, video: bool, caplog: p
             assert bool(item["next.done"]) == (following == ours.steps)
 
 
+def test_lerobot_reads_dreams(lerobot: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = toys.write(tmp_path / "d", 2, dreamed_by="push")
+    with caplog.at_level(logging.WARNING):
+        theirs = lerobot("local/x", root=path, video_backend="pyav")
+    assert not caplog.records
+    assert len(theirs) == 5 + 6
+    assert open_dataset(path).dreamed_by == "push"
+
+
 def test_lerobot_gives_windows_of_ours(lerobot: Any, tmp_path: Path) -> None:
     path = toys.write(tmp_path / "d", 2)
     theirs = lerobot("local/x", root=path, video_backend="pyav", delta_timestamps={"action": [0.0, 0.1, 0.2]})

@@ -6,11 +6,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from torch import Tensor
 
 from worldsim.actions import ActionSpec
 from worldsim.data.episode import Episode
 from worldsim.data.layout import RecordSpec
 from worldsim.data.writer import episode_writer
+from worldsim.noise import uniform
+from worldsim.types import IMAGE, STATE
 
 ACTION = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.4), high=(0.4, 0.4), rate_hz=10)
 FIELDS = (
@@ -110,3 +113,18 @@ class DotEnv(gymnasium.Env[Any, Any]):
 
     def get_state(self) -> Any:
         return np.array([*self.dot, *self.block])
+
+
+class Noisy:
+    """Drives about, as its keys say; keeps the frames it is given."""
+
+    def __init__(self, gain: float = 0.4, needs: frozenset[str] = frozenset({IMAGE, STATE})) -> None:
+        self.gain, self.needs = gain, needs
+        self.seen: list[Tensor] = []
+
+    def initial(self, n: int) -> None:
+        return None
+
+    def act(self, observation: dict[str, Tensor], carry: Any, keys: Tensor) -> tuple[Tensor, None]:
+        self.seen.append(observation[IMAGE])
+        return (uniform(keys, 0, (2,)) * 2 - 1) * self.gain, None

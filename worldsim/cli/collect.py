@@ -1,7 +1,10 @@
-"""`worldsim collect`: record episodes of any Gymnasium environment with pixels into a LeRobotDataset v3."""
+"""`worldsim collect`: record episodes into a LeRobotDataset v3, of any Gymnasium environment with pixels or of a world.
+
+Behaviours that explore are recorded here, policies by `worldsim.cli.rollouts`.
+"""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +16,7 @@ from rich.console import Console
 from worldsim.data import collect as recording
 from worldsim.data.behaviours import Behaviour
 from worldsim.data.environment import action_spec_of
+from worldsim.data.rollouts import Setting
 from worldsim.data.seeking import varied_behaviours
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.train.behaviours import push_behaviours, push_demonstrations
@@ -23,14 +27,38 @@ MIXTURES = ("auto", "push", "demonstrations", "general")
 
 def collect(
     env: Annotated[
-        str, typer.Option(help="push, a registered Gymnasium id, or module:function that makes one.")
-    ] = "push",
+        str | None,
+        typer.Option(help="push, a registered Gymnasium id, or module:function that makes one. [default: push]"),
+    ] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(help="Instead of an environment: a world folder or a shipped world, in which policies dream."),
+    ] = None,
+    simulator: Annotated[
+        bool,
+        typer.Option(
+            "--simulator",
+            help="With --world: play in the world's true environment, from the same starts and with the same noise, so "
+            "that episode n pairs with episode n of the same command without this.",
+        ),
+    ] = False,
     episodes: Annotated[int, typer.Option(help="Episodes the dataset shall hold in the end.")] = 200,
     out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path(
         "data/push"
     ),
     seed: Annotated[int, typer.Option(help="Everything follows from it and the episode's number.")] = 0,
     behaviours: Annotated[str, typer.Option(help=f"Who acts: {', '.join(MIXTURES)}.")] = "auto",
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Policies act instead, in turn: bank (the shipped checkpoints), or what triage takes; repeatable. The "
+            "environment's state must be restorable."
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="With policies: episodes played together, always whole. [default: about 128]"),
+    ] = None,
     camera: Annotated[str | None, typer.Option(help="Which of several cameras.")] = None,
     image_px: Annotated[int | None, typer.Option(help="Side to which frames are resized.")] = None,
     steps: Annotated[
@@ -38,18 +66,74 @@ def collect(
     ] = None,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Try two episodes and say what the rest would cost.")
+        bool, typer.Option("--dry-run", help="Try a few episodes and say what the rest would cost.")
     ] = False,
 ) -> None:
-    """Record episodes: failures, noise and contact included, one durable episode after the other.
+    """Record episodes: failures, noise and contact included, each durable on its own.
+
+    What a world is trained on, by behaviours that explore:
+
+        worldsim collect --env push --episodes 1800 --out data/push
+
+    What a critic is trained on, by policies, in the true environment and in a learned world:
+
+        worldsim collect --env push --policies bank --episodes 1600 --out data/rollouts
+
+        worldsim collect --world push --policies bank --episodes 1600 --out data/dreams
+
+    A dreamed dataset says so. Its frames, the first included, are the world's drawings, success and progress are what
+    its heads say, and it holds no true state.
 
     Next step: worldsim train world data=OUT out=worlds/NAME
     """
     torch.set_num_threads(1)
-    make = environment(env)
-    view = recording.View(camera=camera, image_px=image_px, steps=steps, video=video)
-    mixture = _mixture(behaviours, env, make)
     console = Console()
+    view = recording.View(camera=camera, image_px=image_px, steps=steps, video=video)
+    if policies or world:
+        _refuse(
+            {
+                "--env and --world": bool(env and world),
+                "--simulator without --world": simulator and not world,
+                "--behaviours with policies": behaviours != "auto",
+                "--camera and --image-px with policies": bool(camera or image_px),
+            }
+        )
+        from worldsim.cli import rollouts
+
+        setting = Setting(seed=seed, steps=steps, batch=batch, video=video)
+        acting = policies or [rollouts.BANK]
+        if world:
+            scene = rollouts.in_world(world, acting, simulator=simulator, setting=setting)
+        else:
+            name = ALIASES.get(env or "push", env or "push")
+            scene = rollouts.in_environment(environment(name), acting, name=name, setting=setting)
+        scene.record(console, episodes=episodes, out=out, dry_run=dry_run)
+        return
+    _refuse({"--simulator without --world": simulator, "--batch without policies": batch is not None})
+    _explore(console, env or "push", behaviours, view, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+
+
+def _refuse(mistakes: Mapping[str, bool]) -> None:
+    """Options that do not go together are named, never ignored."""
+    made = [name for name, mistaken in mistakes.items() if mistaken]
+    if made:
+        raise InvalidInputError(f"These options do not go together: {'; '.join(made)}. See worldsim collect --help.")
+
+
+def _explore(
+    console: Console,
+    env: str,
+    behaviours: str,
+    view: recording.View,
+    *,
+    episodes: int,
+    out: Path,
+    seed: int,
+    dry_run: bool,
+) -> None:
+    """Record behaviours."""
+    make = environment(env)
+    mixture = _mixture(behaviours, env, make)
     if dry_run:
         cost = recording.estimate(make, mixture, episodes=episodes, seed=seed, view=view)
         console.print(

@@ -8,11 +8,12 @@ Shape legend: n=1 episode, T actions, A action.
 """
 
 import dataclasses
+import itertools
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from worldsim.actions import ActionSpec
 from worldsim.data.behaviours import Behaviour
 from worldsim.data.environment import Watched
+from worldsim.data.episode import Episode
 from worldsim.data.layout import RecordSpec
 from worldsim.data.recorder import LONGEST, Recorder, episode_key
 from worldsim.data.writer import EpisodeWriter, episode_writer
@@ -113,14 +115,7 @@ def collect(
         recorder = Recorder(watched, behaviours, seed=seed, steps=view.steps)
         spec = _record_spec(watched, view, seed)
         with episode_writer(out, spec, request=_request(watched, behaviours, seed, view)) as writer:
-            before = writer.count
-            with _progress(episodes, writer.count) as advance:
-                while writer.count < episodes:
-                    writer.write(recorder.episode(writer.count))
-                    if writer.count == before + 1:
-                        _room(out, writer, episodes)
-                    advance()
-            return _summary(writer, before)
+            return fill(writer, lambda number: [recorder.episode(number)], episodes=episodes)
     finally:
         env.close()
 
@@ -129,15 +124,47 @@ def estimate(
     env_factory: EnvFactory, behaviours: Sequence[Behaviour], *, episodes: int, seed: int = 0, view: View | None = None
 ) -> Estimate:
     """Try two episodes in a temporary folder and extrapolate; arguments and errors as `collect`."""
+    return extrapolate(
+        lambda out: collect(env_factory, behaviours, episodes=2, out=out, seed=seed, view=view), episodes=episodes
+    )
+
+
+def extrapolate(trial: Callable[[Path], Collection], *, episodes: int) -> Estimate:
+    """What `episodes` will cost, from a few that are recorded in a temporary folder.
+
+    Args:
+        trial: Records a few episodes into the folder given.
+        episodes: How many are wanted.
+    """
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        tried = collect(env_factory, behaviours, episodes=2, out=Path(folder) / "trial", seed=seed, view=view)
+        tried = trial(Path(folder) / "trial")
         seconds = time.process_time() - started
-        size = sum(
-            p.stat().st_size for kind in ("data", "videos") for p in (Path(folder) / "trial" / kind).rglob("*.*")
-        )
+        size = _size(Path(folder) / "trial")
     scale = episodes / tried.episodes
     return Estimate(frames=round(tried.frames * scale), bytes=round(size * scale), seconds=seconds * scale)
+
+
+def fill(writer: EpisodeWriter, make: Callable[[int], Iterable[Episode]], *, episodes: int) -> Collection:
+    """Write episodes until the folder holds as many as it shall.
+
+    Args:
+        writer: An open writer; what it holds already stays.
+        make: Gives the episodes from a number on, one or more.
+        episodes: How many the folder shall hold in the end.
+
+    Raises:
+        StorageError: The disk is full, or will be: the first new episode tells.
+    """
+    before = writer.count
+    with _progress(episodes, before) as advance:
+        while writer.count < episodes:
+            for episode in itertools.islice(make(writer.count), episodes - writer.count):
+                writer.write(episode)
+                if writer.count == before + 1:
+                    _room(writer, episodes)
+                advance()
+    return _summary(writer, before)
 
 
 def _check(behaviours: Sequence[Behaviour], episodes: int, seed: int) -> None:
@@ -183,10 +210,15 @@ def _request(watched: Watched, behaviours: Sequence[Behaviour], seed: int, view:
     }
 
 
-def _room(out: Path, writer: EpisodeWriter, episodes: int) -> None:
+def _size(path: Path) -> int:
+    """Bytes of a dataset's data and videos."""
+    return sum(p.stat().st_size for kind in ("data", "videos") for p in (path / kind).rglob("*.*"))
+
+
+def _room(writer: EpisodeWriter, episodes: int) -> None:
     """Stop now rather than after hours if the disk will not hold it all."""
-    used = sum(p.stat().st_size for kind in ("data", "videos") for p in (out / kind).rglob("*.*"))
-    needed = used / writer.count * (episodes - writer.count)
+    out = writer.path
+    needed = _size(out) / writer.count * (episodes - writer.count)
     free = shutil.disk_usage(out).free
     if needed > free:
         raise StorageError(

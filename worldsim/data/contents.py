@@ -36,6 +36,7 @@ class Contents:
         task: The first task's sentence.
         task_id: Gymnasium id, or empty.
         success_at: When an episode counts as solved.
+        dreamed_by: Name of the learned world that drew the frames, or empty.
         data_path: Template of data files.
         video_path: Template of video files, None where frames are pictures inside the data files.
         rows: One mapping per episode, in order, without statistics.
@@ -48,6 +49,7 @@ class Contents:
     task: str
     task_id: str
     success_at: Literal["end", "any"]
+    dreamed_by: str
     data_path: str
     video_path: str | None
     rows: tuple[dict[str, Any], ...]
@@ -74,6 +76,7 @@ def read_contents(path: Path, camera: str | None) -> Contents:
             task=_task(path),
             task_id=str(extra.get("task_id", "")),
             success_at="any" if extra.get("success_at") == "any" else "end",
+            dreamed_by=str(extra.get("dreamed_by", "")),
             data_path=_template(info, "data_path", layout.DATA_PATH),
             video_path=_template(info, "video_path", layout.VIDEO_PATH) if kind == "video" else None,
             rows=_rows(path),

@@ -93,6 +93,16 @@ class Dataset:
         return self._contents.success_at
 
     @property
+    def dreamed_by(self) -> str:
+        """Name of the learned world that drew the frames; empty where they were really seen, or nobody says."""
+        return self._contents.dreamed_by
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """What each episode was drawn from; -1 where it is not known."""
+        return tuple(_seed(r) for r in self._contents.rows)
+
+    @cached_property
     def behaviours(self) -> tuple[str, ...]:
         """What acted in each episode; empty where it is not known."""
         return tuple(str(r.get("behaviour") or "") for r in self._contents.rows)
@@ -232,9 +242,14 @@ class Dataset:
             reward=following[layout.REWARD][:-1],
             true_state=vectors.get(TRUE_STATE),
             simulator=None if simulator is None else np.array(simulator, np.float64),
-            seed=int(row.get("seed", -1)),
+            seed=_seed(row),
             behaviour=str(row.get("behaviour") or ""),
         )
+
+
+def _seed(row: dict[str, Any]) -> int:
+    """What an episode was drawn from."""
+    return int(row.get("seed", -1))
 
 
 def _matrix(column: pa.ChunkedArray) -> Floats:

@@ -1,7 +1,8 @@
 """Where things lie in a LeRobotDataset v3.0 folder that worldsim writes, and under which names.
 
 `meta/worldsim.json` beside LeRobot's own files holds what that format has no place for: the action's meaning, the
-task's id, when an episode counts as solved, and the request that made the data. Not for reading other people's datasets
+task's id, when an episode counts as solved, whether a world dreamed it, and the request that made the data (LeRobot
+warns of keys that it does not know in info.json). Not for reading other people's datasets
 (`worldsim.data.dataset`).
 
 Shape legend: H W image, P proprio, A action, E true state.
@@ -43,6 +44,8 @@ class RecordSpec:
         task: One sentence.
         task_id: Gymnasium id, where there is one.
         video: Store frames as mp4, nearly lossless, instead of as lossless pictures.
+        dreamed_by: Name of the learned world that drew the frames and judged them; empty where a camera or a simulator
+            saw what really happened.
     """
 
     action: ActionSpec
@@ -55,6 +58,7 @@ class RecordSpec:
     task: str = ""
     task_id: str = ""
     video: bool = False
+    dreamed_by: str = ""
 
     def __post_init__(self) -> None:
         if min(*self.image_size, self.proprio_dim) < 1 or self.true_state_dim < 0:

@@ -70,6 +70,8 @@ class EpisodeWriter:
     def __init__(self, path: Path, spec: RecordSpec, request: Mapping[str, Any]) -> None:
         self.path, self.spec = path, spec
         extra = storage.to_json({"version": 1, "spec": spec, "request": request})
+        if not spec.dreamed_by:
+            del extra["spec"]["dreamed_by"]  # so that folders from before there were dreams can be continued
         _claim(path, extra)
         self._schema = layout.schema(spec)
         self._rows = recorded_rows(path)

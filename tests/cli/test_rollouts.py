@@ -1,0 +1,57 @@
+"""`worldsim collect` with policies: in the environment, in the shipped world, and in its true environment."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worldsim.cli.collect import collect
+from worldsim.cli.loaders import SHIPPED_BANK
+from worldsim.data.dataset import open_dataset
+from worldsim.errors import InvalidInputError
+
+PAIR = [str(SHIPPED_BANK / "n20_s0/000060"), str(SHIPPED_BANK / "n100_s0")]  # one, and all eight of a run
+
+
+def test_places_and_their_pairs(tmp_path: Path) -> None:
+    quick = {"policies": PAIR, "episodes": 11, "steps": 3, "batch": 9}
+    collect(out=tmp_path / "free", **quick)
+    collect(out=tmp_path / "dream", world="push", **quick)
+    collect(out=tmp_path / "truth", world="push", simulator=True, **quick)
+    free, dream, truth = (open_dataset(tmp_path / n) for n in ("free", "dream", "truth"))
+    assert [d.dreamed_by for d in (free, dream, truth)] == ["", "push", ""]
+    assert [d.episodes for d in (free, dream, truth)] == [11] * 3
+    assert free.behaviours == dream.behaviours == truth.behaviours
+    assert len(set(free.behaviours)) == 9
+    assert free.behaviours[0] == free.behaviours[9] == "n20_s0/000060"
+    assert dream.seeds == truth.seeds != free.seeds
+    assert free.task_id == truth.task_id == "worldsim/Push-v0"
+    assert free.episode(0).true_state is not None and dream.episode(0).true_state is None
+    with pytest.raises(InvalidInputError, match="begun with other settings"):
+        collect(out=tmp_path / "dream", world="push", **{**quick, "policies": PAIR[:1]})
+    told = (tmp_path / "dream/meta/worldsim.json").read_text()
+    assert str(SHIPPED_BANK) not in told and len(json.loads(told)["request"]["digests"]) == 9
+
+
+def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collect(out=tmp_path / "d", world="push", episodes=1000, steps=1, batch=40, dry_run=True)
+    assert "1000 episodes of 40 policies: 2000 frames" in capsys.readouterr().out
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"world": "push", "env": "push"}, "--env and --world"),
+        ({"simulator": True, "policies": ["bank"]}, "--simulator without --world"),
+        ({"world": "push", "behaviours": "push"}, "--behaviours"),
+        ({"policies": ["bank"], "image_px": 32}, "--image-px"),
+        ({"batch": 3}, "--batch without policies"),
+        ({"policies": ["bank"], "env": "Pendulum-v1"}, "cannot be restored"),
+        ({"policies": ["bank"], "steps": 0}, "steps and batch of 1 or more"),
+    ],
+)
+def test_what_does_not_go_together_is_named(options: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        collect(out=tmp_path / "d", episodes=1, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "d").exists()

@@ -1,0 +1,117 @@
+"""`worldsim collect --policies ...`: what policies do, in an environment or in a learned world, as a dataset.
+
+Wires policies, worlds and the simulator for `worldsim.data.rollouts`. Not for behaviours (`worldsim.cli.collect`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from rich.console import Console
+
+from worldsim.cli import loaders
+from worldsim.data.rollouts import Setting, estimate_rollouts, record_rollouts
+from worldsim.errors import InvalidInputError
+from worldsim.protocols import Policy, StartableWorld
+from worldsim.worlds import load_world
+
+BANK = "bank"
+"""Names the shipped checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Who plays where.
+
+    Attributes:
+        world: Where, starts included.
+        policies: Who, by name.
+        setting: How, digests of both included.
+    """
+
+    world: StartableWorld
+    policies: Mapping[str, Policy]
+    setting: Setting
+
+    def record(self, console: Console, *, episodes: int, out: Path, dry_run: bool) -> None:
+        """Record the episodes, or say what they would cost."""
+        if dry_run:
+            cost = estimate_rollouts(self.world, self.policies, episodes=episodes, setting=self.setting)
+            console.print(
+                f"{episodes} episodes of {len(self.policies)} policies: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, "
+                f"about {cost.seconds:.0f} core-seconds."
+            )
+            return
+        made = record_rollouts(self.world, self.policies, episodes=episodes, out=out, setting=self.setting)
+        console.print(
+            f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {made.solved:.0%} "
+            f"solved, in {out}",
+            highlight=False,
+        )
+        console.print(f"Next: worldsim train reason-sft data={out} out=critics/{out.name}", highlight=False)
+
+
+def in_environment(
+    make: Callable[[], gymnasium.Env[Any, Any]], policies: Sequence[str], *, name: str, setting: Setting
+) -> Scene:
+    """Policies in an environment, each episode from a start of its own.
+
+    Args:
+        make: Makes the environment; its state must be restorable (see `worldsim.envs.restore`).
+        policies: As for `worldsim triage`, or "bank".
+        name: The environment's.
+        setting: How to record.
+
+    Raises:
+        WorldsimError: The environment cannot be restored, or a policy cannot be found or loaded.
+    """
+    from worldsim.envs.simulator import SimulatorWorld
+
+    return _scene(SimulatorWorld(make(), horizon=setting.steps), policies, None, setting, {"env": name}, name)
+
+
+def in_world(world: str, policies: Sequence[str], *, simulator: bool, setting: Setting) -> Scene:
+    """Policies in a learned world, or from its starts in its true environment.
+
+    Args:
+        world: Folder or shipped name.
+        policies: As for `worldsim triage`, or "bank"; planners plan in this world where they name none.
+        simulator: Play in the true environment instead; episodes pair by number.
+        setting: How to record.
+
+    Raises:
+        WorldsimError: The world or a policy cannot be found or loaded, or the world has no simulator here.
+    """
+    ref = loaders.world_ref(world)
+    loaded = load_world(ref.source)
+    source = {"world_digest": ref.digest}
+    if not simulator:
+        return _scene(loaded, policies, ref.source, setting, source, ref.name)
+    if not loaders.has_simulator(loaded):
+        raise InvalidInputError(
+            f"World {ref.name!r} has no simulator here (its task is {loaded.spec.task_id or 'unknown'!r}), or its starts "
+            "lack simulator states. Leave --simulator out, or name an environment: --env."
+        )
+    from worldsim.envs.simulator import SimulatorWorld
+
+    horizon = setting.steps or loaded.spec.horizon
+    there = SimulatorWorld(loaded.spec.task_id, horizon=horizon, starts=loaded.first_observations)
+    return _scene(there, policies, ref.source, setting, source, loaded.spec.task_id)
+
+
+def _scene(
+    place: StartableWorld,
+    policies: Sequence[str],
+    planned_in: str | None,
+    setting: Setting,
+    source: Mapping[str, Any],
+    name: str,
+) -> Scene:
+    """Load the policies, and keep what they and the place are made of, so that a continuation cannot mix."""
+    paths = [str(loaders.SHIPPED_BANK) if p == BANK else p for p in policies]
+    refs = loaders.policy_refs(paths, world=planned_in)
+    acting = {ref.name: loaders.policy_of(ref) for ref in refs}
+    known = {**source, "digests": [ref.digest for ref in refs]}
+    return Scene(world=place, policies=acting, setting=dataclasses.replace(setting, name=name, source=known))
