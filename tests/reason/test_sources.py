@@ -90,6 +90,26 @@ def test_dataset_episodes(tmp_path: Path) -> None:
         assert video.provenance == Provenance(kind="dataset", episode=str(i), seed=written.seed, policy=f"b{i % 2}")
 
 
+def test_a_dreamed_dataset_is_told_apart_and_asked_about(tmp_path: Path) -> None:
+    real = DatasetVideos(toys.write(tmp_path / "real", 6))
+    dream = DatasetVideos(toys.write(tmp_path / "dream", 6, dreamed_by="push"))
+    both = Joined([real, dream])
+    kinds = [both.video(i).provenance.kind for i in range(12)]
+    assert kinds == ["dataset"] * 6 + ["dream"] * 6
+    assert [both.provenance(i) for i in range(12)] == [both.video(i).provenance for i in range(12)]
+    with pytest.raises(InvalidInputError, match="there are 6"):
+        dream.provenance(6)
+    tasks = [TASKS.build("dreamed", {"frames": 2, "stride": 1}), TASKS.build("outcome", {"frames": 2})]
+    items = [item for task in tasks for item in Items(task, Footage(both, size=16), count=4)]
+    assert {item.answer for item in items[:4]} == {"real", "dreamed"}
+    assert {item.provenance.kind for item in items} == {"dataset", "dream"}
+    for by in ("policy", "seed"):
+        sides = [{both.provenance(i) for i in part.indices} for part in split(both, by=by, share=0.4)]
+        groups = [{o.policy if by == "policy" else str(o.seed) for o in side} for side in sides]
+        assert not groups[0] & groups[1]
+        assert all({o.kind for o in side} == {"dataset", "dream"} for side in sides)
+
+
 def test_what_a_dataset_does_not_know_stays_unknown(tmp_path: Path) -> None:
     with episode_writer(tmp_path / "d", toys.spec(has_success=False, has_progress=False)) as writer:
         writer.write(toys.episode(0))

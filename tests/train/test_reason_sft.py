@@ -11,9 +11,10 @@ from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
 from worldsim.reason.exam import examine
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import VLM
+from worldsim.train.configure import resolve
 from worldsim.train.loop import Schedule
 from worldsim.train.reason_args import Adapter
-from worldsim.train.reason_items import AskedItems, lessons
+from worldsim.train.reason_items import AskedItems, lessons, opened
 from worldsim.train.reason_loss import stressed, weighed
 from worldsim.train.reason_run import SPENT
 from worldsim.train.reason_sft import TrainReasonSft, reply, train_reason_sft
@@ -228,3 +229,18 @@ def test_the_recipes_are_read_from_the_command_line():
     assert resolve("reason-grpo", ["data=d", "out=o", "model=m", "rewards=[random]", "reward_weights=[1]"]).model == "m"
     with pytest.raises(UnknownNameError, match="curriculum"):
         resolve("reason-grpo", ["data=d", "out=o", "curriculm=none"])
+
+
+def test_several_datasets_are_one_source(data, tmp_path):
+    other = toy.write(tmp_path / "other", episodes=6)
+    config = resolve("reason-sft", [f"data=[{data},{other}]", f"out={tmp_path / 'x'}"])
+    assert list(config.data) == [str(data), str(other)]
+    assert len(opened(config.data)) == len(opened(f"{data}, {other}")) == 36 + 6
+    asked = dataclasses.replace(ASKED, by="seed", share=0.5, videos=0, held_out=100)
+    taught = lessons(config.data, asked, size=32, seed=0)
+    sides = [{c.origin.seed for c in side.cards} for side in (taught.train, taught.held)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert len(taught.train) + len(taught.held) == 36 + 6
+    for nothing in ([], f"{data},"):
+        with pytest.raises(InvalidInputError, match="name one folder or several"):
+            opened(nothing)

@@ -34,6 +34,13 @@ class Source(Protocol):
         """
 
 
+def provenance(source: Source, index: int) -> Provenance:
+    """Where a video of a source came from, without its frames if the source can tell (it has a `provenance`)."""
+    tell = getattr(source, "provenance", None)
+    known: Provenance = tell(index) if callable(tell) else source.video(index).provenance
+    return known
+
+
 class Listed:
     """Videos that are already in memory."""
 
@@ -49,7 +56,7 @@ class Listed:
 
 
 class Joined:
-    """Several sources, one after the other."""
+    """Several sources, one after the other. What parts videos by seed or policy parts all of them alike."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._places = [(source, i) for source in sources for i in range(len(source))]
@@ -61,6 +68,11 @@ class Joined:
         """One video."""
         source, own = self._places[_inside(index, len(self))]
         return source.video(own)
+
+    def provenance(self, index: int) -> Provenance:
+        """Where a video came from."""
+        source, own = self._places[_inside(index, len(self))]
+        return provenance(source, own)
 
 
 class Subset:
@@ -79,7 +91,7 @@ class Subset:
 
 
 class DatasetVideos:
-    """The episodes of a LeRobotDataset folder.
+    """The episodes of a LeRobotDataset folder: of kind "dream" where it says that a world dreamed them, else "dataset".
 
     Args:
         path: The folder.
@@ -99,6 +111,15 @@ class DatasetVideos:
     def __len__(self) -> int:
         return self._data.episodes
 
+    def provenance(self, index: int) -> Provenance:
+        """Where an episode came from; no frame is read."""
+        return Provenance(
+            kind="dream" if self._data.dreamed_by else "dataset",
+            episode=str(_inside(index, len(self))),
+            seed=self._data.seeds[index],
+            policy=self._data.behaviours[index] or "unknown",
+        )
+
     def video(self, index: int) -> Video:
         """One episode; solved if it was at its end, or at any step where the task is judged so."""
         episode = self._data.episode(index)
@@ -108,9 +129,7 @@ class DatasetVideos:
             success = float(known.max() if self._data.success_at == "any" else episode.success[-1])
         return Video(
             frames=torch.from_numpy(episode.frames),
-            provenance=Provenance(
-                kind="dataset", episode=str(index), seed=episode.seed, policy=episode.behaviour or "unknown"
-            ),
+            provenance=self.provenance(index),
             action=torch.from_numpy(episode.action.copy()),
             proprio=torch.from_numpy(episode.proprio.copy()),
             true_state=None if episode.true_state is None else torch.from_numpy(episode.true_state.copy()),

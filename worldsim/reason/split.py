@@ -4,7 +4,7 @@ from typing import Literal
 
 from worldsim.errors import InvalidInputError
 from worldsim.reason.draw import Draw
-from worldsim.reason.sources import Source, Subset
+from worldsim.reason.sources import Source, Subset, provenance
 
 By = Literal["episode", "seed", "policy"]
 
@@ -13,7 +13,7 @@ def split(source: Source, *, by: By = "episode", share: float = 0.2, seed: int =
     """Part a source into one to train on and one held out.
 
     Args:
-        source: Any source. For "seed" and "policy" every video is read once.
+        source: Any source. For "seed" and "policy" every video is read once, unless the source knows without.
         by: What the two parts must not share. Videos without a seed count as seeds of their own.
         share: Of the groups, to hold out; at least one group stays on each side.
         seed: Chooses the groups.
@@ -39,7 +39,7 @@ def split(source: Source, *, by: By = "episode", share: float = 0.2, seed: int =
 def _group(source: Source, index: int, by: By) -> str:
     if by == "episode":
         return f"{index:09d}"
-    origin = source.video(index).provenance
+    origin = provenance(source, index)
     if by == "policy":
         return origin.policy
     return str(origin.seed) if origin.seed >= 0 else f"video {index}"

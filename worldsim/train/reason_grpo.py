@@ -30,7 +30,7 @@ class TrainReasonGrpo:
     """Everything `train_reason_grpo` is told.
 
     Attributes:
-        data: Dataset folder (LeRobotDataset v3), or a folder of video files.
+        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``.
         out: Folder of results; the model is in ``out/model``.
         model: Folder of the model to begin with, for example ``out/model`` of reason-sft.
         size: Side of the frames in pixels; 0 takes what the folder of reason-sft was trained with.
@@ -63,7 +63,7 @@ class TrainReasonGrpo:
         UnknownNameError: There is no such reward, curriculum or schedule.
     """
 
-    data: str
+    data: str | tuple[str, ...]
     out: str
     model: str = ""
     size: int = 0

@@ -13,7 +13,7 @@ from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.reason.footage import Footage
 from worldsim.reason.item import Item
 from worldsim.reason.mixture import Mixture
-from worldsim.reason.sources import DatasetVideos, FolderVideos, Source, Subset, tolerant
+from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Source, Subset, tolerant
 from worldsim.reason.split import By, split
 from worldsim.reason.tasks.base import Items
 from worldsim.reason.tasks.registry import TASKS
@@ -109,11 +109,11 @@ class Lessons:
         return [Items(task, footage, count=count, seed=seed, split=side) for task in built]
 
 
-def lessons(data: str, asked: AskedItems, *, size: int, seed: int) -> Lessons:
-    """Open a dataset and part it.
+def lessons(data: str | Sequence[str], asked: AskedItems, *, size: int, seed: int) -> Lessons:
+    """Open what there is to learn from and part it.
 
     Args:
-        data: A LeRobotDataset folder, or a folder of video files.
+        data: As for `opened`. Several folders are parted together: one policy, or seed, is on one side in all of them.
         asked: What to ask.
         size: Side of the frames that are shown, in pixels.
         seed: Of the training items. What is held out does not depend on it.
@@ -134,9 +134,21 @@ def lessons(data: str, asked: AskedItems, *, size: int, seed: int) -> Lessons:
     return Lessons(train=learn, held=examine, asked=asked, seed=seed, bad=bad)
 
 
-def opened(data: str) -> Source:
-    """A dataset, or a folder of videos."""
-    return DatasetVideos(data) if (Path(data) / "meta/info.json").is_file() else FolderVideos(data)
+def opened(data: str | Sequence[str]) -> Source:
+    """Videos of one folder or of several joined.
+
+    Args:
+        data: LeRobotDataset folders and folders of video files, as a list or one text parted by commas.
+
+    Raises:
+        WorldsimError: One cannot be read.
+        InvalidInputError: None is named.
+    """
+    names = [n.strip() for n in (data.split(",") if isinstance(data, str) else data)]
+    if not names or not all(names):
+        raise InvalidInputError(f"data must name one folder or several, as in data=[data/a,data/b]; got {data!r}.")
+    sources = [DatasetVideos(n) if (Path(n) / "meta/info.json").is_file() else FolderVideos(n) for n in names]
+    return sources[0] if len(sources) == 1 else Joined(sources)
 
 
 def _first(side: Subset, most: int) -> Subset:

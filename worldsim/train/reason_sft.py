@@ -31,7 +31,7 @@ class TrainReasonSft:
     """Everything `train_reason_sft` is told.
 
     Attributes:
-        data: Dataset folder (LeRobotDataset v3), or a folder of video files.
+        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``.
         out: Folder of results; the model is in ``out/model``.
         model: Folder of a model to begin with; empty makes a tiny one.
         tiny: Sizes of the tiny one.
@@ -60,7 +60,7 @@ class TrainReasonSft:
         InvalidInputError: A number is out of range.
     """
 
-    data: str
+    data: str | tuple[str, ...]
     out: str
     model: str = ""
     tiny: TinyConfig = dataclasses.field(default_factory=TinyConfig)
