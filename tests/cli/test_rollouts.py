@@ -22,8 +22,8 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
     assert [d.dreamed_by for d in (free, dream, truth)] == ["", "push", ""]
     assert [d.episodes for d in (free, dream, truth)] == [11] * 3
     assert free.behaviours == dream.behaviours == truth.behaviours
-    assert len(set(free.behaviours)) == 9
-    assert free.behaviours[0] == free.behaviours[9] == "n20_s0/000060"
+    assert len(set(free.behaviours[:9])) == 9
+    assert "n20_s0/000060" in free.behaviours[:9]
     assert dream.seeds == truth.seeds != free.seeds
     assert free.task_id == truth.task_id == "worldsim/Push-v0"
     assert free.episode(0).true_state is not None and dream.episode(0).true_state is None

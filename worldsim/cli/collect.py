@@ -28,7 +28,7 @@ MIXTURES = ("auto", "push", "demonstrations", "general")
 def collect(
     env: Annotated[
         str | None,
-        typer.Option(help="push, a registered Gymnasium id, or module:function that makes one. [default: push]"),
+        typer.Option(help="push, a registered Gymnasium id, or module:function that makes one (default: push)."),
     ] = None,
     world: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def collect(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="With policies: episodes played together, always whole. [default: about 128]"),
+        typer.Option(help="With policies: episodes played together, always whole (default: about 128)."),
     ] = None,
     camera: Annotated[str | None, typer.Option(help="Which of several cameras.")] = None,
     image_px: Annotated[int | None, typer.Option(help="Side to which frames are resized.")] = None,
@@ -84,7 +84,7 @@ def collect(
     A dreamed dataset says so. Its frames, the first included, are the world's drawings, success and progress are what
     its heads say, and it holds no true state.
 
-    Next step: worldsim train world data=OUT out=worlds/NAME
+    Next step: worldsim train world data=OUT out=worlds/NAME, or worldsim train reason-sft data=[OUT,OUT2] out=critics/NAME
     """
     torch.set_num_threads(1)
     console = Console()

@@ -32,7 +32,8 @@ _TOGETHER = 128
 """Episodes of a batch, about: more are no faster, and a kill loses at most one batch."""
 _FEW = 2**16
 """So many starts are a table, each of which has its turn; from more, every episode draws its own."""
-_STARTS = 0x57A7
+_STARTS, _TURNS = 0x57A7, 0x7A12
+"""Noise streams that order starts and policies."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def record_rollouts(
 ) -> Collection:
     """Record episodes into a LeRobotDataset v3.0 folder, continuing where an earlier call stopped.
 
-    Policies take turns, so any number of episodes is spread evenly. In a learned world, one that does not start from
+    Policies take turns in rounds, so any number of episodes is spread evenly. In a learned world, one that does not start from
     SIMULATOR, frames are the world's drawings, success (at least even odds) and progress are what its heads say, and
     the dataset says so (`Dataset.dreamed_by`). The reward is the progress, as in `worldsim.envs.WorldEnv`.
 
@@ -181,14 +182,22 @@ class _Stage:
     def _assigned(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise key, policy and start of episodes, int64 [B] each.
 
-        Policies and the starts of a table take turns; after each lcm(K, S) episodes the starts move on by one, so that
-        no policy meets a start twice before it has met all.
+        Every K episodes are a round, in which each policy has one turn; the order is drawn for each round, so that every
+        tenth episode, say, is not always the same policy's. The starts of a table take turns too, and after each
+        lcm(K, S) episodes move on by one: no policy meets a start twice before it has met all.
         """
-        key = noise.fold(numbers, self.setting.seed)
+        key, count = noise.fold(numbers, self.setting.seed), len(self.policies)
+        rounds = numbers // count
+        who = torch.empty_like(numbers)
+        for number in rounds.unique().tolist():
+            ticket = noise.fold(noise.fold(torch.arange(count), self.setting.seed), _TURNS)
+            order, here = torch.argsort(noise.fold(ticket, number), stable=True), rounds == number
+            who[here] = order[numbers[here] % count]
         if self._order is None:
-            return key, numbers % len(self.policies), (key & 0x7FFFFFFF) % self.world.num_starts
-        turn = numbers + numbers // math.lcm(len(self.policies), len(self._order))
-        return key, numbers % len(self.policies), self._order[turn % len(self._order)]
+            return key, who, (key & 0x7FFFFFFF) % self.world.num_starts
+        turn = rounds * count + who
+        turn = turn + turn // math.lcm(count, len(self._order))
+        return key, who, self._order[turn % len(self._order)]
 
     def _episode(self, played: Played, starts: Observation, row: int, *, behaviour: str, seed: int) -> Episode:
         odds, progress = played.success[row].numpy(), played.progress[row].float().numpy()
