@@ -31,6 +31,14 @@ def test_what_goes_in_comes_out(tmp_path: Path, true_state_dim: int) -> None:
             assert np.array_equal(getattr(written, name), getattr(read, name)), name
 
 
+def test_only_dreams_are_marked_so_that_older_folders_can_be_continued(tmp_path: Path) -> None:
+    toys.write(tmp_path / "real", 1)
+    toys.write(tmp_path / "dream", 1, dreamed_by="push")
+    specs = [json.loads((tmp_path / n / "meta/worldsim.json").read_text())["spec"] for n in ("real", "dream")]
+    assert [s.get("dreamed_by") for s in specs] == [None, "push"]
+    assert [open_dataset(tmp_path / n).dreamed_by for n in ("real", "dream")] == ["", "push"]
+
+
 def test_video_is_nearly_lossless(tmp_path: Path) -> None:
     dataset = open_dataset(toys.write(tmp_path / "d", 2, video=True))
     written, read = toys.episode(1, steps=5), dataset.episode(1)
