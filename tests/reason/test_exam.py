@@ -49,27 +49,23 @@ def test_strangers_keep_the_question_and_change_the_frames():
     assert torch.equal(strangers(alone)[0].frames, alone[0].frames)
 
 
-def test_what_a_think_says_of_frames_is_read_off():
+def test_what_a_readout_says_of_frames_is_read_off():
     base = item(1, frames=4)
     said = {
-        "object 12 34 56 78; agent 123 120 103 100": [
-            {"object": "12", "agent": "123"},
-            {"object": "34", "agent": "120"},
-        ],
+        "colour red blue red green": [{"colour": "red"}, {"colour": "blue"}],
         "there hidden hidden other": [{"": "there"}, {"": "hidden"}],
         "2 top left; 4 bottom right; 9 beyond": [{}, {"": "top left"}],
         "nothing of the kind at all": [{}, {}],
         "": [{}, {}],
     }
-    made = [dataclasses.replace(base, think=think) for think in said]
+    made = [dataclasses.replace(base, readout=readout) for readout in said]
     for one, first in zip(made, said.values(), strict=True):
         assert per_frame(one)[:2] == first
     known = heads(made)
-    assert [(h.name, h.place) for h in known] == [
-        ("agent", 0), ("agent", 1), ("agent", 2), ("object", 0), ("object", 1), ("", -1),
-    ]  # fmt: skip
-    assert known[-1].classes == ("bottom right", "hidden", "other", "there", "top left")
+    assert [h.name for h in known] == ["", "colour"]
+    assert known[0].classes == ("bottom right", "hidden", "other", "there", "top left")
     found = targets(made, known)
-    assert found.shape == (20, 6)
-    assert found[0].tolist() == [1, 2, 3, 1, 2, UNKNOWN] and found[5].tolist() == [UNKNOWN] * 5 + [1]
+    assert found.shape == (20, 2)
+    assert found[0].tolist() == [UNKNOWN, 2] and found[5].tolist() == [1, UNKNOWN]
+    assert targets(made, ()).shape == (20, 0)
     assert heads([made[-1]]) == ()

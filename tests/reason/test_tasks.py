@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from tests.reason.films import filmed, footage, mixed_footage
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.reason.draw import balanced
-from worldsim.reason.footage import Footage
+from worldsim.reason.footage import COMPASS, Footage, compass
 from worldsim.reason.item import PLACEHOLDER, Item
 from worldsim.reason.mixture import Mixture
 from worldsim.reason.rewards import accuracy_reward, format_reward
@@ -35,7 +36,11 @@ def items(name: str, count: int = 60, *, seed: int = 0, split: str = "train", **
 
 
 def same(a: Item, b: Item) -> bool:
-    fields = [f.name for f in dataclasses.fields(Item) if f.name != "frames"]
+    fields = [f.name for f in dataclasses.fields(Item) if f.name not in ("frames", "places")]
+    if (a.places is None) != (b.places is None):
+        return False
+    if a.places is not None and not torch.equal(a.places.nan_to_num(9), b.places.nan_to_num(9)):
+        return False
     return torch.equal(a.frames, b.frames) and all(getattr(a, f) == getattr(b, f) for f in fields)
 
 
@@ -83,7 +88,31 @@ def test_the_ideal_reply_and_the_literal_follower_score_in_full(name: str) -> No
 def test_arrow_turns_the_clip_round() -> None:
     for item in items("arrow")[:10]:
         steps = set(np.diff(item.taken))
-        assert steps == ({2} if item.answer == "forward" else {-2})
+        assert steps == ({3} if item.answer == "forward" else {-3})
+
+
+def test_arrow_thinks_of_what_happened() -> None:
+    part, _ = footage()
+    agree = 0
+    for item in items("arrow")[:20]:
+        card = next(c for c in part.cards if c.origin == item.provenance)
+        rows = list(item.taken)
+        assert card.state is not None and card.place is not None and item.places is not None
+        went = card.state[rows[-1], :2] - card.state[rows[0], :2]
+        goes, side = item.think.removesuffix(" of it").replace("object goes ", "").split("; agent ")
+        assert goes == compass(went)
+        points = {c: k * math.pi / 4 for k, c in enumerate(COMPASS)}
+        agree += (math.cos(points[goes] - points[side]) < 0) == (item.answer == "forward")
+        low, high = np.array(part.limits).T
+        assert np.allclose((item.places[:, :2].numpy() + 1) / 2 * (high - low) + low, card.state[rows, :2], atol=1e-5)
+        assert np.allclose((item.places[:, 2:4].numpy() + 1) / 2 * (high - low) + low, card.place[rows], atol=1e-5)
+    assert agree >= 17  # what is pushed goes away from who pushes
+
+
+def test_compass_points() -> None:
+    around = [compass(np.array([math.cos(a), math.sin(a)], np.float32)) for a in np.arange(8) * math.pi / 4 + 0.3]
+    assert around == list(COMPASS)
+    assert compass(np.array([1.0, -0.3], np.float32)) == "E" and compass(np.array([-1.0, -0.3], np.float32)) == "W"
 
 
 def test_order_names_the_frames_as_they_happened() -> None:
@@ -95,7 +124,8 @@ def test_order_names_the_frames_as_they_happened() -> None:
 def test_puzzle_quarters_make_the_frame_again() -> None:
     part, _ = footage()
     for item in items("puzzle")[:12]:
-        named = dict(p.split(" ", 1) for p in item.think.split("; "))
+        named = dict(p.split(" ", 1) for p in item.readout.split("; "))
+        assert {f"{corner} {number}" for number, corner in named.items()} == set(item.think.split("; "))
         assert named[item.answer] == item.group and f"Which is the {item.group}?" in item.prompt
         place = {corner: int(number) - 1 for number, corner in named.items()}
         quarter = [item.frames[place[c]] for c in CORNERS]
@@ -110,8 +140,9 @@ def test_permanence_edits_only_what_it_says() -> None:
     thing = scene(part, size=64)
     groups = set()
     for item in items("permanence", 40)[:40]:
-        words = item.think.split()
+        words = item.readout.split()
         assert item.answer == ("yes" if words[0] == words[-1] else "no")
+        assert item.think == f"{words[0]} before; {words[-1]} after"
         assert words[3:5] == ["hidden"] * 2
         video = next(v for v, c in enumerate(part.cards) if c.origin == item.provenance)
         honest = part.frames(video, item.taken)
@@ -132,7 +163,7 @@ def test_permanence_edits_only_what_it_says() -> None:
 
 
 def test_permanence_changes_every_state_into_every_other() -> None:
-    seen = collections.Counter((w[0], w[-1]) for w in (i.think.split() for i in items("permanence", 180)[:]))
+    seen = collections.Counter((w[0], w[-1]) for w in (i.readout.split() for i in items("permanence", 180)[:]))
     same_state = [count for (a, b), count in seen.items() if a == b]
     changed = [count for (a, b), count in seen.items() if a != b]
     assert len(same_state) == 3 and sum(same_state) == 90 and min(same_state) > 15

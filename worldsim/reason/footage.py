@@ -21,6 +21,7 @@ from worldsim.reason.video import Provenance, Video, fitted
 Floats = NDArray[np.float32]
 LOOK_PX = 8
 """Side of the small looks, by which clips are compared."""
+COMPASS = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
 Limits = tuple[tuple[float, float], tuple[float, float]]
 
 
@@ -94,6 +95,43 @@ class Footage:
                 parts.append(f"{name} {' '.join(cells)}")
         return "; ".join(parts)
 
+    def places(self, video: int, numbers: Sequence[int]) -> Tensor:
+        """Where object and agent are in some frames, and how far the task has got: float32 [F, 5], each in about -1..1.
+
+        Object x and y, agent x and y within `limits`, progress; nan where it is not known.
+        """
+        card, rows = self.cards[video], list(numbers)
+        found = np.full((len(rows), 5), np.nan, np.float32)
+        low, high = np.array(self.limits, np.float32).T
+        for column, place in ((0, card.state), (2, card.place)):
+            if place is not None and place.shape[1] >= 2:
+                found[:, column : column + 2] = 2 * (place[rows, :2] - low) / np.maximum(high - low, 1e-9) - 1
+        if card.progress is not None:
+            found[:, 4] = 2 * card.progress[rows] - 1
+        return torch.from_numpy(found)
+
+    def course(self, video: int, numbers: Sequence[int]) -> str:
+        """How far the task has got in some frames, in tenths; empty where it is not known."""
+        progress = self.cards[video].progress
+        if progress is None:
+            return ""
+        known = progress[list(numbers)]
+        return f"progress {' '.join('-' if np.isnan(p) else str(min(9, max(0, int(10 * p)))) for p in known)}"
+
+    def motion(self, video: int, numbers: Sequence[int]) -> str:
+        """Which way the object goes in some frames and on which side of it the agent stands meanwhile, as compass points.
+
+        North is the second number of a place growing. Empty where object or agent is not known.
+        """
+        card, rows = self.cards[video], list(numbers)
+        if card.state is None or card.place is None or card.state.shape[1] < 2 or len(rows) < 2:
+            return ""
+        thing, agent = card.state[rows, :2], card.place[rows]
+        step = np.diff(thing, axis=0)
+        apart = ((agent - thing)[1:] + (agent - thing)[:-1]) / 2
+        side = (apart * (np.linalg.norm(step, axis=1, keepdims=True) + 1e-9)).sum(axis=0)  # when it moves counts
+        return f"object goes {compass(thing[-1] - thing[0])}; agent {compass(side)} of it"
+
     def stir(self) -> list[Floats]:
         """How much happens between frames, [T - 1] per video: change of the true state where all have one, else pixels.
 
@@ -144,6 +182,11 @@ class Footage:
             share = (float(value) - low) / max(high - low, 1e-9)
             digits.append(str(min(max(int(share * 10), 0), 9)))
         return "".join(digits)
+
+
+def compass(way: Floats) -> str:
+    """The nearest of eight compass points of a direction [2]: east is the first number growing, north the second."""
+    return COMPASS[round(float(np.arctan2(way[1], way[0])) / (2 * np.pi) * 8) % 8]
 
 
 def _array(value: Tensor | None) -> Floats | None:

@@ -30,10 +30,13 @@ class Item:
         options: The possible answers.
         answer: The right one.
         difficulty: 0 easy to 1 hard, comparable within the task.
-        think: What can be read off the frames, for supervised training: cells of a grid, which quarter is which; empty
-            where the video has no states.
+        think: The reasons for the answer in a few checkable words, for supervised training; empty where the video has no
+            states to tell them from.
         provenance: The video's.
         taken: Numbers of the video's frames that were used, in the order shown.
+        readout: What each frame shows in words (`worldsim.reason.seen` reads them), for the vision warm-up.
+        places: What each frame shows in numbers, float32 [F, D] as `worldsim.reason.footage.Footage.places` gives them,
+            nan where it is not known; for the vision warm-up too.
 
     Raises:
         InvalidInputError: The answer is not among the options.
@@ -50,6 +53,8 @@ class Item:
     think: str
     provenance: Provenance
     taken: tuple[int, ...]
+    readout: str = ""
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.answer not in self.options:

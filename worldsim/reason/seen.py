@@ -1,4 +1,4 @@
-"""What an item's think says of each of its frames, as numbers that a classifier can learn. Not for whole clips.
+"""What an item's read-out says of each of its frames, as classes that a classifier can learn. Not for whole clips.
 
 Shape legend: N frames, H heads.
 """
@@ -13,7 +13,6 @@ from worldsim.reason.item import Item
 
 UNKNOWN = -100
 """Where a head has nothing to say of a frame."""
-_DIGITS = tuple("0123456789")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,48 +20,42 @@ class Head:
     """One thing that can be said of a frame.
 
     Attributes:
-        name: Of what is told, for example "object"; empty for bare words.
-        place: Which digit of the number; -1 for words.
+        name: Of what is told, for example "quarter"; empty for bare words.
         classes: Its values.
     """
 
     name: str
-    place: int
     classes: tuple[str, ...]
 
 
 def per_frame(item: Item) -> list[dict[str, str]]:
     """What is said of each frame: by name, or under "" where it has none.
 
-    Read are lists with as many values as there are frames ("agent 12 13 14", "there hidden there") and remarks about a
-    numbered frame ("2 top left"); anything else is passed over.
+    Read are lists with as many values as there are frames ("colour red red green", "there hidden there") and remarks about
+    a numbered frame ("2 top left"); anything else is passed over.
     """
     count = len(item.frames)
     found: list[dict[str, str]] = [{} for _ in range(count)]
-    for part in item.think.split("; "):
+    for part in item.readout.split("; "):
         words = part.split()
-        if len(words) in (count, count + 1) and not (len(words) == count and count < 2):
+        if len(words) > 1 and words[0].isdigit():
+            if 1 <= int(words[0]) <= count:
+                found[int(words[0]) - 1][""] = " ".join(words[1:])
+        elif len(words) in (count, count + 1):
             name = words[0] if len(words) == count + 1 else ""
             for frame, word in zip(found, words[-count:], strict=True):
                 frame[name] = word
-        elif len(words) > 1 and words[0].isdigit() and 1 <= int(words[0]) <= count:
-            found[int(words[0]) - 1][""] = " ".join(words[1:])
     return found
 
 
 def heads(items: Sequence[Item]) -> tuple[Head, ...]:
     """Everything that is said of frames in some items."""
     words: dict[str, set[str]] = {}
-    digits: dict[str, int] = {}
     for item in items:
         for frame in per_frame(item):
             for name, value in frame.items():
-                if value.isdigit():
-                    digits[name] = max(digits.get(name, 0), len(value))
-                else:
-                    words.setdefault(name, set()).add(value)
-    numbers = [Head(name=n, place=p, classes=_DIGITS) for n in sorted(digits) for p in range(digits[n])]
-    return (*numbers, *(Head(name=n, place=-1, classes=tuple(sorted(words[n]))) for n in sorted(words)))
+                words.setdefault(name, set()).add(value)
+    return tuple(Head(name=n, classes=tuple(sorted(words[n]))) for n in sorted(words))
 
 
 def targets(items: Sequence[Item], known: Sequence[Head]) -> Tensor:
@@ -71,10 +64,8 @@ def targets(items: Sequence[Item], known: Sequence[Head]) -> Tensor:
     for item in items:
         for frame in per_frame(item):
             rows.append([_class(frame.get(h.name, ""), h) for h in known])
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(known))
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(known))
 
 
 def _class(value: str, head: Head) -> int:
-    if head.place >= 0:
-        return int(value[head.place]) if value.isdigit() and head.place < len(value) else UNKNOWN
     return head.classes.index(value) if value in head.classes else UNKNOWN

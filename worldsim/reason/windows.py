@@ -18,6 +18,8 @@ from worldsim.reason.footage import Floats, Footage
 
 _WEIGHT = 5.0
 """How much more places count than pixels."""
+_LEANINGS = 192
+"""Directions that are levelled at most, the strongest: what is weaker cannot be read off a frame."""
 MOST = 4096
 """Windows that are compared with each other at most."""
 
@@ -132,7 +134,8 @@ def level(lean_ND: Floats, *, keep: float) -> NDArray[np.int64]:
     power_DD = lean_ND.T @ lean_ND / len(lean_ND)
     power_DD += np.eye(len(power_DD), dtype=np.float32) * (np.trace(power_DD) / len(power_DD) + 1e-12)
     value_D, vector_DD = np.linalg.eigh(power_DD)
-    white_ND = (lean_ND @ vector_DD / np.sqrt(value_D)).astype(np.float32)
+    strong = slice(-_LEANINGS, None)  # eigenvalues come in rising order
+    white_ND = (lean_ND @ vector_DD[:, strong] / np.sqrt(value_D[strong])).astype(np.float32)
     running_D = np.zeros(white_ND.shape[1], np.float32)
     left = np.ones(len(white_ND), bool)
     chosen = []

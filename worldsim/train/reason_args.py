@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from worldsim.errors import missing_extra
 
+SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
+"""How the learning rate goes on after its warm-up, and what transformers call that."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapter:

@@ -16,13 +16,12 @@ from worldsim.reason.item import Item
 from worldsim.reason.rewards import Completion, Reward, accuracy_reward, format_reward, guarded, overlong_reward
 from worldsim.reason.vlm import VLM
 from worldsim.train.loop import Watch
-from worldsim.train.reason_args import Adapter, arguments
+from worldsim.train.reason_args import SCHEDULES, Adapter, arguments
 from worldsim.train.reason_items import AskedItems, Lessons, lessons
 from worldsim.train.reason_run import Results, is_done, one_thread, results, trained
 
 REWARDS = ("accuracy", "format", "overlong", "random")
 """What can be rewarded; the last is a control that must not teach anything."""
-SCHEDULES = ("constant", "cosine")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ class TrainReasonGrpo:
     loss: str = "dapo"
     rewards: tuple[str, ...] = ("accuracy", "format")
     reward_weights: tuple[float, ...] = (1.0, 0.1)
-    max_new_tokens: int = 48
+    max_new_tokens: int = 32
     adapter: Adapter = dataclasses.field(default_factory=Adapter)
     evaluate_every: int = 25
     save_every: int = 25
@@ -173,7 +172,7 @@ def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Lessons, run: Results, o
     )
     settings = GRPOConfig(
         **arguments(config, checkpoints=run.checkpoints, logging=5),
-        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else "cosine",
+        lr_scheduler_type=SCHEDULES[config.schedule],
         num_generations=config.group,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.reason.footage import Footage
 from worldsim.reason.item import Item
@@ -18,6 +20,9 @@ from worldsim.reason.split import By, split
 from worldsim.reason.tasks.base import Items
 from worldsim.reason.tasks.registry import TASKS
 
+Colour = tuple[float, float, float]
+_FAINT = 0.02
+"""Smallest deviation of a colour that counts, so that noise of a still scene is not blown up."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,14 +51,14 @@ class AskedItems:
     tasks: tuple[str, ...] = ("arrow", "puzzle", "permanence")
     weights: tuple[float, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    videos: int = 500
-    held_out: int = 200
+    videos: int = 0
+    held_out: int = 400
     by: By = "episode"
     share: float = 0.2
     exam: int = 512
     glance: int = 96
     bad_share: float = 0.05
-    cache_mb: int = 1024
+    cache_mb: int = 2048
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -103,10 +108,21 @@ class Lessons:
         """Prompts and replies of some training items, for a tokenizer."""
         return [text for item in self.to_learn(count) for text in (item.prompt, item.completion)]
 
+    def pixels(self, count: int = 200) -> tuple[Colour, Colour]:
+        """Mean and deviation of each colour, 0..1, over the frames of some training items."""
+        shown = torch.cat([item.frames for item in self.to_learn(count)]).float() / 255
+        mean, deviation = shown.mean(dim=(0, 1, 2)), shown.std(dim=(0, 1, 2)).clamp(min=_FAINT)
+        return _colour(mean), _colour(deviation)
+
     def _parts(self, footage: Footage, count: int, side: str) -> list[Items]:
         seed = self.seed if side == "train" else 0
         built = [TASKS.build(name, self.asked.options.get(name, {})) for name in self.asked.tasks]
         return [Items(task, footage, count=count, seed=seed, split=side) for task in built]
+
+
+def _colour(value_C: torch.Tensor) -> Colour:
+    red, green, blue = value_C.tolist()
+    return red, green, blue
 
 
 def lessons(data: str | Sequence[str], asked: AskedItems, *, size: int, seed: int) -> Lessons:

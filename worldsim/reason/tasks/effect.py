@@ -74,6 +74,7 @@ class Effect:
             think=footage.readout(window.video, shown),
             provenance=footage.cards[window.video].origin,
             taken=shown,
+            places=footage.places(window.video, shown),
         )
 
     def _others(self, footage: Footage, window: Window) -> list[int]:

@@ -95,4 +95,5 @@ class NextAction:
             think=footage.readout(window.video, window.frames),
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
+            places=footage.places(window.video, window.frames),
         )

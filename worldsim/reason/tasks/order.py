@@ -55,4 +55,5 @@ class Order:
             think=footage.readout(window.video, shown),
             provenance=footage.cards[window.video].origin,
             taken=shown,
+            places=footage.places(window.video, shown),
         )

@@ -98,9 +98,10 @@ class Outcome:
             options=OPTIONS if about == "success" else BINS,
             answer=request.label,
             difficulty=window.difficulty,
-            think=footage.readout(window.video, window.frames),
+            think=footage.course(window.video, window.frames) or footage.readout(window.video, window.frames),
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
+            places=footage.places(window.video, window.frames),
         )
 
 

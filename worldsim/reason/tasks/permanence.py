@@ -70,6 +70,7 @@ class Permanence:
         shown = torch.cat(parts).clone()
         shown[first:last, :, columns] = torch.tensor(BAR_RGB, dtype=torch.uint8)
         seen = [STATES[before]] * first + ["hidden"] * self.config.hidden
+        seen += [STATES[after]] * (self.config.frames - last)
         width = (columns.stop - columns.start) / side
         return Item(
             task=self.name,
@@ -82,9 +83,10 @@ class Permanence:
             options=OPTIONS,
             answer=request.label,
             difficulty=0.25 + 0.5 * width + (0.25 if "other" in (STATES[before], STATES[after]) else 0.0),
-            think=" ".join(seen + [STATES[after]] * (self.config.frames - last)),
+            think=f"{STATES[before]} before; {STATES[after]} after",
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
+            readout=" ".join(seen),
         )
 
     def _columns(self, thing: Scene, frames: Tensor) -> slice:

@@ -54,6 +54,7 @@ class Puzzle:
         shown = [fitted(quarters[corner], footage.size) for corner in order]
         corner = CORNERS[order[OPTIONS.index(request.label)]]
         places = [f"{place} {CORNERS[c]}" for place, c in zip(OPTIONS, order, strict=True)]
+        found = [f"{CORNERS[c]} {OPTIONS[order.index(c)]}" for c in range(4)]
         return Item(
             task=self.name,
             group=corner,
@@ -66,9 +67,10 @@ class Puzzle:
             options=OPTIONS,
             answer=request.label,
             difficulty=window.difficulty,
-            think="; ".join(places),
+            think="; ".join(found),
             provenance=footage.cards[window.video].origin,
             taken=(whole, cut, cut, cut, cut),
+            readout="; ".join(places),
         )
 
 
