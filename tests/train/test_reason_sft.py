@@ -66,7 +66,7 @@ def recipe(data, out, **changes):
 
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
-    return train_reason_sft(recipe(data, tmp_path_factory.mktemp("sft") / "run"))
+    return train_reason_sft(recipe(data, tmp_path_factory.mktemp("sft") / "run", tower="train", keep=(2, 4)))
 
 
 def weights(folder):
@@ -95,12 +95,13 @@ def test_all_parts_of_the_model_are_trained(folder, data):
 
 
 def test_a_killed_run_ends_with_the_same_weights(folder, data, tmp_path):
+    same = {"tower": "train", "keep": (2, 4)}
     with pytest.raises(Killed):
-        train_reason_sft(recipe(data, tmp_path / "run"), watch=killer(4))
+        train_reason_sft(recipe(data, tmp_path / "run", **same), watch=killer(4))
     assert not (tmp_path / "run/model").exists()
     half = tmp_path / "run/checkpoints/checkpoint-3"
     half.mkdir()  # as a kill leaves it while it is written
-    again = train_reason_sft(recipe(data, tmp_path / "run"))
+    again = train_reason_sft(recipe(data, tmp_path / "run", **same))
     assert not half.exists()
     first, second = weights(folder), weights(again)
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -108,9 +109,23 @@ def test_a_killed_run_ends_with_the_same_weights(folder, data, tmp_path):
     assert steps == sorted(steps)
 
 
+def test_models_on_the_way_are_kept(folder):
+    kept = folder.parent / "kept"
+    assert storage.read_manifest(kept / "2", kind="vlm")["steps"] == 2
+    early, last, end = weights(kept / "2"), weights(kept / "4"), weights(folder)
+    assert all(torch.equal(last[k], end[k]) for k in end)
+    assert not all(torch.equal(early[k], end[k]) for k in end)
+
+
+def test_a_tower_that_was_warmed_up_stays_as_it_is(data, tmp_path):
+    made = train_reason_sft(recipe(data, tmp_path / "run", steps=3, keep=(1,), evaluate_every=0))
+    early, end = weights(made.parent / "kept/1"), weights(made)
+    assert all(torch.equal(early[k], end[k]) == ("visual" in k) for k in end)
+
+
 def test_the_same_command_again_does_nothing_and_another_is_refused(folder, data):
     made = (folder / "manifest.json").stat().st_mtime_ns
-    assert train_reason_sft(recipe(data, folder.parent)) == folder
+    assert train_reason_sft(recipe(data, folder.parent, tower="train", keep=(2, 4))) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == made
     with pytest.raises(InvalidInputError, match="other settings"):
         train_reason_sft(recipe(data, folder.parent, lr=1e-4))
@@ -123,6 +138,17 @@ def test_an_adapter_on_a_folder_is_merged_into_plain_weights(folder, data, tmp_p
     assert before.keys() == after.keys()
     moved = {k for k in before if not torch.equal(before[k], after[k])}
     assert moved and not any("norm" in k or "embed" in k for k in moved)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"keep": (9,)}, "keep"), ({"keep": (1,), "adapter": Adapter(rank=2)}, "adapter"), ({"stress": 0.0}, "stress")],
+)
+def test_settings_that_cannot_be(data, tmp_path, change, says):
+    with pytest.raises(InvalidInputError, match=says):
+        recipe(data, tmp_path, **change)
+    with pytest.raises(UnknownNameError, match="freeze"):
+        recipe(data, tmp_path, tower="frieze")
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(data, tmp_path):

@@ -29,6 +29,19 @@ SPENT = "core_seconds.json"
 """Written last into a checkpoint, so that one without it counts for nothing."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Models that are kept on the way.
+
+    Attributes:
+        steps: After which steps.
+        manifest: What is written beside them.
+    """
+
+    steps: tuple[int, ...] = ()
+    manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(kw_only=True)
 class Results:
     """A run's folder: config.json, metrics.jsonl, checkpoints/, and model/ when it is done.
@@ -98,14 +111,16 @@ class Results:
 
     def finish(self, vlm: VLM, items: list[Item], manifest: Mapping[str, Any], *, step: int) -> Path:
         """Examine at the end and write the model's folder."""
-        spent = round(self.spent(), 1)
+        spent = self.spent()
         figures = examine(vlm, items, max_new_tokens=self.max_new_tokens).figures()
         self.log(step, {f"final/{k}": v for k, v in figures.items()})
-        costs = {**manifest.get("core_seconds", {}), self.stage: spent}
-        vlm.save_pretrained(
-            self.model, manifest={**manifest, **origin(), "figures": figures, "core_seconds": costs, "steps": step}
-        )
+        self.write(vlm, self.model, {**manifest, "figures": figures}, step=step, spent=spent)
         return self.model
+
+    def write(self, vlm: VLM, folder: Path, manifest: Mapping[str, Any], *, step: int, spent: float) -> None:
+        """Write a model and what it cost."""
+        costs = {**manifest.get("core_seconds", {}), self.stage: round(spent, 1)}
+        vlm.save_pretrained(folder, manifest={**manifest, **origin(), "core_seconds": costs, "steps": step})
 
     def _forget(self, *, after: int) -> None:
         path = self.folder / "metrics.jsonl"
@@ -145,7 +160,7 @@ def is_done(folder: Path, config: Any) -> bool:
     return True
 
 
-def callback(run: Results, vlm: VLM, *, evaluate_every: int) -> Any:
+def callback(run: Results, vlm: VLM, *, evaluate_every: int, keep: Keep) -> Any:
     """A `TrainerCallback` that writes metrics, examines, watches the loss and marks whole checkpoints."""
     from transformers import TrainerCallback
 
@@ -166,8 +181,10 @@ def callback(run: Results, vlm: VLM, *, evaluate_every: int) -> Any:
                 run.watch(run.stage, state.global_step, state.max_steps, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            """Examine now and then; the end has its own, larger exam."""
+            """Keep models that are wanted, and examine now and then; the end has its own, larger exam."""
             step = state.global_step
+            if step in keep.steps:
+                run.write(vlm, run.folder / "kept" / str(step), keep.manifest, step=step, spent=run.spent())
             if evaluate_every and step % evaluate_every == 0 and step < state.max_steps:
                 figures = run.glance(vlm, step)
                 if run.watch is not None:
@@ -182,7 +199,7 @@ def callback(run: Results, vlm: VLM, *, evaluate_every: int) -> Any:
     return Keeper()
 
 
-def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: int) -> None:
+def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: int, keep: Keep | None = None) -> None:
     """Build a trainer of TRL, let it run from the newest checkpoint, and give `vlm` the plain model back.
 
     Args:
@@ -190,13 +207,14 @@ def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: 
         run: The folder.
         vlm: Trained in place.
         evaluate_every: Steps between evaluations; 0 for none.
+        keep: Models to keep on the way.
     """
     from transformers.trainer_callback import PrinterCallback
 
     with quiet():
         trainer = make()
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(callback(run, vlm, evaluate_every=evaluate_every))
+        trainer.add_callback(callback(run, vlm, evaluate_every=evaluate_every, keep=keep or Keep()))
         vlm.model = trainer.model  # an adapter may stand around it
         trainer.train(resume_from_checkpoint=run.start())
         vlm.model = plain(trainer.model)

@@ -23,7 +23,7 @@ from worldsim.train.loop import Schedule, Watch
 from worldsim.train.reason_args import SCHEDULES, Adapter, arguments
 from worldsim.train.reason_items import AskedItems, Lessons, lessons
 from worldsim.train.reason_loss import stressed, trainer_class
-from worldsim.train.reason_run import Results, is_done, one_thread, results, trained
+from worldsim.train.reason_run import Keep, Results, is_done, one_thread, results, trained
 from worldsim.train.reason_warm import default_schedule, warm_up
 
 TOWERS = ("auto", "train", "freeze")
@@ -57,6 +57,8 @@ class TrainReasonSft:
         adapter: LoRA.
         evaluate_every: Steps between evaluations on held-out items; 0 for none before the end.
         save_every: Steps between checkpoints.
+        keep: Steps whose models are kept as ``out/kept/STEP``, for example as starts of reason-grpo that have something left
+            to learn.
         max_new_tokens: Longest reply in evaluations.
         bf16: Train in bfloat16 autocast.
         cpu: Stay on the CPU where there is an accelerator too.
@@ -87,6 +89,7 @@ class TrainReasonSft:
     adapter: Adapter = dataclasses.field(default_factory=Adapter)
     evaluate_every: int = 400
     save_every: int = 200
+    keep: tuple[int, ...] = ()
     max_new_tokens: int = 32
     bf16: bool = False
     cpu: bool = True
@@ -97,6 +100,8 @@ class TrainReasonSft:
             raise unknown_name("way to treat the tower", self.tower, TOWERS)
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if self.keep and (self.adapter.rank or not all(0 < step <= self.steps for step in self.keep)):
+            raise InvalidInputError(f"keep takes steps in 1..{self.steps}, and no adapter beside it; got {self.keep}.")
         if self.stress <= 0:
             raise InvalidInputError(f"stress must be > 0; got {self.stress}.")
         if min(self.steps, self.batch, self.save_every) < 1 or not 0 <= self.fast <= 1 or self.evaluate_every < 0:
@@ -137,14 +142,25 @@ def train_reason_sft(config: TrainReasonSft, *, watch: Watch | None = None) -> P
         )
         vlm, warm = _begin(config, taught, out / ".training", watch)
         with _tower(vlm, frozen=config.tower == "freeze" or (config.tower == "auto" and bool(warm))):
-            trained(lambda: _trainer(config, vlm, taught, run), run, vlm, evaluate_every=config.evaluate_every)
-        manifest = {
-            "config": storage.to_json(config),
-            "core_seconds": {"warm-up": warm["core_seconds"]} if warm else {},
-            "warm_up": {k: v for k, v in warm.items() if k != "core_seconds"},
-            "skipped_videos": len(taught.bad),
-        }
-        return run.finish(vlm, taught.to_examine(config.items.exam), manifest, step=config.steps)
+            trained(
+                lambda: _trainer(config, vlm, taught, run),
+                run,
+                vlm,
+                evaluate_every=config.evaluate_every,
+                keep=Keep(steps=config.keep, manifest=_facts(config, taught, warm)),
+            )
+        facts = _facts(config, taught, warm)
+        return run.finish(vlm, taught.to_examine(config.items.exam), facts, step=config.steps)
+
+
+def _facts(config: TrainReasonSft, taught: Lessons, warm: dict[str, float]) -> dict[str, Any]:
+    """What the manifest says beside figures and costs."""
+    return {
+        "config": storage.to_json(config),
+        "core_seconds": {"warm-up": warm["core_seconds"]} if warm else {},
+        "warm_up": {k: v for k, v in warm.items() if k != "core_seconds"},
+        "skipped_videos": len(taught.bad),
+    }
 
 
 def _begin(config: TrainReasonSft, taught: Lessons, work: Path, watch: Watch | None) -> tuple[VLM, dict[str, float]]:
