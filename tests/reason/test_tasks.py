@@ -126,6 +126,7 @@ def test_puzzle_quarters_make_the_frame_again() -> None:
     for item in items("puzzle")[:12]:
         named = dict(p.split(" ", 1) for p in item.readout.split("; "))
         assert {f"{corner} {number}" for number, corner in named.items()} == set(item.think.split("; "))
+        assert item.think.endswith(f"{item.group} {item.answer}")
         assert named[item.answer] == item.group and f"Which is the {item.group}?" in item.prompt
         place = {corner: int(number) - 1 for number, corner in named.items()}
         quarter = [item.frames[place[c]] for c in CORNERS]

@@ -46,15 +46,20 @@ class Puzzle:
         return (Turn(labels=OPTIONS, pools=(mixed(pool, key),)),)
 
     def make(self, footage: Footage, request: Request) -> Item:
-        """Cut, shuffle, and ask for the corner whose quarter was put in the labelled place."""
+        """Cut, shuffle, and ask for the corner whose quarter was put in the labelled place.
+
+        The think tells all four, the wanted one last, so that the answer stands right before it is given: a small model that
+        had to look it up among the four did not learn to with one seed of two.
+        """
         window, order = request.window, request.draw.order(4)
         whole, cut = window.frames
         large = 2 * footage.size if footage.cards[window.video].side_px > footage.size else footage.size
         quarters = _quarters(footage.frames(window.video, [cut], size=large))
         shown = [fitted(quarters[corner], footage.size) for corner in order]
-        corner = CORNERS[order[OPTIONS.index(request.label)]]
+        asked = order[OPTIONS.index(request.label)]
+        corner = CORNERS[asked]
+        found = [f"{CORNERS[c]} {OPTIONS[order.index(c)]}" for c in sorted(range(4), key=lambda c: (c == asked, c))]
         places = [f"{place} {CORNERS[c]}" for place, c in zip(OPTIONS, order, strict=True)]
-        found = [f"{CORNERS[c]} {OPTIONS[order.index(c)]}" for c in range(4)]
         return Item(
             task=self.name,
             group=corner,
