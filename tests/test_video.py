@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worldsim import video
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.video import encode_mp4, read_video, side_by_side, to_model, to_uint8, write_mp4
+from worldsim.video import encode_mp4, read_video, sample_video, side_by_side, to_model, to_uint8, write_mp4
 
 
 def moving(frames: int = 12, height: int = 32, width: int = 48) -> np.ndarray:
@@ -97,8 +98,52 @@ def test_damage_never_escapes_the_typed_error(tmp_path: Path, place: int, value:
     try:
         frames, _ = read_video(tmp_path / "v.mp4")
         assert frames.dtype == np.uint8 and frames.shape[-1] == 3
+        few, numbers = sample_video(tmp_path / "v.mp4", frames=3)
+        assert np.array_equal(few, frames[list(numbers)])
     except StorageError as error:
         assert "v.mp4" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("frames", "numbers"), [(1, (6,)), (2, (0, 11)), (4, (0, 4, 7, 11)), (12, tuple(range(12))), (50, tuple(range(12)))]
+)
+def test_a_sample_spans_the_video(tmp_path: Path, frames: int, numbers: tuple[int, ...]) -> None:
+    (tmp_path / "v.mp4").write_bytes(encode_mp4(moving(), rate_hz=10))
+    found, taken = sample_video(tmp_path / "v.mp4", frames=frames)
+    assert taken == numbers
+    assert np.array_equal(found, read_video(tmp_path / "v.mp4")[0][list(numbers)])
+
+
+def test_a_sample_of_what_is_there_where_a_file_promises_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v.mp4").write_bytes(encode_mp4(moving(), rate_hz=10))
+    seen: list[int] = []
+
+    def spread(count: int, most: int) -> list[int]:
+        seen.append(count)
+        return [0, count - 1]
+
+    monkeypatch.setattr(video, "_spread", spread)
+    pick = video._pick
+    monkeypatch.setattr(
+        video, "_pick", lambda c, s, wanted: ({n: f for n, f in pick(c, s, wanted)[0].items() if n < 9}, 9)
+    )
+    frames, taken = sample_video(tmp_path / "v.mp4", frames=2)
+    assert seen == [12, 9] and taken == (0, 8) and len(frames) == 2
+
+
+def test_what_cannot_be_sampled_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match="missing"):
+        sample_video(tmp_path / "missing.mp4", frames=2)
+    (tmp_path / "text.mp4").write_text("no video at all")
+    with pytest.raises(StorageError, match="text"):
+        sample_video(tmp_path / "text.mp4", frames=2)
+    (tmp_path / "v.mp4").write_bytes(encode_mp4(moving(), rate_hz=10))
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        sample_video(tmp_path / "v.mp4", frames=0)
+    monkeypatch.setattr(video, "_MOST_BYTES", 3 * 32 * 48 * 5)
+    assert len(sample_video(tmp_path / "v.mp4", frames=5)[0]) == 5
+    with pytest.raises(StorageError, match="6 frames of 48 x 32"):
+        sample_video(tmp_path / "v.mp4", frames=6)
 
 
 def test_side_by_side() -> None:

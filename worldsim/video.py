@@ -4,7 +4,8 @@ Shape legend: B batch, T frames, H W pixels, C=3 colour.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,24 +102,48 @@ def read_video(path: Path, *, start_s: float = 0.0, frames: int | None = None) -
     Raises:
         StorageError: The file is missing, is not a video, is cut short, or is unreasonably large.
     """
-    import av
-
-    try:
-        with av.open(path.as_posix()) as container:
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise ValueError("its codec is not known")
-            stream.codec_context.thread_count = 1
-            rate = float(stream.average_rate or 0)
-            if not 0 < rate < 10_000:
-                raise ValueError(f"a rate of {rate} frames per second")
-            most = _MOST_BYTES // max(3 * stream.width * stream.height, 1)
-            images = _decode(container, stream, start_s - 0.5 / rate, min(most, frames or most))
+    with _opened(path) as (container, stream):
+        rate = float(stream.average_rate or 0)
+        if not 0 < rate < 10_000:
+            raise ValueError(f"a rate of {rate} frames per second")
+        most = _MOST_BYTES // max(3 * stream.width * stream.height, 1)
+        images = _decode(container, stream, start_s - 0.5 / rate, min(most, frames or most))
         if not images or (frames is not None and len(images) < frames):
             raise ValueError(f"{len(images)} frames from {start_s:g} s on, expected {frames or 'some'}")
         return np.stack(images), rate
-    except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
-        raise StorageError(f"{path} cannot be read as a video ({error}). Restore or delete the file.") from error
+
+
+def sample_video(path: Path, *, frames: int) -> tuple[Frames, tuple[int, ...]]:
+    """Decode frames at even distances, the first and the last among them; no others are kept in memory.
+
+    Args:
+        path: Any container and codec that FFmpeg knows.
+        frames: How many, at least 1; a single one is taken from the middle.
+
+    Returns:
+        uint8 [F, H, W, 3], all frames where the video has no more, and their numbers.
+
+    Raises:
+        InvalidInputError: No frame is wanted.
+        StorageError: The file is missing, is not a video, holds no frame, or its frames are unreasonably large.
+    """
+    if frames < 1:
+        raise InvalidInputError(f"frames must be at least 1; got {frames}.")
+    with _opened(path) as (container, stream):
+        count = sum(1 for packet in container.demux(stream) if packet.size)
+    for _ in range(2):
+        wanted = _spread(count, frames)
+        with _opened(path) as (container, stream):
+            if 3 * stream.width * stream.height * len(wanted) > _MOST_BYTES:
+                raise ValueError(f"{len(wanted)} frames of {stream.width} x {stream.height} pixels")
+            images, found = _pick(container, stream, set(wanted))
+            if not found:
+                raise ValueError("no frame can be decoded")
+        if found == count:
+            break
+        count = found  # the container had promised another number: sample what is there
+    with _named(path):
+        return np.stack([images[n] for n in wanted if n in images]), tuple(n for n in wanted if n in images)
 
 
 def side_by_side(videos: Sequence[Frames], *, gap_px: int = 2) -> Frames:
@@ -152,6 +177,50 @@ def _prepared(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Fram
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     odd = [(0, side % 2 if even else 0) for side in frames.shape[1:3]]
     return np.ascontiguousarray(np.pad(frames, [(0, 0), *odd, (0, 0)], mode="edge"))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into an error that names it."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
+        raise StorageError(f"{path} cannot be read as a video ({error}). Restore or delete the file.") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """A file and its first stream of pictures, decoded by one thread."""
+    import av
+
+    with _named(path), av.open(path.as_posix()) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("its codec is not known")
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` numbers at even distances, both ends included."""
+    if most == 1:
+        return [count // 2]
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def _pick(container: "InputContainer", stream: "VideoStream", wanted: set[int]) -> tuple[dict[int, Frames], int]:
+    """The wanted frames by number, and how many there are in all."""
+    images: dict[int, Frames] = {}
+    found = 0
+    for frame in container.decode(stream):
+        if found in wanted:
+            images[found] = frame.to_ndarray(format="rgb24")
+        found += 1
+    return images, found
 
 
 def _decode(container: "InputContainer", stream: "VideoStream", start_s: float, most: int) -> list[Frames]:

@@ -1,0 +1,177 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.reason import quiz
+from worldsim.cli import app
+from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+from worldsim.reason.benchmark.clips import Clips, View
+from worldsim.reason.benchmark.folder import read_benchmark
+from worldsim.reason.tiny import TinyConfig
+from worldsim.reason.vlm import VLM
+from worldsim.triage.lock import run_lock
+
+FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
+
+
+def run(*arguments: object) -> str:
+    """The command in this process; a typed error is raised as it is."""
+    found = CliRunner().invoke(app, [str(a) for a in arguments])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    assert found.exit_code == 0, found.output
+    return found.output
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of two datasets, and tiny random models of every family."""
+    place = tmp_path_factory.mktemp("reason")
+    quiz.dataset(place / "bench", "robovqa", count=8)
+    quiz.dataset(place / "bench", "av", count=4, index2ans={"A": "left", "B": "right", "C": "nowhere"})
+    clips = Clips(View(size=32, wording="words"))
+    items = [clips.item(q) for q in read_benchmark(place / "bench").questions]
+    texts = [t for i in items for t in (i.prompt, i.completion)]
+    for family in FAMILIES:
+        config = TinyConfig(hidden=32, heads=2, layers=2, depth=1, family=family)  # type: ignore[arg-type]
+        VLM.tiny(texts, config, seed=1).save_pretrained(place / family)
+    return place
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_examined_from_its_folder(place: Path, family: str, tmp_path: Path) -> None:
+    asked = [place / "bench", "--model", place / family, "--size", 32, "--frames", 3]
+    said = run("reason", "eval", *asked, "--fast", "--out", tmp_path / "fast")
+    assert "robovqa" in said and "av" in said and "12 questions asked" in said and "Mean of the datasets" in said
+    told = json.loads((tmp_path / "fast/eval.json").read_text())
+    assert told["complete"] and told["model"]["type"] == family and len(told["model"]["digest"]) == 64
+    assert told["versions"]["transformers"] and told["command"].startswith("worldsim ")
+    lines = {line["dataset"]: line for line in told["figures"]}
+    assert lines["robovqa"]["chance"] == 0.5 and lines["av"]["chance"] == pytest.approx(1 / 3)
+    assert lines[""]["items"] == 12 and lines[""]["low"] <= lines[""]["accuracy"] <= lines[""]["high"]
+    assert all(len(a["frames"]) == 3 and a["blind_with"] for a in told["answers"])
+    assert "0 questions asked, 12 known" in run("reason", "eval", *asked, "--fast", "--out", tmp_path / "fast")
+    run("reason", "eval", *asked, "--max-new-tokens", 4, "--limit", 2, "--out", tmp_path / "slow")
+    told = json.loads((tmp_path / "slow/eval.json").read_text())
+    assert all(a["reply"] and not a["logprobs"] for a in told["answers"]) and len(told["answers"]) == 4
+    assert told["figures"][-1]["unparsable"] == 1.0, "four tokens are no thought and no answer"
+
+
+def test_the_models_own_wording_and_size_are_found(place: Path, tmp_path: Path) -> None:
+    few = ["--fast", "--limit", 1, "--no-blind"]
+    own = VLM.from_pretrained(place / "qwen3_vl")
+    made = {"tiny": {"size": 64}, "model": ""}
+    own.save_pretrained(tmp_path / "trained", manifest={"config": made})
+    own.model.save_pretrained(tmp_path / "foreign")
+    own.processor.save_pretrained(tmp_path / "foreign")
+    found = {}
+    for name in ("trained", "foreign"):
+        run("reason", "eval", place / "bench", "--model", tmp_path / name, *few, "--out", tmp_path / f"{name}_out")
+        told = json.loads((tmp_path / f"{name}_out/eval.json").read_text())
+        found[name] = (told["settings"]["wording"], told["settings"]["size"])
+        assert not any(a["blind_with"] for a in told["answers"]) and told["figures"][-1]["blind"] is None
+    assert found == {"trained": ("words", 64), "foreign": ("letters", 32)}
+
+
+def test_a_dry_run_asks_once_and_writes_nothing(place: Path, tmp_path: Path) -> None:
+    before = sorted(place.rglob("*"))
+    asked = [place / "bench", "--model", place / "qwen3_vl", "--max-new-tokens", 2, "--datasets", "av"]
+    said = run("reason", "eval", *asked, "--dry-run", "--out", tmp_path / "out", "--sheet", tmp_path / "sheet.png")
+    assert "4 questions (4 of av), asked in words, 8 frames of 32 px; guessing reaches 33.3%" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"] and sorted(place.rglob("*")) == before
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_questions_are_shown_and_too_many_stop_it(place: Path, tmp_path: Path) -> None:
+    entries = quiz.dataset(tmp_path / "bench", count=8)
+    entries[1]["video"] = "../../secret.mp4"
+    quiz.save(tmp_path / "bench", entries)
+    (tmp_path / "bench/robot/clips/4.mp4").write_bytes(b"torn")
+    asked = [tmp_path / "bench", "--model", place / "qwen3_vl", "--fast", "--size", 32, "--out", tmp_path / "out"]
+    said = run("reason", "eval", *asked, "--bad-share", 0.2)
+    assert "Skipped 2 bad questions" in said and "robot/1" in said and "robot/4" in said and "6 questions asked" in said
+    with pytest.raises(InvalidInputError, match="robot/1.*lies outside"):
+        run("reason", "eval", *asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"folder": "nowhere"}, StorageError, "no folder"),
+        ({"--model": "nowhere"}, StorageError, "no model folder"),
+        ({"--datasets": "ava"}, UnknownNameError, "Did you mean 'av'"),
+        ({"--wording": "letter"}, UnknownNameError, "letters"),
+        ({"--dtype": "float3"}, UnknownNameError, "float32"),
+        ({"--device": "toaster"}, InvalidInputError, "Try cpu"),
+        ({"--limit": 0}, InvalidInputError, "limit"),
+        ({"--frames": 0}, InvalidInputError, "frames"),
+        ({"--batch": 0}, InvalidInputError, "batch"),
+    ],
+)
+def test_mistakes_are_named(
+    place: Path, changes: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    options = {"--model": place / "qwen3_vl", "--out": tmp_path / "out"} | changes
+    folder = options.pop("folder", place / "bench")
+    with pytest.raises(error, match=message):
+        run("reason", "eval", folder, *[part for pair in options.items() for part in pair])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_continues_and_asks_nothing_twice(place: Path, tmp_path: Path) -> None:
+    quiz.dataset(tmp_path / "bench", count=24)
+    asked = [tmp_path / "bench", "--model", place / "cosmos3_omni", "--batch", 1, "--max-new-tokens", 48]
+    arguments = [str(a) for a in ("reason", "eval", *asked, "--out", tmp_path / "out")]
+    path = tmp_path / "out/eval.json"
+    with subprocess.Popen([Path(sys.executable).with_name("worldsim"), *arguments]) as running:
+        while running.poll() is None:  # a busy machine is no failure
+            if path.exists() and len(json.loads(path.read_text())["answers"]) >= 3:
+                break
+            time.sleep(0.01)
+        running.kill()
+    before = json.loads(path.read_text())
+    known = {a["name"]: a for a in before["answers"]}
+    assert 3 <= len(known) < 24 and not before["complete"]
+    assert f"{24 - len(known)} questions asked, {len(known)} known" in run(*arguments)
+    after = json.loads(path.read_text())
+    assert after["complete"] and len(after["answers"]) == 24
+    assert {a["name"]: a for a in after["answers"] if a["name"] in known} == known
+    with run_lock(tmp_path / "out"), pytest.raises(StorageError, match="in use by another run"):
+        run(*arguments)
+
+
+def test_items_are_written_and_examined(place: Path, tmp_path: Path) -> None:
+    for number in range(10):
+        quiz.clip(tmp_path / f"films/{number}.mp4", number=number, side=quiz.SIDES[number % 2], frames=24)
+    said = run("reason", "items", "--data", tmp_path / "films", "--tasks", "arrow,puzzle", "--count", 6, "--size", 32,
+               "--out", tmp_path / "items")  # fmt: skip
+    assert "6 questions of each of 2 tasks" in said and (tmp_path / "items/items.png").is_file()
+    told = json.loads((tmp_path / "items/manifest.json").read_text())
+    assert told["kind"] == "reason items" and told["command"] and told["items"] == 12
+    found = read_benchmark(tmp_path / "items")
+    assert {q.task for q in found.questions} == {"arrow", "puzzle"} and not found.bad
+    assert sorted(q.answer for q in found.questions if q.task == "arrow") == ["A"] * 3 + ["B"] * 3
+    asked = [tmp_path / "items", "--model", place / "qwen3_vl", "--fast", "--out", tmp_path / "out", "--frames", 2]
+    run("reason", "eval", *asked)
+    answers = json.loads((tmp_path / "out/eval.json").read_text())["answers"]
+    assert {a["task"]: len(a["frames"]) for a in answers} == {"arrow": 8, "puzzle": 5}, "they are shown whole"
+    with pytest.raises(UnknownNameError, match="'arrow'"):
+        run("reason", "items", "--data", tmp_path / "films", "--tasks", "arrows", "--out", tmp_path / "items")
+    with pytest.raises(StorageError, match="something else"):
+        run(
+            "reason",
+            "items",
+            "--data",
+            tmp_path / "films",
+            "--tasks",
+            "puzzle",
+            "--count",
+            1,
+            "--out",
+            tmp_path / "films",
+        )

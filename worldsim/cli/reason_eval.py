@@ -1,0 +1,152 @@
+"""`worldsim reason eval`: ask a vision-language model the questions of a benchmark folder, and print how it did."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.console import Console
+
+from worldsim.cli.progress import advance, bars
+
+if TYPE_CHECKING:
+    from worldsim.reason.benchmark.asking import Outcome
+    from worldsim.reason.benchmark.clips import Wording
+    from worldsim.reason.benchmark.run import Prepared
+
+
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(help="Benchmark folder: DATASET/DATASET_benchmark_qa_pairs.json and DATASET/clips/*.mp4.")
+    ],
+    model: Annotated[
+        Path, typer.Option(help="Model folder: a critic of worldsim, Qwen2.5-VL, Qwen3-VL, Cosmos-Reason, Cosmos 3.")
+    ],
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Weigh the options instead of letting the model think and reply.")
+    ] = False,
+    frames: Annotated[int, typer.Option(help="Most frames of a clip, at even distances.")] = 8,
+    size: Annotated[
+        int, typer.Option(help="Side of the frames in pixels; by default the model's own, or 256.", show_default=False)
+    ] = 0,
+    wording: Annotated[
+        str | None,
+        typer.Option(help="How options are named: letters or words; by default words for critics of worldsim."),
+    ] = None,
+    datasets: Annotated[
+        str | None, typer.Option(help="Which of the folder's, separated by commas; by default all.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Most questions of each dataset; may grow later.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the questions of --limit, and whose frames stand in.")] = 0,
+    blind: Annotated[bool, typer.Option(help="Ask once more with the frames of other questions.")] = True,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest reply.")] = 1024,
+    batch: Annotated[int, typer.Option(help="Questions at a time.")] = 16,
+    bad_share: Annotated[float, typer.Option(help="Most questions that may be bad, as a share.")] = 0.05,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda; by default cuda where there is one.", show_default=False)
+    ] = "",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, bfloat16 or float16; by default float32 on a CPU, else bfloat16.", show_default=False
+        ),
+    ] = "",
+    sheet: Annotated[Path | None, typer.Option(help="Also draw a few questions as the model sees them, a PNG.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/reason_eval"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Open every clip, ask one question, say what the rest would cost.")
+    ] = False,
+) -> None:
+    """Examine a vision-language model on multiple-choice questions about videos.
+
+        worldsim reason eval data/benchmark --model models/Cosmos-Reason1-7B --out runs/cosmos
+
+    Beside every accuracy stand an exact interval, what guessing reaches, and what the model reaches blindfolded.
+    """
+    import torch
+
+    from worldsim.reason.benchmark.run import EvalRequest, prepare
+
+    torch.set_num_threads(1)
+    request = EvalRequest(
+        folder=str(folder),
+        model=str(model),
+        datasets=tuple(n.strip() for n in (datasets or "").split(",") if n.strip()),
+        limit=limit,
+        seed=seed,
+        frames=frames,
+        size=size,
+        wording=cast("Wording | None", wording),
+        fast=fast,
+        blind=blind,
+        max_new_tokens=max_new_tokens,
+        batch=batch,
+        bad_share=bad_share,
+        device=device,
+        dtype=dtype,
+    )
+    prepared = prepare(request)
+    if sheet is not None:
+        from worldsim.reason.sheet import draw_items
+
+        draw_items(prepared.look(), sheet)
+    if dry_run:
+        _rehearse(prepared)
+    else:
+        _show(prepared, _run(prepared, out), out)
+
+
+def _rehearse(prepared: "Prepared") -> None:
+    """Say what is there and what asking would cost."""
+    with bars() as progress:
+        seconds, bad = prepared.rehearse(watch=lambda n, total: advance(progress, "clips", done=n, total=total))
+    questions, view = prepared.questions, prepared.how.view
+    chance = sum(1 / len(q.options) for q in questions) / len(questions)
+    datasets = {q.dataset: sum(o.dataset == q.dataset for o in questions) for q in questions}
+    parts = ", ".join(f"{n} of {name}" for name, n in datasets.items())
+    console = Console()
+    console.print(
+        f"{len(questions)} questions ({parts}), asked in {view.wording}, {view.frames} frames of {view.size} px; guessing "
+        f"reaches {chance:.1%}.\nOne question took {seconds:.2f} s: at most {seconds * len(questions):.0f} s for all.",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    _skipped({**prepared.benchmark.bad, **bad}, console)
+
+
+def _run(prepared: "Prepared", out: Path) -> "Outcome":
+    """Ask, with a bar, in a folder that nobody else writes meanwhile."""
+    from worldsim.triage.lock import run_lock
+
+    with run_lock(out), bars() as progress:
+        return prepared.run(
+            out,
+            command=" ".join(["worldsim", *sys.argv[1:]]),
+            watch=lambda n, total: advance(progress, "questions", done=n, total=total),
+        )
+
+
+def _show(prepared: "Prepared", outcome: "Outcome", out: Path) -> None:
+    """The table, and what it needs to be understood."""
+    from worldsim.reason.benchmark.ledger import FILE
+    from worldsim.reason.benchmark.table import table
+    from worldsim.reason.benchmark.tally import mean_of_datasets, tally
+
+    console = Console()
+    console.print(table(tally(outcome.answers), fast=prepared.how.fast), soft_wrap=True)
+    if len({a.dataset for a in outcome.answers}) > 1:
+        console.print(f"Mean of the datasets: {mean_of_datasets(outcome.answers):.1%}", highlight=False)
+    _skipped(outcome.bad, console)
+    before = len(outcome.answers) - outcome.asked
+    known = f", {before} known from an earlier run" if before else ""
+    console.print(
+        f"{outcome.asked} questions asked{known}: {out / FILE}", highlight=False, soft_wrap=True, markup=False
+    )
+
+
+def _skipped(bad: dict[str, str], console: Console) -> None:
+    """How many were skipped, and why the first of them."""
+    if bad:
+        lines = "\n".join(f"  {line}" for line in list(bad.values())[:5])
+        console.print(f"Skipped {len(bad)} bad questions:\n{lines}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,50 @@
+"""`worldsim reason items`: write worldsim's own held-out questions as a benchmark folder, to look at and to ask."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def items(
+    data: Annotated[str, typer.Option(help="LeRobotDataset folders or folders of video files, separated by commas.")],
+    tasks: Annotated[str, typer.Option(help="Which, separated by commas: arrow, puzzle, permanence, order, ...")] = (
+        "arrow,puzzle,permanence"
+    ),
+    count: Annotated[int, typer.Option(help="Questions of each task.")] = 64,
+    size: Annotated[int, typer.Option(help="Side of the frames in pixels.")] = 64,
+    videos: Annotated[int, typer.Option(help="Most training videos to look at; they scale the read-outs only.")] = 500,
+    held_out: Annotated[int, typer.Option(help="Most held-out videos to ask about.")] = 200,
+    by: Annotated[str, typer.Option(help="What training and held-out videos do not share: episode, seed, policy.")] = (
+        "episode"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder to write; replaced if this command wrote it.")] = Path("data/items"),
+) -> None:
+    """Write held-out questions of worldsim's own tasks in the layout of the Cosmos-Reason1 benchmark.
+
+        worldsim reason items --data data/push --tasks arrow,puzzle --count 64 --out data/items
+
+    They are the first of those that `worldsim train reason-sft` examines on. A sheet of a few lies beside them.
+
+    Next step: worldsim reason eval OUT --model FOLDER
+    """
+    from typing import cast
+
+    import torch
+
+    from worldsim.reason.benchmark.written import SHEET, write_items
+    from worldsim.reason.split import By
+    from worldsim.train.reason_items import AskedItems, lessons
+
+    torch.set_num_threads(1)
+    names = tuple(n.strip() for n in tasks.split(",") if n.strip())
+    asked = AskedItems(tasks=names, videos=videos, held_out=held_out, by=cast("By", by))
+    taught = lessons(data, asked, size=size, seed=0)
+    command = " ".join(["worldsim", *sys.argv[1:]])
+    made = write_items(taught.to_examine(count), out, origin={"command": command, "data": data})
+    console = Console()
+    skipped = f", {len(taught.bad)} bad videos skipped" if taught.bad else ""
+    console.print(f"{count} questions of each of {len(names)} tasks{skipped}: {made}, {made / SHEET}", highlight=False)
+    console.print(f"Next: worldsim reason eval {made} --model FOLDER", highlight=False, soft_wrap=True)
