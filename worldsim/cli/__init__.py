@@ -10,6 +10,7 @@ from rich.console import Console
 
 from worldsim.cli.collect import collect
 from worldsim.cli.plan import plan
+from worldsim.cli.reason import app as reason
 from worldsim.cli.report import report
 from worldsim.cli.train import train
 from worldsim.cli.triage import triage
@@ -28,6 +29,7 @@ app.command()(plan)
 app.command()(collect)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(train)
 app.command()(report)
+app.add_typer(reason)
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
