@@ -109,3 +109,5 @@ def test_the_command_takes_a_judge(folder, tmp_path, monkeypatch):
     assert read_ranking(tmp_path / "run").corrected
     page = (tmp_path / "run/report.html").read_text()
     assert version in page and "PPI++" in page
+    blind = CliRunner().invoke(app, [*asked, "--world", "push_state"])
+    assert blind.exit_code == 1 and "draws no pictures" in str(blind.exception)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from worldsim.cli.progress import advance, bars
-from worldsim.errors import WorldsimError
+from worldsim.errors import InvalidInputError, WorldsimError
 
 if TYPE_CHECKING:
     from worldsim.triage.bench import JudgeLoader
@@ -65,6 +65,7 @@ def triage(
     import torch
 
     from worldsim.cli import loaders
+    from worldsim.cli.planned import image_world
     from worldsim.triage.forecast import forecast
     from worldsim.triage.request import TriageRequest
     from worldsim.worlds import load_world
@@ -91,6 +92,8 @@ def triage(
         Console().print(text, highlight=False)
         return
     loaded = load()
+    if judging is not None and not image_world(loaded):
+        raise InvalidInputError(f"World {world!r} draws no pictures, and a critic watches them. Use a world of pixels.")
     if truth is None:
         truth = 12 if loaders.has_simulator(loaded) else 0
     arenas = loaders.arenas(loaded, where, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
