@@ -10,7 +10,9 @@ from worldsim.cli import reason_calibrate as command
 from worldsim.errors import InvalidInputError
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.sources import Listed
+from worldsim.reason.split import split
 from worldsim.reason.video import Provenance, Video
+from worldsim.train import reason_items
 
 
 def videos(folder):
@@ -30,7 +32,7 @@ def videos(folder):
 
 def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path, monkeypatch):
     vlm().save_pretrained(tmp_path / "model", manifest={"figures": {"accuracy/outcome": 0.9}})
-    monkeypatch.setattr(command, "opened", lambda data: {d: videos(d) for d in data})
+    monkeypatch.setattr(command, "opened", lambda data: ([str(tmp_path)] * len(data), {d: videos(d) for d in data}))
     monkeypatch.setenv("COLUMNS", "200")
     options = ["--data", "one", "--data", "other", "--out", str(tmp_path / "critic"), "--frames", "3", "--band", "0.2"]
     done = CliRunner().invoke(app, ["reason", "calibrate", str(tmp_path / "model"), *options])
@@ -48,11 +50,29 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
 
 
 def test_folders_of_videos_have_short_names(tmp_path):
-    with pytest.raises(InvalidInputError, match="No data"):
-        command.opened([])
+    with pytest.raises(InvalidInputError, match="given twice"):
+        command._names(["data/a", "other/a", "data/b", "other/a"])
+    assert command._names(["data/a", "other/a"]) == ["a", "other/a"]
     with pytest.raises(OSError, match="holds no video"):
         command.opened([str(tmp_path)])
     (tmp_path / "a.txt").write_text("1")
     before = command.digest(str(tmp_path))
     (tmp_path / "a.txt").write_text("12")
     assert command.digest(str(tmp_path)) != before
+
+
+def test_by_default_it_takes_what_training_held_out(tmp_path, monkeypatch):
+    asked = {"data": ["data/a", "data/b"], "items": {"by": "policy", "share": 0.5, "options": {}}}
+    vlm().save_pretrained(tmp_path / "model", manifest={"config": asked})
+    monkeypatch.setattr(reason_items, "opened", lambda names: videos(names[0]))
+    paths, found = command.held_out(str(tmp_path / "model"))
+    held = {
+        v.provenance.policy
+        for v in map(videos("data/a").video, split(videos("data/a"), by="policy", share=0.5)[1].indices)
+    }
+    assert paths == ["data/a", "data/b"] and list(found) == ["a", "b"] and len(held) == 2
+    for source in found.values():
+        assert {source.video(i).provenance.policy for i in range(len(source))} == held and len(source) == 12
+    vlm().save_pretrained(tmp_path / "plain")
+    with pytest.raises(InvalidInputError, match="does not say what its model was trained on.*--data"):
+        command.held_out(str(tmp_path / "plain"))

@@ -112,6 +112,9 @@ def test_a_trial_sorts_by_group_and_source():
     assert [e.group for e in found.groups] == ["a", "b"] and [e.group for e in found.sources] == ["dream", "real"]
     assert found.balanced_accuracy == 0.5 and found.abstained == 0.5 and found.episodes == 4
     assert found.brier == pytest.approx((0.01 + 0.04 + 0.36 + 0.36) / 4) and found.progress_error == 0.25
+    runs = Trial.of(p, y, groups=["run/1", "run/2", "b", "c/1"])
+    assert [e.group for e in runs.groups] == ["b", "c/1", "run", "run/1", "run/2"]
+    assert runs.groups[2].sensitivity.count == 1 and runs.groups[2].specificity.count == 1
     alone = Trial.of([0.9], [True], groups=["a"], sources=["real"], progress=([0.5], [np.nan]))
     assert alone.balanced_accuracy is None and alone.sources == () and alone.progress_error is None
 

@@ -1,6 +1,7 @@
 """`worldsim reason calibrate`: make a critic's probabilities believable, and say how good its verdicts are."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,10 +23,14 @@ def calibrate(
         str,
         typer.Argument(help="Folder of a critic or of any image-text-to-text model; 'reason' is the shipped critic."),
     ],
-    data: Annotated[
-        list[str], typer.Option(help="Dataset of held-out policies, with their names and outcomes. May be repeated.")
-    ],
     out: Annotated[Path, typer.Option(help="Folder of the calibrated critic; replaced whole.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Dataset of policies that the model did not learn from, with names and outcomes; may be repeated. "
+            "[default: what the training of the model held out]"
+        ),
+    ] = None,
     videos: Annotated[int, typer.Option(help="Videos of each dataset at most, spread over it; 0 for all.")] = 0,
     frames: Annotated[int | None, typer.Option(help="Frames shown. [default: as the model was trained]")] = None,
     size: Annotated[int | None, typer.Option(help="Their side in pixels. [default: as it was trained]")] = None,
@@ -38,6 +43,9 @@ def calibrate(
     """Calibrate a critic on labelled videos of policies it did not learn from.
 
         worldsim reason calibrate critics/sft/model --data data/bank --data data/bank_dreams --out critics/push
+
+    Without --data it takes the videos that the model's training held out; train with items.by=policy, so that they are of
+    other policies.
 
     Temperature and bias are fitted on half of the policies; all figures are of the others. The critic's folder then works
     as `worldsim triage --judge critics/push`, and its sensitivity and specificity correct the ranking.
@@ -54,7 +62,7 @@ def calibrate(
     given = {"frames": frames, "size": size, "task": task, "band": band}
     told: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     critic = critic.with_settings(dataclasses.replace(critic.settings, **told))
-    sources = opened(data)
+    paths, sources = opened(data) if data else held_out(model)
     with bars() as progress:
         judged = judge_sources(
             critic,
@@ -68,7 +76,7 @@ def calibrate(
         judged,
         bias=bias,
         seed=seed,
-        data={n: digest(d) for n, d in zip(sources, data, strict=True)},
+        data={n: digest(p) for n, p in zip(sources, paths, strict=True)},
         command=command,
     )
     save(made, out, origin=model)
@@ -76,23 +84,62 @@ def calibrate(
     Console().print(f"Critic: {out}, version {made.version}", highlight=False, soft_wrap=True)
 
 
-def opened(data: list[str]) -> "dict[str, Source]":
-    """Datasets and folders of videos by short names.
+def opened(data: Sequence[str]) -> "tuple[list[str], dict[str, Source]]":
+    """Datasets and folders of videos, and their paths; each by its folder's name.
 
     Raises:
-        WorldsimError: One cannot be read.
+        WorldsimError: One cannot be read, or is given twice.
     """
-    from worldsim.reason.sources import DatasetVideos, FolderVideos, tolerant
+    from worldsim.reason.sources import tolerant
+    from worldsim.train.reason_items import opened as open_folder
 
-    if not data:
-        raise InvalidInputError("No data was given. Name a dataset: --data FOLDER.")
+    return list(data), {name: tolerant(open_folder([path])) for name, path in zip(_names(data), data, strict=True)}
+
+
+def held_out(model: str) -> "tuple[list[str], dict[str, Source]]":
+    """The videos that a model's training held out, as its manifest tells; otherwise as `opened`.
+
+    Raises:
+        InvalidInputError: The folder does not say what its model was trained on.
+    """
+    from worldsim import storage
+    from worldsim.reason.critic import critic_folder
+    from worldsim.reason.sources import Joined, Subset, tolerant
+    from worldsim.reason.split import split
+    from worldsim.train.reason_items import opened as open_folder
+
+    path = critic_folder(model) / storage.MANIFEST
+    config = storage.read_json(path).get("config", {}) if path.is_file() else {}
+    data, items = config.get("data"), config.get("items", {})
+    if not data or "by" not in items:
+        raise InvalidInputError(
+            f"{path.parent} does not say what its model was trained on, so what it has not seen is unknown. Name data of "
+            "other policies: --data FOLDER."
+        )
+    paths = [p.strip() for p in data.split(",")] if isinstance(data, str) else list(data)
+    whole = [open_folder([p]) for p in paths]
+    held = split(Joined(whole) if len(whole) > 1 else whole[0], by=items["by"], share=items["share"])[1].indices
     found: dict[str, Source] = {}
-    for path in data:
+    begin = 0
+    for name, source in zip(_names(paths), whole, strict=True):
+        rows = [i - begin for i in held if begin <= i < begin + len(source)]
+        found[name] = tolerant(Subset(source, rows))
+        begin += len(source)
+        if not rows:
+            raise InvalidInputError(
+                f"Training held out no video of {name}. Name data of other policies: --data FOLDER."
+            )
+    return paths, found
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Short names of folders, each its own."""
+    found: list[str] = []
+    for path in paths:
         name = Path(path).name if Path(path).name not in found else path
         if name in found:
             raise InvalidInputError(f"{path} was given twice. Name each dataset once.")
-        whole = DatasetVideos(path) if (Path(path) / "meta/info.json").is_file() else FolderVideos(path)
-        found[name] = tolerant(whole)
+        found.append(name)
     return found
 
 

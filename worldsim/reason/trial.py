@@ -87,7 +87,7 @@ class Trial:
         abstained: Share of the episodes on which the judge declines to say; the other figures count them too.
         progress_error: Mean distance of judged and true progress at the end; None where no truth is known.
         errors: Of all episodes.
-        groups: Of each policy group, by name.
+        groups: Of each policy, and of policies whose names share the part before their last slash, by that name.
         sources: Of each data folder, in the order given, where there are several.
     """
 
@@ -143,7 +143,7 @@ class Trial:
             abstained=0.0 if abstained is None else float(np.asarray(abstained, np.float64).mean()),
             progress_error=None if progress is None else _distance(*progress),
             errors=whole,
-            groups=_by(groups, p, y),
+            groups=tuple(sorted((*_by(groups, p, y), *_by(_families(groups), p, y)), key=lambda e: e.group)),
             sources=_by(sources, p, y) if len(many) > 1 else (),
         )
 
@@ -171,7 +171,15 @@ def _distance(judged: ArrayLike, true: ArrayLike) -> float | None:
     return float(np.nanmean(gap)) if np.isfinite(gap).any() else None
 
 
+def _families(names: Sequence[str]) -> list[str]:
+    """Of each policy, what several checkpoints of one run share; empty where a name has no parts or is alone."""
+    family = {name: name.rpartition("/")[0] for name in set(names)}
+    shared = {f for f in family.values() if f and list(family.values()).count(f) > 1 and f not in family}
+    return [family[name] if family[name] in shared else "" for name in names]
+
+
 def _by(names: Sequence[str], probability: Floats, solved: Bools) -> tuple[Errors, ...]:
     """Errors of each name's episodes, sorted."""
     label = np.array(names)
-    return tuple(Errors.of(name, probability[label == name], solved[label == name]) for name in sorted(set(names)))
+    known = sorted(name for name in set(names) if name)
+    return tuple(Errors.of(name, probability[label == name], solved[label == name]) for name in known)
