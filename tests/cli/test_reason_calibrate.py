@@ -41,7 +41,7 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
     assert made.settings.frames == 3 and made.settings.band == 0.2 and made.settings.calibration is not None
     trial = made.settings.calibration.trial
     assert f"ECE {trial.ece:.3f} (10 bins of equal mass)" in done.output and made.version in done.output
-    assert len(trial.groups) == 2 and [e.group for e in trial.sources] == ["one", "other"]
+    assert trial.policies == len(trial.groups) == 2 and [e.group for e in trial.sources] == ["one", "other"]
     for name in ("all", "data one", *(e.group for e in trial.groups)):
         assert f" {name} " in done.output
     assert str(trial.errors.specificity) in done.output

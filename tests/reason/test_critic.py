@@ -99,9 +99,9 @@ def test_failures_are_located_and_only_they_cost_further_looks(monkeypatch):
     asked = []
     real = opinions.progress
 
-    def counted(model, shown, *, task):
+    def counted(model, shown, **asked_for):
         asked.append(len(shown))
-        return real(model, shown, task=task)
+        return real(model, shown, **asked_for)
 
     monkeypatch.setattr(critics, "progress", counted)
     shown = frames(count=3, steps=9)
@@ -115,7 +115,7 @@ def test_failures_are_located_and_only_they_cost_further_looks(monkeypatch):
 
 def test_a_failure_lies_at_the_last_frame_that_brought_progress(monkeypatch):
     course = torch.tensor([0.1, 0.5, 0.5])
-    monkeypatch.setattr(critics, "progress", lambda model, shown, *, task: course[: len(shown)])
+    monkeypatch.setattr(critics, "progress", lambda model, shown, **_: course[: len(shown)])
     shown, world = frames(count=1, steps=9), Painter()
     at_video = critic(bias=-50.0, locate=True).frames(shown)
     at_step = critic(bias=-50.0, locate=True, world=world)(rollout(shown[:, 1:]), first=shown[:, 0])
@@ -142,6 +142,20 @@ def test_explaining_adds_what_the_model_sees_and_decides_nothing(monkeypatch):
     assert "sees" not in critic().frames(shown).text[0]
 
 
+def test_a_critic_that_thinks_first_weighs_answers_after_its_thought(monkeypatch):
+    shown = frames(count=3)
+    said = ["<think>object 12</think><answer>yes</answer>", "never closed", "<think>13 object 12</think>"]
+    monkeypatch.setattr(opinions.VLM, "replies", lambda self, items, **_: said[: len(items)])
+    thinking, plain = critic(think=8).frames(shown), critic().frames(shown)
+    first = opinion(vlm(), list(shown[:, [0, 3, 5, 8]]), task="")
+    torch.testing.assert_close(plain.success, first.logodds.sigmoid().float())
+    different = (thinking.success - plain.success).abs() > 1e-5
+    assert different.tolist() == [True, False, True]
+    item = opinions._item(0, shown[0, [0, 3, 5, 8]], "success", "")
+    found = vlm().option_logprobs([item], thinks=["object 12"])[0]
+    assert float(thinking.success[0]) == pytest.approx(float((found[0] - found[1]).sigmoid()), abs=1e-4)
+
+
 def test_the_version_changes_with_everything_that_decides_and_nothing_else():
     base = critic()
     others = [
@@ -151,12 +165,13 @@ def test_the_version_changes_with_everything_that_decides_and_nothing_else():
         critic(frames=5),
         critic(size=64),
         critic(task="Push."),
+        critic(think=4),
         critic(locate=True),
         critic(explain=True),
         ReasonCritic(vlm(seed=2), base.settings),
         critic("qwen2_5_vl"),
     ]
-    assert len({c.version for c in (base, *others)}) == 11
+    assert len({c.version for c in (base, *others)}) == 12
     assert base.version == critic(batch=3, world=Painter()).version == ReasonCritic(vlm(), base.settings).version
     touched = VLM.tiny([], seed=5)
     before = ReasonCritic(touched, base.settings).version

@@ -35,6 +35,7 @@ def calibrate(
     frames: Annotated[int | None, typer.Option(help="Frames shown. [default: as the model was trained]")] = None,
     size: Annotated[int | None, typer.Option(help="Their side in pixels. [default: as it was trained]")] = None,
     task: Annotated[str | None, typer.Option(help="What the robot should do. [default: as it was trained]")] = None,
+    think: Annotated[int, typer.Option(help="Most tokens it may think before it answers; 0 is many times faster.")] = 0,
     band: Annotated[float, typer.Option(help="Abstain where the probability is closer to 1/2 than this.")] = 0.1,
     bias: Annotated[bool, typer.Option(help="Fit a bias beside the temperature.")] = True,
     seed: Annotated[int, typer.Option(help="Parts the policies into those that fit and those that try.")] = 0,
@@ -59,7 +60,7 @@ def calibrate(
 
     torch.set_num_threads(1)
     critic = ReasonCritic.from_pretrained(model, batch=batch)
-    given = {"frames": frames, "size": size, "task": task, "band": band}
+    given = {"frames": frames, "size": size, "task": task, "think": think, "band": band}
     told: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     critic = critic.with_settings(dataclasses.replace(critic.settings, **told))
     paths, sources = opened(data) if data else held_out(model)
@@ -171,7 +172,7 @@ def show(critic: "ReasonCritic", *, unlabelled: int) -> None:
     text = (
         f"Fitted on {calibration.fitted_episodes} episodes of {len(calibration.fitted_on)} policies: temperature "
         f"{platt.temperature:.3f}, bias {platt.bias:+.3f}.\n"
-        f"Tried on {trial.episodes} episodes of {len(trial.groups)} others: ECE {trial.ece:.3f} ({trial.bins} bins of "
+        f"Tried on {trial.episodes} episodes of {trial.policies} others: ECE {trial.ece:.3f} ({trial.bins} bins of "
         f"equal mass), Brier {trial.brier:.3f}, balanced accuracy {_number(trial.balanced_accuracy)}, "
         f"progress off by {_number(trial.progress_error)}, abstained on {100 * trial.abstained:.1f} %."
     )

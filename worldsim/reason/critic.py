@@ -1,7 +1,7 @@
 """The critic: a vision-language model as a `Judge` of whole episodes.
 
 It is shown some frames of an episode and asked what the outcome task asks, in the same words; what it would answer is
-read off its probabilities, nothing is generated. Calibrating it is `worldsim.reason.calibrate`.
+read off its probabilities, and nothing is generated unless it is to think first. Calibrating it is `worldsim.reason.calibrate`.
 
 Shape legend: B episodes, T frames, F frames shown, H W image.
 """
@@ -172,7 +172,7 @@ class ReasonCritic:
         """What the model thinks of all episodes, before calibration."""
         rows = range(len(reel.lengths))
         parts = [
-            opinion(self.vlm, self._shown(reel, part, [reel.lengths[r] for r in part]), task=self.settings.task)
+            opinion(self.vlm, self._shown(reel, part, [reel.lengths[r] for r in part]), **self._asked)
             for part in self._parts(rows)
         ]
         return Opinion.cat(parts)
@@ -183,6 +183,10 @@ class ReasonCritic:
         close = (probability - 0.5).abs() < self.settings.band
         return probability, close | (seen.unsaid > self.settings.unsaid)
 
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {"task": self.settings.task, "think": self.settings.think}
+
     def _located(self, reel: Reel, failures: Sequence[int], final: Tensor) -> Tensor:
         """First failing steps, int64 [n]; `final` is the progress [n] of the whole episodes."""
         ends = {r: sorted({*spread(reel.lengths[r], self.settings.frames)}) for r in failures}
@@ -190,7 +194,7 @@ class ReasonCritic:
         found: list[float] = []
         for part in self._parts(asked):
             frames = self._shown(reel, [r for r, _ in part], [length for _, length in part])
-            found += progress(self.vlm, frames, task=self.settings.task).tolist()
+            found += progress(self.vlm, frames, **self._asked).tolist()
         at, place = [], 0
         for r, last in zip(failures, final.tolist(), strict=True):
             count = len(ends[r]) - 1

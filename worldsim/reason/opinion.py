@@ -35,19 +35,21 @@ class Opinion(Rows):
     unsaid: Tensor  # float32 [B], probability of replies in other words than the options, the larger of both questions
 
 
-def opinion(vlm: VLM, frames: Sequence[Tensor], *, task: str) -> Opinion:
+def opinion(vlm: VLM, frames: Sequence[Tensor], *, task: str, think: int = 0) -> Opinion:
     """Ask whether the robot succeeded and how far it got.
 
     Args:
         vlm: The model.
         frames: uint8 [F, S, S, 3] of each episode.
         task: As in `OutcomeConfig`.
+        think: As in `CriticSettings`.
 
     Raises:
         InvalidInputError: The model's probabilities are not numbers.
     """
     rows = [[_item(i, f, about, task) for about in ("success", "progress")] for i, f in enumerate(frames)]
-    success_BO, progress_BO = (_finite(found) for found in weigh(vlm, rows))
+    thinks = thoughts(vlm, frames, task=task, most=think) if think else None
+    success_BO, progress_BO = (_finite(found) for found in weigh(vlm, rows, thinks=thinks))
     said = torch.stack([success_BO.logsumexp(1), progress_BO.logsumexp(1)]).exp().amin(0)
     return Opinion(
         logodds=success_BO[:, YES].double() - success_BO[:, NO].double(),
@@ -56,10 +58,11 @@ def opinion(vlm: VLM, frames: Sequence[Tensor], *, task: str) -> Opinion:
     )
 
 
-def progress(vlm: VLM, frames: Sequence[Tensor], *, task: str) -> Tensor:
+def progress(vlm: VLM, frames: Sequence[Tensor], *, task: str, think: int = 0) -> Tensor:
     """Ask only how far the robot got, float32 [B]; arguments and errors as `opinion`."""
     rows = [[_item(i, f, "progress", task)] for i, f in enumerate(frames)]
-    return _expected(_finite(weigh(vlm, rows)[0]))
+    thinks = thoughts(vlm, frames, task=task, most=think) if think else None
+    return _expected(_finite(weigh(vlm, rows, thinks=thinks)[0]))
 
 
 def thoughts(vlm: VLM, frames: Sequence[Tensor], *, task: str, most: int = 64) -> list[str]:

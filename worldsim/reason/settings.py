@@ -47,6 +47,8 @@ class CriticSettings:
         frames: How many frames of an episode are shown, first and last included.
         size: Side of the frames in pixels.
         task: One sentence that says what the robot should do, as in training; empty to leave it out.
+        think: Most tokens that the model may think before it answers, once for both questions; 0 lets it answer at once,
+            which is many times faster and as good only for a model that was trained to.
         platt: From log-odds to probability.
         band: The critic declines to say where its probability is closer to 1/2 than this.
         unsaid: It declines too where replies in other words than the options have more probability than this.
@@ -59,15 +61,17 @@ class CriticSettings:
     frames: int = 8
     size: int = 64
     task: str = ""
+    think: int = 0
     platt: Platt = dataclasses.field(default_factory=Platt)
     band: float = 0.1
     unsaid: float = 0.5
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        if self.frames < 2 or self.size < 8:
+        if self.frames < 2 or self.size < 8 or self.think < 0:
             raise InvalidInputError(
-                f"A critic is shown 2 frames of 8 pixels at least; got frames={self.frames} and size={self.size}."
+                f"A critic is shown 2 frames of 8 pixels at least and thinks 0 tokens or more; got frames={self.frames}, "
+                f"size={self.size} and think={self.think}."
             )
         if not (0 <= self.band < 0.5 and 0 <= self.unsaid <= 1):
             raise InvalidInputError(

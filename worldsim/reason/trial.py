@@ -80,6 +80,7 @@ class Trial:
 
     Attributes:
         episodes: N.
+        policies: How many policies' episodes these are.
         ece: Expected calibration error over `bins` bins of equal mass.
         bins: How many bins.
         brier: Mean squared error of the probability.
@@ -92,6 +93,7 @@ class Trial:
     """
 
     episodes: int
+    policies: int
     ece: float
     bins: int
     brier: float
@@ -136,6 +138,7 @@ class Trial:
         both = whole.sensitivity is not None and whole.specificity is not None
         return cls(
             episodes=int(p.size),
+            policies=len(set(groups)),
             ece=calibration_error(p, y),
             bins=min(BINS, int(p.size)),
             brier=float(np.square(p - y).mean()),
