@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.noise import normal
-from worldsim.protocols import Policy
+from worldsim.noise import normal, uniform
+from worldsim.protocols import Policy, World
 from worldsim.triage.request import Ref
-from worldsim.types import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.types import IMAGE, STATE, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
 
 SIDE = 8  # pixels
 
@@ -175,6 +175,42 @@ class ToyPolicy:
             sys.exit(3)
         if self.fault == "write":
             observation[STATE].zero_()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyJudge:
+    """Looks at the last frame and repeats what the world says of it, or, for some pictures, the contrary.
+
+    Attributes:
+        world: Draws the frames.
+        wrong: Share of the pictures about which it errs; it then abstains.
+    """
+
+    world: World
+    wrong: float = 0.15
+
+    def __call__(self, rollout: Rollout) -> Verdict:
+        """See `worldsim.protocols.Judge`."""
+        last = self.world.decode(rollout.latent[:, -1]).reshape(rollout.batch, -1).long()
+        errs = uniform(last @ torch.arange(last.shape[1]), 3, (1,))[:, 0] < self.wrong
+        return Verdict(
+            success=torch.where((rollout.success[:, -1] >= 0.5) ^ errs, 0.95, 0.2),
+            progress=rollout.progress[:, -1].clamp(0, 1),
+            abstain=errs,
+            failed_at=torch.full((rollout.batch,), -1),
+            text=("seen",) * rollout.batch,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadToyJudge:
+    """Loads a toy judge."""
+
+    wrong: float = 0.15
+
+    def __call__(self, world: World) -> ToyJudge:
+        """The judge for a world's rollouts."""
+        return ToyJudge(world=world, wrong=self.wrong)
 
 
 def load_toy(ref: Ref) -> Policy:

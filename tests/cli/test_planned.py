@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from tests.cli.test_cli import worldsim
+from tests.reason.critics import critic
 from worldsim.cli import loaders
 from worldsim.cli.planned import PlannerSettings, parse, planner_refs
 from worldsim.errors import InvalidInputError, UnknownNameError
@@ -44,6 +46,32 @@ def test_the_digest_follows_options_and_the_worlds_weights(tmp_path: Path) -> No
     weights.write_bytes(bytes(content))
     digests.append(digest("planner:weighted", str(tmp_path / "copy")))
     assert len({plain, *digests}) == len(digests) + 1
+
+
+def test_a_critic_adds_what_it_finds_missing_to_success(tmp_path: Path) -> None:
+    made = critic(task="Push.")
+    made.save_pretrained(tmp_path / "critic")
+    plain = planner_refs(["planner:cem?samples=4&horizon=2"], world="push")[0]
+    ref = planner_refs([f"planner:cem?samples=4&horizon=2&judge={tmp_path / 'critic'}"], world="push")[0]
+    assert ref.digest != plain.digest and "judge" not in plain.source
+    settings, _ = parse(ref.source)
+    assert settings.judge == str(tmp_path / "critic") and settings.identity["judge"] == made.version
+    assert "judge" not in PlannerSettings().identity
+    world = load_world("push")
+    first, actions = world.starts(torch.arange(2)), torch.zeros(2, 2, 3, 2)
+    actions[:, 1] = 0.05
+    state = world.reset(first, torch.arange(2))
+    costs = []
+    for own in (settings, dataclasses.replace(settings, judge="")):
+        asked: list[Objective] = []
+        controller = own.controller(world, watch=lambda o, asked=asked: asked.append(o) or o)
+        controller.act({k: first[k] for k in controller.needs}, controller.initial(2), torch.arange(2))
+        costs.append(asked[0](actions))
+    rollout = world.rollout(state.repeat(2), actions.repeat_interleave(2, dim=2).flatten(0, 1))[1]
+    seen = made.watching(world)(rollout)
+    torch.testing.assert_close((costs[0] - costs[1]).flatten(), 1 - seen.success, atol=1e-5, rtol=0)
+    with pytest.raises(InvalidInputError, match="draws no pictures"):
+        settings.controller(load_world("push_state"))
 
 
 def test_the_settings_choose_what_is_minimised() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from worldsim.reason.branches import Branches
 from worldsim.reason.drawn import Drawn
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import UNSAID, VLM
+from worldsim.reason.weigh import weigh
 from worldsim.reason.words import TAGS
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
@@ -98,6 +100,20 @@ def test_all_options_in_one_pass_as_each_alone(vlms, family):
             assert float(found[row, column]) == pytest.approx(float(alone), abs=2e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_questions_about_the_same_frames_in_one_pass_as_each_alone(vlms, family):
+    vlm, first = vlms[family], items(6)
+    other = {"side": item(0, task="half"), "half": item(0)}
+    second = [dataclasses.replace(other[i.task], frames=i.frames) for i in first]
+    together = weigh(vlm, list(zip(first, second, strict=True)))
+    for questions, found in zip((first, second), together, strict=True):
+        torch.testing.assert_close(found, vlm.option_logprobs(questions), rtol=0, atol=1e-4)
+    with pytest.raises(InvalidInputError, match="same frames"):
+        weigh(vlm, [[first[0], first[3]]])
+    with pytest.raises(InvalidInputError, match="same number of questions"):
+        weigh(vlm, [[first[0], second[0]], [first[1]]])
+
+
 def test_only_the_reply_and_its_end_are_learned(vlm):
     asked = items(4)
     batch = vlm.encode(asked, [i.completion for i in asked])
@@ -137,10 +153,21 @@ def test_the_towers_attention_equals_that_of_transformers(vlm, vlms):
 
 
 def test_branches_share_what_is_alike_and_keep_one_token_to_weigh():
-    found = Branches.of([[1, 2, 3, 9], [1, 2, 4, 5, 9]])
-    assert found.stem == [1, 2] and found.leaves == [3, 4, 5] and found.kin == [1, 2, 2] and found.depth == [0, 0, 1]
-    assert found.steps == [(0, 3, 0), (1, 9, 0), (0, 4, 1), (2, 5, 1), (3, 9, 1)]
-    assert Branches.of([[1, 2]]).stem == [1]
+    found = Branches.of([[1, 2, 3, 9], [1, 2, 4, 5, 9], [1, 2, 4, 6, 9]])
+    assert found.stem == (1, 2) and found.leaves == (3, 4, 5, 6)
+    assert found.parent == (0, 0, 2, 2) and found.depth == (0, 0, 1, 1)
+    assert found.steps == ((0, 3, 0), (1, 9, 0), (0, 4, 1), (2, 5, 1), (3, 9, 1), (0, 4, 2), (2, 6, 2), (4, 9, 2))
+    assert found.sight.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 1, 0],
+        [1, 1, 0, 1, 0, 1],
+    ]
+    told = Branches.of([[1, 2, 3, 9], [1, 4, 5, 9]], given=[2, 3])
+    assert told.steps == ((1, 3, 0), (2, 9, 0), (4, 9, 1))
+    assert Branches.of([[1, 2]]).stem == (1,)
     with pytest.raises(InvalidInputError, match="same tokens"):
         Branches.of([[1, 2], [1, 2]])
 

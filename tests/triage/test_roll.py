@@ -178,7 +178,7 @@ def test_a_judge_of_ones_own_sees_latents_and_has_the_last_word():
         )
 
     ends, _ = roll(judge=judge)
-    assert seen == [((16, 12, 2, 1, 1), (16, 12, 2))]
+    assert seen == [((9, 12, 2, 1, 1), (9, 12, 2))]
     assert {f.success for f in ends.values()} == {0.25} and all(f.abstained for f in ends.values())
     assert ends[0, 1].note == "row 1" and ends[0, 1].probability != 0.25
     with pytest.raises(InvalidInputError, match="judge returned NaN"):

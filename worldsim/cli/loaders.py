@@ -3,6 +3,7 @@
 The one place where the rooms of worlds, environments and policies meet for a triage.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ import gymnasium
 
 from worldsim import storage
 from worldsim.cli.planned import is_planner_ref, load_planner, planner_refs
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, StorageError
 from worldsim.policies.discovery import discover, short_names
 from worldsim.policies.load import load_policy, policy_digest
 from worldsim.protocols import Policy, StartableWorld
+from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
+from worldsim.reason.trial import Errors
+from worldsim.triage.correction import JudgeRates
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
 from worldsim.triage.wrap import LoadBorrowed, LoadRoundTrip
@@ -50,6 +54,76 @@ def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref,
 def policy_of(ref: Ref) -> Policy:
     """Load the policy of a reference."""
     return load_planner(ref.source) if is_planner_ref(ref.source) else load_policy(ref.source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadCritic:
+    """Loads a critic for the rollouts of a world.
+
+    Attributes:
+        folder: The critic's.
+        version: What it was when the run was asked for.
+    """
+
+    folder: str
+    version: str
+
+    def __call__(self, world: StartableWorld) -> ReasonCritic:
+        """The critic, watching a world.
+
+        Raises:
+            StorageError: The folder has changed since.
+        """
+        critic = ReasonCritic.from_pretrained(self.folder, world=world)
+        if critic.version != self.version:
+            raise StorageError(
+                f"The critic in {self.folder} has changed: it was {self.version} when the run began and is "
+                f"{critic.version} now. Start the run again."
+            )
+        return critic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judging:
+    """A judge of a triage.
+
+    Attributes:
+        load: Loads it; picklable.
+        rates: How often it was right when it was calibrated, overall and by policy group.
+    """
+
+    load: LoadCritic
+    rates: tuple[JudgeRates, ...]
+
+    @property
+    def version(self) -> str:
+        """For `TriageRequest.judge`."""
+        return self.load.version
+
+
+def judge_of(folder: str) -> Judging:
+    """The critic of a folder, or the shipped one (``"reason"``), as a judge.
+
+    Raises:
+        StorageError: There is none.
+        MissingExtraError: transformers is not installed.
+    """
+    critic = ReasonCritic.from_pretrained(folder)
+    path = folder if folder == SHIPPED_NAME else str(Path(folder).resolve())
+    calibration = critic.settings.calibration
+    known = () if calibration is None else (calibration.trial.errors, *calibration.trial.groups)
+    return Judging(load=LoadCritic(folder=path, version=critic.version), rates=tuple(map(_rates, known)))
+
+
+def _rates(errors: Errors) -> JudgeRates:
+    solved, unsolved = errors.sensitivity, errors.specificity
+    return JudgeRates(
+        group=errors.group,
+        solved=solved.count if solved else 0,
+        solved_right=solved.hits if solved else 0,
+        unsolved=unsolved.count if unsolved else 0,
+        unsolved_right=unsolved.hits if unsolved else 0,
+    )
 
 
 def world_ref(name: str) -> Ref:

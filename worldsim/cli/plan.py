@@ -41,6 +41,9 @@ def plan(
     risk: Annotated[
         float, typer.Option(help="Weight of the world's uncertainty in the cost: 2 keeps promises, 0 gets more done.")
     ] = 0.0,
+    judge: Annotated[
+        str, typer.Option(help="A critic's folder, or 'reason': futures also cost what it finds missing to success.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of starts and noise.")] = 0,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Time for one plan; episodes are then played one by one.")
@@ -74,6 +77,7 @@ def plan(
         receding=receding,
         cost=cost or ("progress" if goal is None else "goal"),
         risk=risk,
+        judge=judge,
     )
     if goal is not None and settings.cost != "goal":
         raise InvalidInputError(f"A goal picture was given, but the cost is {settings.cost!r}. Use --cost goal.")
@@ -119,7 +123,7 @@ class _Run:
         ref = loaders.world_ref(name)
         world = load_world(ref.source)
         identity = {
-            **dataclasses.asdict(settings),
+            **settings.identity,
             "world": ref.digest,
             "goal": "" if goal is None else storage.digest_bytes(_read(goal)),
             "seed": seed,

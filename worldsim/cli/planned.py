@@ -15,12 +15,13 @@ from urllib.parse import parse_qsl, urlencode
 from worldsim import planners, storage
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.planners import make_planner
-from worldsim.planners.costs import LatentGoal, doubt, failure, progress, weigh
+from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
 from worldsim.planners.halt import Limits
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, StepCost
 from worldsim.planners.world import world_objective
 from worldsim.protocols import World
+from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.triage.request import Ref
 from worldsim.types import IMAGE
 from worldsim.worlds import load_world, world_folder
@@ -43,6 +44,8 @@ class PlannerSettings:
         receding: Planned actions executed before planning again.
         cost: ``"progress"`` still missing, ``"success"`` still unlikely, or the distance to a ``"goal"``.
         risk: Weight of the world's uncertainty, added to the cost.
+        judge: A critic's folder, ``"reason"`` for the shipped one: each future also costs what its chance of success, as
+            the critic sees it, falls short of 1. Empty for none.
 
     Raises:
         UnknownNameError: No such planner or cost; the closest is named.
@@ -57,6 +60,7 @@ class PlannerSettings:
     receding: int = 1
     cost: str = "progress"
     risk: float = 0.0
+    judge: str = ""
 
     def __post_init__(self) -> None:
         if self.cost not in (*COSTS, GOAL):
@@ -69,6 +73,12 @@ class PlannerSettings:
                 f"{self.receding}."
             )
         make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides how it drives, the critic's version included; nothing of it where there is none."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k != "judge"}
+        return values | ({"judge": critic_of(self.judge).version} if self.judge else {})
 
     @property
     def span(self) -> int:
@@ -92,21 +102,36 @@ class PlannerSettings:
             watch: Put around every objective, to see what is asked of it.
 
         Raises:
-            InvalidInputError: The cost needs a goal and there is none.
+            InvalidInputError: The cost needs a goal and there is none, or the critic pictures.
         """
         cost: StepCost | None = goal if self.cost == GOAL else COSTS[self.cost]
         if cost is None:
             raise InvalidInputError("The cost 'goal' needs a goal. Give a picture of it: --goal IMAGE.png.")
+        if self.judge and not image_world(world):
+            raise InvalidInputError(
+                "This world draws no pictures, and a critic watches them. Plan in a world of pixels."
+            )
+        terminal = judged(critic_of(self.judge).watching(world)) if self.judge else None
         if self.risk:
             cost = weigh((1.0, cost), (self.risk, doubt))
         return MPC(
             make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations),
             world,
-            objective=lambda w, s: watch(world_objective(w, s, cost, repeat=self.repeat)),
+            objective=lambda w, s: watch(world_objective(w, s, cost, terminal=terminal, repeat=self.repeat)),
             receding=self.receding,
             repeat=self.repeat,
             limits=limits,
         )
+
+
+@functools.cache
+def critic_of(folder: str) -> ReasonCritic:
+    """A critic, loaded once per process.
+
+    Raises:
+        StorageError: There is none.
+    """
+    return ReasonCritic.from_pretrained(folder)
 
 
 def is_planner_ref(ref: str) -> bool:
@@ -165,8 +190,10 @@ def image_world(world: World) -> bool:
 def _completed(ref: str, world: str | None) -> Ref:
     settings, own = parse(ref)
     folder = world_folder(_world(ref, own or world))
-    values = dataclasses.asdict(settings)
-    identity = {**values, "world": storage.folder_digest(folder), "code": _code_digest()}
+    values = {k: v for k, v in dataclasses.asdict(settings).items() if k != "judge" or v}
+    if settings.judge not in ("", SHIPPED_NAME):
+        values["judge"] = str(Path(settings.judge).resolve())
+    identity = {**settings.identity, "world": storage.folder_digest(folder), "code": _code_digest()}
     options = {**{k: v for k, v in values.items() if k != "planner"}, "world": str(folder)}
     return Ref(
         name=ref,

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 
 from worldsim.cli.progress import advance, bars
-from worldsim.errors import WorldsimError
+from worldsim.errors import InvalidInputError, WorldsimError
 
 if TYPE_CHECKING:
+    from worldsim.triage.bench import JudgeLoader
     from worldsim.triage.report import ReportData
     from worldsim.triage.request import TriageRequest
     from worldsim.triage.run import Arena
@@ -35,6 +36,10 @@ def triage(
     budget: Annotated[int | None, typer.Option(help="Rollouts in the world. [default: 40 per policy]")] = None,
     allocator: Annotated[str, typer.Option(help="halving, uniform, kl-lucb or thompson.")] = "halving",
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/triage"),
+    judge: Annotated[
+        str | None,
+        typer.Option(help="A critic's folder, or 'reason' for the shipped one. [default: the world's own heads]"),
+    ] = None,
     truth: Annotated[
         int | None, typer.Option(help="Paired simulator episodes per policy, 0 for none. [default: 12 where possible]")
     ] = None,
@@ -60,6 +65,7 @@ def triage(
     import torch
 
     from worldsim.cli import loaders
+    from worldsim.cli.planned import image_world
     from worldsim.triage.forecast import forecast
     from worldsim.triage.request import TriageRequest
     from worldsim.worlds import load_world
@@ -68,6 +74,7 @@ def triage(
     where = loaders.world_ref(world)
     refs = loaders.policy_refs(policies or [], world=where.source)
     load = functools.partial(load_world, where.source)
+    judging = None if judge is None else loaders.judge_of(judge)
     request = TriageRequest(
         policies=refs,
         world=where,
@@ -77,19 +84,26 @@ def triage(
         seed=seed,
         workers=workers or min(8, os.cpu_count() or 1),
         timeout_s=timeout,
+        judge="" if judging is None else judging.version,
+        judge_rates=() if judging is None else judging.rates,
     )
     if dry_run:
         text = str(forecast(request, load_world=load, load_policy=loaders.policy_of))
         Console().print(text, highlight=False)
         return
     loaded = load()
+    if judging is not None and not image_world(loaded):
+        raise InvalidInputError(f"World {world!r} draws no pictures, and a critic watches them. Use a world of pixels.")
     if truth is None:
         truth = 12 if loaders.has_simulator(loaded) else 0
     arenas = loaders.arenas(loaded, where, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
-    show(_play(request, arenas, out, videos=videos), out)
+    load_judge = None if judging is None else judging.load
+    show(_play(request, arenas, out, videos=videos, load_judge=load_judge), out)
 
 
-def _play(request: "TriageRequest", arenas: "list[Arena]", out: Path, *, videos: int) -> "ReportData":
+def _play(
+    request: "TriageRequest", arenas: "list[Arena]", out: Path, *, videos: int, load_judge: "JudgeLoader | None" = None
+) -> "ReportData":
     """Run it with progress bars, and film a few episodes."""
     from worldsim.cli import loaders
     from worldsim.triage.film import film
@@ -106,13 +120,28 @@ def _play(request: "TriageRequest", arenas: "list[Arena]", out: Path, *, videos:
             note = f"crashed: {', '.join(news.crashed)}" if news.crashed else ""
             advance(progress, f"{news.kind} rollouts", done=news.done, total=news.planned, note=note)
 
-        results = run(request, load_world=load, load_policy=loaders.policy_of, out=out, arenas=arenas, progress=tell)
+        results = run(
+            request,
+            load_world=load,
+            load_policy=loaders.policy_of,
+            out=out,
+            load_judge=load_judge,
+            arenas=arenas,
+            progress=tell,
+        )
         clips, remarks = [], []
         try:
             pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=videos)
             real = next((a.load for a in arenas if a.kind == "truth"), None)
             if videos:
-                clips = film(results, pairs, load_world=load, load_policy=loaders.policy_of, load_truth=real)
+                clips = film(
+                    results,
+                    pairs,
+                    load_world=load,
+                    load_policy=loaders.policy_of,
+                    load_truth=real,
+                    load_judge=load_judge,
+                )
         except WorldsimError as error:  # a state world draws nothing; the ranking stands
             remarks.append(f"Episodes could not be filmed: {error}")
     return from_results(results, command=_command(), made=_now(), core_s=_core_seconds(), clips=clips, remarks=remarks)
@@ -126,6 +155,8 @@ def show(data: "ReportData", out: Path) -> None:
     write_report(out / "report.html", data)
     console = Console()
     console.print(leaderboard(data.ranking), soft_wrap=True)
+    for text in data.judging:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
     for name in ("success", "progress"):
         agreement = getattr(data.truth, name, None)
         if agreement is not None:

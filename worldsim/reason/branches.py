@@ -1,9 +1,10 @@
 """Several replies that begin alike, laid out as a tree so that one pass over a model weighs them all. Not for models.
 
-Shape legend: B items, L tokens.
+Shape legend: L tokens of the whole tree: the stem's, then the leaves.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Self
 
@@ -15,61 +16,88 @@ from worldsim.errors import InvalidInputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Branches:
-    """A stem, and one branch per reply.
+    """A stem, and the tree that grows from it: what replies share is there once.
 
     Attributes:
         stem: Tokens with which all replies begin.
-        leaves: Tokens of all branches one after the other, each without its last, which nothing follows.
-        kin: The branch of each leaf, from 1.
-        depth: Place of each leaf within its branch.
-        steps: (place, token, branch from 0): the token that is to be predicted at a place; place 0 is the end of the
-            stem, place i the i-th leaf.
-        options: How many branches there are.
+        leaves: Tokens of the tree, each after the one it follows; a reply's last token, which nothing follows, is left out.
+        parent: The place that each leaf follows; place 0 is the end of the stem, place i the i-th leaf.
+        depth: How many leaves stand between each leaf and the stem.
+        steps: (place, token, reply): the token that is to be predicted at a place.
+        options: How many replies there are.
     """
 
-    stem: list[int]
-    leaves: list[int]
-    kin: list[int]
-    depth: list[int]
-    steps: list[tuple[int, int, int]]
+    stem: tuple[int, ...]
+    leaves: tuple[int, ...]
+    parent: tuple[int, ...]
+    depth: tuple[int, ...]
+    steps: tuple[tuple[int, int, int], ...]
     options: int
 
     @classmethod
-    def of(cls, replies: Sequence[list[int]]) -> Self:
+    def of(cls, replies: Sequence[Sequence[int]], *, given: Sequence[int] | None = None) -> Self:
         """Lay out replies.
+
+        Args:
+            replies: Tokens of each, at least one.
+            given: How many leading tokens of each reply are not weighed; by default the stem.
 
         Raises:
             InvalidInputError: Two replies are the same.
         """
         if len({tuple(r) for r in replies}) < len(replies):
             raise InvalidInputError("Two options are written with the same tokens. Word them differently.")
-        shortest = min(map(len, replies)) - 1  # at least one token must be left to be weighed
-        shared = 0
-        while shared < shortest and len({r[shared] for r in replies}) == 1:
-            shared += 1
-        leaves, kin, depth, steps = [], [], [], []
+        shared = alike(replies)
+        places: dict[tuple[int, int], int] = {}
+        leaves, parent, depth, steps = [], [], [], []
         for number, reply in enumerate(replies):
-            before = 0
-            for place, token in enumerate(reply[shared:]):
-                steps.append((before, token, number))
-                if shared + place + 1 < len(reply):
-                    leaves.append(token)
-                    kin.append(number + 1)
-                    depth.append(place)
-                    before = len(leaves)
-        return cls(stem=replies[0][:shared], leaves=leaves, kin=kin, depth=depth, steps=steps, options=len(replies))
+            here = 0
+            for place, token in enumerate(reply[shared:], start=shared):
+                if place >= (shared if given is None else given[number]):
+                    steps.append((here, token, number))
+                if place + 1 < len(reply):
+                    if (here, token) not in places:
+                        leaves.append(token)
+                        parent.append(here)
+                        depth.append(place - shared)
+                        places[here, token] = len(leaves)
+                    here = places[here, token]
+        return cls(
+            stem=tuple(replies[0][:shared]),
+            leaves=tuple(leaves),
+            parent=tuple(parent),
+            depth=tuple(depth),
+            steps=tuple(steps),
+            options=len(replies),
+        )
+
+    @functools.cached_property
+    def sight(self) -> Tensor:
+        """Who may look at whom: at the stem's earlier tokens, at the leaves one follows, and at oneself.
+
+        Returns:
+            bool [L, L], first who looks, then at whom.
+        """
+        stem, length = len(self.stem), len(self.stem) + len(self.leaves)
+        seen = torch.zeros(length, length, dtype=torch.bool)
+        seen[:, :stem] = torch.ones(length, stem, dtype=torch.bool).tril()
+        for leaf, before in enumerate(self.parent, start=stem):
+            if before:
+                seen[leaf] = seen[stem + before - 1]
+            seen[leaf, leaf] = True
+        return seen
 
 
-def family(kin_BL: Tensor) -> Tensor:
-    """Who may look at whom: at earlier tokens of the stem and of one's own branch, and at oneself.
+def alike(replies: Sequence[Sequence[int]]) -> int:
+    """How many tokens all replies begin with; of the shortest, one is left to be weighed."""
+    shortest = min(map(len, replies)) - 1
+    shared = 0
+    while shared < shortest and len({r[shared] for r in replies}) == 1:
+        shared += 1
+    return shared
 
-    Args:
-        kin_BL: Branch of each token from 1, 0 for the stem, -1 for padding.
 
-    Returns:
-        bool [B, 1, L, L], first who looks, then at whom.
-    """
-    length = kin_BL.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    same = (kin_BL[:, None, :] == 0) | (kin_BL[:, None, :] == kin_BL[:, :, None])
-    return ((same & (kin_BL >= 0)[:, None, :] & earlier) | torch.eye(length, dtype=torch.bool))[:, None]
+@functools.lru_cache(maxsize=1024)
+def laid_out(replies: tuple[tuple[int, ...], ...], given: tuple[int, ...]) -> Branches:
+    """`Branches.of`, remembered: questions are put in the same words again and again."""
+    return Branches.of(replies, given=given)

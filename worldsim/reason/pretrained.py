@@ -1,6 +1,8 @@
 """Loading an image-text-to-text model of transformers from a folder, offline and strictly. Not for using it."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from worldsim.errors import StorageError, missing_extra
 KIND = "vlm"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICTURES = ("processor_config.json", "preprocessor_config.json")
+_DECIDING = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "rescale_factor", "size")
+_INCIDENTAL = ("_name_or_path", "transformers_version", "architectures", "dtype")
 _WORDS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -85,12 +89,33 @@ def _tried(path: Path, what: str, read: Callable[[], Any]) -> Any:
         raise StorageError(f"The {what} in {path} could not be read: {first[0]}. Restore the folder.") from error
 
 
-def save(path: Path, model: Any, processor: Any, *, manifest: dict[str, Any]) -> None:
-    """Write model and processor as one atomic folder with a manifest."""
+def save(
+    path: Path, model: Any, processor: Any, *, manifest: dict[str, Any], files: Mapping[str, bytes] | None = None
+) -> None:
+    """Write model and processor, and further files by name, as one atomic folder with a manifest."""
     with storage.folder_writer(path) as staging, quiet():
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
+        for name, data in (files or {}).items():
+            storage.write_bytes(staging / name, data)
         storage.write_json(staging / storage.MANIFEST, {**manifest, "kind": KIND})
+
+
+def digest(model: Any, processor: Any) -> str:
+    """Digest of all that decides what a model answers: weights, architecture, tokenizer, template, picture settings.
+
+    It does not depend on the folder it was loaded from or on whether it was saved at all.
+    """
+    sha = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        sha.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    image, words = processor.image_processor, processor.tokenizer
+    picture = {k: getattr(image, k, None) for k in _DECIDING}
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    for part in (config, picture, words.get_vocab(), words.chat_template, processor.chat_template):
+        sha.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return sha.hexdigest()
 
 
 @contextmanager

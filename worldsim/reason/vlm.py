@@ -15,12 +15,12 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.reason import pretrained
-from worldsim.reason.branches import Branches, family
 from worldsim.reason.drawn import Drawn
 from worldsim.reason.item import Item
 from worldsim.reason.patches import patches
 from worldsim.reason.tiny import TinyConfig, tiny
 from worldsim.reason.tower import hasten
+from worldsim.reason.weigh import weigh
 
 Encoded = dict[str, Tensor]
 """What a model of transformers is called with."""
@@ -103,12 +103,12 @@ class VLM:
             )
         prompts, pixels = self._shown(items)
         replies = [[] for _ in items] if completions is None else [self.reply_tokens(text) for text in completions]
-        batch = self._padded([p + r for p, r in zip(prompts, replies, strict=True)], left=left) | pixels
+        batch = self.padded([p + r for p, r in zip(prompts, replies, strict=True)], left=left) | pixels
         if completions is not None:
             labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, UNSAID)
             for row, prompt in enumerate(prompts):
                 labels[row, : len(prompt)] = UNSAID
-            batch |= {"labels": labels, "position_ids": self._positions(batch)}
+            batch |= {"labels": labels, "position_ids": self.positions(batch)}
         return {k: v.to(self.device) for k, v in batch.items()}
 
     @torch.no_grad()
@@ -149,63 +149,9 @@ class VLM:
             )
         return found
 
-    @torch.no_grad()
     def option_logprobs(self, items: Sequence[Item], *, thinks: Sequence[str] | None = None) -> Tensor:
-        """Log-probability of each option as the answer, all options in one pass over the shared prompt.
-
-        Args:
-            items: B items.
-            thinks: What stands between the think tags, per item; nothing by default, which needs no generation.
-
-        Returns:
-            float32 [B, O], -inf past an item's own options. Their sum over options is at most 1; the rest is the
-            probability of replies in other words.
-
-        Raises:
-            InvalidInputError: No items, or another number of thinks.
-        """
-        thinks = [""] * len(items) if thinks is None else thinks
-        if not items or len(thinks) != len(items):
-            raise InvalidInputError(f"Expected items, and a think for each; got {len(items)} and {len(thinks)}.")
-        prompts, pixels = self._shown(items)
-        branches = [
-            Branches.of([self._words(f"<think>{think}</think><answer>{o}</answer>") for o in item.options])
-            for item, think in zip(items, thinks, strict=True)
-        ]
-        stems = [p + b.stem for p, b in zip(prompts, branches, strict=True)]
-        whole = self._padded([s + b.leaves for s, b in zip(stems, branches, strict=True)], left=False)
-        length, stem = whole["input_ids"].shape[1], self._padded(stems, left=False)
-        places = self._positions({**stem, **pixels})
-        places = torch.cat([places, places.new_zeros(3, len(items), length - places.shape[2])], dim=2)
-        kin = torch.full((len(items), length), -1)
-        for row, (s, b) in enumerate(zip(stems, branches, strict=True)):
-            end = len(s) + len(b.leaves)
-            kin[row, : len(s)], kin[row, len(s) : end] = 0, torch.tensor(b.kin)
-            places[:, row, len(s) : end] = places[:, row, len(s) - 1, None] + 1 + torch.tensor(b.depth)
-        call = {k: whole[k] for k in ("input_ids", "mm_token_type_ids")} | pixels | {"position_ids": places}
-        hidden = self.plain.model(
-            **{k: v.to(self.device) for k, v in call.items()},
-            attention_mask=family(kin).to(self.device),
-            use_cache=False,
-        ).last_hidden_state
-        return self._weighed(hidden, stems, branches)
-
-    def _weighed(self, hidden_BLC: Tensor, stems: Sequence[list[int]], branches: Sequence[Branches]) -> Tensor:
-        """Sum each option's tokens, float32 [B, O]."""
-        rows, places, tokens, owner = [], [], [], []
-        options = max(b.options for b in branches)
-        for row, (stem, branch) in enumerate(zip(stems, branches, strict=True)):
-            for place, token, option in branch.steps:
-                rows.append(row)
-                places.append(len(stem) - 1 + place)
-                tokens.append(token)
-                owner.append(row * options + option)
-        logits = self.plain.get_output_embeddings()(hidden_BLC[rows, places]).float()
-        step = logits.log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].cpu()
-        total = torch.zeros(len(branches) * options).index_add_(0, torch.tensor(owner), step)
-        seen = torch.zeros(len(branches) * options, dtype=torch.bool)
-        seen[owner] = True
-        return total.masked_fill(~seen, float("-inf")).reshape(len(branches), options)
+        """Log-probability of each option as the answer, float32 [B, O]; one question a row of `worldsim.reason.weigh`."""
+        return weigh(self, [[i] for i in items], thinks=thinks)[0]
 
     def _generate(self, encoded: Encoded, keys: Tensor, most: int, temperature: float) -> list[str]:
         from transformers import GenerationConfig, LogitsProcessorList
@@ -233,6 +179,11 @@ class VLM:
 
     def _shown(self, items: Sequence[Item]) -> tuple[list[list[int]], Encoded]:
         """Prompts as tokens, and pixels."""
+        pixels, per = self.pixels(items)
+        return [self.prompt_tokens(i.prompt, len(i.frames), n) for i, n in zip(items, per, strict=True)], pixels
+
+    def pixels(self, items: Sequence[Item]) -> tuple[Encoded, list[int]]:
+        """`pixel_values` and `image_grid_thw` of all items' frames, and each item's tokens per frame."""
         image = self.processor.image_processor
         if len({i.frames.shape[1:] for i in items}) == 1:
             pixels, grid = patches(torch.cat([i.frames for i in items]), image)
@@ -241,10 +192,10 @@ class VLM:
             made = [patches(i.frames, image) for i in items]
             pixels, grid = torch.cat([m[0] for m in made]), torch.cat([m[1] for m in made])
             per = [int(m[1][0].prod()) // image.merge_size**2 for m in made]
-        prompts = [self._prompt(i.prompt, len(i.frames), n) for i, n in zip(items, per, strict=True)]
-        return prompts, {"pixel_values": pixels, "image_grid_thw": grid}
+        return {"pixel_values": pixels, "image_grid_thw": grid}, per
 
-    def _prompt(self, prompt: str, frames: int, tokens: int) -> list[int]:
+    def prompt_tokens(self, prompt: str, frames: int, tokens: int) -> list[int]:
+        """A user's turn about so many frames of so many tokens each, up to where the reply begins."""
         key = (prompt, frames, tokens)
         if key not in self._prompts:
             asked = _messages(prompt, frames)
@@ -252,17 +203,19 @@ class VLM:
             if len(self._prompts) > 4096:
                 self._prompts.clear()
             image = self.processor.image_token
-            self._prompts[key] = self._words(text.replace(image, image * tokens))
+            self._prompts[key] = self.words(text.replace(image, image * tokens))
         return self._prompts[key]
 
     def reply_tokens(self, text: str) -> list[int]:
         """A reply and the end of the turn."""
-        return [*self._words(text), int(self.tokenizer.eos_token_id)]
+        return [*self.words(text), int(self.tokenizer.eos_token_id)]
 
-    def _words(self, text: str) -> list[int]:
+    def words(self, text: str) -> list[int]:
+        """Tokens of a text, and none around it."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _padded(self, rows: Sequence[list[int]], *, left: bool) -> Encoded:
+    def padded(self, rows: Sequence[list[int]], *, left: bool) -> Encoded:
+        """Rows of tokens as a batch, int64 [B, L]: ids, mask and which are pictures."""
         length, pad = max(map(len, rows)), int(self.tokenizer.pad_token_id)
         gaps = [[pad] * (length - len(r)) for r in rows]
         ids = torch.tensor([g + r if left else r + g for r, g in zip(rows, gaps, strict=True)])
@@ -272,7 +225,7 @@ class VLM:
         types = (ids == self.model.config.image_token_id).long()
         return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
 
-    def _positions(self, batch: Encoded) -> Tensor:
+    def positions(self, batch: Encoded) -> Tensor:
         """The model's own positions, int64 [3, B, L], worked out once per layout of text and pictures."""
         types, mask, grid = batch["mm_token_type_ids"], batch["attention_mask"], batch["image_grid_thw"]
         starts = (types[:, 1:] > types[:, :-1]).sum(1).cumsum(0).tolist()

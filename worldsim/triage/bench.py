@@ -13,6 +13,7 @@ import torch
 
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.protocols import Judge, Policy, StartableWorld
+from worldsim.triage.course import WORLD
 from worldsim.triage.group import NoWatch, Watch
 from worldsim.triage.judge import WorldJudge
 from worldsim.triage.plan import Description
@@ -22,7 +23,8 @@ from worldsim.triage.wave import Crash, Wave, WaveResult
 
 WorldLoader = Callable[[], StartableWorld]
 PolicyLoader = Callable[[Ref], Policy]
-JudgeLoader = Callable[[], Judge]
+JudgeLoader = Callable[[StartableWorld], Judge]
+"""Loads a judge for the rollouts of a world, which it may need to draw them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Loaders:
     Attributes:
         worlds: Loader by kind; ``"world"`` is the one of the triage.
         policy: Loads a policy.
-        judge: Loads a judge; None takes the world's own heads.
+        judge: Loads the judge of the triage's world; None takes its own heads, by which other worlds are judged always.
     """
 
     worlds: Mapping[str, WorldLoader]
@@ -80,13 +82,14 @@ class Bench:
     def roller(self, kind: str) -> Roller:
         """Return a roller in the world of this kind."""
         world = self.world(kind)
-        if self._loaders.judge is not None and self._judge is None:
-            self._judge = self._loaders.judge()
+        judges = self._loaders.judge if kind == WORLD else None
+        if judges is not None and self._judge is None:
+            self._judge = judges(world)
         return Roller(
             world=world,
             policy_of=self.policy,
             rule=WorldJudge(success_at=world.spec.success_at, threshold=self._request.threshold),
-            judge=self._judge,
+            judge=None if judges is None else self._judge,
             watch=self._watch,
             timeout_s=self._request.timeout_s,
         )

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from worldsim.errors import InvalidInputError
+from worldsim.triage.correction import Corrected, corrected_rates
 from worldsim.triage.evidence import Evidence, Outcome
 from worldsim.triage.plan import ArenaPlan, Plan
 from worldsim.triage.posterior import order
@@ -19,8 +20,8 @@ from worldsim.triage.table import TRIAGE, Block
 from worldsim.triage.table import block as lay_out
 from worldsim.triage.wave import Crash, Scope, Wave, compose
 
-WORLD = "world"
-"""Kind of the world in which the triage happens."""
+WORLD, TRUTH = "world", "truth"
+"""Kind of the world in which the triage happens, and of the one that is the truth."""
 Execute = Callable[[Sequence[Wave], Scope], None]
 """Rolls out waves of a scope and commits them."""
 Pairs = Sequence[tuple[int, int]]
@@ -92,6 +93,7 @@ class Course:
             alpha=1 - request.confidence,
             audit=audit,
             failures={i: crash.reason for i, crash in self._failures[WORLD].items()},
+            corrected=self._corrected(triage, audit, arenas) if request.judge else None,
         )
         return Results(
             plan=self._plan,
@@ -102,6 +104,21 @@ class Course:
             failures=dict(self._failures[WORLD]),
             arena_failures={kind: found for kind, found in self._failures.items() if kind != WORLD},
             finished=self._finished,
+        )
+
+    def _corrected(
+        self, triage: Evidence, audit: Evidence | None, arenas: Mapping[str, Evidence]
+    ) -> list[Corrected | None]:
+        """What the judge said, corrected by the paired truth or by its known rates."""
+        request = self._plan.request
+        paired = any(a.kind == TRUTH and a.paired for a in self._plan.arenas)
+        return corrected_rates(
+            triage,
+            audit=audit,
+            truth=arenas[TRUTH] if paired else None,
+            names=[p.name for p in request.policies],
+            rates=request.judge_rates,
+            alpha=1 - request.confidence,
         )
 
     def _triage(self) -> Evidence:
@@ -194,10 +211,10 @@ class Course:
 
 
 def scope_of(plan: Plan, arena: ArenaPlan | None = None) -> Scope:
-    """Return the scope of the run's world, or of another world."""
-    world = plan.request.world if arena is None else arena.world
-    kind = WORLD if arena is None else arena.kind
-    return Scope(kind=kind, world=world.digest, judge=plan.judge, policies=plan.request.policies)
+    """Return the scope of the run's world, or of another world, which is always judged by its own heads."""
+    if arena is None:
+        return Scope(kind=WORLD, world=plan.request.world.digest, judge=plan.judge, policies=plan.request.policies)
+    return Scope(kind=arena.kind, world=arena.world.digest, judge=plan.rule, policies=plan.request.policies)
 
 
 def arena_block(plan: Plan, arena: ArenaPlan) -> Block:

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worldsim.triage.bench import Bench, Loaders, PolicyLoader, WorldLoader, one_thread
-from worldsim.triage.course import WORLD, Results, arena_block, scope_of
+from worldsim.triage.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
+from worldsim.triage.course import TRUTH, WORLD, Results, arena_block, scope_of
 from worldsim.triage.evidence import Evidence
 from worldsim.triage.plan import ArenaPlan
 from worldsim.triage.report.data import Clip, Frames
+from worldsim.triage.roll import Roller
 from worldsim.triage.wave import compose
-from worldsim.types import IMAGE
+from worldsim.types import IMAGE, Rollout
 
 _LOG = logging.getLogger(__name__)
-_TRUTH = "truth"
+_ALIKE = 0.02  # a judge's probabilities differ by rounding where other episodes share its batch
 Pair = tuple[int, int]
 
 
@@ -30,6 +31,7 @@ def film(
     load_world: WorldLoader,
     load_policy: PolicyLoader,
     load_truth: WorldLoader | None = None,
+    load_judge: JudgeLoader | None = None,
 ) -> list[Clip]:
     """Film episodes of the triage block.
 
@@ -39,18 +41,19 @@ def film(
         load_world: As given to the run.
         load_policy: As given to the run.
         load_truth: Loads the run's ``"truth"`` arena; used if that is paired. None films the world alone.
+        load_judge: As given to the run. Without it, whether an episode of a judged run repeats itself is not checked.
 
     Returns:
         One clip per pair, in the order given; frames begin with the start. An episode that does not repeat what the run
         recorded, because its policy draws noise from elsewhere than its keys, is left out with a warning in the log.
     """
-    worlds = {WORLD: load_world} | ({_TRUTH: load_truth} if load_truth else {})
-    bench = Bench(results.plan.request, loaders=Loaders(worlds=worlds, policy=load_policy))
-    paired = [a for a in results.plan.arenas if a.kind == _TRUTH and a.paired]
+    worlds = {WORLD: load_world} | ({TRUTH: load_truth} if load_truth else {})
+    bench = Bench(results.plan.request, loaders=Loaders(worlds=worlds, policy=load_policy, judge=load_judge))
+    paired = [a for a in results.plan.arenas if a.kind == TRUTH and a.paired]
     world = _shoot(results, pairs, bench, results.triage, None)
     truth: dict[Pair, Frames] = {}
     if load_truth is not None and paired:
-        there = results.arenas[_TRUTH]
+        there = results.arenas[TRUTH]
         known = [(p, e) for p, e in pairs if e < there.episodes and there.done[p, e]]
         truth = _shoot(results, known, bench, there, paired[0])
     rate_hz = bench.world(WORLD).spec.action.rate_hz
@@ -72,14 +75,25 @@ def _shoot(
         roller = bench.roller(wave.kind)
         with one_thread():
             start, rollout = roller.film(wave)
-            verdict = roller.rule.read(rollout.success, rollout.progress)
+            unknown = arena is None and bool(plan.request.judge) and roller.judge is None
+            ended = None if unknown else _ended(roller, rollout, len(wave.slots))
             for row, slot in enumerate(wave.slots):
                 policy, episode = wanted[slot.policy, slot.episode]
-                if float(verdict.success[row]) != float(recorded.success[policy, episode]):
+                if ended is not None and abs(ended[row] - float(recorded.success[policy, episode])) > _ALIKE:
                     _LOG.warning("Policy %d, episode %d ended differently when filmed; no clip.", policy, episode)
                     continue
                 known[policy, episode] = _frames(start[IMAGE][row], roller.world.decode(rollout.latent[row]))
     return known
+
+
+def _ended(roller: Roller, rollout: Rollout, rows: int) -> list[float]:
+    """Success of the filmed rows, as the run judged it."""
+    if roller.judge is not None:
+        verdict = roller.judge(rollout.rows(slice(rows)))
+    else:
+        verdict = roller.rule.read(rollout.success, rollout.progress)
+    found: list[float] = verdict.success.tolist()
+    return found
 
 
 def _frames(first: Tensor, others: Tensor) -> Frames:
@@ -88,7 +102,7 @@ def _frames(first: Tensor, others: Tensor) -> Frames:
 
 
 def _clip(results: Results, pair: Pair, rate_hz: float, world: Frames, truth: Frames | None) -> Clip:
-    real = results.arenas.get(_TRUTH)
+    real = results.arenas.get(TRUTH)
     return Clip(
         policy=pair[0],
         episode=pair[1],

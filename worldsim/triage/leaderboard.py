@@ -14,7 +14,6 @@ from rich.text import Text
 from worldsim.triage.labels import labels, shorten
 from worldsim.triage.ranking import RankedPolicy, Ranking
 
-_COLUMNS = ("#", "checkpoint", "success", "interval", "progress", "P(top k)", "rollouts")
 _LONGEST = 60  # characters of a name; what is cut stands in ranking.json
 _TRACK = 12  # cells of a success bar
 
@@ -43,14 +42,33 @@ class Leaderboard:
 
     def plain(self) -> str:
         """Return the leaderboard as aligned text without colour or frames, one policy a line."""
-        body = [_cells(line, name) for line, name in self._shown()]
-        cells = [(*_COLUMNS[:5], f"P(top {self.ranking.k})", _COLUMNS[6]), *body]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(_COLUMNS))]
+        body = [_cells(line, name, corrected=self._corrects) for line, name in self._shown()]
+        cells = [self._columns(), *body]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = [
             "  ".join(c.ljust(w) if i == 1 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
             for row in cells
         ]
         return "\n".join([line.rstrip() for line in lines] + [text.plain for text in self._remarks()])
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether a judge's rates were corrected; there is a column more then."""
+        return any(line.corrected is not None for line in self.ranking.policies)
+
+    def _columns(self) -> Sequence[str]:
+        """Headings, in the order of the cells."""
+        corrected = ("corrected",) if self._corrects else ()
+        return (
+            "#",
+            "checkpoint",
+            "success",
+            "interval",
+            *corrected,
+            "progress",
+            f"P(top {self.ranking.k})",
+            "rollouts",
+        )
 
     def _shown(self) -> list[tuple[RankedPolicy, str]]:
         """Lines to list, with their labels."""
@@ -62,13 +80,14 @@ class Leaderboard:
     def _table(self) -> Table:
         """Draw the table for a terminal; the chosen k are bright."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for name in ("#", "checkpoint", "", "success", "interval", "progress", f"P(top {self.ranking.k})", "rollouts"):
+        rank, checkpoint, *others = self._columns()
+        for name in (rank, checkpoint, "", *others):
             left = name in ("checkpoint", "")
             table.add_column(
                 name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold", min_width=1
             )
         for line, name in self._shown():
-            rank, label, *rest = _cells(line, name)
+            rank, label, *rest = _cells(line, name, corrected=self._corrects)
             chosen = line.rank <= self.ranking.k
             cells = [rank, label, _track(line), *rest]
             table.add_row(
@@ -97,8 +116,8 @@ def leaderboard(ranking: Ranking, *, rows: int | None = None) -> Leaderboard:
     return Leaderboard(ranking=ranking, rows=max(20, 2 * ranking.k) if rows is None else rows)
 
 
-def _cells(line: RankedPolicy, name: str) -> Sequence[str]:
-    """The cells of a line, in the order of `_COLUMNS`."""
+def _cells(line: RankedPolicy, name: str, *, corrected: bool) -> Sequence[str]:
+    """The cells of a line, in the order of `Leaderboard._columns`."""
     shown = line.shown
     span = shown.success_anytime
     return (
@@ -106,10 +125,19 @@ def _cells(line: RankedPolicy, name: str) -> Sequence[str]:
         name,
         "-" if shown.success is None else f"{100 * shown.success:.1f}%",
         "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]",
+        *((_corrected(line),) if corrected else ()),
         "-" if shown.progress is None else f"{shown.progress:.2f}",
         ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
         str(line.triage.rollouts + (line.audit.rollouts if line.audit else 0)),
     )
+
+
+def _corrected(line: RankedPolicy) -> str:
+    """The corrected rate and its interval."""
+    rate = line.corrected
+    if rate is None:
+        return "-"
+    return f"{100 * rate.value:.1f}% [{100 * rate.interval.low:.0f}, {100 * rate.interval.high:.0f}]"
 
 
 def _track(line: RankedPolicy) -> str:

@@ -54,8 +54,12 @@ class Plan:
     @property
     def judge(self) -> str:
         """Version of the judge, part of every rollout's key."""
-        rule = WorldJudge(success_at=self.world.success_at, threshold=self.request.threshold)
-        return self.request.judge or rule.version
+        return self.request.judge or self.rule
+
+    @property
+    def rule(self) -> str:
+        """Version of the rule that reads a world's own heads; it judges other worlds whoever judges the triage."""
+        return WorldJudge(success_at=self.world.success_at, threshold=self.request.threshold).version
 
     @property
     def triage(self) -> Block:
@@ -88,7 +92,10 @@ class Plan:
             b.name: {"episodes": len(b), "distinct_starts": b.distinct_starts, "digest": b.digest}
             for b in (self.triage, self.audit)
         }
-        return {"format": FORMAT, "judge": self.judge, "blocks": blocks, **storage.to_json(self)}
+        value = storage.to_json(self)
+        if not self.request.judge_rates:
+            del value["request"]["judge_rates"]  # a run without them reads as it always has
+        return {"format": FORMAT, "judge": self.judge, "blocks": blocks, **value}
 
     @classmethod
     def from_json(cls, value: Any) -> "Plan":

@@ -10,6 +10,7 @@ Shape legend: K policies, n shared episodes, D draws.
 
 import dataclasses
 import hashlib
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,34 @@ _EDGE = 1e-3  # prior means stay this far from 0 and 1
 _LEAST = 0.5  # smallest strength, in rollouts
 _WEAK = 2.0  # strength where nothing could be learned
 _FEW = 8  # below this number of policies the relation of progress to success is not estimated
+
+
+class Tally(Protocol):
+    """What beliefs are formed from: `Evidence`, or rates corrected to as many episodes as they are worth."""
+
+    @property
+    def policies(self) -> int:
+        """Number of policies K."""
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Bool [K]: crashed."""
+
+    @property
+    def wins(self) -> Floats:
+        """float64 [K]: sum of success."""
+
+    @property
+    def count(self) -> NDArray[Any]:
+        """[K]: episodes, whole or not."""
+
+    @property
+    def success_mean(self) -> Floats:
+        """float64 [K], nan where there is none."""
+
+    @property
+    def progress_mean(self) -> Floats:
+        """float64 [K], nan where there is none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +115,7 @@ class Sweep:
     spread_pu: float = 0.0
     noise_u: float = 0.0
 
-    def prior(self, evidence: Evidence) -> Prior:
+    def prior(self, evidence: Tally) -> Prior:
         """Return the prior of each policy given its progress: E[p | u] = centre + beta (u - centre_u).
 
         No prior is worth more than n sqrt(K / 2) rollouts: a smaller spread could not be told from none.
@@ -142,7 +171,7 @@ def fit_prior(evidence: Evidence) -> Prior:
     return fit_sweep(evidence).prior(evidence)
 
 
-def posterior(evidence: Evidence, *, k: int, prior: Prior | None = None, draws: int = _DRAWS) -> Posterior:
+def posterior(evidence: Tally, *, k: int, prior: Prior | None = None, draws: int = _DRAWS) -> Posterior:
     """Compute what the evidence says about the order of the policies.
 
     The draws come from a generator seeded by the evidence itself: equal evidence, equal answer.
@@ -150,7 +179,7 @@ def posterior(evidence: Evidence, *, k: int, prior: Prior | None = None, draws: 
     Args:
         evidence: What is known.
         k: How many best policies are asked for, at least 1.
-        prior: Defaults to `fit_prior(evidence)`.
+        prior: Defaults to `fit_prior(evidence)`; corrected rates bring their own.
         draws: Posterior draws D; probabilities have a standard error of at most 0.5 / sqrt(D).
 
     Raises:
@@ -158,7 +187,7 @@ def posterior(evidence: Evidence, *, k: int, prior: Prior | None = None, draws: 
     """
     if k < 1 or draws < 1:
         raise InvalidInputError(f"posterior needs k and draws of at least 1; got k = {k}, draws = {draws}.")
-    prior = fit_prior(evidence) if prior is None else prior
+    prior = _prior(evidence) if prior is None else prior
     alive = np.flatnonzero(~evidence.failed)
     a, b = parameters(evidence, prior)
     total = evidence.policies
@@ -174,13 +203,13 @@ def posterior(evidence: Evidence, *, k: int, prior: Prior | None = None, draws: 
     return Posterior(score=score, p_top_k=top, p_best=best, expected_rank=expected)
 
 
-def parameters(evidence: Evidence, prior: Prior) -> tuple[Floats, Floats]:
+def parameters(evidence: Tally, prior: Prior) -> tuple[Floats, Floats]:
     """Return the two parameters [K], [K] of each policy's posterior beta distribution."""
     wins, count = evidence.wins, evidence.count
     return prior.mean * prior.strength + wins, (1 - prior.mean) * prior.strength + count - wins
 
 
-def order(evidence: Evidence, *, prior: Prior | None = None) -> NDArray[np.int64]:
+def order(evidence: Tally, *, prior: Prior | None = None) -> NDArray[np.int64]:
     """Return policy indices, best first: crashed ones last, then by score, progress, success mean, and index.
 
     The score is the posterior mean of the success rate, compared to 12 decimals.
@@ -189,19 +218,24 @@ def order(evidence: Evidence, *, prior: Prior | None = None) -> NDArray[np.int64
         evidence: What is known.
         prior: Defaults to `fit_prior(evidence)`.
     """
-    a, b = parameters(evidence, fit_prior(evidence) if prior is None else prior)
+    a, b = parameters(evidence, _prior(evidence) if prior is None else prior)
     score = np.round(a / (a + b), 12)
     progress, success = np.nan_to_num(evidence.progress_mean), np.nan_to_num(evidence.success_mean)
     index = np.arange(evidence.policies)
     return np.asarray(np.lexsort((index, -success, -np.round(progress, 12), -score, evidence.failed)), dtype=np.int64)
 
 
-def keyed(evidence: Evidence, *, label: str, seed: int = 0) -> np.random.Generator:
+def keyed(evidence: Tally, *, label: str, seed: int = 0) -> np.random.Generator:
     """Return a generator that depends on the sums of the evidence, a label and a seed, and on nothing else."""
     sha = hashlib.sha256(f"{label}:{seed}:{evidence.policies}".encode())
     sha.update(np.round(evidence.wins, 9).astype("<f8").tobytes() + evidence.count.astype("<i8").tobytes())
     sha.update(evidence.failed.tobytes())
     return np.random.Generator(np.random.Philox(key=int.from_bytes(sha.digest()[:16], "little")))
+
+
+def _prior(evidence: Tally) -> Prior:
+    assert isinstance(evidence, Evidence), "corrected rates bring their own prior"
+    return fit_prior(evidence)
 
 
 def _components(s_kn: Floats, g_kn: Floats) -> tuple[Floats, Floats]:

@@ -14,37 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
+from worldsim.triage.correction import Corrected
 from worldsim.triage.evidence import Evidence
-from worldsim.triage.intervals import Interval, clopper_pearson, confidence_sequence, mean_sequence
-from worldsim.triage.posterior import fit_prior, order, posterior
+from worldsim.triage.intervals import Interval, confidence_sequence
+from worldsim.triage.measured import (
+    Measured,
+    corrected_from_json,
+    corrected_to_json,
+    measure,
+    measured_from_json,
+    measured_to_json,
+    rounded,
+)
+from worldsim.triage.posterior import Tally, fit_prior, order, posterior
+from worldsim.triage.standing import Standing
 from worldsim.triage.tiers import letters, tiers
 
 Floats = NDArray[np.float64]
 FORMAT = "worldsim-ranking-1"
-_DECIMALS = 9  # numbers are rounded so before they are written or hashed
 _LETTERED = 30  # compact letters are for leaderboards a person can read; longer ones have tiers only
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Success and progress of one policy on one set of episodes.
-
-    Attributes:
-        rollouts: Episodes rolled out.
-        success: Mean success in 0..1; None without rollouts.
-        success_exact: Clopper-Pearson interval. It holds where the number of rollouts was fixed beforehand: for an
-            audit and a uniform allocation, not after adaptive stopping.
-        success_anytime: Beta-binomial confidence sequence. It holds whenever and why ever the rollouts stopped.
-        progress: Mean progress in 0..1; None without rollouts.
-        progress_anytime: Betting confidence sequence of the mean progress.
-    """
-
-    rollouts: int
-    success: float | None
-    success_exact: Interval
-    success_anytime: Interval
-    progress: float | None
-    progress_anytime: Interval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +52,7 @@ class RankedPolicy:
         triage: What the triage episodes said. Their mean is optimistic for winners (winner's curse).
         audit: What fresh episodes said, free of that optimism; None where there were none.
         failed: Why the policy crashed; None if it did not.
+        corrected: Success without the errors of the judge, where one judged and they could be corrected.
     """
 
     rank: int
@@ -78,6 +67,7 @@ class RankedPolicy:
     triage: Measured
     audit: Measured | None = None
     failed: str | None = None
+    corrected: Corrected | None = None
 
     @property
     def shown(self) -> Measured:
@@ -109,6 +99,7 @@ class Ranking:
         alpha: float = 0.05,
         audit: Evidence | None = None,
         failures: Mapping[int, str] | None = None,
+        corrected: Sequence[Corrected | None] | None = None,
     ) -> "Ranking":
         """Draw up the leaderboard.
 
@@ -122,6 +113,8 @@ class Ranking:
             alpha: Probability to miss of each interval; tiers use alpha / K each, so that all hold together.
             audit: The same K policies on other episodes, rolled out for the winners only.
             failures: Why a policy crashed, by row.
+            corrected: Rates without the judge's errors. If every policy that did not crash has one, order,
+                probabilities and tiers go by them: each counts as the true episodes that it is worth.
 
         Raises:
             InvalidInputError: The number of names or audited policies is not K, or k is below 1.
@@ -129,11 +122,13 @@ class Ranking:
         if len(names) != evidence.policies:
             raise InvalidInputError(f"Ranking needs a name for each of {evidence.policies} policies; got {len(names)}.")
         both = evidence if audit is None else evidence.beside(audit)
-        prior = fit_prior(both)
-        belief = posterior(both, k=k, prior=prior)
-        best_first = [int(i) for i in order(both, prior=prior)]
-        tier, letter = _groups(both, best_first, alpha)
-        triage, audited = _measure(evidence, alpha), None if audit is None else _measure(audit, alpha)
+        standing = None if corrected is None else Standing.of(both, corrected)
+        tally: Tally = both if standing is None else standing
+        prior = fit_prior(both) if standing is None else standing.prior()
+        belief = posterior(tally, k=k, prior=prior)
+        best_first = [int(i) for i in order(tally, prior=prior)]
+        tier, letter = _groups(tally, best_first, alpha)
+        triage, audited = measure(evidence, alpha=alpha), None if audit is None else measure(audit, alpha=alpha)
         reasons = failures or {}
         lines = [
             RankedPolicy(
@@ -149,6 +144,7 @@ class Ranking:
                 triage=triage[i],
                 audit=audited[i] if audited and audited[i].rollouts else None,
                 failed=reasons.get(i, "crashed") if both.failed[i] else None,
+                corrected=None if corrected is None else corrected[i],
             )
             for rank, i in enumerate(best_first, start=1)
         ]
@@ -158,6 +154,12 @@ class Ranking:
     def top(self) -> tuple[RankedPolicy, ...]:
         """The first k lines that did not crash: the policies to try."""
         return tuple(line for line in self.policies[: self.k] if line.failed is None)
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the order goes by corrected rates: every policy that did not crash has one, and one is there."""
+        alive = [p for p in self.policies if p.failed is None]
+        return bool(alive) and all(p.corrected is not None for p in alive)
 
     @property
     def rollouts(self) -> int:
@@ -192,17 +194,17 @@ class Ranking:
         return ranking
 
     def _content(self) -> dict[str, Any]:
-        percent = [_rounded(100 * p.shown.success) for p in self.top if p.shown.success is not None]
+        percent = [rounded(100 * p.shown.success) for p in self.top if p.shown.success is not None]
         overall = {
             "n_episodes": self.rollouts,
             "n_policies": len(self.policies),
-            "pc_success": _rounded(sum(percent) / len(percent)) if percent else None,
+            "pc_success": rounded(sum(percent) / len(percent)) if percent else None,
         }
         lines = [_line_to_json(line) for line in self.policies]
         return {"format": FORMAT, "k": self.k, "alpha": self.alpha, "overall": overall, "per_policy": lines}
 
 
-def _groups(both: Evidence, best_first: Sequence[int], alpha: float) -> tuple[dict[int, int], dict[int, str]]:
+def _groups(both: Tally, best_first: Sequence[int], alpha: float) -> tuple[dict[int, int], dict[int, str]]:
     """Tier and letters by row; 0 and nothing for crashed policies."""
     low, high = confidence_sequence(both.wins, both.count, alpha=alpha / both.policies)
     alive = [i for i in best_first if not both.failed[i]]
@@ -212,72 +214,17 @@ def _groups(both: Evidence, best_first: Sequence[int], alpha: float) -> tuple[di
     return tier, dict.fromkeys(best_first, "") | dict(zip(alive, marks, strict=True))
 
 
-def _measure(evidence: Evidence, alpha: float) -> list[Measured]:
-    """Measure every row."""
-    wins, count = evidence.wins, evidence.count
-    exact = _spans(*clopper_pearson(wins, count, alpha=alpha))
-    anytime = _spans(*confidence_sequence(wins, count, alpha=alpha))
-    progress = _spans(*mean_sequence(evidence.progress, alpha=alpha))
-    means = zip(evidence.success_mean, evidence.progress_mean, strict=True)
-    return [
-        Measured(
-            rollouts=int(count[i]),
-            success=float(s) if count[i] else None,
-            success_exact=exact[i],
-            success_anytime=anytime[i],
-            progress=float(g) if count[i] else None,
-            progress_anytime=progress[i],
-        )
-        for i, (s, g) in enumerate(means)
-    ]
-
-
-def _spans(low: Floats, high: Floats) -> list[Interval]:
-    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-
-def _rounded(value: float) -> float:
-    return round(value, _DECIMALS) + 0.0
-
-
-def _measured_to_json(measured: Measured | None) -> dict[str, Any] | None:
-    if measured is None:
-        return None
-    return {
-        "n_episodes": measured.rollouts,
-        "pc_success": None if measured.success is None else _rounded(100 * measured.success),
-        "pc_success_exact": [_rounded(100 * measured.success_exact.low), _rounded(100 * measured.success_exact.high)],
-        "pc_success_anytime": [
-            _rounded(100 * measured.success_anytime.low),
-            _rounded(100 * measured.success_anytime.high),
-        ],
-        "avg_progress": None if measured.progress is None else _rounded(measured.progress),
-        "avg_progress_anytime": [_rounded(measured.progress_anytime.low), _rounded(measured.progress_anytime.high)],
-    }
-
-
-def _measured_from_json(value: Mapping[str, Any] | None) -> Measured | None:
-    if value is None:
-        return None
-    percent = value["pc_success"]
-    return Measured(
-        rollouts=int(value["n_episodes"]),
-        success=None if percent is None else percent / 100,
-        success_exact=Interval(*(x / 100 for x in value["pc_success_exact"])),
-        success_anytime=Interval(*(x / 100 for x in value["pc_success_anytime"])),
-        progress=value["avg_progress"],
-        progress_anytime=Interval(*value["avg_progress_anytime"]),
-    )
-
-
 def _line_to_json(line: RankedPolicy) -> dict[str, Any]:
     value = {f.name: getattr(line, f.name) for f in dataclasses.fields(line)}
-    value = {k: _rounded(v) if isinstance(v, float) else v for k, v in value.items()}
-    return {**value, "triage": _measured_to_json(line.triage), "audit": _measured_to_json(line.audit)}
+    value = {k: rounded(v) if isinstance(v, float) else v for k, v in value.items()}
+    told = {} if line.corrected is None else {"corrected": corrected_to_json(line.corrected)}
+    del value["corrected"]  # a line without a correction reads as it always has
+    return {**value, "triage": measured_to_json(line.triage), "audit": measured_to_json(line.audit), **told}
 
 
 def _line_from_json(value: Mapping[str, Any]) -> RankedPolicy:
-    triage = _measured_from_json(value["triage"])
+    triage = measured_from_json(value["triage"])
     if triage is None:
         raise ValueError("a line without triage")
-    return RankedPolicy(**{**value, "triage": triage, "audit": _measured_from_json(value["audit"])})
+    known = {"audit": measured_from_json(value["audit"]), "corrected": corrected_from_json(value.get("corrected"))}
+    return RankedPolicy(**{**value, "triage": triage, **known})

@@ -7,9 +7,15 @@ import dataclasses
 
 from worldsim.errors import InvalidInputError
 from worldsim.triage.allocation import AnyAllocator, make_allocator
+from worldsim.triage.correction import JudgeRates
 from worldsim.triage.judge import WorldJudge
 
-_FREE = ("budget", "workers", "timeout_s")  # may change between two runs of one folder; a budget only grows
+_FREE = (
+    "budget",
+    "workers",
+    "timeout_s",
+    "judge_rates",
+)  # may change between two runs of one folder; a budget only grows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,8 @@ class TriageRequest:
         epsilon: Difference in success rate that does not matter, for allocators that stop by themselves; 0..1.
         threshold: Success probability from which an episode counts as solved; None counts the probability itself.
         judge: Version of a judge of one's own; empty for the world's own heads.
+        judge_rates: How often that judge was right elsewhere, by policy group, to correct its rates with; measured again,
+            they change the ranking and no rollout.
         episodes: Length of the triage block; None leaves it to the allocator.
         width: Rollouts in a wave: the world's batch.
         policies_per_wave: How many policies may share a wave, and so how many a process holds in memory.
@@ -66,6 +74,7 @@ class TriageRequest:
     epsilon: float = 0.0
     threshold: float | None = 0.5
     judge: str = ""
+    judge_rates: tuple[JudgeRates, ...] = ()
     episodes: int | None = None
     width: int = 64
     policies_per_wave: int = 32
@@ -74,6 +83,7 @@ class TriageRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policies", tuple(self.policies))
+        object.__setattr__(self, "judge_rates", tuple(self.judge_rates))
         names = [p.name for p in self.policies]
         repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
         if not names or repeated:
@@ -93,6 +103,8 @@ class TriageRequest:
             )
         if self.episodes is not None and self.episodes < 1:
             raise InvalidInputError(f"episodes must be at least 1, or None; got {self.episodes}.")
+        if self.judge_rates and not self.judge:
+            raise InvalidInputError("Rates of a judge were given, but no judge (judge=VERSION).")
         WorldJudge(threshold=self.threshold)
 
     @property

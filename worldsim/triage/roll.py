@@ -188,7 +188,9 @@ def _read(
     heads, live = tape.heads(), wave.live
     sound = (heads[0].isfinite() & heads[1].isfinite()).all(dim=1).tolist()
     success_wt, progress_wt = (h.nan_to_num(nan=0.0).clamp(0, 1) for h in heads[:2])
-    verdict = rule.read(success_wt, progress_wt) if judge is None else judge(tape.rollout())
+    verdict = (
+        rule.read(success_wt, progress_wt) if judge is None else judge(tape.rollout().rows(slice(len(wave.slots))))
+    )
     columns = _columns(success_wt, progress_wt, heads[2].nan_to_num(nan=float("inf")), verdict, rule)
     finished, crashes = [], []
     for index in alive:
@@ -205,7 +207,7 @@ def _read(
 def _columns(
     success_wt: Tensor, progress_wt: Tensor, uncertainty_wt: Tensor, verdict: Verdict, rule: WorldJudge
 ) -> dict[str, list[Any]]:
-    """Every field of `Finished` but row and steps, one value per row of the wave."""
+    """Every field of `Finished` but row and steps, one value per row of the wave; a judge's per row that is taken."""
     if not bool((verdict.success.isfinite() & verdict.progress.isfinite()).all()):
         raise InvalidInputError("The judge returned NaN; success and progress must be numbers in 0..1. Mend the judge.")
     likely = success_wt > 0.5

@@ -85,7 +85,8 @@ def run(
         load_world: Loads the world; with several workers it must be picklable, as the other loaders.
         load_policy: Loads a policy by its `Ref`.
         out: The run folder; made if it is missing, continued if it is not.
-        load_judge: Loads a judge of one's own; `request.judge` then holds its version.
+        load_judge: Loads a judge of one's own, given the world; `request.judge` then holds its version. It judges the
+            triage; arenas are judged by their own heads.
         arenas: Other worlds to try the policies in. May be added to a run that is finished.
         progress: Called after each wave, in this process.
         retry_crashed: Try policies again that crashed in an earlier run of this folder.

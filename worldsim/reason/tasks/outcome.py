@@ -14,6 +14,7 @@ from worldsim.reason.windows import Window, mixed
 OPTIONS = ("yes", "no")
 BINS = ("0-20", "20-40", "40-60", "60-80", "80-100")
 """Shares of the way, in per cent."""
+About = Literal["success", "progress"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,18 @@ class OutcomeConfig:
 def spread(count: int, frames: int) -> tuple[int, ...]:
     """`frames` frame numbers over `count` frames, first and last included; repeated where there are fewer."""
     return tuple(np.linspace(0, count - 1, frames).round().astype(int).tolist())
+
+
+def wording(about: About, task: str = "") -> tuple[str, tuple[str, ...]]:
+    """Prompt and options of a question; the critic's judgements use the same.
+
+    Args:
+        about: Which question.
+        task: One sentence that says what the robot should do; empty to leave it out.
+    """
+    question = "Did the robot succeed?" if about == "success" else "How far did the robot get, in per cent?"
+    options = OPTIONS if about == "success" else BINS
+    return ask(f"{task} {question}".strip(), options), options
 
 
 class Outcome:
@@ -87,15 +100,15 @@ class Outcome:
     def make(self, footage: Footage, request: Request) -> Item:
         """Show the episode."""
         window = request.window
-        about = "success" if request.label in OPTIONS else "progress"
-        question = "Did the robot succeed?" if about == "success" else "How far did the robot get, in per cent?"
+        about: About = "success" if request.label in OPTIONS else "progress"
+        prompt, options = wording(about, self.config.task)
         return Item(
             task=self.name,
             group=about,
             number=request.number,
-            prompt=ask(f"{self.config.task} {question}".strip(), OPTIONS if about == "success" else BINS),
+            prompt=prompt,
             frames=footage.frames(window.video, window.frames),
-            options=OPTIONS if about == "success" else BINS,
+            options=options,
             answer=request.label,
             difficulty=window.difficulty,
             think=footage.course(window.video, window.frames) or footage.readout(window.video, window.frames),

@@ -14,6 +14,7 @@ from worldsim.triage.course import Results
 from worldsim.triage.evidence import Evidence
 from worldsim.triage.intervals import Interval, clopper_pearson, mean_sequence
 from worldsim.triage.report.data import Clip, Manifest, ReportData, RoundTrip, rounds_of
+from worldsim.triage.report.judging import judging
 from worldsim.triage.report.truth import Rate, Truth
 
 TRUTH, ROUND_TRIP = "truth", "roundtrip"
@@ -55,6 +56,7 @@ def from_results(
         round_trip=_round_trip(results),
         clips=tuple(clips),
         manifest=_manifest(results, command, made, core_s, settings or {}),
+        judging=judging(results.ranking, request),
         remarks=(*unfinished, *crashed, *remarks),
     )
 

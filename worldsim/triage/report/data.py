@@ -129,6 +129,7 @@ class ReportData:
         round_trip: The round-trip diagnostic; empty where it was not run.
         clips: Filmed episodes.
         manifest: Provenance.
+        judging: How episodes were judged and whose errors were corrected, in sentences; empty for the world's own heads.
         remarks: Further cautions the run wants to be read, one sentence each.
     """
 
@@ -142,6 +143,7 @@ class ReportData:
     truth: Truth | None = None
     round_trip: tuple[RoundTrip, ...] = ()
     clips: tuple[Clip, ...] = ()
+    judging: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property

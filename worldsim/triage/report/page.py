@@ -59,6 +59,7 @@ def _sections(data: ReportData) -> dict[str, object]:
         "cautions": trust.cautions(data),
         "gap": trust.round_trip_gap(data),
         "rows": rows,
+        "corrects": any(row.corrected for row in rows),
         "winners": rows[: len(data.ranking.top)],
         "figures": _figures(data),
         "merits": view.figures_of_merit(data),

@@ -72,6 +72,7 @@ class Row:
     progress_span: str
     p_top: str
     rollouts: str
+    corrected: str = ""  # rate and interval without the judge's errors; empty where nothing was corrected
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,7 @@ def _row(line: RankedPolicy, label: str, k: int) -> Row:
         progress_span="" if none else f"[{shown.progress_anytime.low:.2f}, {shown.progress_anytime.high:.2f}]",
         p_top=chance(line.p_top_k),
         rollouts=f"{whole(line.triage.rollouts)}{audit}",
+        corrected=f"{percent(rate.value, decimals=1)} {span(rate.interval)}" if (rate := line.corrected) else "",
     )
 
 
