@@ -13,8 +13,10 @@ from worldsim.train.reason_grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.train.reason_items import AskedItems
 from worldsim.train.reason_sft import TrainReasonSft, train_reason_sft
 
-START = 1400
-"""Step of the supervised training at which learning by reward begins: part-trained, neither by chance nor done."""
+START = 1200
+"""Step of the supervised training at which learning the arrow of time by reward begins: neither by chance nor done."""
+SHORT = 250
+"""Steps of a supervised training that is over before the puzzle is learned."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,16 +38,33 @@ class Runs:
     def tasks(self, seed: int) -> TrainReasonSft:
         """Three tasks at once, supervised."""
         return TrainReasonSft(
-            data=self.data, out=str(self.out / f"tasks_s{seed}"), keep=(1000, 1200, START, 1600), evaluate_every=0, seed=seed
+            data=self.data,
+            out=str(self.out / f"tasks_s{seed}"),
+            items=AskedItems(glance=128),
+            keep=(600, 800, 1000, START),
+            seed=seed,
         )
 
-    def grpo(self, seed: int, *, control: bool = False) -> TrainReasonGrpo:
-        """By reward from a part-trained start; the control's reward is a coin."""
+    def short(self, seed: int) -> TrainReasonSft:
+        """The same with fewer steps."""
+        return TrainReasonSft(
+            data=self.data, out=str(self.out / f"short_s{seed}"), steps=SHORT, evaluate_every=0, seed=seed
+        )
+
+    def grpo(self, task: str, seed: int, *, control: bool = False) -> TrainReasonGrpo:
+        """A task by reward, from a part-trained start; the control's reward is a coin."""
+        name = "control" if control else "grpo"
+        start = (
+            self.out / f"tasks_s{seed}" / "kept" / str(START) if task == "arrow" else self.out / f"short_s{seed}/model"
+        )
         return TrainReasonGrpo(
             data=self.data,
-            out=str(self.out / f"{'control' if control else 'grpo'}_s{seed}"),
-            model=str(self.out / f"tasks_s{seed}" / "kept" / str(START)),
-            items=AskedItems(tasks=("arrow", "puzzle"), exam=1024),
+            out=str(self.out / f"{name}_{task}_s{seed}"),
+            model=str(start),
+            items=AskedItems(tasks=(task,), exam=1024),
+            steps=150,
+            lr=1.2e-4,
+            schedule="cosine",
             rewards=("random",) if control else ("accuracy", "format"),
             reward_weights=(1.0,) if control else (1.0, 0.1),
             evaluate_every=0,
@@ -55,7 +74,7 @@ class Runs:
     def judge(self) -> TrainReasonSft:
         """Outcomes of the bank's checkpoints, in the simulator and in dreams; policies are held out."""
         return TrainReasonSft(
-            data=[self.rollouts, self.dreams],
+            data=(self.rollouts, self.dreams),
             out=str(self.out / "outcome"),
             items=AskedItems(tasks=("outcome",), by="policy", share=0.4),
             steps=700,

@@ -97,7 +97,10 @@ class TrainReasonGrpo:
                 f"{self.steps}, {self.save_every}, {self.group} and {self.batch}."
             )
         named: list[tuple[str, str, tuple[str, ...]]] = [("reward", name, REWARDS) for name in self.rewards]
-        named += [("curriculum", self.curriculum, ("none", "difficulty")), ("schedule", self.schedule, tuple(SCHEDULES))]
+        named += [
+            ("curriculum", self.curriculum, ("none", "difficulty")),
+            ("schedule", self.schedule, tuple(SCHEDULES)),
+        ]
         for kind, name, known in named:
             if name not in known:
                 raise unknown_name(kind, name, known)
