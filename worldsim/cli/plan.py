@@ -41,6 +41,10 @@ def plan(
     risk: Annotated[
         float, typer.Option(help="Weight of the world's uncertainty in the cost: 2 keeps promises, 0 gets more done.")
     ] = 0.0,
+    caution: Annotated[
+        float,
+        typer.Option(help="Weight of what the world's members disagree about, in a second look at the best plans."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of starts and noise.")] = 0,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Time for one plan; episodes are then played one by one.")
@@ -74,6 +78,7 @@ def plan(
         receding=receding,
         cost=cost or ("progress" if goal is None else "goal"),
         risk=risk,
+        caution=caution,
     )
     if goal is not None and settings.cost != "goal":
         raise InvalidInputError(f"A goal picture was given, but the cost is {settings.cost!r}. Use --cost goal.")
