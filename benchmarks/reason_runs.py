@@ -13,11 +13,6 @@ from worldsim.train.reason_grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.train.reason_items import AskedItems
 from worldsim.train.reason_sft import TrainReasonSft, train_reason_sft
 
-START = 1200
-"""Step of the supervised training at which learning the arrow of time by reward begins: neither by chance nor done."""
-SHORT = 250
-"""Steps of a supervised training that is over before the puzzle is learned."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
@@ -41,26 +36,32 @@ class Runs:
             data=self.data,
             out=str(self.out / f"tasks_s{seed}"),
             items=AskedItems(glance=128),
-            keep=(600, 800, 1000, START),
+            keep=(600, 800, 1000, 1200),
             seed=seed,
         )
 
-    def short(self, seed: int) -> TrainReasonSft:
-        """The same with fewer steps."""
+    def start(self, task: str, seed: int) -> TrainReasonSft:
+        """A supervised training that is over before the task is learned: a start for learning it by reward."""
+        if task == "puzzle":
+            return TrainReasonSft(
+                data=self.data, out=str(self.out / f"short_s{seed}"), steps=250, evaluate_every=0, seed=seed
+            )
         return TrainReasonSft(
-            data=self.data, out=str(self.out / f"short_s{seed}"), steps=SHORT, evaluate_every=0, seed=seed
+            data=self.data,
+            out=str(self.out / f"arrow_s{seed}"),
+            items=AskedItems(tasks=("arrow",)),
+            steps=600,
+            evaluate_every=0,
+            seed=seed,
         )
 
     def grpo(self, task: str, seed: int, *, control: bool = False) -> TrainReasonGrpo:
         """A task by reward, from a part-trained start; the control's reward is a coin."""
         name = "control" if control else "grpo"
-        start = (
-            self.out / f"tasks_s{seed}" / "kept" / str(START) if task == "arrow" else self.out / f"short_s{seed}/model"
-        )
         return TrainReasonGrpo(
             data=self.data,
             out=str(self.out / f"{name}_{task}_s{seed}"),
-            model=str(start),
+            model=str(Path(self.start(task, seed).out) / "model"),
             items=AskedItems(tasks=(task,), exam=1024),
             steps=150,
             lr=1.2e-4,
