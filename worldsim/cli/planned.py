@@ -18,7 +18,7 @@ from worldsim.planners import Opinions, Planner, make_planner
 from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
 from worldsim.planners.halt import Limits
 from worldsim.planners.mpc import MPC
-from worldsim.planners.objective import Objective, StepCost
+from worldsim.planners.objective import Objective, StepCost, Terminal
 from worldsim.planners.world import world_objective
 from worldsim.protocols import World
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
@@ -110,7 +110,8 @@ class PlannerSettings:
             watch: Put around every objective, to see what is asked of it.
 
         Raises:
-            InvalidInputError: The cost needs a goal and there is none, the critic pictures, or caution has to keep a deadline.
+            InvalidInputError: The cost needs a goal and there is none, the critic needs pictures, or caution has to keep a
+                deadline.
         """
         cost: StepCost | None = goal if self.cost == GOAL else COSTS[self.cost]
         if cost is None:
@@ -128,13 +129,15 @@ class PlannerSettings:
             receding=self.receding,
             repeat=self.repeat,
             limits=limits,
-            second=self._second(world, cost) if self.caution else None,
+            second=self._second(world, cost, terminal) if self.caution else None,
         )
 
-    def _second(self, world: World, cost: StepCost) -> Callable[[World, WorldState], Objective]:
+    def _second(
+        self, world: World, cost: StepCost, terminal: Terminal | None
+    ) -> Callable[[World, WorldState], Objective]:
         """What ranks the finalists of a search."""
         opinions = Opinions.of(world)
-        return lambda w, s: opinions.objective(s, cost, weight=self.caution, repeat=self.repeat)
+        return lambda w, s: opinions.objective(s, cost, weight=self.caution, terminal=terminal, repeat=self.repeat)
 
 
 @functools.cache
