@@ -160,7 +160,7 @@ class _Run:
         from worldsim.cli.planning import plan_seconds
 
         controller, steps = self.controller(), self.world.spec.horizon
-        plans, each = -(-steps // (self.settings.receding * self.settings.repeat)), controller.planner.evaluations
+        plans, each = -(-steps // (self.settings.receding * self.settings.repeat)), self.settings.search().evaluations
         batches, n = -(-len(self.episodes) // self.batch), len(self.episodes)
         seconds = plan_seconds(controller, self.world, episodes=self.batch) * plans * batches * len(self.places)
         s = self.settings

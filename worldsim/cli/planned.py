@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from worldsim import planners, storage
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.planners import make_planner
+from worldsim.planners import Planner, make_planner
 from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
 from worldsim.planners.halt import Limits
 from worldsim.planners.mpc import MPC
@@ -72,7 +72,11 @@ class PlannerSettings:
                 f"repeat is at least 1 and receding between 1 and the horizon {self.horizon}; got {self.repeat} and "
                 f"{self.receding}."
             )
-        make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations)
+        self.search()
+
+    def search(self) -> Planner:
+        """How it searches."""
+        return make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -115,7 +119,7 @@ class PlannerSettings:
         if self.risk:
             cost = weigh((1.0, cost), (self.risk, doubt))
         return MPC(
-            make_planner(self.planner, horizon=self.horizon, samples=self.samples, iterations=self.iterations),
+            self.search(),
             world,
             objective=lambda w, s: watch(world_objective(w, s, cost, terminal=terminal, repeat=self.repeat)),
             receding=self.receding,
