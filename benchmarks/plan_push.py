@@ -1,12 +1,14 @@
 """Controlling the push task in the true simulator by planning inside learned worlds, and whether the plans' dreams come true.
 
-    python -m benchmarks.plan_push [--episodes 200] [--risk 2]
+    python -m benchmarks.plan_push [--episodes 200] [--risk 2] [--caution 2]
 
 Every world plans from the same held-out starts (paired). A plan is remade every two control steps from what is really
 observed: true states for the state world, 64x64 pixels for the latent world. For the comparison of dream and truth, plans
-made at several moments of those episodes are carried out to their end, open loop, in the simulator and in the world.
-The cost is the missing progress plus `risk` times the world's uncertainty; what dreams are worth without that second part is
-measured beside it, on fewer episodes.
+made at several moments of those episodes are carried out to their end, open loop, in the simulator; what they promise is the
+mean of the final progress that the members of the world's ensemble imagine, each in a rollout of its own.
+A search minimises the missing progress plus `risk` times the world's uncertainty. Its finalists are ranked by a second look:
+the members' mean missing progress plus `caution` times their standard deviation. What dreams are worth without either, and
+the promise of the world's own single rollout, are measured beside it.
 """
 
 import multiprocessing
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.record import Figure, write
 from worldsim.envs.simulator import SimulatorWorld
-from worldsim.planners import MPC, costs, make_planner, world_objective
+from worldsim.planners import MPC, Opinions, costs, make_planner, world_objective
 from worldsim.planners.mpc import MPCCarry
 from worldsim.planners.objective import unrolled
 from worldsim.protocols import observe
@@ -34,45 +36,47 @@ PLANNER = {"horizon": 16, "samples": 64, "iterations": 3}
 REPEAT = 2
 MOMENTS = (0, 6, 12, 18)
 BATCH = 50
-WITHOUT_RISK = 40
-"""Episodes of the comparison without risk, as far as the last moment."""
+CARELESS = 40
+"""Episodes of the comparison without risk and caution, as far as the last moment."""
 
 
-def dream_and_truth(mpc: MPC, carry: MPCCarry, sim: SimulatorWorld, state: WorldState) -> tuple[Tensor, Tensor]:
-    """Final progress [B] of the plans just made, as the world imagines it and as the simulator gives it."""
+def dream_and_truth(mpc: MPC, carry: MPCCarry, sim: SimulatorWorld, state: WorldState) -> Tensor:
+    """Final progress of the plans just made, [B, 3]: expected by the members, imagined by the world, and true."""
     plan, belief = mpc.last_plan, carry.belief
     assert plan is not None and belief is not None
     actions = unrolled(plan.actions, repeat=mpc.repeat)
+    expected = Opinions.of(mpc.world).foresee(belief, actions)
     with torch.no_grad():
-        dreamed = mpc.world.rollout(belief, actions)[1].progress[:, -1]
-    return dreamed, sim.rollout(state, actions)[1].progress[:, -1]
+        imagined = mpc.world.rollout(belief, actions)[1].progress
+    return torch.stack([p[:, -1] for p in (expected, imagined, sim.rollout(state, actions)[1].progress)], dim=1)
 
 
-def driver(planner: str, world: str, risk: float) -> MPC:
-    """Planning in a world for progress, at a price for doubt."""
+def driver(planner: str, name: str, risk: float, caution: float) -> MPC:
+    """Planning in a world for progress, at a price for doubt, with a second look at a price for disagreement."""
+    world = load_world(name)
+    opinions = Opinions.of(world)
     parts = ((1.0, costs.progress), (risk, costs.doubt)) if risk else ((1.0, costs.progress),)
     return MPC(
         make_planner(planner, **PLANNER),
-        load_world(world),
+        world,
         objective=lambda w, s: world_objective(w, s, costs.weigh(*parts), repeat=REPEAT),
         repeat=REPEAT,
+        second=(lambda w, s: opinions.objective(s, weight=caution, repeat=REPEAT)) if caution else None,
     )
 
 
-def controlled(mpc: MPC, sim: SimulatorWorld, indices: Tensor, *, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Success [B] and progress [B] after so many steps; dreamed and true progress of plans [B, moments]."""
+def controlled(mpc: MPC, sim: SimulatorWorld, indices: Tensor, *, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Success [B] and progress [B] after so many steps; what plans promised and gave, [B, moments, 3]."""
     seen = dict(load_world("push_state").starts(indices))  # pixels, true states and the simulator's own
     state: WorldState = sim.reset(seen, indices)
-    carry, dreams, truths = mpc.initial(len(indices)), [], []
+    carry, plans = mpc.initial(len(indices)), []
     for t in range(steps):
         action, carry = mpc.act({k: seen[k] for k in mpc.needs}, carry, indices * 1000 + t)
         if t in MOMENTS:
-            dream, true = dream_and_truth(mpc, carry, sim, state)
-            dreams.append(dream)
-            truths.append(true)
+            plans.append(dream_and_truth(mpc, carry, sim, state))
         state, step = sim.step(state, action)
         seen = observe(sim, step, mpc.needs)
-    return step.success, step.progress, torch.stack(dreams, 1), torch.stack(truths, 1)
+    return step.success, step.progress, torch.stack(plans, 1)
 
 
 def correlation(dreams: Tensor, truths: Tensor) -> float:
@@ -85,16 +89,26 @@ def optimism(dreams: Tensor, truths: Tensor) -> float:
     return float((dreams - truths).double().mean())
 
 
-def measured(name: str, planner: str, risk: float, episodes: int) -> tuple[list[Figure], dict[str, Any]]:
+def farthest(dreams: Tensor, truths: Tensor, count: int = 8) -> list[str]:
+    """Where dream and truth part most, in words."""
+    order = (dreams - truths).abs().flatten().topk(min(count, dreams.numel())).indices.tolist()
+    places = [divmod(i, len(MOMENTS)) for i in order]
+    return [f"start {b}, step {MOMENTS[m]}: {dreams[b, m]:.2f} promised, {truths[b, m]:.2f} came" for b, m in places]
+
+
+def measured(
+    name: str, planner: str, risk: float, caution: float, episodes: int
+) -> tuple[list[Figure], dict[str, Any]]:
     """The figures of one world, and what lies behind them."""
     torch.set_num_threads(1)
-    sim, mpc = SimulatorWorld("worldsim/Push-v0"), driver(planner, name, risk)
+    sim, mpc = SimulatorWorld("worldsim/Push-v0"), driver(planner, name, risk, caution)
     began = time.process_time()
     parts = [controlled(mpc, sim, rows, steps=sim.spec.horizon) for rows in torch.arange(episodes).split(BATCH)]
     spent = time.process_time() - began
-    success, progress, dreams, truths = (torch.cat(part).double() for part in zip(*parts, strict=True))
-    few = torch.arange(min(episodes, WITHOUT_RISK))
-    _, _, *careless = controlled(driver(planner, name, 0.0), sim, few, steps=MOMENTS[-1] + 1)
+    success, progress, plans = (torch.cat(part).double() for part in zip(*parts, strict=True))
+    few = torch.arange(min(episodes, CARELESS))
+    careless = controlled(driver(planner, name, 0.0, 0.0), sim, few, steps=MOMENTS[-1] + 1)[2].unbind(2)
+    expected, imagined, truths = plans.unbind(2)
     wins = int(success.sum())
     low, high = (float(edge) for edge in clopper_pearson(wins, episodes))
     print(f"{name}: {wins}/{episodes} [{low:.3f}, {high:.3f}], {spent:.0f} core-seconds", flush=True)
@@ -103,16 +117,20 @@ def measured(name: str, planner: str, risk: float, episodes: int) -> tuple[list[
         Figure(name=f"{name}: success, 95 % interval, low", value=low),
         Figure(name=f"{name}: success, 95 % interval, high", value=high),
         Figure(name=f"{name}: final progress", value=float(progress.mean())),
-        Figure(name=f"{name}: correlation of dreamed and true progress", value=correlation(dreams, truths), reach=0.9),
-        Figure(name=f"{name}: optimism of dreamed progress", value=optimism(dreams, truths), reach=0.1, order="<="),
-        Figure(name=f"{name}: correlation without risk in the cost", value=correlation(*careless)),
-        Figure(name=f"{name}: optimism without risk in the cost", value=optimism(*careless)),
+        Figure(
+            name=f"{name}: correlation of dreamed and true progress", value=correlation(expected, truths), reach=0.9
+        ),
+        Figure(name=f"{name}: optimism of dreamed progress", value=optimism(expected, truths), reach=0.1, order="<="),
+        Figure(name=f"{name}: correlation of the world's own rollout", value=correlation(imagined, truths)),
+        Figure(name=f"{name}: correlation without risk and caution", value=correlation(careless[1], careless[2])),
+        Figure(name=f"{name}: optimism without risk and caution", value=optimism(careless[1], careless[2])),
         Figure(name=f"{name}: core-milliseconds a control step", value=spent / episodes / sim.spec.horizon * 1000),
     ]
     details = {
         "failed_starts": [int(i) for i in (success < 0.5).nonzero()[:, 0]],
-        "optimism_by_moment": {str(t): float(v) for t, v in zip(MOMENTS, (dreams - truths).mean(0), strict=True)},
+        "optimism_by_moment": {str(t): float(v) for t, v in zip(MOMENTS, (expected - truths).mean(0), strict=True)},
         "final_progress": [round(float(p), 4) for p in progress],
+        "farthest_apart": farthest(expected, truths),
     }
     return figures, details
 
@@ -121,10 +139,11 @@ def main(
     episodes: Annotated[int, typer.Option(help="Episodes per world.")] = 200,
     planner: Annotated[str, typer.Option(help="Planner.")] = "weighted",
     risk: Annotated[float, typer.Option(help="Weight of the world's uncertainty.")] = 2.0,
+    caution: Annotated[float, typer.Option(help="Weight of the members' disagreement in the second look.")] = 2.0,
 ) -> None:
     """Measure, a process for each world, and write benchmarks/results/plan_push.json."""
     with ProcessPoolExecutor(len(REACH), mp_context=multiprocessing.get_context("spawn")) as pool:
-        asked = [pool.submit(measured, name, planner, risk, episodes) for name in REACH]
+        asked = [pool.submit(measured, name, planner, risk, caution, episodes) for name in REACH]
         found = [one.result() for one in asked]
     write(
         "plan_push",
@@ -135,6 +154,7 @@ def main(
             **PLANNER,
             "repeat": REPEAT,
             "risk": risk,
+            "caution": caution,
             "moments": MOMENTS,
             **{name: details for name, (_, details) in zip(REACH, found, strict=True)},
         },

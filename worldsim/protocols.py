@@ -31,7 +31,8 @@ class World(Protocol):
 
     A world may offer more, which planners use where it is there: `observes`, the observation keys that `reset` reads
     (else IMAGE and STATE); `see(state, observation, action)`, the state advanced by what was really observed;
-    `present(state)`, the step at which a state stands; steps that are differentiable in the action.
+    `present(state)`, the step at which a state stands; `members()`, the members of an ensemble as worlds that continue
+    the same states, each by its own prediction; steps that are differentiable in the action.
     """
 
     @property

@@ -159,3 +159,25 @@ def test_the_shipped_world_follows_the_simulator(shipped: StateWorld) -> None:
 def _observation(seen: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     keys = {STATE: "agent_pos", TRUE_STATE: "environment_state"}
     return {k: torch.from_numpy(seen[name])[None] for k, name in keys.items()}
+
+
+def test_each_member_imagines_its_own_part_of_the_mean(world: StateWorld) -> None:
+    """One step: the members' latents average to the ensemble's, their spread is its uncertainty; weights are shared."""
+    before = torch.random.get_rng_state()
+    members = world.members()
+    assert torch.equal(torch.random.get_rng_state(), before)  # no random number is spent on weights that are there
+    assert len(members) == 2
+    state = world.reset(world.starts(torch.arange(4)), torch.arange(4))
+    action = torch.rand(4, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    _, whole = world.step(state, action)
+    each = [m.step(state, action)[1] for m in members]
+    place = torch.stack([e.true_state for e in each])[..., :2]
+    assert torch.allclose(place.mean(0), whole.true_state[:, :2], atol=1e-4)
+    assert bool((place[0] != place[1]).any())
+    assert all(bool((e.uncertainty == 0).all()) for e in each)
+    for member in members:
+        check_world(member, draws=False)
+    with torch.no_grad():
+        for parameter in world.predictor.parameters():
+            parameter.zero_()
+    assert all(float(p.abs().max()) == 0 for m in members for p in m.predictor.parameters())

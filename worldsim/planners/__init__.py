@@ -6,6 +6,7 @@ from worldsim.planners.halt import Limits
 from worldsim.planners.make import make_planner, planner_names
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, RolloutObjective, from_numpy, rollout_of
+from worldsim.planners.opinions import Opinions
 from worldsim.planners.planner import Planner, Stage
 from worldsim.planners.search import Plan, PlanStats, Search
 from worldsim.planners.splines import Spline
@@ -16,6 +17,7 @@ __all__ = [
     "Bounds",
     "Limits",
     "Objective",
+    "Opinions",
     "Plan",
     "PlanStats",
     "Planner",

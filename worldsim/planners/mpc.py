@@ -19,6 +19,7 @@ from worldsim.planners.bounds import Bounds
 from worldsim.planners.door import PlannerLike
 from worldsim.planners.halt import Limits
 from worldsim.planners.objective import Objective, unrolled
+from worldsim.planners.opinions import reconsidered
 from worldsim.planners.search import Plan, Search
 from worldsim.planners.world import world_objective
 from worldsim.protocols import World
@@ -55,9 +56,12 @@ class MPC:
         warm: Begin each search from the last one, shifted.
         prior: (world, state) -> candidates [n, P, H, A] that somebody suggests, see `worldsim.planners.prior`.
         limits: Deadline, budget and tolerance of every search.
+        second: (world, state) -> what ranks the finalists of every search (its plan and its elites) before one of them
+            is carried out, `worldsim.planners.Opinions` for example.
 
     Raises:
-        InvalidInputError: A receding horizon beyond the horizon, or a repeat or block below 1.
+        InvalidInputError: A receding horizon beyond the horizon, a repeat or block below 1, or a second look beside a
+            deadline or budget, which only the search keeps.
     """
 
     def __init__(
@@ -72,16 +76,19 @@ class MPC:
         warm: bool = True,
         prior: Callable[[World, WorldState], Tensor] | None = None,
         limits: Limits | None = None,
+        second: Callable[[World, WorldState], Objective] | None = None,
     ) -> None:
         if not 1 <= receding <= planner.horizon or repeat < 1 or block < 1:
             raise InvalidInputError(
                 f"receding is between 1 and the horizon {planner.horizon}, repeat and block at least 1; got {receding}, "
                 f"{repeat} and {block}."
             )
+        if second is not None and limits is not None and (limits.deadline_s, limits.budget) != (None, None):
+            raise InvalidInputError("A second look adds to what a search costs. Leave it out where there is a limit.")
         self.planner, self.world = planner, world
         self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
         self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
-        self._prior, self._limits = prior, limits
+        self._prior, self._limits, self._second = prior, limits, second
         self._bounds = Bounds.of(world.spec.action).block(block).to(getattr(world, "device", "cpu"))
         self.last_plan: Plan | None = None
 
@@ -156,8 +163,9 @@ class MPC:
         """Plan for the episodes at `rows`, and fill their queues."""
         assert carry.belief is not None
         belief = carry.belief.rows(rows)
+        objective = self._objective(self.world, belief)
         plan = self.planner.plan(
-            self._objective(self.world, belief),
+            objective,
             bounds=self._bounds,
             initial=None if self.warm else self.initial(len(rows)).search.mean,
             state=self._known(carry, rows) if self.warm else None,
@@ -165,6 +173,8 @@ class MPC:
             keys=fold(keys[rows], _STREAM),
             limits=self._limits,
         )
+        if self._second is not None:
+            plan = reconsidered(plan, objective, self._second(self.world, belief), bounds=self._bounds)
         self.last_plan = plan
         queue, left, search = carry.queue.clone(), carry.left.clone(), carry.search
         queue[rows] = unrolled(plan.actions[:, : self.receding], block=self.block, repeat=self.repeat).to(queue)

@@ -13,7 +13,10 @@ from worldsim.data.clips import Clip
 
 @runtime_checkable
 class Predictor(Protocol):
-    """An `nn.Module` that predicts one step."""
+    """An `nn.Module` that predicts one step.
+
+    An ensemble may also offer `members()`, each of its members as a predictor of its own.
+    """
 
     @property
     def config(self) -> Any:

@@ -17,12 +17,23 @@ class MemberMLP(nn.Module):
     def __init__(self, members: int, layers: int, sizes: tuple[int, ...]) -> None:
         """Make the weights; `sizes` lists input, hidden and output widths. The last layer starts near zero."""
         super().__init__()
+        self.layers, self.sizes = layers, sizes
         self.weight = nn.ParameterList()
         self.bias = nn.ParameterList()
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             gain = 0.01 if i == len(sizes) - 2 else math.sqrt(2)
             self.weight.append(torch.randn(members * layers, fan_in, fan_out) * gain / math.sqrt(fan_in))
             self.bias.append(torch.zeros(members * layers, 1, fan_out))
+
+    def only(self, member: int) -> "MemberMLP":
+        """One member as an ensemble of one; its weights are shared, not copied."""
+        with torch.device("meta"):  # no memory, and no random numbers
+            alone = MemberMLP(1, self.layers, self.sizes)
+        rows = slice(member * self.layers, (member + 1) * self.layers)
+        for own, whole in ((alone.weight, self.weight), (alone.bias, self.bias)):
+            for i, value in enumerate(whole):
+                own[i] = nn.Parameter(value.detach()[rows], requires_grad=value.requires_grad)
+        return alone
 
     def forward(self, x_MLBF: Tensor) -> Tensor:
         """Apply each member's network of each layer to its own features."""

@@ -63,6 +63,17 @@ class MLPPredictor(nn.Module):
         self.scale_S.copy_(s_BTS.std((0, 1)).clamp_min(1e-4))
         self.change_S.copy_((s_BTS[:, 1:] - s_BTS[:, :-1]).square().mean((0, 1)).sqrt().clamp_min(1e-5))
 
+    def members(self) -> tuple["MLPPredictor", ...]:
+        """Every member as a predictor of its own, its weights shared; alone, it has no uncertainty."""
+        return tuple(self._only(m) for m in range(self.config.members))
+
+    def _only(self, member: int) -> "MLPPredictor":
+        with torch.device("meta"):
+            alone = MLPPredictor(dataclasses.replace(self.config, members=1))
+        alone.net = self.net.only(member)
+        alone.mean_S, alone.scale_S, alone.change_S = self.mean_S, self.scale_S, self.change_S
+        return alone.train(self.training)
+
     def _next(self, s_MBKS: Tensor, action_BKA: Tensor) -> Tensor:
         """Each member's next state [M, B, S]."""
         entry = torch.cat([((s_MBKS - self.mean_S) / self.scale_S).flatten(2), self._expand(action_BKA)], dim=-1)

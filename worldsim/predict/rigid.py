@@ -86,6 +86,17 @@ class RigidPredictor(nn.Module):
         )  # x and y must share a scale to rotate
         self.motion_scale_LO.copy_(torch.cat([plane, spread[:, 2:]], dim=1).clamp_min(1e-3))
 
+    def members(self) -> tuple["RigidPredictor", ...]:
+        """Every member as a predictor of its own, its weights shared; alone, it has no uncertainty."""
+        return tuple(self._only(m) for m in range(self.config.members))
+
+    def _only(self, member: int) -> "RigidPredictor":
+        with torch.device("meta"):
+            alone = RigidPredictor(dataclasses.replace(self.config, members=1))
+        alone.free, alone.contact = self.free.only(member), self.contact.only(member)
+        alone.motion_scale_LO = self.motion_scale_LO
+        return alone.train(self.training)
+
     def _angles(self, z_LP: Tensor) -> Tensor:
         """Angle of every layer [..., L] in radians; 0 for round layers."""
         order = z_LP.new_tensor([max(o, 1) for o in self.config.orders])

@@ -112,6 +112,16 @@ class LatentWorld(nn.Module):
             )
         return self.first_observations.select(indices)
 
+    def members(self) -> "tuple[LatentWorld, ...]":
+        """Each member of the predictor's ensemble as a world that shares all else; this world alone where it is none."""
+        if not hasattr(self.predictor, "members"):
+            return (self,)
+        spec, tokenizer, heads, starts = self.spec, self.tokenizer, self.heads, self.first_observations
+        return tuple(
+            type(self)(spec=spec, tokenizer=tokenizer, predictor=alone, heads=heads, starts=starts)
+            for alone in self.predictor.members()
+        )
+
     @torch.no_grad()
     def reset(self, starts: Observation, keys: Tensor) -> LatentState:
         """Begin B episodes from their first observations."""
