@@ -99,7 +99,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(end: signal.Signals, straight
 
 def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
     before = (straight / EPISODES).read_bytes()
-    for other in (["--risk", "0.5"], ["--world", "push"], ["--seed", "3"], ["--planner", "cem"]):
+    for other in (["--risk", "0.5"], ["--caution", "1"], ["--world", "push"], ["--seed", "3"], ["--planner", "cem"]):
         error = CliRunner().invoke(app, ["plan", *TINY, *other, "--out", str(straight)]).exception
         assert isinstance(error, InvalidInputError)
         assert "other settings" in str(error)
@@ -119,6 +119,7 @@ def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
         (("--goal", "nowhere.png", "--cost", "success"), "--cost goal"),
         (("--episodes", "0"), "At least one"),
         (("--receding", "99"), "between 1 and the horizon"),
+        (("--caution", "2", "--deadline-ms", "50"), "second look"),
     ],
 )
 def test_a_mistake_is_answered_before_anything_is_begun(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.reason.critics import critic
 from worldsim.cli import loaders
 from worldsim.cli.planned import PlannerSettings, parse, planner_refs
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.planners import Objective
+from worldsim.planners import Limits, Objective, Opinions
 from worldsim.triage.run import read_ranking
 from worldsim.worlds import load_world, world_folder
 
@@ -37,7 +37,10 @@ def test_the_digest_follows_options_and_the_worlds_weights(tmp_path: Path) -> No
     assert digest("planner:weighted?samples=64", "push_state") == plain  # a default spelt out
     shutil.copytree(world_folder("push_state"), tmp_path / "copy")
     assert digest("planner:weighted", str(tmp_path / "copy")) == plain  # the same world elsewhere
-    others = [f"planner:weighted?{o}" for o in ("samples=65", "horizon=11", "repeat=3", "risk=0.5", "cost=success")]
+    others = [
+        f"planner:weighted?{o}"
+        for o in ("samples=65", "horizon=11", "repeat=3", "risk=0.5", "caution=1", "cost=success")
+    ]
     others += ["planner:icem", "planner:weighted?world=push"]
     digests = [digest(o, "push_state") for o in others]
     weights = tmp_path / "copy" / "model.safetensors"
@@ -95,6 +98,24 @@ def test_the_settings_choose_what_is_minimised() -> None:
     assert max(float(a.abs().max()) for a in asked) < 1e-5
 
 
+def test_caution_looks_twice_at_what_the_members_make_of_the_cost() -> None:
+    world = load_world("push_state")
+    first, keys = world.starts(torch.arange(2)), torch.arange(2)
+    seen = {k: first[k] for k in ("observation.state", "observation.environment_state")}
+    plans = []
+    for caution in (0.0, 3.0):
+        policy = PlannerSettings(caution=caution, samples=16, iterations=1, horizon=4).controller(world)
+        policy.act(seen, policy.initial(2), keys)
+        plans.append(policy.last_plan)
+    hasty, careful = (p.actions for p in plans)
+    judge = Opinions.of(world).objective(world.reset(seen, keys), weight=3.0, repeat=2)
+    both = judge(torch.stack([hasty, careful], dim=1))
+    assert bool((both[:, 1] <= both[:, 0] + 1e-6).all())
+    assert plans[1].stats.evaluations == plans[0].stats.evaluations + plans[0].state.elites.shape[1] + 2
+    with pytest.raises(InvalidInputError, match="second look"):
+        PlannerSettings(caution=1.0).controller(world, limits=Limits(deadline_s=1.0))
+
+
 @pytest.mark.parametrize(
     ("ref", "error", "words"),
     [
@@ -105,7 +126,8 @@ def test_the_settings_choose_what_is_minimised() -> None:
         ("planner:weighted?world=pusch", UnknownNameError, "'push'"),
         ("planner:weighted?cost=goal", InvalidInputError, "progress"),
         ("planner:weighted?receding=20", InvalidInputError, "between 1 and the horizon"),
-        ("planner:weighted?risk=-1", InvalidInputError, "at least 0"),
+        ("planner:weighted?risk=-1", InvalidInputError, "risk is at least 0"),
+        ("planner:weighted?caution=nan", InvalidInputError, "caution is at least 0"),
     ],
 )
 def test_mistakes_in_a_reference_are_named(ref: str, error: type[Exception], words: str) -> None:

@@ -44,6 +44,10 @@ def plan(
     judge: Annotated[
         str, typer.Option(help="A critic's folder, or 'reason': futures also cost what it finds missing to success.")
     ] = "",
+    caution: Annotated[
+        float,
+        typer.Option(help="Weight of what the world's members disagree about, in a second look at the best plans."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of starts and noise.")] = 0,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Time for one plan; episodes are then played one by one.")
@@ -78,6 +82,7 @@ def plan(
         cost=cost or ("progress" if goal is None else "goal"),
         risk=risk,
         judge=judge,
+        caution=caution,
     )
     if goal is not None and settings.cost != "goal":
         raise InvalidInputError(f"A goal picture was given, but the cost is {settings.cost!r}. Use --cost goal.")

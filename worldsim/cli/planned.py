@@ -14,16 +14,16 @@ from urllib.parse import parse_qsl, urlencode
 
 from worldsim import planners, storage
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.planners import Planner, make_planner
+from worldsim.planners import Opinions, Planner, make_planner
 from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
 from worldsim.planners.halt import Limits
 from worldsim.planners.mpc import MPC
-from worldsim.planners.objective import Objective, StepCost
+from worldsim.planners.objective import Objective, StepCost, Terminal
 from worldsim.planners.world import world_objective
 from worldsim.protocols import World
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.triage.request import Ref
-from worldsim.types import IMAGE
+from worldsim.types import IMAGE, WorldState
 from worldsim.worlds import load_world, world_folder
 
 PREFIX = "planner:"
@@ -46,6 +46,8 @@ class PlannerSettings:
         risk: Weight of the world's uncertainty, added to the cost.
         judge: A critic's folder, ``"reason"`` for the shipped one: each future also costs what its chance of success, as
             the critic sees it, falls short of 1. Empty for none.
+        caution: Weight of what the members of the world's ensemble disagree about, in a second look at the finalists of
+            every search; 0 is none.
 
     Raises:
         UnknownNameError: No such planner or cost; the closest is named.
@@ -61,12 +63,14 @@ class PlannerSettings:
     cost: str = "progress"
     risk: float = 0.0
     judge: str = ""
+    caution: float = 0.0
 
     def __post_init__(self) -> None:
         if self.cost not in (*COSTS, GOAL):
             raise unknown_name("cost", self.cost, [*COSTS, GOAL])
-        if not 0 <= self.risk < float("inf"):
-            raise InvalidInputError(f"The weight of risk is at least 0; got {self.risk}.")
+        for name in ("risk", "caution"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InvalidInputError(f"The weight of {name} is at least 0; got {getattr(self, name)}.")
         if self.repeat < 1 or not 1 <= self.receding <= self.horizon:
             raise InvalidInputError(
                 f"repeat is at least 1 and receding between 1 and the horizon {self.horizon}; got {self.repeat} and "
@@ -106,7 +110,8 @@ class PlannerSettings:
             watch: Put around every objective, to see what is asked of it.
 
         Raises:
-            InvalidInputError: The cost needs a goal and there is none, or the critic pictures.
+            InvalidInputError: The cost needs a goal and there is none, the critic needs pictures, or caution has to keep a
+                deadline.
         """
         cost: StepCost | None = goal if self.cost == GOAL else COSTS[self.cost]
         if cost is None:
@@ -116,16 +121,23 @@ class PlannerSettings:
                 "This world draws no pictures, and a critic watches them. Plan in a world of pixels."
             )
         terminal = judged(critic_of(self.judge).watching(world)) if self.judge else None
-        if self.risk:
-            cost = weigh((1.0, cost), (self.risk, doubt))
+        searched = weigh((1.0, cost), (self.risk, doubt)) if self.risk else cost
         return MPC(
             self.search(),
             world,
-            objective=lambda w, s: watch(world_objective(w, s, cost, terminal=terminal, repeat=self.repeat)),
+            objective=lambda w, s: watch(world_objective(w, s, searched, terminal=terminal, repeat=self.repeat)),
             receding=self.receding,
             repeat=self.repeat,
             limits=limits,
+            second=self._second(world, cost, terminal) if self.caution else None,
         )
+
+    def _second(
+        self, world: World, cost: StepCost, terminal: Terminal | None
+    ) -> Callable[[World, WorldState], Objective]:
+        """What ranks the finalists of a search."""
+        opinions = Opinions.of(world)
+        return lambda w, s: opinions.objective(s, cost, weight=self.caution, terminal=terminal, repeat=self.repeat)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from torch import Tensor
 from worldsim.cli.ledger import Ledger, Record
 from worldsim.planners.mpc import MPC, MPCCarry
 from worldsim.planners.objective import unrolled
+from worldsim.planners.opinions import Opinions
 from worldsim.protocols import StartableWorld, World, observe
 from worldsim.triage.intervals import clopper_pearson
 from worldsim.triage.judge import WorldJudge
@@ -102,7 +103,8 @@ def play(
     Returns:
         One record per episode: `success` and `final` progress by the task's rule, `progress` after each step, `promised`
         (the progress at the last step that the first plan to look so far foresaw), `actions` [T, A], `dreams` (plans, one
-        after the other through the episode, and the progress they foresaw), `plan_ms` per step, `evaluations`.
+        after the other through the episode, and the progress they foresaw, expected over the members of the planner's
+        world), `plan_ms` per step, `evaluations`.
     """
     spec, diary = plant.spec, _Diary(controller, plant.spec.horizon)
     keys_tn = policy_keys(keys, spec.horizon)
@@ -126,6 +128,7 @@ class _Diary:
 
     def __init__(self, controller: MPC, horizon: int) -> None:
         self._mpc, self._horizon = controller, horizon
+        self._opinions = Opinions.of(controller.world)
         self._span = controller.planner.horizon * controller.block * controller.repeat
         self._actions: list[Tensor] = []
         self._progress: list[Tensor] = []
@@ -146,7 +149,7 @@ class _Diary:
         if not (dreams_anew or sees_end):
             return
         held = unrolled(plan.actions, block=self._mpc.block, repeat=self._mpc.repeat)[:, : self._horizon - t]
-        foreseen = self._mpc.world.rollout(carry.belief, held)[1].progress.cpu()
+        foreseen = self._opinions.foresee(carry.belief, held).cpu()
         if dreams_anew:
             self._dreams.append((t, held, foreseen))
         if sees_end:
