@@ -8,7 +8,6 @@ part-trained model of the supervised run itself; the control's reward is a coin.
 not learn from, by twofold cross-fitting: temperature and bias come from the other half of the policies.
 """
 
-import itertools
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,10 +82,13 @@ def gains(found: dict[tuple[str, int], dict[str, Any]], *, what: str, wanted: bo
     return figures
 
 
-def costs(tasks: dict[int, dict[str, Any]], grpo: dict[tuple[str, int], dict[str, Any]]) -> list[Figure]:
-    """Core-seconds of everything of a seed, the starts of learning by reward included, and of a step by reward."""
+def costs(
+    tasks: dict[int, dict[str, Any]], arrow: dict[int, dict[str, Any]], grpo: dict[tuple[str, int], dict[str, Any]]
+) -> list[Figure]:
+    """Core-seconds of all trainings of a seed together, and of a step by reward."""
     whole = [
-        sum(tasks[seed]["core_seconds"].values()) + sum(sum(grpo[t, seed]["core_seconds"].values()) for t in LEARNED)
+        sum(sum(made[seed]["core_seconds"].values()) for made in (tasks, arrow))
+        + sum(grpo[task, seed]["core_seconds"]["reason-grpo"] for task in LEARNED)
         for seed in SEEDS
     ]
     step = max(made["core_seconds"]["reason-grpo"] / made["steps"] for made in grpo.values())
@@ -194,8 +196,7 @@ def main(
     torch.set_num_threads(1)
     runs = Runs(data=data, rollouts=rollouts, dreams=dreams, out=out)
     tasks = {s: manifest(runs.tasks(s)) for s in SEEDS}
-    for task, seed in itertools.product(LEARNED, SEEDS):
-        manifest(runs.start(task, seed))
+    arrow = {s: manifest(runs.arrow(s)) for s in SEEDS}
     grpo = {(t, s): manifest(runs.grpo(t, s)) for t in LEARNED for s in SEEDS}
     control = {(t, 0): manifest(runs.grpo(t, 0, control=True)) for t in LEARNED}
     judge = manifest(runs.judge())
@@ -204,7 +205,7 @@ def main(
         *accuracies(tasks),
         *gains(grpo, what="GRPO", wanted=True),
         *gains(control, what="a coin for a reward", wanted=False),
-        *costs(tasks, grpo),
+        *costs(tasks, arrow, grpo),
         Figure(name="judge: warm-up and SFT", value=sum(judge["core_seconds"].values()), unit="core-s"),
         *judging(critic, held_out(runs)),
         Figure(name="critic, batch 16, 8 frames 64x64", value=throughput(critic), unit="clips/core-s", reach=60),

@@ -40,12 +40,8 @@ class Runs:
             seed=seed,
         )
 
-    def start(self, task: str, seed: int) -> TrainReasonSft:
-        """A supervised training that is over before the task is learned: a start for learning it by reward."""
-        if task == "puzzle":
-            return TrainReasonSft(
-                data=self.data, out=str(self.out / f"short_s{seed}"), steps=250, evaluate_every=0, seed=seed
-            )
+    def arrow(self, seed: int) -> TrainReasonSft:
+        """The arrow of time alone, over before it is learned: a start for learning it by reward."""
         return TrainReasonSft(
             data=self.data,
             out=str(self.out / f"arrow_s{seed}"),
@@ -58,10 +54,11 @@ class Runs:
     def grpo(self, task: str, seed: int, *, control: bool = False) -> TrainReasonGrpo:
         """A task by reward, from a part-trained start; the control's reward is a coin."""
         name = "control" if control else "grpo"
+        arrow, puzzle = Path(self.arrow(seed).out) / "model", Path(self.tasks(seed).out) / "kept" / "600"
         return TrainReasonGrpo(
             data=self.data,
             out=str(self.out / f"{name}_{task}_s{seed}"),
-            model=str(Path(self.start(task, seed).out) / "model"),
+            model=str(arrow if task == "arrow" else puzzle),
             items=AskedItems(tasks=(task,), exam=1024),
             steps=150,
             lr=1.2e-4,
