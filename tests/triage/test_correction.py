@@ -76,8 +76,13 @@ def test_weight_is_that_of_ppi_plus_plus():
     covariance = ((y - y.mean(1, keepdims=True)) * (f - f.mean(1, keepdims=True))).sum() / (40 * 29)
     assert found[7].weight == pytest.approx(covariance / ((1 + 30 / 90) * variance))
     assert found[7].value == pytest.approx(y[7].mean() + found[7].weight * (others[7].mean() - f[7].mean()))
-    # true rate, effective episodes n / (1 - rho^2 N / (N + n)) for a judge with correlation 0.6
-    assert np.median([c.effective for c in found]) == pytest.approx(30 / (1 - 0.36 * 0.75), rel=0.1)
+
+
+@pytest.mark.parametrize("others", [30, 90, 300])
+def test_a_rate_is_worth_what_the_theory_says(others):
+    """n / (1 - rho^2 M / (M + n)) episodes for a judge with correlation 0.6 (0.8 right, at a rate of one half)."""
+    found = corrected(np.full(200, 0.5), pairs=30, others=others, accuracy=0.8, seed=2)[3]
+    assert np.mean([c.effective for c in found]) == pytest.approx(30 / (1 - 0.36 * others / (others + 30)), rel=0.04)
 
 
 def test_a_judge_that_contradicts_the_truth_gets_no_weight():
@@ -159,6 +164,20 @@ def test_rogan_gladen_by_hand():
     assert by_rates(votes, rates=loose).interval.width > 1.4 * by_rates(votes, rates=rates).interval.width
     grouped = JudgeRates(group="a", solved=20, solved_right=18, unsolved=20, unsolved_right=14)
     assert by_rates(votes, rates=grouped).effective < 0.6 * by_rates(votes, rates=loose).effective
+
+
+def test_lang_and_reiczigels_interval_by_hand():
+    found = by_rates(
+        np.r_[np.ones(6), np.zeros(34)], rates=JudgeRates(solved=20, solved_right=14, unsolved=30, unsolved_right=27)
+    )
+    z = 1.959964
+    q, se, sp = (6 + z * z / 2) / (40 + z * z), 15 / 22, 28 / 32
+    p, j = (q + sp - 1) / (se + sp - 1), se + sp - 1
+    shift = 2 * z * z * (p * se * (1 - se) / 22 - (1 - p) * sp * (1 - sp) / 32)
+    noise = q * (1 - q) / (40 + z * z) + p**2 * se * (1 - se) / 22 + (1 - p) ** 2 * sp * (1 - sp) / 32
+    assert found.interval.low == pytest.approx(max(0, p + shift - z * noise**0.5 / j), abs=1e-6)
+    assert found.interval.high == pytest.approx(p + shift + z * noise**0.5 / j, abs=1e-6)
+    assert abs(shift) > 0.005
 
 
 def test_what_cannot_be_corrected_is_not():
