@@ -20,7 +20,7 @@ from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, c
 from worldsim.train.reason_items import AskedItems, lessons
 from worldsim.train.reason_own import Taught, own_lessons
 from worldsim.train.reason_rewards import REWARDS, named_rewards
-from worldsim.train.reason_run import Results, is_done, one_thread, results, trained
+from worldsim.train.reason_run import Results, is_done, one_thread, placed, results, trained
 from worldsim.train.reason_sight import sighted
 
 
@@ -190,7 +190,7 @@ def _begin(config: TrainReasonGrpo) -> VLM:
         raise InvalidInputError(
             "TRL hands vLLM no videos: replies would be drawn blind. Set vllm=false or shown=images."
         )
-    return vlm
+    return placed(vlm, cpu=config.cpu)
 
 
 def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Taught, run: Results, own: Mapping[str, Reward]) -> Any:

@@ -143,6 +143,8 @@ def results(folder: str, config: Any, *, digest: str, own: OwnLessons | None = N
     """
     path = Path(folder)
     items = {"items": own.digest} if own else {}
+    if (path / "start.json").exists() or any((path / "checkpoints").glob("checkpoint-*")):
+        storage.write_bytes(path / ".training/begun", b"")  # what is there belongs to the request it was made for
     with claimed(path / ".training", request={"config": config, "data_digest": digest, **items}):
         storage.write_json(path / storage.CONFIG, storage.to_json(config))
         yield path
@@ -232,6 +234,15 @@ def one_thread(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def placed(vlm: VLM, *, cpu: bool) -> VLM:
+    """Put a model where it is going to be trained, so that it is examined there too."""
+    if not cpu:
+        from accelerate import PartialState
+
+        vlm.model.to(PartialState().device)
+    return vlm
 
 
 def plain(model: Any) -> Any:

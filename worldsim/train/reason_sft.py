@@ -24,7 +24,7 @@ from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, c
 from worldsim.train.reason_items import AskedItems, lessons
 from worldsim.train.reason_loss import stressed, trainer_class
 from worldsim.train.reason_own import OwnLessons, Taught, own_lessons
-from worldsim.train.reason_run import Keep, Results, is_done, one_thread, results, trained
+from worldsim.train.reason_run import Keep, Results, is_done, one_thread, placed, results, trained
 from worldsim.train.reason_warm import default_schedule, warm_up
 
 TOWERS = ("auto", "train", "freeze")
@@ -177,10 +177,11 @@ def _facts(config: TrainReasonSft, taught: Taught, warm: dict[str, float]) -> di
 def _begin(config: TrainReasonSft, taught: Taught, work: Path, watch: Watch | None) -> tuple[VLM, dict[str, float]]:
     """The model to begin with, and what came of its warm-up."""
     if config.model:
-        return VLM.from_pretrained(config.model, shown=config.shown or None), {}
+        return placed(VLM.from_pretrained(config.model, shown=config.shown or None), cpu=config.cpu), {}
     mean, deviation = taught.pixels()
     sizes = dataclasses.replace(config.tiny, mean=mean, deviation=deviation)
     vlm = VLM.tiny(taught.texts(), sizes, seed=config.seed, shown=config.shown or "images")
+    placed(vlm, cpu=config.cpu)
     if not config.warm.steps:
         return vlm, {}
     items = taught.to_learn(config.warm.steps * config.warm.batch)
