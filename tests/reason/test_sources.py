@@ -51,7 +51,7 @@ def test_a_folder_of_video_files(tmp_path: Path) -> None:
         write_mp4(tmp_path / name, still(5), rate_hz=10)
     source = FolderVideos(tmp_path)
     assert [source.video(i).provenance.episode for i in range(3)] == ["c.MP4", "good/a.mp4", "good/b.mp4"]
-    assert source.video(1).provenance.policy == "good"
+    assert source.video(1).provenance.policy == "good" and source.video(1).provenance.rate_hz == 10
     assert len(source.video(0)) == 5
     with pytest.raises(StorageError, match="holds no video file"):
         FolderVideos(tmp_path / "nowhere")
@@ -87,7 +87,9 @@ def test_dataset_episodes(tmp_path: Path) -> None:
         assert video.action is not None and np.array_equal(video.action.numpy(), written.action)
         assert video.true_state is not None and np.array_equal(video.true_state.numpy(), written.true_state)
         assert video.success == written.success[-1]
-        assert video.provenance == Provenance(kind="dataset", episode=str(i), seed=written.seed, policy=f"b{i % 2}")
+        assert video.provenance == Provenance(
+            kind="dataset", episode=str(i), seed=written.seed, policy=f"b{i % 2}", rate_hz=toys.spec().action.rate_hz
+        )
 
 
 def test_a_dreamed_dataset_is_told_apart_and_asked_about(tmp_path: Path) -> None:
@@ -120,7 +122,8 @@ def test_what_a_dataset_does_not_know_stays_unknown(tmp_path: Path) -> None:
 
 def test_rollouts_of_the_simulator_repeat_themselves() -> None:
     part = filmed().video(3)
-    assert part.provenance == Provenance(kind="simulator", episode="3", seed=3, policy="expert")
+    rate_hz = simulator().spec.action.rate_hz
+    assert part.provenance == Provenance(kind="simulator", episode="3", seed=3, policy="expert", rate_hz=rate_hz)
     assert part.frames.shape == (41, 64, 64, 3)
     assert part.true_state is not None and part.true_state.shape == (41, 4)
     alone = rolled(simulator(), policies()["expert"], simulator().starts(torch.tensor([3])), torch.tensor([3]))

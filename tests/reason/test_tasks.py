@@ -212,6 +212,15 @@ def test_dreams_are_called_dreamed() -> None:
         assert item.think == ""
 
 
+def test_items_know_whether_they_are_one_clip() -> None:
+    clips = {name for name in NAMES if items(name)[3].clip}
+    assert clips == {"arrow", "dreamed", "next_action", "outcome", "permanence"}
+    videos = [mixed_footage()[0]._source.video(i) for i in range(len(mixed_footage()[0]))]
+    origins = [dataclasses.replace(v.provenance, rate_hz=5.0 + i % 2) for i, v in enumerate(videos)]
+    uneven = Listed([dataclasses.replace(v, provenance=o) for v, o in zip(videos, origins, strict=True)])
+    assert not Items(TASKS.build("dreamed", {}), Footage(uneven, size=32), count=2)[0].clip, "times would tell"
+
+
 def test_what_a_source_lacks_is_said() -> None:
     videos = [filmed().video(i) for i in range(3)]
     bare = [Video(frames=v.frames, provenance=v.provenance) for v in videos]

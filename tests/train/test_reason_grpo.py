@@ -12,8 +12,9 @@ from worldsim.reason.rewards import text_of
 from worldsim.reason.vlm import VLM
 from worldsim.train.loop import Schedule
 from worldsim.train.reason_args import Adapter
-from worldsim.train.reason_grpo import TrainReasonGrpo, _random, _trainer, easy_first, train_reason_grpo
+from worldsim.train.reason_grpo import TrainReasonGrpo, _trainer, easy_first, train_reason_grpo
 from worldsim.train.reason_items import lessons
+from worldsim.train.reason_rewards import random_reward
 from worldsim.train.reason_run import Results
 from worldsim.train.reason_sft import train_reason_sft
 
@@ -135,7 +136,7 @@ def test_the_random_control_pays_by_step_and_place_only():
     class State:
         global_step = 3
 
-    coin = _random(0)
+    coin = random_reward(0)
     assert coin(["a"] * 64, trainer_state=State) == coin(["b"] * 64, trainer_state=State)
     assert 16 < sum(coin(["a"] * 64, trainer_state=State)) < 48
     assert coin(["a"] * 64, trainer_state=State) != coin(["a"] * 64)

@@ -87,7 +87,9 @@ class ReasonCritic:
             MissingExtraError: transformers is not installed.
         """
         path = critic_folder(folder)
-        vlm = VLM.from_pretrained(path)
+        vlm = VLM.from_pretrained(path, shown="images")
+        if pretrained.shown(path) == "video":
+            _LOG.warning("%s learned from videos; a critic shows it pictures, so calibrate it as it is used.", path)
         settings = read_settings(path)
         if settings is None:
             settings = settings_of(path, vlm.processor)

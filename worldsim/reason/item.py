@@ -7,6 +7,7 @@ words, scores full marks (`worldsim.reason.rewards`). Not for choosing what is a
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
@@ -37,9 +38,11 @@ class Item:
         readout: What each frame shows in words (`worldsim.reason.seen` reads them), for the vision warm-up.
         places: What each frame shows in numbers, float32 [F, D] as `worldsim.reason.footage.Footage.places` gives them,
             nan where it is not known; for the vision warm-up too.
+        clip: Whether the frames are one clip in order of time, forward or backward. Only such may be shown as a video,
+            which merges neighbours in time and tells when each was taken.
 
     Raises:
-        InvalidInputError: The answer is not among the options.
+        InvalidInputError: The answer is not among the options, the frames are none, or a clip is not in order.
     """
 
     task: str
@@ -55,15 +58,37 @@ class Item:
     taken: tuple[int, ...]
     readout: str = ""
     places: Tensor | None = None
+    clip: bool = False
 
     def __post_init__(self) -> None:
+        name, shape = f"Item {self.number} of {self.task}", tuple(self.frames.shape)
         if self.answer not in self.options:
-            raise InvalidInputError(f"Item {self.number} of {self.task}: {self.answer!r} is not among {self.options}.")
+            raise InvalidInputError(f"{name}: {self.answer!r} is not among {self.options}.")
+        if self.frames.dtype != torch.uint8 or len(shape) != 4 or shape[-1] != 3 or not all(shape):
+            raise InvalidInputError(f"{name}: frames must be uint8 [F, S, S, 3]; got {self.frames.dtype} {shape}.")
+        ordered = list(self.taken) in (sorted(self.taken), sorted(self.taken, reverse=True))
+        if self.clip and not (ordered and len(self.taken) == shape[0]):
+            raise InvalidInputError(f"{name}: {shape[0]} frames, taken {self.taken}, are no clip in order of time.")
 
     @property
     def completion(self) -> str:
         """The ideal reply."""
         return f"<think>{self.think}</think><answer>{self.answer}</answer>"
+
+    @property
+    def times_s(self) -> tuple[float, ...]:
+        """When each frame comes, in seconds after the first one shown; a clip shown backward counts up too.
+
+        Raises:
+            InvalidInputError: The video's frame rate is not known.
+        """
+        rate_hz = self.provenance.rate_hz
+        if not rate_hz > 0:
+            raise InvalidInputError(
+                f"Item {self.number} of {self.task}: the frame rate of video {self.provenance.episode} is not known, and "
+                "it is not guessed. Give Provenance.rate_hz, or show images."
+            )
+        return tuple(abs(n - self.taken[0]) / rate_hz for n in self.taken)
 
 
 def ask(question: str, options: Sequence[str]) -> str:

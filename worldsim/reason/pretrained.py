@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from worldsim import storage
 from worldsim.errors import StorageError, missing_extra
+from worldsim.reason.display import Shown
 
 KIND = "vlm"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -66,6 +67,17 @@ def load(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise StorageError(f"The processor in {path} is a {type(processor).__name__} without images or without text.")
     return model.eval(), processor
+
+
+def shown(folder: str | Path) -> Shown:
+    """How a model was shown clips when it was trained, as its manifest says; images where it says nothing.
+
+    Raises:
+        StorageError: The manifest cannot be read.
+    """
+    path = Path(folder) / storage.MANIFEST
+    told = storage.read_json(path).get("shown") if path.exists() else None
+    return "video" if told == "video" else "images"
 
 
 def _present(path: Path) -> None:

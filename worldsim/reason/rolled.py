@@ -57,7 +57,8 @@ def rolled(
         actor = Actor(name=name, policy=policy, rows=torch.arange(len(here)))
         played = play(world, [actor], own, here, steps=steps or world.spec.horizon, stream=POLICY_STREAM)
         for row, seed in enumerate(here.tolist()):
-            origin = Provenance(kind=kind, episode=str(first + row), seed=seed, policy=name)
+            rate_hz = world.spec.action.rate_hz
+            origin = Provenance(kind=kind, episode=str(first + row), seed=seed, policy=name, rate_hz=rate_hz)
             videos.append(_video(world, origin, played, row, own.get(TRUE_STATE)))
     return Listed(videos)
 

@@ -118,6 +118,7 @@ class DatasetVideos:
             episode=str(_inside(index, len(self))),
             seed=self._data.seeds[index],
             policy=self._data.behaviours[index] or "unknown",
+            rate_hz=self._data.rate_hz,
         )
 
     def video(self, index: int) -> Video:
@@ -163,11 +164,13 @@ class FolderVideos:
     def video(self, index: int) -> Video:
         """One file, whole."""
         file = self._files[_inside(index, len(self))]
-        frames, _ = read_video(file)
+        frames, rate_hz = read_video(file)
         inside = file.relative_to(self._path)
         return Video(
             frames=torch.from_numpy(frames),
-            provenance=Provenance(kind="file", episode=inside.as_posix(), policy=inside.parent.as_posix()),
+            provenance=Provenance(
+                kind="file", episode=inside.as_posix(), policy=inside.parent.as_posix(), rate_hz=rate_hz
+            ),
         )
 
 

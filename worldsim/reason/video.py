@@ -27,12 +27,14 @@ class Provenance:
         episode: Name of the episode within its source, for example a file name or a number.
         seed: What its start was drawn from; -1 where it is not known.
         policy: What chose the actions; empty where it is not known.
+        rate_hz: Frames per second of the whole video; 0 where nobody knows. It is never guessed.
     """
 
     kind: Kind
     episode: str
     seed: int = -1
     policy: str = ""
+    rate_hz: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,7 +33,8 @@ def weigh(vlm: "VLM", rows: Sequence[Sequence[Item]], *, thinks: Sequence[str] |
         probability of replies in other words.
 
     Raises:
-        InvalidInputError: No rows, rows of different length, other frames within a row, or another number of thinks.
+        InvalidInputError: No rows, rows of different length, frames that differ within a row or are shown otherwise,
+            another number of thinks, or a video of unknown frame rate.
     """
     said = [""] * len(rows) if thinks is None else thinks
     if not rows or not all(rows) or len({len(r) for r in rows}) > 1 or len(said) != len(rows):
@@ -42,35 +43,43 @@ def weigh(vlm: "VLM", rows: Sequence[Sequence[Item]], *, thinks: Sequence[str] |
             f"{[len(r) for r in rows][:8]} and {len(said)} thinks."
         )
     for row in rows:
-        if any(i.frames is not row[0].frames and not torch.equal(i.frames, row[0].frames) for i in row[1:]):
+        if not all(_alike(vlm, i, row[0]) for i in row[1:]):
             raise InvalidInputError(
                 f"The questions of a row must be about the same frames; item {row[0].number}'s differ."
             )
-    pixels, per = vlm.pixels([r[0] for r in rows])
-    trees = [_tree(vlm, row, tokens, think) for row, tokens, think in zip(rows, per, said, strict=True)]
-    found = _weighed(vlm, _hidden(vlm, trees, pixels), trees)
+    pixels, own = vlm.display.pixels([r[0] for r in rows])
+    trees = [_tree(vlm, row, grids, think) for row, grids, think in zip(rows, own, said, strict=True)]
+    found = _weighed(vlm, _hidden(vlm, trees, pixels, own), trees)
     counts = [len(i.options) for i in rows[0]]
     if any([len(i.options) for i in row] != counts for row in rows):
         return _ragged(found, rows)
     return list(found.split(counts, dim=1))
 
 
-def _tree(vlm: "VLM", row: Sequence[Item], tokens: int, think: str) -> Branches:
+def _alike(vlm: "VLM", item: Item, other: Item) -> bool:
+    """Whether two items show the same frames in the same way."""
+    if item.frames is not other.frames and not torch.equal(item.frames, other.frames):
+        return False
+    films = [vlm.display.is_film(i) for i in (item, other)]
+    return item.times_s == other.times_s if all(films) else not any(films)
+
+
+def _tree(vlm: "VLM", row: Sequence[Item], own: "Encoded", think: str) -> Branches:
     """All options of all questions about the same frames; their tokens count from where a question's options part."""
     replies, given = [], []
     for item in row:
-        prompt = vlm.prompt_tokens(item.prompt, len(item.frames), tokens)
+        prompt = vlm.display.prompt(item, own)
         options = [vlm.words(f"<think>{think}</think><answer>{o}</answer>") for o in item.options]
         replies += [(*prompt, *o) for o in options]
         given += [len(prompt) + alike(options)] * len(options)
     return laid_out(tuple(replies), tuple(given))
 
 
-def _hidden(vlm: "VLM", trees: Sequence[Branches], pixels: "Encoded") -> Tensor:
+def _hidden(vlm: "VLM", trees: Sequence[Branches], pixels: "Encoded", own: "Sequence[Encoded]") -> Tensor:
     """Last hidden states, [B, L, C]."""
     whole = vlm.padded([[*t.stem, *t.leaves] for t in trees], left=False)
     length, stem = whole["input_ids"].shape[1], vlm.padded([list(t.stem) for t in trees], left=False)
-    places = vlm.positions({**stem, **pixels})
+    places = vlm.positions(stem, own)
     places = torch.cat([places, places.new_zeros(3, len(trees), length - places.shape[2])], dim=2)
     sight = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):

@@ -55,9 +55,10 @@ def windows(footage: Footage, offsets: tuple[int, ...], *, key: int, after: int 
     span = offsets[-1] + after
     places = [(v, f) for v, card in enumerate(footage.cards) for f in range(card.frames - span)]
     if not places:
-        longest = max(c.frames for c in footage.cards)
+        longest = max(footage.cards, key=lambda c: c.frames)
         raise InvalidInputError(
-            f"This task needs videos of {span + 1} frames; the longest of {len(footage)} has {longest}. "
+            f"This task needs videos of {span + 1} frames; the longest of {len(footage)} has "
+            f"{longest.frames} (video {longest.origin.episode}). "
             "Record longer ones, or configure fewer frames or a smaller stride."
         )
     if len(places) > most:

@@ -2,9 +2,24 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from worldsim.errors import missing_extra
+from worldsim.errors import missing_extra, unknown_name
+from worldsim.reason.display import SHOWN
+
+Showing = Literal["", "images", "video"]
+"""How clips are shown; empty leaves it to the model to begin with, and is images for a new one."""
+
+
+def checked(shown: str) -> None:
+    """Refuse an unknown way to show frames.
+
+    Raises:
+        UnknownNameError: There is no such way.
+    """
+    if shown and shown not in SHOWN:
+        raise unknown_name("way to show frames", shown, SHOWN)
+
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 """How the learning rate goes on after its warm-up, and what transformers call that."""

@@ -5,23 +5,23 @@ replies that are all right or all wrong teaches nothing. Not for teaching to see
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from worldsim import storage
-from worldsim.errors import InvalidInputError, missing_extra, unknown_name
-from worldsim.reason.draw import Draw
+from worldsim.errors import InvalidInputError, MissingExtraError, missing_extra, unknown_name
 from worldsim.reason.item import Item
-from worldsim.reason.rewards import Completion, Reward, accuracy_reward, format_reward, guarded, overlong_reward
+from worldsim.reason.rewards import Reward, guarded
 from worldsim.reason.vlm import VLM
 from worldsim.train.loop import Watch
-from worldsim.train.reason_args import SCHEDULES, Adapter, arguments
-from worldsim.train.reason_items import AskedItems, Lessons, lessons
-from worldsim.train.reason_run import Results, is_done, one_thread, results, trained
-
-REWARDS = ("accuracy", "format", "overlong", "random")
-"""What can be rewarded; the last is a control that must not teach anything."""
+from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, checked
+from worldsim.train.reason_items import AskedItems, lessons
+from worldsim.train.reason_own import Taught, own_lessons
+from worldsim.train.reason_rewards import REWARDS, named_rewards
+from worldsim.train.reason_run import Results, is_done, one_thread, placed, results, trained
+from worldsim.train.reason_sight import sighted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class TrainReasonGrpo:
     """Everything `train_reason_grpo` is told.
 
     Attributes:
-        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``.
+        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``. Items of
+            one's own only note it.
         out: Folder of results; the model is in ``out/model``.
         model: Folder of the model to begin with, for example ``out/model`` of reason-sft.
         size: Side of the frames in pixels; 0 takes what the folder of reason-sft was trained with.
@@ -56,10 +57,11 @@ class TrainReasonGrpo:
         bf16: Train in bfloat16 autocast.
         cpu: Stay on the CPU where there is an accelerator too.
         seed: Of items and replies.
+        shown: How clips are shown: images or video; empty shows them as the start was shown them.
 
     Raises:
         InvalidInputError: A number is out of range, or rewards and weights do not match.
-        UnknownNameError: There is no such reward, curriculum or schedule.
+        UnknownNameError: There is no such reward, curriculum, schedule or way to show frames.
     """
 
     data: str | tuple[str, ...]
@@ -89,8 +91,10 @@ class TrainReasonGrpo:
     bf16: bool = False
     cpu: bool = True
     seed: int = 0
+    shown: Showing = ""
 
     def __post_init__(self) -> None:
+        checked(self.shown)
         if min(self.steps, self.save_every) < 1 or self.group < 2 or self.batch < 1 or self.batch % self.group:
             raise InvalidInputError(
                 "steps and save_every must be >= 1, group >= 2 and batch a multiple of it; got "
@@ -111,36 +115,40 @@ class TrainReasonGrpo:
 
 
 def train_reason_grpo(
-    config: TrainReasonGrpo, *, watch: Watch | None = None, rewards: Mapping[str, Reward] | None = None
+    config: TrainReasonGrpo,
+    *,
+    watch: Watch | None = None,
+    rewards: Mapping[str, Reward] | None = None,
+    items: Sequence[Item] | None = None,
 ) -> Path:
     """Train a critic by reward, continuing where an earlier run of the same command stopped.
 
     Args:
         config: What to do.
         watch: Progress callback.
-        rewards: Further rewards of one's own by name, with weight 1 each; called as TRL does.
+        rewards: Further rewards of one's own by name, with weight 1 each; called as TRL does, with the columns answer,
+            task, group, number, row and item.
+        items: Items of one's own instead of tasks about `data`, for example `worldsim.reason.clips.ClipItems`. A share
+            of their videos is held out; ``config.items`` says which.
 
     Returns:
         The model's folder, ``out/model``, with held-out figures of start and end and core-seconds in its manifest.
 
     Raises:
-        MissingExtraError: trl, transformers or peft is not installed.
+        MissingExtraError: trl, transformers or peft is not installed, or vllm where it is asked for.
         StorageError: The data or the model cannot be read, or another run holds the folder.
         InvalidInputError: The data does not fit the tasks, the folder belongs to another config, the loss diverged, or a
             reward raised or was not finite; the item is named.
     """
-    try:
-        import trl  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "trl", "reason") from error
+    _installed(config)
     out = Path(config.out)
-    if is_done(out, config):
+    own = None if items is None else own_lessons(items, config.items, seed=config.seed)
+    if is_done(out, config, own=own):
         return out / "model"
-    if not config.model:
-        raise InvalidInputError("GRPO needs a model to begin with: model=FOLDER, for example out/model of reason-sft.")
-    vlm = VLM.from_pretrained(config.model)
-    taught = lessons(config.data, config.items, size=config.size or _size(config.model), seed=config.seed)
-    with results(config.out, config, digest=storage.folder_digest(Path(config.model))), one_thread(config.cpu):
+    vlm = _begin(config)
+    taught = own or lessons(config.data, config.items, size=config.size or _size(config.model), seed=config.seed)
+    start_digest = storage.folder_digest(Path(config.model))
+    with results(config.out, config, digest=start_digest, own=own), one_thread(config.cpu):
         run = Results(
             folder=out,
             stage="reason-grpo",
@@ -158,11 +166,34 @@ def train_reason_grpo(
             "core_seconds": _costs(config.model),
             "start_figures": start,
             "skipped_videos": len(taught.bad),
+            "items_digest": own.digest if own else "",
         }
         return run.finish(vlm, exam, manifest, step=config.steps)
 
 
-def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Lessons, run: Results, own: Mapping[str, Reward]) -> Any:
+def _installed(config: TrainReasonGrpo) -> None:
+    """What is missing is said before anything is done."""
+    try:
+        import trl  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "trl", "reason") from error
+    if config.vllm and find_spec("vllm") is None:
+        raise MissingExtraError('vllm is not installed. Install it with: pip install "trl[vllm]", or set vllm=false.')
+
+
+def _begin(config: TrainReasonGrpo) -> VLM:
+    """The model to begin with."""
+    if not config.model:
+        raise InvalidInputError("GRPO needs a model to begin with: model=FOLDER, for example out/model of reason-sft.")
+    vlm = VLM.from_pretrained(config.model, shown=config.shown or None)
+    if config.vllm and vlm.display.shown == "video":
+        raise InvalidInputError(
+            "TRL hands vLLM no videos: replies would be drawn blind. Set vllm=false or shown=images."
+        )
+    return placed(vlm, cpu=config.cpu)
+
+
+def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Taught, run: Results, own: Mapping[str, Reward]) -> Any:
     """TRL's trainer over items that are rendered when their turn comes."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -170,9 +201,7 @@ def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Lessons, run: Results, o
     count = config.steps * config.batch // config.group
     asked = taught.to_learn(count)
     order = easy_first(asked) if config.curriculum == "difficulty" else list(range(count))
-    rows = Dataset.from_dict({"row": order}).with_transform(
-        lambda found: _columns(vlm, [asked[row] for row in found["row"]], found["row"])
-    )
+    rows = Dataset.from_dict({"row": order}).with_transform(lambda found: _columns(vlm, asked, found["row"]))
     settings = GRPOConfig(
         **arguments(config, checkpoints=run.checkpoints, logging=5),
         lr_scheduler_type=SCHEDULES[config.schedule],
@@ -186,9 +215,10 @@ def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Lessons, run: Results, o
         shuffle_dataset=False,
         use_vllm=config.vllm,
     )
-    return GRPOTrainer(
+    known = named_rewards(config.rewards, limit=config.max_new_tokens, seed=config.seed)
+    return (sighted(vlm) if vlm.display.shown == "video" else GRPOTrainer)(
         model=vlm.model,
-        reward_funcs=[guarded(f, name=n) for n, f in {**_rewards(config), **own}.items()],
+        reward_funcs=[guarded(f, name=n) for n, f in {**known, **own}.items()],
         args=settings,
         train_dataset=rows,
         processing_class=vlm.processor,
@@ -196,13 +226,16 @@ def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Lessons, run: Results, o
     )
 
 
-def _columns(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> dict[str, list[Any]]:
-    """What TRL and the rewards see of some items."""
+def _columns(vlm: VLM, asked: Sequence[Item], rows: Sequence[int]) -> dict[str, list[Any]]:
+    """What TRL and the rewards see of some items; one that is asked several times is made once."""
     from PIL import Image
 
-    return {
+    made = {row: asked[row] for row in dict.fromkeys(rows)}
+    items = [made[row] for row in rows]
+    pictures = [] if vlm.display.shown == "video" else [[Image.fromarray(f) for f in i.frames.numpy()] for i in items]
+    return ({"images": pictures} if pictures else {}) | {
         "prompt": [vlm.messages(i) for i in items],
-        "images": [[Image.fromarray(f) for f in i.frames.numpy()] for i in items],
+        "item": items,
         "answer": [i.answer for i in items],
         "task": [i.task for i in items],
         "group": [i.group for i in items],
@@ -222,48 +255,6 @@ def easy_first(items: Sequence[Item]) -> list[int]:
         for place, row in zip(rows, sorted(rows, key=lambda r: facts[r][1]), strict=True):
             order[place] = row
     return order
-
-
-def _rewards(config: TrainReasonGrpo) -> dict[str, Reward]:
-    """By name, in the order of the config."""
-    known: dict[str, Reward] = {
-        "accuracy": _accuracy,
-        "format": format_reward,
-        "overlong": overlong_reward(limit=config.max_new_tokens, buffer=max(1, config.max_new_tokens // 4)),
-        "random": _random(config.seed),
-    }
-    return {name: known[name] for name in config.rewards}
-
-
-def _accuracy(
-    completions: Sequence[Completion],
-    *,
-    answer: Sequence[str],
-    task: Sequence[str],
-    group: Sequence[str],
-    log_metric: Callable[[str, float], None] | None = None,
-    **columns: object,
-) -> list[float | None]:
-    """`accuracy_reward`, logged by task and kind of clip as well."""
-    values = accuracy_reward(completions, answer=answer)
-    if log_metric is not None:
-        told: dict[str, list[float]] = {}
-        for value, t, g in zip(values, task, group, strict=True):
-            for name in (f"reward/{t}", f"reward/{t}/{g}"):
-                told.setdefault(name, []).append(float(value or 0.0))
-        for name, found in told.items():
-            log_metric(name, sum(found) / len(found))
-    return values
-
-
-def _random(seed: int) -> Reward:
-    """A coin per reply, whatever it says; keyed by step and place."""
-
-    def coin(completions: Sequence[Completion], *, trainer_state: Any = None, **columns: object) -> list[float | None]:
-        step = getattr(trainer_state, "global_step", 0)
-        return [float(s < 0.5) for s in Draw("random reward", seed, step).shares(len(completions))]
-
-    return coin
 
 
 def _size(model: str) -> int:

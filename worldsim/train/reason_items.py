@@ -110,14 +110,19 @@ class Lessons:
 
     def pixels(self, count: int = 200) -> tuple[Colour, Colour]:
         """Mean and deviation of each colour, 0..1, over the frames of some training items."""
-        shown = torch.cat([item.frames for item in self.to_learn(count)]).float() / 255
-        mean, deviation = shown.mean(dim=(0, 1, 2)), shown.std(dim=(0, 1, 2)).clamp(min=_FAINT)
-        return _colour(mean), _colour(deviation)
+        return colours(self.to_learn(count))
 
     def _parts(self, footage: Footage, count: int, side: str) -> list[Items]:
         seed = self.seed if side == "train" else 0
         built = [TASKS.build(name, self.asked.options.get(name, {})) for name in self.asked.tasks]
         return [Items(task, footage, count=count, seed=seed, split=side) for task in built]
+
+
+def colours(items: Sequence[Item]) -> tuple[Colour, Colour]:
+    """Mean and deviation of each colour, 0..1, over the frames of items of one size."""
+    shown = torch.cat([item.frames for item in items]).float() / 255
+    mean, deviation = shown.mean(dim=(0, 1, 2)), shown.std(dim=(0, 1, 2)).clamp(min=_FAINT)
+    return _colour(mean), _colour(deviation)
 
 
 def _colour(value_C: torch.Tensor) -> Colour:

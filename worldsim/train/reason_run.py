@@ -24,6 +24,7 @@ from worldsim.reason.pretrained import KIND, quiet
 from worldsim.reason.vlm import VLM
 from worldsim.train.claim import claimed
 from worldsim.train.loop import Watch
+from worldsim.train.reason_own import OwnLessons
 
 SPENT = "core_seconds.json"
 """Written last into a checkpoint, so that one without it counts for nothing."""
@@ -133,20 +134,23 @@ class Results:
 
 
 @contextmanager
-def results(folder: str, config: Any, *, digest: str) -> Iterator[Path]:
-    """Hold a folder of results for one run of one config.
+def results(folder: str, config: Any, *, digest: str, own: OwnLessons | None = None) -> Iterator[Path]:
+    """Hold a folder of results for one run of one config, one start (by its digest) and one set of items.
 
     Raises:
         StorageError: Another run holds it.
-        InvalidInputError: It was begun with another config.
+        InvalidInputError: It was begun with another config, or with others of these.
     """
     path = Path(folder)
-    with claimed(path / ".training", request={"config": config, "data_digest": digest}):
+    items = {"items": own.digest} if own else {}
+    if (path / "start.json").exists() or any((path / "checkpoints").glob("checkpoint-*")):
+        storage.write_bytes(path / ".training/begun", b"")  # what is there belongs to the request it was made for
+    with claimed(path / ".training", request={"config": config, "data_digest": digest, **items}):
         storage.write_json(path / storage.CONFIG, storage.to_json(config))
         yield path
 
 
-def is_done(folder: Path, config: Any) -> bool:
+def is_done(folder: Path, config: Any, *, own: OwnLessons | None = None) -> bool:
     """Whether the same command has finished before.
 
     Raises:
@@ -154,8 +158,9 @@ def is_done(folder: Path, config: Any) -> bool:
     """
     if not (folder / "model" / storage.MANIFEST).exists():
         return False
-    made = storage.read_manifest(folder / "model", kind=KIND).get("config")
-    if made != storage.to_json(config):
+    made = storage.read_manifest(folder / "model", kind=KIND)
+    asked = own.digest if own else ""
+    if made.get("config") != storage.to_json(config) or made.get("items_digest", "") != asked:
         raise InvalidInputError(f"{folder} holds a model of other settings. Choose another out=, or delete it.")
     return True
 
@@ -229,6 +234,15 @@ def one_thread(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def placed(vlm: VLM, *, cpu: bool) -> VLM:
+    """Put a model where it is going to be trained, so that it is examined there too."""
+    if not cpu:
+        from accelerate import PartialState
+
+        vlm.model.to(PartialState().device)
+    return vlm
 
 
 def plain(model: Any) -> Any:

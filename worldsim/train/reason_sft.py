@@ -20,10 +20,11 @@ from worldsim.reason.item import Item
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import VLM
 from worldsim.train.loop import Schedule, Watch
-from worldsim.train.reason_args import SCHEDULES, Adapter, arguments
-from worldsim.train.reason_items import AskedItems, Lessons, lessons
+from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, checked
+from worldsim.train.reason_items import AskedItems, lessons
 from worldsim.train.reason_loss import stressed, trainer_class
-from worldsim.train.reason_run import Keep, Results, is_done, one_thread, results, trained
+from worldsim.train.reason_own import OwnLessons, Taught, own_lessons
+from worldsim.train.reason_run import Keep, Results, is_done, one_thread, placed, results, trained
 from worldsim.train.reason_warm import default_schedule, warm_up
 
 TOWERS = ("auto", "train", "freeze")
@@ -34,7 +35,8 @@ class TrainReasonSft:
     """Everything `train_reason_sft` is told.
 
     Attributes:
-        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``.
+        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``. Items of
+            one's own only note it.
         out: Folder of results; the model is in ``out/model``.
         model: Folder of a model to begin with; empty makes a tiny one.
         tiny: Sizes of the tiny one.
@@ -63,9 +65,11 @@ class TrainReasonSft:
         bf16: Train in bfloat16 autocast.
         cpu: Stay on the CPU where there is an accelerator too.
         seed: Of weights and items.
+        shown: How clips are shown: images or video; empty shows them as the model to begin with was shown them.
 
     Raises:
         InvalidInputError: A number is out of range.
+        UnknownNameError: There is no such way to show frames.
     """
 
     data: str | tuple[str, ...]
@@ -94,8 +98,10 @@ class TrainReasonSft:
     bf16: bool = False
     cpu: bool = True
     seed: int = 0
+    shown: Showing = ""
 
     def __post_init__(self) -> None:
+        checked(self.shown)
         if self.tower not in TOWERS:
             raise unknown_name("way to treat the tower", self.tower, TOWERS)
         if self.schedule not in SCHEDULES:
@@ -108,12 +114,15 @@ class TrainReasonSft:
             raise InvalidInputError("steps, batch and save_every must be >= 1, evaluate_every >= 0, fast in 0..1.")
 
 
-def train_reason_sft(config: TrainReasonSft, *, watch: Watch | None = None) -> Path:
+def train_reason_sft(
+    config: TrainReasonSft, *, watch: Watch | None = None, items: Sequence[Item] | None = None
+) -> Path:
     """Train a critic, continuing where an earlier run of the same command stopped.
 
     Args:
         config: What to do.
         watch: Progress callback.
+        items: Items of one's own instead of tasks about `data`; as for `worldsim.train.reason_grpo.train_reason_grpo`.
 
     Returns:
         The model's folder, ``out/model``, with held-out figures and core-seconds in its manifest.
@@ -128,11 +137,12 @@ def train_reason_sft(config: TrainReasonSft, *, watch: Watch | None = None) -> P
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "trl", "reason") from error
     out = Path(config.out)
-    if is_done(out, config):
+    own = None if items is None else own_lessons(items, config.items, seed=config.seed)
+    if is_done(out, config, own=own):
         return out / "model"
     size = config.size if config.model else config.tiny.size
-    taught = lessons(config.data, config.items, size=size, seed=config.seed)
-    with results(config.out, config, digest=_digest(config)), one_thread(config.cpu):
+    taught = own or lessons(config.data, config.items, size=size, seed=config.seed)
+    with results(config.out, config, digest=_digest(config), own=own), one_thread(config.cpu):
         run = Results(
             folder=out,
             stage="reason-sft",
@@ -153,22 +163,25 @@ def train_reason_sft(config: TrainReasonSft, *, watch: Watch | None = None) -> P
         return run.finish(vlm, taught.to_examine(config.items.exam), facts, step=config.steps)
 
 
-def _facts(config: TrainReasonSft, taught: Lessons, warm: dict[str, float]) -> dict[str, Any]:
+def _facts(config: TrainReasonSft, taught: Taught, warm: dict[str, float]) -> dict[str, Any]:
     """What the manifest says beside figures and costs."""
     return {
         "config": storage.to_json(config),
         "core_seconds": {"warm-up": warm["core_seconds"]} if warm else {},
         "warm_up": {k: v for k, v in warm.items() if k != "core_seconds"},
         "skipped_videos": len(taught.bad),
+        "items_digest": taught.digest if isinstance(taught, OwnLessons) else "",
     }
 
 
-def _begin(config: TrainReasonSft, taught: Lessons, work: Path, watch: Watch | None) -> tuple[VLM, dict[str, float]]:
+def _begin(config: TrainReasonSft, taught: Taught, work: Path, watch: Watch | None) -> tuple[VLM, dict[str, float]]:
     """The model to begin with, and what came of its warm-up."""
     if config.model:
-        return VLM.from_pretrained(config.model), {}
+        return placed(VLM.from_pretrained(config.model, shown=config.shown or None), cpu=config.cpu), {}
     mean, deviation = taught.pixels()
-    vlm = VLM.tiny(taught.texts(), dataclasses.replace(config.tiny, mean=mean, deviation=deviation), seed=config.seed)
+    sizes = dataclasses.replace(config.tiny, mean=mean, deviation=deviation)
+    vlm = VLM.tiny(taught.texts(), sizes, seed=config.seed, shown=config.shown or "images")
+    placed(vlm, cpu=config.cpu)
     if not config.warm.steps:
         return vlm, {}
     items = taught.to_learn(config.warm.steps * config.warm.batch)
@@ -186,7 +199,7 @@ def _tower(vlm: VLM, *, frozen: bool) -> Iterator[None]:
         tower.requires_grad_(True)
 
 
-def _trainer(config: TrainReasonSft, vlm: VLM, taught: Lessons, run: Results) -> Any:
+def _trainer(config: TrainReasonSft, vlm: VLM, taught: Taught, run: Results) -> Any:
     """TRL's trainer over items that are rendered when their turn comes."""
     from datasets import Dataset
     from trl import SFTConfig

@@ -61,4 +61,5 @@ class Arrow:
             provenance=footage.cards[window.video].origin,
             taken=shown,
             places=footage.places(window.video, shown),
+            clip=True,
         )

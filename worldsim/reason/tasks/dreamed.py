@@ -42,7 +42,10 @@ class Dreamed:
         return (Turn(labels=OPTIONS, pools=tuple(mixed(pool, key) for pool in kinds)),)
 
     def make(self, footage: Footage, request: Request) -> Item:
-        """Show the clip. No read-out is given: dreams have no true state, so its presence would tell."""
+        """Show the clip. No read-out is given: dreams have no true state, so its presence would tell.
+
+        Nor is it a clip that may be shown as a video where frame rates differ, for times would tell.
+        """
         window = request.window
         return Item(
             task=self.name,
@@ -56,4 +59,5 @@ class Dreamed:
             think="",
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
+            clip=len({c.origin.rate_hz for c in footage.cards}) == 1,
         )

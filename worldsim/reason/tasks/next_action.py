@@ -96,4 +96,5 @@ class NextAction:
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
             places=footage.places(window.video, window.frames),
+            clip=True,
         )

@@ -115,6 +115,7 @@ class Outcome:
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
             places=footage.places(window.video, window.frames),
+            clip=True,
         )
 
 

@@ -87,6 +87,7 @@ class Permanence:
             provenance=footage.cards[window.video].origin,
             taken=window.frames,
             readout=" ".join(seen),
+            clip=True,
         )
 
     def _columns(self, thing: Scene, frames: Tensor) -> slice:

@@ -1,0 +1,84 @@
+"""LoRA: the weights stand still while small matrices learn, and the folder that is left needs no peft."""
+
+import pytest
+import torch
+
+from tests.reason.toy import items as toy_items
+from tests.train import toy
+from tests.train.test_reason_grpo import OWN, task
+from tests.train.test_reason_sft import Killed, killer, recipe, weights
+from worldsim.reason.vlm import VLM
+from worldsim.train import reason_run
+from worldsim.train.loop import Schedule
+from worldsim.train.reason_args import Adapter
+from worldsim.train.reason_grpo import train_reason_grpo
+from worldsim.train.reason_sft import train_reason_sft
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
+LORA = {"adapter": Adapter(rank=2, alpha=16.0), "steps": 3, "warmup": 0, "evaluate_every": 2, "save_every": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return toy.write(tmp_path_factory.mktemp("toy") / "data", episodes=24)
+
+
+@pytest.fixture(scope="module")
+def start(data, tmp_path_factory):
+    changes = {"warm": Schedule(steps=0), "steps": 1, "evaluate_every": 0}
+    return train_reason_sft(recipe(data, tmp_path_factory.mktemp("sft") / "run", **changes))
+
+
+def sft(data, start, out, **options):
+    return train_reason_sft(recipe(data, out, model=str(start), size=32, **LORA), **options)
+
+
+def grpo(data, start, out, **options):
+    return train_reason_grpo(task(data, start, out, kl=0.05, **LORA), rewards=OWN, **options)
+
+
+def grpo_video(data, start, out, **options):
+    return train_reason_grpo(task(data, start, out, shown="video", **LORA), rewards=OWN, **options)
+
+
+@pytest.mark.parametrize("train", [sft, grpo, grpo_video])
+def test_weights_stand_still_while_an_adapter_learns_and_take_it_in_at_the_end(
+    data, start, tmp_path, train, monkeypatch
+):
+    batch = VLM.from_pretrained(start).encode(toy_items(3))
+    seen = {}
+    plain = reason_run.plain
+
+    def spy(model):
+        with torch.no_grad():
+            seen["logits"] = model.eval()(**batch).logits
+        seen["moving"] = {k for k, p in model.named_parameters() if p.requires_grad}
+        seen["learned"] = [k for k, p in model.named_parameters() if "lora_B" in k and p.abs().max() > 0]
+        base = model.get_base_model().state_dict()
+        seen["still"] = {k.replace(".base_layer", ""): v.clone() for k, v in base.items() if "lora_" not in k}
+        return plain(model)
+
+    monkeypatch.setattr(reason_run, "plain", spy)
+    made = train(data, start, tmp_path / "run")
+    before, after = weights(start), weights(made)
+    assert seen["still"].keys() == before.keys() == after.keys()
+    assert all(torch.equal(seen["still"][k], before[k]) for k in before)
+    assert seen["moving"] and all("lora_" in k for k in seen["moving"])
+    assert any("visual" in k for k in seen["learned"]) and any("language_model" in k for k in seen["learned"])
+    with torch.no_grad():
+        again = VLM.from_pretrained(made).model(**batch).logits
+        unlike = VLM.from_pretrained(start).model(**batch).logits
+    torch.testing.assert_close(again, seen["logits"], rtol=0, atol=1e-5)
+    assert (unlike - again).abs().max() > 1e-3
+
+
+def test_an_adapters_run_goes_on_where_it_was_killed(data, start, tmp_path):
+    whole = grpo_video(data, start, tmp_path / "whole")
+    torch.manual_seed(99)  # nothing may hang on what the generator did before
+    with pytest.raises(Killed):
+        grpo_video(data, start, tmp_path / "run", watch=killer(3))
+    told = []
+    again = grpo_video(data, start, tmp_path / "run", watch=lambda stage, step, *rest: told.append(step))
+    assert min(told) == 3, "the steps before the checkpoint are not taken again"
+    first, second = weights(whole), weights(again)
+    assert all(torch.equal(first[k], second[k]) for k in first)
