@@ -16,7 +16,8 @@ from worldsim.reason.branches import Branches, alike, laid_out
 from worldsim.reason.item import Item
 
 if TYPE_CHECKING:
-    from worldsim.reason.vlm import VLM, Encoded
+    from worldsim.reason.display import Encoded
+    from worldsim.reason.vlm import VLM
 
 
 @torch.no_grad()

@@ -160,7 +160,9 @@ def is_done(folder: Path, config: Any, *, own: OwnLessons | None = None) -> bool
         return False
     made = storage.read_manifest(folder / "model", kind=KIND)
     asked = own.digest if own else ""
-    if made.get("config") != storage.to_json(config) or made.get("items_digest", "") != asked:
+    defaults = storage.to_json(type(config)(data=config.data, out=config.out))
+    settings = {**defaults, **made.get("config", {})}  # a setting that has come since then had its default
+    if settings != storage.to_json(config) or made.get("items_digest", "") != asked:
         raise InvalidInputError(f"{folder} holds a model of other settings. Choose another out=, or delete it.")
     return True
 
@@ -221,7 +223,8 @@ def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(callback(run, vlm, evaluate_every=evaluate_every, keep=keep or Keep()))
         vlm.model = trainer.model  # an adapter may stand around it
-        trainer.train(resume_from_checkpoint=run.start())
+        run.start()
+        trainer.train()
         vlm.model = plain(trainer.model)
 
 
