@@ -14,6 +14,7 @@ from worldsim.reason.patches import film_patches
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.video import Provenance
 from worldsim.reason.vlm import UNSAID, VLM
+from worldsim.reason.weigh import weigh
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 
@@ -145,6 +146,18 @@ def test_all_options_of_a_clip_in_one_pass_as_each_alone(vlms, family):
             logits = vlm.model(**batch).logits[0].log_softmax(-1)
         alone = sum(logits[i - 1, batch["input_ids"][0, i]] for i in said[start:-1].tolist())
         assert float(found[0, column]) == pytest.approx(float(alone), abs=2e-4)
+
+
+def test_questions_about_one_clip_share_its_look(vlms):
+    for vlm in vlms.values():
+        one = clip(2, frames=5)
+        other = dataclasses.replace(clip(2, frames=5), prompt=item(2, task="half", frames=5).prompt)
+        together = weigh(vlm, [[one, other]])
+        alone = torch.cat([vlm.option_logprobs([one]), vlm.option_logprobs([other])])
+        torch.testing.assert_close(torch.cat(together), alone, rtol=0, atol=1e-4)
+        for unlike in (dataclasses.replace(other, clip=False), dataclasses.replace(other, taken=(0, 1, 2, 3, 4))):
+            with pytest.raises(InvalidInputError, match="same frames"):
+                weigh(vlm, [[one, unlike]])
 
 
 def test_the_towers_attention_of_a_video_equals_that_of_transformers(vlms):

@@ -76,7 +76,7 @@ def _tree(vlm: "VLM", row: Sequence[Item], own: "Encoded", think: str) -> Branch
     return laid_out(tuple(replies), tuple(given))
 
 
-def _hidden(vlm: "VLM", trees: Sequence[Branches], pixels: "Encoded", own: "Sequence[Encoded]") -> Tensor:
+def _hidden(vlm: "VLM", trees: Sequence[Branches], pixels: "Encoded", own: Sequence["Encoded"]) -> Tensor:
     """Last hidden states, [B, L, C]."""
     whole = vlm.padded([[*t.stem, *t.leaves] for t in trees], left=False)
     length, stem = whole["input_ids"].shape[1], vlm.padded([list(t.stem) for t in trees], left=False)

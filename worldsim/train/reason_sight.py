@@ -54,7 +54,7 @@ def sighted(vlm: VLM) -> Any:
             batch_size: int | None = None,
             num_images: list[Item] | None = None,
             **rest: Any,
-        ) -> tuple[Tensor | None, ...]:
+        ) -> tuple[Tensor, Tensor | None, Tensor | None]:
             """What the model sees when its replies are weighed, by itself, by its past or by a reference."""
             items, weighed = num_images or self._shown, []
             size = batch_size or len(items)
@@ -64,12 +64,16 @@ def sighted(vlm: VLM) -> Any:
                 seeing = partial(model, **pixels, mm_token_type_ids=vlm.kinds(input_ids[own]))
                 weigh = super()._get_per_token_logps_and_entropies
                 weighed.append(weigh(seeing, input_ids[own], attention_mask[own], logits_to_keep, **rest))
-            logps, entropies, losses = zip(*weighed, strict=True)
-            return torch.cat(logps), _joined(entropies), None if losses[0] is None else torch.stack(losses).mean()
+            return _joined(weighed)
 
     return SightedTrainer
 
 
-def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    known = [p for p in parts if p is not None]
-    return torch.cat(known) if known else None
+def _joined(parts: list[tuple[Tensor, Tensor | None, Tensor | None]]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log-probabilities [B, L], entropies [B, L] and the balance of experts, of several calls; the last two if wanted."""
+    logps, entropies, balances = ([t for t in column if t is not None] for column in zip(*parts, strict=True))
+    return (
+        torch.cat(logps),
+        torch.cat(entropies) if entropies else None,
+        torch.stack(balances).mean() if balances else None,
+    )
