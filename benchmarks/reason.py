@@ -33,6 +33,8 @@ SEEDS = (0, 1)
 REACH = {"arrow": 0.9, "puzzle": 0.85, "permanence": 0.85}
 LEARNED = ("arrow", "puzzle")
 """Tasks that are learned by reward."""
+CONTROL = ("arrow", 1)
+"""Task and seed that are rewarded by a coin too: the start with most left to learn."""
 
 
 def interval(share: float, count: float) -> tuple[float, float]:
@@ -63,7 +65,7 @@ def accuracies(found: dict[int, dict[str, Any]]) -> list[Figure]:
 def gains(found: dict[tuple[str, int], dict[str, Any]], *, what: str, wanted: bool) -> list[Figure]:
     """What learning by reward adds to its start, with the gap between the intervals of end and start."""
     figures = []
-    for task in LEARNED:
+    for task in sorted({t for t, _ in found}):
         apart = []
         for seed in sorted(s for t, s in found if t == task):
             start, end = found[task, seed]["start_figures"], found[task, seed]["figures"]
@@ -198,7 +200,7 @@ def main(
     tasks = {s: manifest(runs.tasks(s)) for s in SEEDS}
     arrow = {s: manifest(runs.arrow(s)) for s in SEEDS}
     grpo = {(t, s): manifest(runs.grpo(t, s)) for t in LEARNED for s in SEEDS}
-    control = {(t, 0): manifest(runs.grpo(t, 0, control=True)) for t in LEARNED}
+    control = {CONTROL: manifest(runs.grpo(*CONTROL, control=True))}
     judge = manifest(runs.judge())
     critic = ReasonCritic.from_pretrained(Path(runs.judge().out) / "model")
     figures = [
