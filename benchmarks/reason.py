@@ -33,8 +33,8 @@ SEEDS = (0, 1)
 REACH = {"arrow": 0.9, "puzzle": 0.85, "permanence": 0.85}
 LEARNED = ("arrow", "puzzle")
 """Tasks that are learned by reward."""
-CONTROL = ("arrow", 1)
-"""Task and seed that are rewarded by a coin too: the start with most left to learn."""
+CONTROL = ("puzzle", 0)
+"""Task and seed that are rewarded by a coin too."""
 
 
 def interval(share: float, count: float) -> tuple[float, float]:
