@@ -40,7 +40,7 @@ def films(tmp_path):
 
 
 def settings(start, out, **changes):
-    return task("mine", start, out, items=FEW, steps=3, evaluate_every=0, save_every=1, warmup=0, **changes)
+    return task("mine", start, out, items=FEW, steps=3, evaluate_every=1, save_every=1, warmup=0, **changes)
 
 
 def test_a_reward_that_raises_on_the_way_is_named_and_can_be_repaired(start, tmp_path):
