@@ -223,8 +223,7 @@ def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(callback(run, vlm, evaluate_every=evaluate_every, keep=keep or Keep()))
         vlm.model = trainer.model  # an adapter may stand around it
-        run.start()
-        trainer.train()
+        trainer.train(resume_from_checkpoint=run.start())
         vlm.model = plain(trainer.model)
 
 
