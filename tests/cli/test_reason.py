@@ -50,7 +50,7 @@ def test_every_family_is_examined_from_its_folder(place: Path, family: str, tmp_
     assert "robovqa" in said and "av" in said and "12 questions asked" in said and "Mean of the datasets" in said
     told = json.loads((tmp_path / "fast/eval.json").read_text())
     assert told["complete"] and told["model"]["type"] == family and len(told["model"]["digest"]) == 64
-    assert told["versions"]["transformers"] and told["command"].startswith("worldsim ")
+    assert told["versions"]["transformers"] and told["command"].startswith("worldsim")
     lines = {line["dataset"]: line for line in told["figures"]}
     assert lines["robovqa"]["chance"] == 0.5 and lines["av"]["chance"] == pytest.approx(1 / 3)
     assert lines[""]["items"] == 12 and lines[""]["low"] <= lines[""]["accuracy"] <= lines[""]["high"]
