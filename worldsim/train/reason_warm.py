@@ -90,6 +90,7 @@ def warm_up(
     noted: list[dict[str, float]] = []
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        """What is misread of the words and places of a step's items, a pure function of the step and the weights."""
         batch = [items[(step * schedule.batch + k) % len(items)] for k in range(schedule.batch)]
         pixels, grid = patches(torch.cat([i.frames for i in batch]).to(vlm.device), vlm.processor.image_processor)
         words, numbers = reader(pixels, grid)
