@@ -289,3 +289,15 @@ def test_held_out_items_come_from_other_videos() -> None:
     seen = [{(i.provenance.policy, i.provenance.episode) for i in part[:]} for part in (train, held)]
     assert not seen[0] & seen[1]
     assert len(Subset(filmed(), [0])) == 1
+
+
+def test_outcome_thinks_of_the_course_of_progress() -> None:
+    part, _ = footage()
+    for item in items("outcome")[:8]:
+        card = next(c for c in part.cards if c.origin == item.provenance)
+        assert card.progress is not None
+        known = card.progress[list(item.taken)]
+        name, *tenths = item.think.split()
+        assert name == "progress" and len(tenths) == len(known)
+        for digit, true in zip(tenths, known, strict=True):
+            assert digit == "-" if np.isnan(true) else int(digit) == min(9, int(10 * true))

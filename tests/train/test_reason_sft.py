@@ -16,7 +16,7 @@ from worldsim.train.loop import Schedule
 from worldsim.train.reason_args import Adapter
 from worldsim.train.reason_items import AskedItems, lessons, opened
 from worldsim.train.reason_loss import stressed, weighed
-from worldsim.train.reason_run import SPENT
+from worldsim.train.reason_run import SPENT, is_done
 from worldsim.train.reason_sft import TrainReasonSft, reply, train_reason_sft
 
 ASKED = AskedItems(
@@ -129,6 +129,29 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(folder, data
     assert (folder / "manifest.json").stat().st_mtime_ns == made
     with pytest.raises(InvalidInputError, match="other settings"):
         train_reason_sft(recipe(data, folder.parent, lr=1e-4))
+
+
+def test_a_setting_that_came_later_had_its_default(folder, data):
+    path = folder / "manifest.json"
+    before = path.read_text()
+    told = json.loads(before)
+    del told["config"]["schedule"]
+    path.write_text(json.dumps(told))
+    try:
+        assert is_done(folder.parent, recipe(data, folder.parent, tower="train", keep=(2, 4)))
+        with pytest.raises(InvalidInputError, match="other settings"):
+            is_done(folder.parent, recipe(data, folder.parent, tower="train", keep=(2, 4), schedule="constant"))
+    finally:
+        path.write_text(before)
+
+
+def test_a_tiny_models_pixels_are_normalised_by_the_footage(folder, data):
+    taught = lessons(str(data), ASKED, size=32, seed=0)
+    mean, deviation = taught.pixels()
+    image = VLM.from_pretrained(folder).processor.image_processor
+    assert list(image.image_mean) == pytest.approx(mean) and list(image.image_std) == pytest.approx(deviation)
+    shown = torch.cat([i.frames for i in taught.to_learn(200)]).double() / 255
+    assert shown.mean((0, 1, 2)).tolist() == pytest.approx(mean, abs=1e-4) and min(deviation) >= 0.02
 
 
 def test_an_adapter_on_a_folder_is_merged_into_plain_weights(folder, data, tmp_path):
