@@ -12,7 +12,7 @@ from worldsim.data.writer import episode_writer
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.footage import Footage
 from worldsim.reason.rolled import rolled
-from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Listed, Subset, tolerant
+from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Listed, Subset, thinned, tolerant
 from worldsim.reason.split import split
 from worldsim.reason.tasks.base import Items
 from worldsim.reason.tasks.registry import TASKS
@@ -215,3 +215,18 @@ def test_a_run_over_files_alone(tmp_path: Path) -> None:
     for name in ("arrow", "order", "puzzle", "permanence"):
         item = Items(TASKS.build(name, {}), footage, count=8)[5]
         assert item.provenance.kind == "file" and item.answer in item.options
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "left"), [(10, 3, [0, 3, 6]), (4, 4, [0, 1, 2, 3]), (4, 0, [0, 1, 2, 3]), (5, 9, [0, 1, 2, 3, 4])]
+)
+def test_a_source_is_thinned_evenly(count: int, most: int, left: list[int]) -> None:
+    class Numbered:
+        def __len__(self) -> int:
+            return count
+
+        def video(self, index: int) -> int:
+            return index
+
+    few = thinned(Numbered(), most)
+    assert [few.video(i) for i in range(len(few))] == left

@@ -21,7 +21,7 @@ from worldsim.reason.opinion import Opinion
 from worldsim.reason.platt import Platt
 from worldsim.reason.reel import Filmed
 from worldsim.reason.settings import Calibration
-from worldsim.reason.sources import Source
+from worldsim.reason.sources import Source, thinned
 from worldsim.reason.trial import Trial
 from worldsim.reason.video import Video
 
@@ -68,12 +68,12 @@ def judge_sources(
     """
     parts: list[Opinion] = []
     facts: list[tuple[bool, float, str, str]] = []
-    places = {name: _spread(len(source), most) for name, source in sources.items()}
-    total, seen, unlabelled = sum(map(len, places.values())), 0, 0
-    for name, source in sources.items():
+    chosen = {name: thinned(source, most) for name, source in sources.items()}
+    total, seen, unlabelled = sum(map(len, chosen.values())), 0, 0
+    for name, source in chosen.items():
         before = len(facts)
-        for first in range(0, len(places[name]), critic.batch):
-            videos = [source.video(i) for i in places[name][first : first + critic.batch]]
+        for first in range(0, len(source), critic.batch):
+            videos = [source.video(i) for i in range(first, min(first + critic.batch, len(source)))]
             known = [v for v in videos if v.success is not None]
             if known:
                 parts.append(critic.opinions(Filmed([v.frames for v in known])))
@@ -82,7 +82,7 @@ def judge_sources(
             tell(seen, total)
         if len(facts) == before:
             raise InvalidInputError(
-                f"None of the {len(places[name])} videos of {name} says whether it was solved. Record success with them "
+                f"None of the {len(source)} videos of {name} says whether it was solved. Record success with them "
                 "(worldsim collect does), or leave this data out."
             )
     if not parts:
@@ -179,12 +179,6 @@ def _facts(video: Video, source: str) -> tuple[bool, float, str, str]:
     assert video.success is not None
     end = float("nan") if video.progress is None else float(video.progress[-1])
     return video.success >= 0.5, end, video.provenance.policy, source
-
-
-def _spread(count: int, most: int) -> list[int]:
-    if not most or most >= count:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)})
 
 
 def summary(critic: ReasonCritic) -> dict[str, Any]:

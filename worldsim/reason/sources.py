@@ -213,6 +213,14 @@ class Tolerant:
         return self._source.video(self._sorted[0][_inside(index, len(self))])
 
 
+def thinned(source: Source, most: int) -> Source:
+    """At most `most` videos of a source, at even distances; all of them for 0."""
+    count = len(source)
+    if not most or most >= count:
+        return source
+    return Subset(source, [i * count // most for i in range(most)])
+
+
 def tolerant(source: Source, *, share: float = 0.05, shortest: int = 2) -> Tolerant:
     """Skip and count videos that cannot be used.
 

@@ -15,7 +15,7 @@ from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.reason.footage import Footage
 from worldsim.reason.item import Item
 from worldsim.reason.mixture import Mixture
-from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Source, Subset, tolerant
+from worldsim.reason.sources import DatasetVideos, FolderVideos, Joined, Source, thinned, tolerant
 from worldsim.reason.split import By, split
 from worldsim.reason.tasks.base import Items
 from worldsim.reason.tasks.registry import TASKS
@@ -144,7 +144,7 @@ def lessons(data: str | Sequence[str], asked: AskedItems, *, size: int, seed: in
     """
     train, held = split(opened(data), by=asked.by, share=asked.share)
     sides = [
-        tolerant(_first(side, most), share=asked.bad_share)
+        tolerant(thinned(side, most), share=asked.bad_share)
         for side, most in ((train, asked.videos), (held, asked.held_out))
     ]
     learn = Footage(sides[0], size=size, cache_mb=asked.cache_mb)
@@ -170,16 +170,3 @@ def opened(data: str | Sequence[str]) -> Source:
         raise InvalidInputError(f"data must name one folder or several, as in data=[data/a,data/b]; got {data!r}.")
     sources = [DatasetVideos(n) if (Path(n) / "meta/info.json").is_file() else FolderVideos(n) for n in names]
     return sources[0] if len(sources) == 1 else Joined(sources)
-
-
-def _first(side: Subset, most: int) -> Subset:
-    """Some of a side's videos, spread over all of it."""
-    count = len(side)
-    if not most or most >= count:
-        return side
-    return Subset(side, spread(count, most))
-
-
-def spread(count: int, most: int) -> Sequence[int]:
-    """`most` of `count` numbers at even distances."""
-    return [i * count // most for i in range(most)]
