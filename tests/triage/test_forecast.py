@@ -1,12 +1,14 @@
 import functools
 
 import pytest
+import torch
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError
 from worldsim.triage.forecast import forecast
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import run
+from worldsim.types import Verdict
 
 
 def request(**settings):
@@ -35,6 +37,46 @@ def test_time_follows_the_speed_of_the_world_and_the_workers():
     two = forecast(request(workers=2), load_world=slow, load_policy=load_toy)
     assert one.seconds > one.waves * 50 * 0.02 > 0.6 * two.seconds
     assert two.seconds < 0.8 * one.seconds
+
+
+class Clock:
+    """Time that passes only where something says so."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class TickingWorld(ToyWorld):
+    """A step takes a second."""
+
+    clock = Clock()
+
+    def step(self, state, action):
+        self.clock.now += 1
+        return super().step(state, action)
+
+
+def ticking_judge(world):
+    """Takes a minute for a wave."""
+
+    def judge(rollout):
+        world.clock.now += 60
+        done = rollout.success[:, -1]
+        return Verdict(success=done, progress=done, abstain=done > 2, failed_at=torch.full((len(done),), -1))
+
+    return judge
+
+
+@pytest.mark.parametrize("horizon", [10, 100])
+def test_steps_count_each_and_a_judge_once_a_wave(monkeypatch, horizon):
+    monkeypatch.setattr("worldsim.triage.forecast.time", TickingWorld.clock)
+    world = functools.partial(TickingWorld, horizon=horizon)
+    plain = forecast(request(), load_world=world, load_policy=load_toy)
+    judged = forecast(request(judge="slow"), load_world=world, load_policy=load_toy, load_judge=ticking_judge)
+    assert plain.seconds == pytest.approx(plain.waves * horizon)
+    assert judged.seconds == pytest.approx(judged.waves * (horizon + 60))
 
 
 def test_more_episodes_tell_smaller_gaps():

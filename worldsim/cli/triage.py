@@ -87,17 +87,16 @@ def triage(
         judge="" if judging is None else judging.version,
         judge_rates=() if judging is None else judging.rates,
     )
-    if dry_run:
-        text = str(forecast(request, load_world=load, load_policy=loaders.policy_of))
-        Console().print(text, highlight=False)
-        return
-    loaded = load()
+    loaded, load_judge = load(), None if judging is None else judging.load
     if judging is not None and not image_world(loaded):
         raise InvalidInputError(f"World {world!r} draws no pictures, and a critic watches them. Use a world of pixels.")
+    if dry_run:
+        found = forecast(request, load_world=load, load_policy=loaders.policy_of, load_judge=load_judge)
+        Console().print(str(found), highlight=False)
+        return
     if truth is None:
         truth = 12 if loaders.has_simulator(loaded) else 0
     arenas = loaders.arenas(loaded, where, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
-    load_judge = None if judging is None else judging.load
     show(_play(request, arenas, out, videos=videos, load_judge=load_judge), out)
 
 

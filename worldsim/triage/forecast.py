@@ -10,14 +10,14 @@ import time
 from scipy import special
 
 from worldsim.triage.allocation import SequentialHalving, Uniform
-from worldsim.triage.bench import Bench, Loaders, PolicyLoader, WorldLoader, one_thread
+from worldsim.triage.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
 from worldsim.triage.course import WORLD, scope_of
 from worldsim.triage.plan import Plan
 from worldsim.triage.request import TriageRequest
 from worldsim.triage.wave import compose
 from worldsim.triage.wrap import ShortWorld
 
-_STEPS = 4
+_STEPS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,20 +52,27 @@ class Forecast:
         )
 
 
-def forecast(request: TriageRequest, *, load_world: WorldLoader, load_policy: PolicyLoader) -> Forecast:
+def forecast(
+    request: TriageRequest,
+    *,
+    load_world: WorldLoader,
+    load_policy: PolicyLoader,
+    load_judge: JudgeLoader | None = None,
+) -> Forecast:
     """Work out what a run will cost.
 
-    Loads the world and the policies of the first wave, and takes a few steps to learn how fast they are.
+    Loads the world, the judge and the policies of the first wave, and takes a few steps to learn how fast they are.
 
     Args:
         request: The run.
         load_world: As for the run.
         load_policy: As for the run.
+        load_judge: As for the run.
 
     Raises:
         InvalidInputError: The request cannot be met.
     """
-    bench = Bench(request, loaders=Loaders(worlds={WORLD: load_world}, policy=load_policy))
+    bench = Bench(request, loaders=Loaders(worlds={WORLD: load_world}, policy=load_policy, judge=load_judge))
     plan = Plan(request=request, world=bench.describe(WORLD))
     waves, episodes = _waves(request), _final_episodes(request)
     return Forecast(
@@ -101,7 +108,10 @@ def _final_episodes(request: TriageRequest) -> int:
 
 
 def _wave_s(bench: Bench, plan: Plan) -> float:
-    """Time one wave takes, from a few of its steps; the first step warms up."""
+    """Time one wave takes: a short one, which warms up first, and as many further steps as the horizon has.
+
+    What comes once a wave whatever its length, above all a judge, is in the short one.
+    """
     request, block = plan.request, plan.triage
     each = max(1, math.ceil(request.width / len(request.policies)))
     pairs = [(p, e) for p in range(len(request.policies)) for e in range(min(each, len(block)))]
@@ -111,8 +121,9 @@ def _wave_s(bench: Bench, plan: Plan) -> float:
     roller = bench.roller(WORLD)
     spent = []
     with one_thread():
-        for horizon in (1, 1 + _STEPS):
+        for horizon in (1, 1, 1 + _STEPS):
             began = time.perf_counter()
             dataclasses.replace(roller, world=ShortWorld(roller.world, horizon=horizon)).run(wave)
             spent.append(time.perf_counter() - began)
-    return spent[1] / (1 + _STEPS) * plan.world.horizon
+    once, longer = spent[1:]
+    return once + max(0.0, longer - once) / _STEPS * (plan.world.horizon - 1)
