@@ -1,5 +1,7 @@
 """LoRA: the weights stand still while small matrices learn, and the folder that is left needs no peft."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,10 +9,11 @@ from tests.reason.toy import items as toy_items
 from tests.train import toy
 from tests.train.test_reason_grpo import OWN, task
 from tests.train.test_reason_sft import Killed, killer, recipe, weights
+from worldsim.errors import InvalidInputError
 from worldsim.reason.vlm import VLM
 from worldsim.train import reason_run
 from worldsim.train.loop import Schedule
-from worldsim.train.reason_args import Adapter
+from worldsim.train.reason_args import Adapter, tower
 from worldsim.train.reason_grpo import train_reason_grpo
 from worldsim.train.reason_sft import train_reason_sft
 
@@ -72,6 +75,17 @@ def test_weights_stand_still_while_an_adapter_learns_and_take_it_in_at_the_end(
     assert (unlike - again).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("train", ["sft", "grpo"])
+def test_an_adapter_leaves_a_frozen_tower_alone(data, start, tmp_path, train):
+    if train == "sft":
+        made = train_reason_sft(recipe(data, tmp_path / "run", model=str(start), size=32, tower="freeze", **LORA))
+    else:
+        made = train_reason_grpo(task(data, start, tmp_path / "run", tower="freeze", **LORA), rewards=OWN)
+    before, after = weights(start), weights(made)
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert any("language_model" in k for k in moved) and not [k for k in moved if "visual" in k]
+
+
 def test_an_adapters_run_goes_on_where_it_was_killed(data, start, tmp_path):
     whole = grpo_video(data, start, tmp_path / "whole")
     torch.manual_seed(99)  # nothing may hang on what the generator did before
@@ -82,3 +96,11 @@ def test_an_adapters_run_goes_on_where_it_was_killed(data, start, tmp_path):
     assert min(told) == 3, "the steps before the checkpoint are not taken again"
     first, second = weights(whole), weights(again)
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_tower_of_another_name_cannot_be_frozen():
+    nameless = SimpleNamespace(plain=SimpleNamespace(model=SimpleNamespace()))
+    with pytest.raises(InvalidInputError, match="tower=train"), tower(nameless, frozen=True):
+        pass
+    with tower(nameless, frozen=False):
+        pass

@@ -71,6 +71,14 @@ def test_rewards_move_all_weights_the_visual_ones_too(folder, start):
     assert manifest["core_seconds"].keys() == {"reason-sft", "reason-grpo"}
 
 
+def test_a_frozen_tower_stands_still_and_the_rest_learns(data, start, tmp_path):
+    made = train_reason_grpo(task(data, start, tmp_path / "run", tower="freeze", steps=2), rewards=OWN)
+    before, after = weights(start), weights(made)
+    assert all(torch.equal(before[k], after[k]) == ("visual" in k) for k in before)
+    with pytest.raises(UnknownNameError, match="way to treat the tower"):
+        task(data, start, tmp_path, tower="auto")
+
+
 def test_the_metrics_tell_tasks_and_kinds_apart(folder):
     lines = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
     told = {k for line in lines for k in line}

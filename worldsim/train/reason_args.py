@@ -1,11 +1,14 @@
-"""Settings that both trainings of a critic hand to TRL. Not for the trainings themselves."""
+"""Settings that both trainings of a critic hand to TRL, and which weights learn. Not for the trainings themselves."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from worldsim.errors import missing_extra, unknown_name
+from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.reason.display import SHOWN
+from worldsim.reason.vlm import VLM
 
 Showing = Literal["", "images", "video"]
 """How clips are shown; empty leaves it to the model to begin with, and is images for a new one."""
@@ -25,6 +28,10 @@ SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 """How the learning rate goes on after its warm-up, and what transformers call that."""
 
 
+TOWER = "visual"
+"""What Qwen-VL and Cosmos models call their vision tower."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapter:
     """LoRA through peft: small matrices are trained instead of the weights, and merged into them at the end.
@@ -39,8 +46,11 @@ class Adapter:
     alpha: float = 32.0
     targets: str = "all-linear"
 
-    def config(self) -> Any:
+    def config(self, *, blind: bool) -> Any:
         """A `peft.LoraConfig`, or None for rank 0.
+
+        Args:
+            blind: Leave the vision tower out, because it is frozen.
 
         Raises:
             MissingExtraError: peft is not installed.
@@ -51,7 +61,35 @@ class Adapter:
             from peft import LoraConfig
         except ModuleNotFoundError as error:
             raise missing_extra("peft", "reason") from error
-        return LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, task_type="CAUSAL_LM")
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=self.targets,
+            exclude_modules=rf"(.*\.)?{TOWER}\..*" if blind else None,
+            task_type="CAUSAL_LM",
+        )
+
+
+@contextmanager
+def tower(vlm: VLM, *, frozen: bool) -> Iterator[None]:
+    """Keep the vision tower as it is while something is trained, or not.
+
+    Raises:
+        InvalidInputError: The model has none of the name that Qwen-VL and Cosmos models give it.
+    """
+    found = getattr(vlm.plain.model, TOWER, None)
+    if found is None and frozen:
+        raise InvalidInputError(
+            f"This model's vision tower is not called {TOWER}, so it is not found. Set tower=train."
+        )
+    still = [] if found is None or not frozen else list(found.parameters())
+    for weight in still:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in still:
+            weight.requires_grad_(True)
 
 
 class Settings(Protocol):

@@ -6,8 +6,7 @@ items are rendered when they are needed, so nothing but checkpoints lies on disk
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from worldsim.reason.item import Item
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import VLM
 from worldsim.train.loop import Schedule, Watch
-from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, checked
+from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, checked, tower
 from worldsim.train.reason_items import AskedItems, lessons
 from worldsim.train.reason_loss import stressed, trainer_class
 from worldsim.train.reason_own import OwnLessons, Taught, own_lessons
@@ -151,9 +150,10 @@ def train_reason_sft(
             watch=watch,
         )
         vlm, warm = _begin(config, taught, out / ".training", watch)
-        with _tower(vlm, frozen=config.tower == "freeze" or (config.tower == "auto" and bool(warm))):
+        frozen = config.tower == "freeze" or (config.tower == "auto" and bool(warm))
+        with tower(vlm, frozen=frozen):
             trained(
-                lambda: _trainer(config, vlm, taught, run),
+                lambda: _trainer(config, vlm, taught, run, blind=frozen),
                 run,
                 vlm,
                 evaluate_every=config.evaluate_every,
@@ -188,18 +188,7 @@ def _begin(config: TrainReasonSft, taught: Taught, work: Path, watch: Watch | No
     return vlm, warm_up(vlm, items, config.warm, folder=work / "warm", seed=config.seed, watch=watch)
 
 
-@contextmanager
-def _tower(vlm: VLM, *, frozen: bool) -> Iterator[None]:
-    """Keep the vision tower as it is, or not."""
-    tower = vlm.plain.model.visual
-    tower.requires_grad_(not frozen)
-    try:
-        yield
-    finally:
-        tower.requires_grad_(True)
-
-
-def _trainer(config: TrainReasonSft, vlm: VLM, taught: Taught, run: Results) -> Any:
+def _trainer(config: TrainReasonSft, vlm: VLM, taught: Taught, run: Results, *, blind: bool) -> Any:
     """TRL's trainer over items that are rendered when their turn comes."""
     from datasets import Dataset
     from trl import SFTConfig
@@ -228,7 +217,7 @@ def _trainer(config: TrainReasonSft, vlm: VLM, taught: Taught, run: Results) -> 
         train_dataset=rows,
         data_collator=collate,
         processing_class=vlm.processor,
-        peft_config=config.adapter.config(),
+        peft_config=config.adapter.config(blind=blind),
     )
 
 
