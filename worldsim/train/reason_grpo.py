@@ -5,6 +5,7 @@ replies that are all right or all wrong teaches nothing. Not for teaching to see
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +20,11 @@ from worldsim.train.loop import Watch
 from worldsim.train.reason_args import SCHEDULES, Adapter, Showing, arguments, checked, tower
 from worldsim.train.reason_items import AskedItems, lessons
 from worldsim.train.reason_own import Taught, own_lessons
-from worldsim.train.reason_rewards import REWARDS, named_rewards
+from worldsim.train.reason_rewards import REWARDS, named_rewards, unteachable
 from worldsim.train.reason_run import Results, is_done, one_thread, placed, results, trained
 from worldsim.train.reason_sight import sighted
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,6 +165,8 @@ def train_reason_grpo(
         )
         exam = taught.to_examine(config.items.exam)
         start = run.first(vlm, exam)
+        for text in unteachable(start, exam):
+            _LOG.warning(text)
         with tower(vlm, frozen=config.tower == "freeze"):
             trained(
                 lambda: _trainer(config, vlm, taught, run, rewards or {}),
