@@ -13,6 +13,11 @@ from worldsim.train.reason_grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.train.reason_items import AskedItems
 from worldsim.train.reason_sft import TrainReasonSft, train_reason_sft
 
+MIDST = {"puzzle": {0: 350, 1: 350}, "arrow": {0: 1400, 1: 1200}}
+"""Steps of the supervised run of each seed in the midst of learning a task: more than a guess, and much left to learn."""
+STEPS = {"puzzle": 150, "arrow": 500}
+"""Of learning a task by reward."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
@@ -31,38 +36,27 @@ class Runs:
     out: Path = Path("critics")
 
     def tasks(self, seed: int) -> TrainReasonSft:
-        """Three tasks at once, supervised."""
+        """Three tasks at once, supervised; models in the midst of learning a task are kept."""
         return TrainReasonSft(
             data=self.data,
             out=str(self.out / f"tasks_s{seed}"),
             items=AskedItems(glance=128),
-            keep=(600, 800, 1000, 1200),
-            seed=seed,
-        )
-
-    def arrow(self, seed: int) -> TrainReasonSft:
-        """The arrow of time alone, over before it is learned: a start for learning it by reward."""
-        return TrainReasonSft(
-            data=self.data,
-            out=str(self.out / f"arrow_s{seed}"),
-            items=AskedItems(tasks=("arrow",)),
-            steps=600,
-            evaluate_every=0,
+            keep=tuple(sorted({step for steps in MIDST.values() for step in steps.values()})),
             seed=seed,
         )
 
     def grpo(self, task: str, seed: int, *, control: bool = False) -> TrainReasonGrpo:
-        """A task by reward, from a part-trained start; the control's reward is a coin."""
+        """A task by reward, from the midst of the supervised run; the control's reward is a coin."""
         name = "control" if control else "grpo"
-        arrow, puzzle = Path(self.arrow(seed).out) / "model", Path(self.tasks(seed).out) / "kept" / "600"
         return TrainReasonGrpo(
             data=self.data,
             out=str(self.out / f"{name}_{task}_s{seed}"),
-            model=str(arrow if task == "arrow" else puzzle),
+            model=str(Path(self.tasks(seed).out) / "kept" / str(MIDST[task][seed])),
             items=AskedItems(tasks=(task,), exam=1024),
-            steps=150,
-            lr=1.2e-4,
+            steps=STEPS[task],
+            lr=2e-4,
             schedule="cosine",
+            tower="freeze",
             rewards=("random",) if control else ("accuracy", "format"),
             reward_weights=(1.0,) if control else (1.0, 0.1),
             evaluate_every=0,

@@ -1,0 +1,149 @@
+"""The judge on policies that it did not learn from, beside a small supervised head that learned from the same episodes.
+
+Part of `benchmarks.reason`.
+
+Shape legend: N judged episodes.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.reason_head import Head, logodds
+from benchmarks.reason_runs import Runs
+from benchmarks.record import Figure
+from worldsim.reason.calibrate import Judged, halves, judge_sources
+from worldsim.reason.critic import ReasonCritic
+from worldsim.reason.platt import Platt
+from worldsim.reason.sources import DatasetVideos, Joined, Listed, Source, Subset
+from worldsim.reason.split import split
+from worldsim.reason.trial import balanced_accuracy, calibration_error
+from worldsim.reason.video import Video
+from worldsim.worlds import load_world
+
+KINDS = ("simulator", "dreams")
+DRAWS = 2000
+"""Of the bootstrap."""
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def learned_from(runs: Runs) -> Source:
+    """Videos of the policies that the judge learned from, simulator and dreams."""
+    return split(_videos(runs), by=runs.judge().items.by, share=runs.judge().items.share)[0]
+
+
+def held_out(runs: Runs) -> dict[str, Source]:
+    """Videos of the other policies: simulator, dreams, and the simulator's as the world draws them."""
+    whole = _videos(runs)
+    held = split(whole, by=runs.judge().items.by, share=runs.judge().items.share)[1].indices
+    first = len(DatasetVideos(runs.rollouts))
+    seen = [whole.video(i) for i in held if i < first]
+    world = load_world("push")
+    return {
+        "simulator": Listed(seen),
+        "dreams": Subset(whole, [i for i in held if i >= first]),
+        "redrawn": Listed([redraw(v, world) for v in seen]),
+    }
+
+
+def _videos(runs: Runs) -> Joined:
+    return Joined([DatasetVideos(runs.rollouts), DatasetVideos(runs.dreams)])
+
+
+def redraw(video: Video, world: Any) -> Video:
+    """The same episode in the world's own drawing."""
+    with torch.no_grad():
+        frames = world.roundtrip(video.frames)
+    return Video(frames=frames, provenance=video.provenance, success=video.success, progress=video.progress)
+
+
+def judging(critic: ReasonCritic, head: Head, sources: dict[str, Source]) -> list[Figure]:
+    """Verdicts of both on held-out policies, and the difference between them."""
+    judged, redrawn = (judge_sources(critic, {k: sources[k] for k in names}) for names in (KINDS, ("redrawn",)))
+    plain = [
+        told_by(judged, np.concatenate([logodds(head, sources[k]) for k in KINDS])),
+        told_by(redrawn, logodds(head, sources["redrawn"])),
+    ]
+    figures = [*verdicts("judge", judged, redrawn, asked=True), *verdicts("small head", *plain)]
+    mine, theirs = cross_fitted(judged), cross_fitted(plain[0])
+    for name in KINDS:
+        rows = np.array(judged.sources) == name
+        y = judged.solved[rows]
+        low, high = bootstrap(right(mine[rows], y) - right(theirs[rows], y), y)
+        both = balanced_accuracy(mine[rows], y), balanced_accuracy(theirs[rows], y)
+        about = f"judge minus small head, {name}: balanced accuracy"
+        figures += [
+            Figure(name=about, value=both[0] - both[1]),
+            Figure(name=f"{about}, 95 % interval, low", value=low),
+            Figure(name=f"{about}, 95 % interval, high (below 0: worse)", value=high, reach=0.0),
+        ]
+    return figures
+
+
+def told_by(judged: Judged, logodds_N: Floats) -> Judged:
+    """The same episodes with the log-odds of another judge."""
+    return dataclasses.replace(
+        judged, opinions=dataclasses.replace(judged.opinions, logodds=torch.from_numpy(logodds_N))
+    )
+
+
+def verdicts(who: str, judged: Judged, redrawn: Judged, *, asked: bool = False) -> list[Figure]:
+    """Balanced accuracy and calibration in the simulator and in dreams, and what redrawing costs.
+
+    Args:
+        who: Begins the names.
+        judged: Episodes of both kinds.
+        redrawn: The simulator's in the world's own drawing.
+        asked: Whether these figures have something to reach.
+    """
+    probability, where = cross_fitted(judged), np.array(judged.sources)
+    figures = []
+    for name in KINDS:
+        p, y = probability[where == name], judged.solved[where == name]
+        low, high = bootstrap(right(p, y), y)
+        accuracy, error = balanced_accuracy(p, y), calibration_error(p, y)
+        figures += [
+            Figure(name=f"{who}, {name}: balanced accuracy", value=accuracy, reach=0.9 if asked else None),
+            Figure(name=f"{who}, {name}: balanced accuracy, 95 % interval, low", value=low),
+            Figure(name=f"{who}, {name}: balanced accuracy, 95 % interval, high", value=high),
+            Figure(name=f"{who}, {name}: calibration error", value=error, reach=0.05 if asked else None, order="<="),
+            Figure(name=f"{who}, {name}: episodes", value=float(len(y))),
+        ]
+    platt = Platt.fit(judged.opinions.logodds.numpy(), judged.solved)
+    plain, drawn = (
+        balanced_accuracy(platt(o.opinions.logodds.numpy()[rows]), o.solved[rows])
+        for o, rows in ((judged, where == "simulator"), (redrawn, np.ones(len(redrawn.solved), bool)))
+    )
+    loss = plain - drawn
+    return [
+        *figures,
+        Figure(name=f"{who}, encoded and decoded: balanced accuracy", value=drawn),
+        Figure(name=f"{who}, loss by encoding and decoding", value=loss, reach=0.03 if asked else None, order="<="),
+    ]
+
+
+def cross_fitted(judged: Judged) -> Floats:
+    """Probability of success [N] of each episode, calibrated on the policies of the other half."""
+    first = halves(judged)
+    logodds_N = judged.opinions.logodds.numpy()
+    found = np.empty(len(logodds_N))
+    for fit in (first, ~first):
+        found[~fit] = Platt.fit(logodds_N[fit], judged.solved[fit])(logodds_N[~fit])
+    return found
+
+
+def right(p: Floats, y: Bools) -> Floats:
+    """1 where a verdict is right, else 0, [N]."""
+    return ((p >= 0.5) == y).astype(np.float64)
+
+
+def bootstrap(value: Floats, y: Bools) -> tuple[float, float]:
+    """95 % of the mean of two means, of solved and of unsolved episodes, drawn anew each."""
+    draw = np.random.default_rng(0)
+    means = [v[draw.integers(len(v), size=(DRAWS, len(v)))].mean(axis=1) for v in (value[y], value[~y])]
+    low, high = np.quantile((means[0] + means[1]) / 2, [0.025, 0.975])
+    return float(low), float(high)
