@@ -17,7 +17,6 @@ from worldsim.train.reason_args import Adapter, tower
 from worldsim.train.reason_grpo import train_reason_grpo
 from worldsim.train.reason_sft import train_reason_sft
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 LORA = {"adapter": Adapter(rank=2, alpha=16.0), "steps": 3, "warmup": 0, "evaluate_every": 2, "save_every": 2}
 
 

@@ -21,7 +21,6 @@ from worldsim.train.reason_run import SPENT
 from worldsim.train.reason_sft import train_reason_sft
 from worldsim.video import write_mp4
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 FEW = AskedItems(exam=2, glance=2)
 
 

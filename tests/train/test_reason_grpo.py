@@ -18,8 +18,6 @@ from worldsim.train.reason_rewards import random_reward
 from worldsim.train.reason_run import Results
 from worldsim.train.reason_sft import train_reason_sft
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -94,6 +92,7 @@ def test_a_killed_run_ends_with_the_same_weights(folder, data, start, tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 def test_replies_are_as_likely_in_training_as_when_they_were_drawn(data, start, tmp_path):
     vlm = VLM.from_pretrained(start)
     taught = lessons(str(data), ASKED, size=32, seed=0)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
 import torch
 
 from tests.train import toy
@@ -16,7 +15,6 @@ from worldsim.train.reason_run import SPENT
 from worldsim.train.reason_sft import train_reason_sft
 from worldsim.train.recipes import RECIPES
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 DIE = """
 import json, os, signal, sys
 from worldsim import storage

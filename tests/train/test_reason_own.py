@@ -26,7 +26,6 @@ from worldsim.train.reason_own import own_lessons
 from worldsim.train.reason_sft import train_reason_sft
 from worldsim.video import write_mp4
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 SCRIPT = Path(__file__).parents[2] / "docs/grpo_own_clips.py"
 
 

@@ -28,7 +28,6 @@ ASKED = AskedItems(
     glance=4,
 )
 TINY = TinyConfig(hidden=32, heads=2, layers=2, depth=1, vocab=320, patch=16)
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
 
 
 class Killed(Exception):

@@ -19,7 +19,6 @@ from worldsim.train.reason_items import lessons
 from worldsim.train.reason_run import Results
 from worldsim.train.reason_sft import train_reason_sft
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 MIXED = dataclasses.replace(ASKED, tasks=("arrow", "order"), options={"arrow": {"frames": 3}})
 """Clips of three frames, which are shown as videos, and shuffled frames, which are not."""
@@ -80,6 +79,7 @@ def test_grpo_with_video_moves_the_visual_weights(data, starts, family, tmp_path
     assert kl and abs(kl[0]) < 1e-6, "the reference sees the video too"
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 @pytest.mark.parametrize("family", FAMILIES)
 def test_replies_to_videos_are_as_likely_in_training_as_when_they_were_drawn(data, starts, family, tmp_path):
     vlm, trainer = trainer_of(data, starts[family], tmp_path)
