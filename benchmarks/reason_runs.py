@@ -46,7 +46,7 @@ class Runs:
         )
 
     def grpo(self, task: str, seed: int, *, control: bool = False) -> TrainReasonGrpo:
-        """A task by reward, from the midst of the supervised run; the control's reward is a coin."""
+        """A task by reward, from the midst of the supervised run; in the control a coin says what is right."""
         name = "control" if control else "grpo"
         return TrainReasonGrpo(
             data=self.data,
@@ -57,8 +57,7 @@ class Runs:
             lr=2e-4,
             schedule="cosine",
             tower="freeze",
-            rewards=("random",) if control else ("accuracy", "format"),
-            reward_weights=(1.0,) if control else (1.0, 0.1),
+            rewards=("random" if control else "accuracy", "format"),
             evaluate_every=0,
             seed=seed,
         )
