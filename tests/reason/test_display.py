@@ -6,9 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.reason.toy import item, items, texts
+from tests.reason.toy import attends_like_transformers, item, items, texts
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.reason import tower
 from worldsim.reason.display import Display
 from worldsim.reason.patches import film_patches
 from worldsim.reason.tiny import TinyConfig
@@ -162,13 +161,7 @@ def test_questions_about_one_clip_share_its_look(vlms):
 
 def test_the_towers_attention_of_a_video_equals_that_of_transformers(vlms):
     for vlm in vlms.values():
-        batch, config = vlm.encode([clip(1), clip(2, frames=2)]), vlm.model.model.visual.config
-        with torch.no_grad():
-            fast = vlm.model(**batch).logits
-            config._attn_implementation = "sdpa"
-            slow = vlm.model(**batch).logits
-            config._attn_implementation = tower.NAME
-        torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)
+        attends_like_transformers(vlm, [clip(1), clip(2, frames=2)])
 
 
 def test_a_folder_remembers_how_its_model_was_shown_clips(vlm, tmp_path):

@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tests.reason.toy import item, items, texts
+from tests.reason.toy import attends_like_transformers, item, items, texts
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.reason import tower
 from worldsim.reason.branches import Branches
 from worldsim.reason.drawn import Drawn
 from worldsim.reason.tiny import TinyConfig
@@ -142,14 +141,7 @@ def test_draws_follow_the_models_distribution(vlm):
 
 def test_the_towers_attention_equals_that_of_transformers(vlm, vlms):
     for made in vlms.values():
-        batch = made.encode(items(3))
-        config = made.model.model.visual.config
-        with torch.no_grad():
-            fast = made.model(**batch).logits
-            config._attn_implementation = "sdpa"
-            slow = made.model(**batch).logits
-            config._attn_implementation = tower.NAME
-        torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)
+        attends_like_transformers(made, items(3))
 
 
 def test_branches_share_what_is_alike_and_keep_one_token_to_weigh():

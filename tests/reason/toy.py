@@ -2,8 +2,10 @@
 
 import torch
 
+from worldsim.reason import tower
 from worldsim.reason.item import Item, ask
 from worldsim.reason.video import Provenance
+from worldsim.reason.vlm import VLM
 
 OPTIONS = ("left", "right")
 CASES = {"side": OPTIONS, "half": ("top", "bottom", "nowhere at all")}
@@ -47,3 +49,15 @@ def items(count: int, *, first: int = 0, size: int = 32) -> list[Item]:
 def texts(found: list[Item]) -> list[str]:
     """What a tokenizer learns from."""
     return [t for i in found for t in (i.prompt, i.completion)]
+
+
+def attends_like_transformers(vlm: VLM, asked: list[Item]) -> None:
+    """The tower's own attention changes nothing but the time it takes."""
+    batch, config = vlm.encode(asked), vlm.model.model.visual.config
+    assert config._attn_implementation == tower.NAME
+    with torch.no_grad():
+        fast = vlm.model(**batch).logits
+        config._attn_implementation = "sdpa"
+        slow = vlm.model(**batch).logits
+        config._attn_implementation = tower.NAME
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)

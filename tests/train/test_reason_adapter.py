@@ -8,11 +8,10 @@ import torch
 from tests.reason.toy import items as toy_items
 from tests.train import toy
 from tests.train.test_reason_grpo import OWN, task
-from tests.train.test_reason_sft import Killed, killer, recipe, weights
+from tests.train.test_reason_sft import Killed, begun, killer, recipe, weights
 from worldsim.errors import InvalidInputError
 from worldsim.reason.vlm import VLM
 from worldsim.train import reason_run
-from worldsim.train.loop import Schedule
 from worldsim.train.reason_args import Adapter, tower
 from worldsim.train.reason_grpo import train_reason_grpo
 from worldsim.train.reason_sft import train_reason_sft
@@ -27,8 +26,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(data, tmp_path_factory):
-    changes = {"warm": Schedule(steps=0), "steps": 1, "evaluate_every": 0}
-    return train_reason_sft(recipe(data, tmp_path_factory.mktemp("sft") / "run", **changes))
+    return begun(data, tmp_path_factory.mktemp("sft") / "run")
 
 
 def sft(data, start, out, **options):

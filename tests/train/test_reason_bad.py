@@ -6,14 +6,13 @@ import shutil
 
 import pytest
 
-from tests.reason.toy import items, texts
+from tests.reason.toy import items
 from tests.train import toy
 from tests.train.test_reason_grpo import task, variety
-from tests.train.test_reason_sft import TINY, recipe
+from tests.train.test_reason_sft import recipe, untrained
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.clips import ClipItems, Question
 from worldsim.reason.sources import FolderVideos
-from worldsim.reason.vlm import VLM
 from worldsim.train.loop import Schedule
 from worldsim.train.reason_grpo import train_reason_grpo
 from worldsim.train.reason_items import AskedItems
@@ -26,9 +25,7 @@ FEW = AskedItems(exam=2, glance=2)
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start") / "model"
-    VLM.tiny(texts(items(20)), TINY).save_pretrained(folder)
-    return folder
+    return untrained(tmp_path_factory.mktemp("start") / "model")
 
 
 @pytest.fixture

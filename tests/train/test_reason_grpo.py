@@ -5,18 +5,16 @@ import pytest
 import torch
 
 from tests.train import toy
-from tests.train.test_reason_sft import ASKED, Killed, killer, recipe, weights
+from tests.train.test_reason_sft import ASKED, Killed, begun, killer, weights
 from worldsim import storage
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.reason.rewards import text_of
 from worldsim.reason.vlm import VLM
-from worldsim.train.loop import Schedule
 from worldsim.train.reason_args import Adapter
 from worldsim.train.reason_grpo import TrainReasonGrpo, _trainer, easy_first, train_reason_grpo
 from worldsim.train.reason_items import lessons
 from worldsim.train.reason_rewards import random_reward
 from worldsim.train.reason_run import Results
-from worldsim.train.reason_sft import train_reason_sft
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +24,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(data, tmp_path_factory):
-    changes = {"warm": Schedule(steps=0), "steps": 1, "evaluate_every": 0}
-    return train_reason_sft(recipe(data, tmp_path_factory.mktemp("sft") / "run", **changes))
+    return begun(data, tmp_path_factory.mktemp("sft") / "run")
 
 
 def task(data, start, out, **changes):

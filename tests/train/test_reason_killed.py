@@ -8,11 +8,9 @@ import torch
 
 from tests.train import toy
 from tests.train.test_reason_grpo import task
-from tests.train.test_reason_sft import recipe, weights
+from tests.train.test_reason_sft import begun, recipe, weights
 from worldsim import storage
-from worldsim.train.loop import Schedule
 from worldsim.train.reason_run import SPENT
-from worldsim.train.reason_sft import train_reason_sft
 from worldsim.train.recipes import RECIPES
 
 DIE = """
@@ -56,7 +54,7 @@ def configs(data, start, out):
 
 def test_what_kill_9_leaves_ends_with_the_same_weights(tmp_path):
     data = toy.write(tmp_path / "data", episodes=24)
-    start = train_reason_sft(recipe(data, tmp_path / "start", warm=Schedule(steps=0), steps=1, evaluate_every=0))
+    start = begun(data, tmp_path / "start")
     killed = tmp_path / "killed"
     halves = configs(data, start, killed)
     told = [json.dumps(storage.to_json(c)) for c in halves.values()]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.reason.toy import item, items, texts
+from tests.reason.toy import item
 from tests.train import toy
 from tests.train.test_reason_grpo import task
-from tests.train.test_reason_sft import TINY, Killed, killer, recipe, weights
+from tests.train.test_reason_sft import Killed, killer, recipe, untrained, weights
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.clips import ClipItems, Question
@@ -44,9 +44,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start") / "model"
-    VLM.tiny(texts(items(20)), TINY).save_pretrained(folder)
-    return folder
+    return untrained(tmp_path_factory.mktemp("start") / "model")
 
 
 def yes_or_no(clip):

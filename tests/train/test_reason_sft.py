@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.reason.toy import items, texts
 from tests.train import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
@@ -61,6 +62,17 @@ def recipe(data, out, **changes):
         max_new_tokens=4,
     )
     return dataclasses.replace(base, **changes)
+
+
+def begun(data, out, **changes):
+    """A model after one step, to go on from."""
+    return train_reason_sft(recipe(data, out, **{"warm": Schedule(steps=0), "steps": 1, "evaluate_every": 0} | changes))
+
+
+def untrained(folder):
+    """A model that knows the words of the items without footage."""
+    VLM.tiny(texts(items(20)), TINY).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +198,6 @@ def test_the_fast_share_is_learned_without_thoughts(data):
 
 
 def test_the_answer_weighs_more_and_nothing_else_counts(folder):
-    from tests.reason.toy import items
-
     vlm = VLM.from_pretrained(folder)
     asked = items(3)
     batch = vlm.encode(asked, [i.completion for i in asked])

@@ -8,16 +8,14 @@ import torch
 
 from tests.train import toy
 from tests.train.test_reason_grpo import OWN, task
-from tests.train.test_reason_sft import ASKED, TINY, recipe, weights
+from tests.train.test_reason_sft import ASKED, TINY, begun, recipe, weights
 from worldsim import storage
 from worldsim.errors import InvalidInputError, MissingExtraError, UnknownNameError
 from worldsim.reason.vlm import VLM
 from worldsim.train import reason_grpo
-from worldsim.train.loop import Schedule
 from worldsim.train.reason_grpo import _trainer, train_reason_grpo
 from worldsim.train.reason_items import lessons
 from worldsim.train.reason_run import Results
-from worldsim.train.reason_sft import train_reason_sft
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 MIXED = dataclasses.replace(ASKED, tasks=("arrow", "order"), options={"arrow": {"frames": 3}})
@@ -32,18 +30,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def starts(data, tmp_path_factory):
     """A model of each family after one step of SFT."""
-    changes = {
-        "warm": Schedule(steps=0),
-        "steps": 1,
-        "warmup": 0,
-        "evaluate_every": 0,
-        "items": MIXED,
-        "shown": "video",
-    }
+    shown = {"warmup": 0, "items": MIXED, "shown": "video"}
     return {
-        f: train_reason_sft(
-            recipe(data, tmp_path_factory.mktemp(f) / "run", tiny=dataclasses.replace(TINY, family=f), **changes)
-        )
+        f: begun(data, tmp_path_factory.mktemp(f) / "run", tiny=dataclasses.replace(TINY, family=f), **shown)
         for f in FAMILIES
     }
 
