@@ -15,10 +15,12 @@ from worldsim.cli.progress import advance, bars
 from worldsim.errors import InvalidInputError, WorldsimError
 
 if TYPE_CHECKING:
+    from worldsim.cli.loaders import Judging
     from worldsim.triage.bench import JudgeLoader
     from worldsim.triage.report import ReportData
     from worldsim.triage.request import TriageRequest
     from worldsim.triage.run import Arena
+    from worldsim.worlds.latent import LatentWorld
 
 
 def triage(
@@ -65,15 +67,11 @@ def triage(
     import torch
 
     from worldsim.cli import loaders
-    from worldsim.cli.planned import image_world
-    from worldsim.triage.forecast import forecast
     from worldsim.triage.request import TriageRequest
-    from worldsim.worlds import load_world
 
     torch.set_num_threads(1)
     where = loaders.world_ref(world)
     refs = loaders.policy_refs(policies or [], world=where.source)
-    load = functools.partial(load_world, where.source)
     judging = None if judge is None else loaders.judge_of(judge)
     request = TriageRequest(
         policies=refs,
@@ -87,17 +85,53 @@ def triage(
         judge="" if judging is None else judging.version,
         judge_rates=() if judging is None else judging.rates,
     )
-    loaded, load_judge = load(), None if judging is None else judging.load
-    if judging is not None and not image_world(loaded):
-        raise InvalidInputError(f"World {world!r} draws no pictures, and a critic watches them. Use a world of pixels.")
     if dry_run:
-        found = forecast(request, load_world=load, load_policy=loaders.policy_of, load_judge=load_judge)
-        Console().print(str(found), highlight=False)
-        return
+        _foretell(request, judging)
+    else:
+        _rank(request, judging, out, truth=truth, roundtrip=roundtrip, videos=videos)
+
+
+def _foretell(request: "TriageRequest", judging: "Judging | None") -> None:
+    """Say what it will cost and can tell."""
+    from worldsim.cli import loaders
+    from worldsim.triage.forecast import forecast
+
+    world = _world(request, judging)
+    load_judge = None if judging is None else judging.load
+    found = forecast(request, load_world=lambda: world, load_policy=loaders.policy_of, load_judge=load_judge)
+    Console().print(str(found), highlight=False)
+
+
+def _rank(
+    request: "TriageRequest",
+    judging: "Judging | None",
+    out: Path,
+    *,
+    truth: int | None,
+    roundtrip: int,
+    videos: int,
+) -> None:
+    """Choose the arenas, run, and show what came out."""
+    from worldsim.cli import loaders
+
+    world = _world(request, judging)
     if truth is None:
-        truth = 12 if loaders.has_simulator(loaded) else 0
-    arenas = loaders.arenas(loaded, where, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
-    show(_play(request, arenas, out, videos=videos, load_judge=load_judge), out)
+        truth = 12 if loaders.has_simulator(world) else 0
+    arenas = loaders.arenas(world, request.world, truth=min(truth, request.triage_episodes), roundtrip=roundtrip)
+    show(_play(request, arenas, out, videos=videos, load_judge=None if judging is None else judging.load), out)
+
+
+def _world(request: "TriageRequest", judging: "Judging | None") -> "LatentWorld":
+    """Load the world, and see that a judge can watch it."""
+    from worldsim.cli.planned import image_world
+    from worldsim.worlds import load_world
+
+    world = load_world(request.world.source)
+    if judging is not None and not image_world(world):
+        raise InvalidInputError(
+            f"World {request.world.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
+        )
+    return world
 
 
 def _play(
