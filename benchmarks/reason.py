@@ -4,8 +4,8 @@
 
 Trains what is not trained yet (see `benchmarks.reason_runs`), two seeds. Accuracies are of greedy replies to held-out items,
 with Clopper-Pearson 95 % intervals, beside the same items shown with the frames of others. Gains by reward start from a
-part-trained model of the supervised run itself; in the control a coin says what is right. The judge is tried on policies that it did
-not learn from, by twofold cross-fitting: temperature and bias come from the other half of the policies; a small
+part-trained model of the supervised run itself; in the control a coin says what is right. The judge is tried on policies
+that it did not learn from, by twofold cross-fitting: temperature and bias come from the other half of the policies; a small
 supervised head that learned from the same episodes is tried the same way.
 """
 

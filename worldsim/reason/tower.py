@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TOWER = "visual"
+"""What Qwen-VL and Cosmos models call their vision tower."""
 NAME = "worldsim_flash_like"
 """The "flash" in it is what makes transformers pass `cu_seq_lens_q`."""
 
@@ -52,7 +54,7 @@ def hasten(model: Any) -> None:
     """Give the vision tower of a model this attention, unless it has a flash attention already."""
     from transformers import AttentionInterface
 
-    tower = getattr(getattr(model, "model", None), "visual", None)
+    tower = getattr(getattr(model, "model", None), TOWER, None)
     if tower is None or "flash" in str(tower.config._attn_implementation):
         return
     AttentionInterface.register(NAME, attend)

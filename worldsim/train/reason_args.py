@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.reason.display import SHOWN
+from worldsim.reason.tower import TOWER
 from worldsim.reason.vlm import VLM
 
 Showing = Literal["", "images", "video"]
@@ -26,10 +27,6 @@ def checked(shown: str) -> None:
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 """How the learning rate goes on after its warm-up, and what transformers call that."""
-
-
-TOWER = "visual"
-"""What Qwen-VL and Cosmos models call their vision tower."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
