@@ -95,6 +95,15 @@ def test_a_critic_judges_a_run_and_a_simulator_does_not_need_it(folder, tmp_path
     assert len({round(r[2], 4) for r in world}) > 3  # it sees frames, and different ones
 
 
+def test_a_dry_run_asks_the_judge_and_writes_nothing(folder, tmp_path, monkeypatch):
+    asked, reel = [], ReasonCritic.reel
+    monkeypatch.setattr(ReasonCritic, "reel", lambda critic, shown: asked.append(1) or reel(critic, shown))
+    options = ["--judge", str(folder), "--out", str(tmp_path / "run"), "--workers", "1", "--dry-run"]
+    done = CliRunner().invoke(app, ["triage", str(loaders.SHIPPED_BANK / "n20_s0"), *options])
+    assert done.exit_code == 0 and "rollouts in" in done.output, done.output
+    assert asked and not (tmp_path / "run").exists()
+
+
 def test_the_command_takes_a_judge(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     bank = [str(loaders.SHIPPED_BANK / "n20_s0")]

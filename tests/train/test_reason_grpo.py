@@ -66,10 +66,12 @@ def test_rewards_move_all_weights_the_visual_ones_too(folder, start):
     assert manifest["core_seconds"].keys() == {"reason-sft", "reason-grpo"}
 
 
-def test_a_frozen_tower_stands_still_and_the_rest_learns(data, start, tmp_path):
+def test_a_frozen_tower_stands_still_and_the_rest_learns(data, start, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("worldsim.train.reason_rewards.KNOWN", 0.0)
     made = train_reason_grpo(task(data, start, tmp_path / "run", tower="freeze", steps=2), rewards=OWN)
     before, after = weights(start), weights(made)
     assert all(torch.equal(before[k], after[k]) == ("visual" in k) for k in before)
+    assert "of arrow right: rewards have little left to teach" in caplog.text
     with pytest.raises(UnknownNameError, match="way to treat the tower"):
         task(data, start, tmp_path, tower="auto")
 
