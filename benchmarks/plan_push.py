@@ -22,13 +22,13 @@ import typer
 from torch import Tensor
 
 from benchmarks.record import Figure, write
+from worldsim.core import WorldState
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.planners import MPC, Opinions, costs, make_planner, world_objective
 from worldsim.planners.mpc import MPCCarry
 from worldsim.planners.objective import unrolled
 from worldsim.protocols import observe
-from worldsim.triage.intervals import clopper_pearson
-from worldsim.types import WorldState
+from worldsim.stats.intervals import clopper_pearson
 from worldsim.worlds import load_world
 
 REACH = {"push_state": 0.98, "push": 0.8}

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.envs.push import PushEnv
-from worldsim.envs.push_scene import VIEW_M
-from worldsim.tokenizers.registration import Aligner, centroid, coarse_angle, coverage, crop
+from worldsim.envs.push.env import PushEnv
+from worldsim.envs.push.scene import VIEW_M
+from worldsim.tokenizers.layers.registration import Aligner, centroid, coarse_angle, coverage, crop
 
 SIDE_PX = 23
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import Figure, write
-from worldsim.envs.push import PushEnv
-from worldsim.envs.render import RayRenderer
+from worldsim.envs.push.env import PushEnv
+from worldsim.envs.render.renderer import RayRenderer
 from worldsim.envs.simulator import SimulatorWorld
 
 STEPS = 50

@@ -22,7 +22,7 @@ from benchmarks.reason_runs import MIDST, Runs, manifest
 from benchmarks.record import Figure, write
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.reel import Filmed
-from worldsim.triage.intervals import clopper_pearson
+from worldsim.stats.intervals import clopper_pearson
 
 SEEDS = (0, 1)
 REACH = {"arrow": 0.9, "puzzle": 0.85, "permanence": 0.85}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from worldsim import storage
-from worldsim.train.loop import Watch
-from worldsim.train.reason_grpo import TrainReasonGrpo, train_reason_grpo
-from worldsim.train.reason_items import AskedItems
-from worldsim.train.reason_sft import TrainReasonSft, train_reason_sft
+from worldsim.optimize import Watch
+from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
+from worldsim.reason.train.items import AskedItems
+from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
 
 MIDST = {"puzzle": {0: 350, 1: 350}, "arrow": {0: 1400, 1: 1200}}
 """Steps of the supervised run of each seed in the midst of learning a task: more than a guess, and much left to learn."""

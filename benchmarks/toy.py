@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, STATE, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
 from worldsim.noise import normal, uniform
 from worldsim.protocols import Policy, World
 from worldsim.triage.request import Ref
-from worldsim.types import IMAGE, STATE, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
 
 SIDE = 8  # pixels
 
@@ -68,11 +68,11 @@ class ToyWorld:
 
     @property
     def num_starts(self) -> int:
-        """See `worldsim.triage.table.StartableWorld`."""
+        """See `worldsim.triage.engine.episode_table.StartableWorld`."""
         return self.count
 
     def starts(self, indices: Tensor) -> Observation:
-        """See `worldsim.triage.table.StartableWorld`."""
+        """See `worldsim.triage.engine.episode_table.StartableWorld`."""
         point = normal(indices, 0, (2,), stream=9).clamp(-2, 2) * 0.5
         return {STATE: point, IMAGE: self.decode(point[..., None, None])}
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from benchmarks.record import Figure, write
-from worldsim.triage import metrics
-from worldsim.triage.allocation import SequentialHalving, Uniform
-from worldsim.triage.evidence import Evidence
+from worldsim.stats import correlation as metrics
+from worldsim.triage.allocate.halving import SequentialHalving, Uniform
+from worldsim.triage.ranking.evidence import Evidence
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

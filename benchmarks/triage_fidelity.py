@@ -16,9 +16,9 @@ import torch
 import typer
 
 from benchmarks.record import Figure, write
-from worldsim.cli import loaders
 from worldsim.cli.progress import advance, bars
-from worldsim.triage.agreement import Agreement, agreement_report
+from worldsim.evaluate import loaders
+from worldsim.stats.agreement import Agreement, agreement_report
 from worldsim.triage.request import TriageRequest
 from worldsim.triage.run import Progress, run
 from worldsim.worlds import load_world

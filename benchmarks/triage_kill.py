@@ -26,9 +26,9 @@ import typer
 
 from benchmarks.record import Figure, write
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from worldsim.triage.engine.store import DATABASE
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import read_ranking, run
-from worldsim.triage.store import DATABASE
 
 POLICIES, BUDGET, WIDTH = 12, 1000, 16
 MOMENTS = ("life", "life", "life", "rolling", "rolling", "rolling", "insert", "insert", "commit", "commit")

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from benchmarks.push_meter import PushMeter, turn_deg
 from benchmarks.record import Figure, write
-from worldsim.envs.push import PushEnv
+from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.envs.push.env import PushEnv
 from worldsim.noise import fold
-from worldsim.policies.degrade import Degradation, DegradedPolicy
+from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
 from worldsim.protocols import Policy
-from worldsim.train.figures import psnr_db
-from worldsim.types import IMAGE, STATE, TRUE_STATE
+from worldsim.train.recipes.world_figures import psnr_db
 from worldsim.worlds import load_world
 
 HORIZONS = (1, 4, 8, 16, 24, 32)

@@ -15,13 +15,13 @@ import torch
 import typer
 
 from benchmarks.record import Figure, write
-from worldsim.cli import loaders
+from worldsim.core import IMAGE, STATE
+from worldsim.evaluate import loaders
 from worldsim.noise import fold
 from worldsim.protocols import observe
-from worldsim.triage.judge import WorldJudge
-from worldsim.triage.roll import Roller
-from worldsim.triage.wave import Slot, Wave
-from worldsim.types import IMAGE, STATE
+from worldsim.triage.engine.batches import Slot, Wave
+from worldsim.triage.engine.judge import WorldJudge
+from worldsim.triage.engine.roll import Roller
 from worldsim.worlds import load_world
 
 BATCH = 64

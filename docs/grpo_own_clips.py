@@ -9,7 +9,7 @@ import sys
 from worldsim.reason.clips import ClipItems, Question
 from worldsim.reason.rewards import text_of
 from worldsim.reason.sources import FolderVideos, tolerant
-from worldsim.train.reason_grpo import TrainReasonGrpo, train_reason_grpo
+from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
 
 
 def ask(clip):

@@ -19,7 +19,7 @@ ABSENT = [
     "lerobot",
     "huggingface_hub",
 ]
-NEEDED = "worlds worlds.latent worlds.state predict.registry tokenizers.registry train.predictor train.loop data.cache data.clips"
+NEEDED = "worlds worlds.latent worlds.state predict.registry tokenizers.registry train.recipes.predictor optimize data.latents data.windows"
 
 
 def test_training_and_worlds_import_without_simulators_or_codecs() -> None:

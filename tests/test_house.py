@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "worldsim").rglob("*.py"))
 LONG_FILES: set[str] = set()
-LONG_FUNCTIONS = {"worldsim/envs/push_scene.py:push_xml"}  # one MJCF text
+LONG_FUNCTIONS = {"worldsim/envs/push/scene.py:push_xml"}  # one MJCF text
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

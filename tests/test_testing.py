@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.envs.push import PushEnv
+from worldsim.core import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.envs.push.env import PushEnv
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.noise import normal
 from worldsim.testing import ContractError, check_env, check_policy, check_world
-from worldsim.types import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 
 SPEC = WorldSpec(
     action=ActionSpec(names=("a", "b"), units=("m", "m"), low=(-1, -1), high=(1, 1), rate_hz=10),

@@ -11,14 +11,14 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ActionSpec": "worldsim.actions",
-    "Observation": "worldsim.types",
+    "Observation": "worldsim.core",
     "Policy": "worldsim.protocols",
-    "Rollout": "worldsim.types",
-    "Verdict": "worldsim.types",
+    "Rollout": "worldsim.core",
+    "Verdict": "worldsim.core",
     "World": "worldsim.protocols",
-    "WorldSpec": "worldsim.types",
-    "WorldState": "worldsim.types",
-    "WorldStep": "worldsim.types",
+    "WorldSpec": "worldsim.core",
+    "WorldState": "worldsim.core",
+    "WorldStep": "worldsim.core",
     "WorldsimError": "worldsim.errors",
 }
 __all__ = [*_PUBLIC, "__version__"]
@@ -40,8 +40,8 @@ def _register() -> None:
 
     gymnasium.register(
         id="worldsim/Push-v0",
-        entry_point="worldsim.envs.push:PushEnv",
-        vector_entry_point="worldsim.envs.push_vector:PushVectorEnv",
+        entry_point="worldsim.envs.push.env:PushEnv",
+        vector_entry_point="worldsim.envs.push.vector:PushVectorEnv",
         max_episode_steps=50,
     )
     gymnasium.register(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from worldsim.types import (
+from worldsim.core import (
     IMAGE,
     SIMULATOR,
     STATE,
@@ -132,7 +132,7 @@ class Allocator(Protocol):
         """Return the next pairs.
 
         Args:
-            evidence: What is known so far (`worldsim.triage.evidence.Evidence`).
+            evidence: What is known so far (`worldsim.triage.ranking.evidence.Evidence`).
             room: How many rollouts the budget still allows.
 
         Returns:

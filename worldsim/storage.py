@@ -1,7 +1,7 @@
 """Folders of config.json + model.safetensors + manifest.json: written atomically, read strictly.
 
 A folder is committed whole: it is built beside its final place, fsynced, and renamed, its manifest (sha256 of every
-file) last. Not for rollout databases (`worldsim.triage.store`) or datasets (`worldsim.data`).
+file) last. Not for rollout databases (`worldsim.triage.engine.store`) or datasets (`worldsim.data`).
 """
 
 import dataclasses

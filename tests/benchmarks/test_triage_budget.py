@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.triage_budget import found, halving_picks, needed, uniform_picks
-from worldsim.triage.allocation import Uniform
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.posterior import order
+from worldsim.triage.allocate.halving import Uniform
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.posterior import order
 
 RATES = np.random.default_rng(0).beta(2, 3, 60)
 

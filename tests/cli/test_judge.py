@@ -13,15 +13,16 @@ from typer.testing import CliRunner
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from tests.reason.critics import critic
-from worldsim.cli import app, loaders
+from worldsim.cli import app
 from worldsim.errors import StorageError
+from worldsim.evaluate import loaders
 from worldsim.reason.calibrate import Judged, calibrated
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.opinion import Opinion
-from worldsim.triage.correction import JudgeRates
+from worldsim.triage.engine.store import DATABASE
+from worldsim.triage.ranking.judge_correction import JudgeRates
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, run
-from worldsim.triage.store import DATABASE
 
 WORLD = functools.partial(ToyWorld, horizon=6)
 

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from tests.cli.test_cli import worldsim
 from worldsim.cli import app
-from worldsim.cli.ledger import EPISODES, Ledger
-from worldsim.cli.planned import PlannerSettings
-from worldsim.cli.planning import BATCH, Place, play, play_all, summarise
-from worldsim.cli.replay import worth_filming
 from worldsim.errors import InvalidInputError, StorageError, WorldsimError
-from worldsim.triage.table import block
+from worldsim.evaluate.closed_loop import BATCH, Place, play, play_all, summarise
+from worldsim.evaluate.film import worth_filming
+from worldsim.evaluate.planner_refs import PlannerSettings
+from worldsim.runs.ledger import EPISODES, Ledger
+from worldsim.triage.engine.episode_table import block
 from worldsim.video import read_video
 from worldsim.worlds import load_world
 

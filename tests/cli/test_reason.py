@@ -14,7 +14,7 @@ from worldsim.reason.benchmark.clips import Clips, View
 from worldsim.reason.benchmark.folder import read_benchmark
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import VLM
-from worldsim.triage.lock import run_lock
+from worldsim.runs.lock import run_lock
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 

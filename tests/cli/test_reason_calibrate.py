@@ -11,8 +11,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.sources import Listed
 from worldsim.reason.split import split
+from worldsim.reason.train import items as reason_items
 from worldsim.reason.video import Provenance, Video
-from worldsim.train import reason_items
 
 
 def videos(folder):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from worldsim.cli.collect import collect
-from worldsim.cli.loaders import SHIPPED_BANK
-from worldsim.data.dataset import open_dataset
+from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError
+from worldsim.evaluate.loaders import SHIPPED_BANK
 
 PAIR = [str(SHIPPED_BANK / "n20_s0/000060"), str(SHIPPED_BANK / "n100_s0")]  # one, and all eight of a run
 

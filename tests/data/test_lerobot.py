@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 
 from tests.data import toys
-from worldsim.data.dataset import open_dataset
+from worldsim.data.lerobot.read import open_dataset
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

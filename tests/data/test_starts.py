@@ -8,9 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worldsim.core import IMAGE, SIMULATOR, STATE
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.types import IMAGE, SIMULATOR, STATE
 
 
 def table(n: int = 4) -> Starts:

@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, STATE
 from worldsim.data.episode import Episode
-from worldsim.data.layout import RecordSpec
-from worldsim.data.writer import episode_writer
+from worldsim.data.lerobot.format import RecordSpec
+from worldsim.data.lerobot.write import episode_writer
 from worldsim.noise import uniform
-from worldsim.types import IMAGE, STATE
 
 ACTION = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.4), high=(0.4, 0.4), rate_hz=10)
 FIELDS = (

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
-from worldsim.types import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 
 SIZE = (8, 6)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE
 from worldsim.data.starts import Starts
-from worldsim.envs.push import PushEnv
+from worldsim.envs.push.env import PushEnv
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
 from worldsim.testing import check_world
-from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE
 
 ACTIONS = (torch.rand((3, 12, 2), generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.4
 

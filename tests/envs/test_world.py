@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from worldsim.core import STATE
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.envs.world import WorldEnv, WorldVectorEnv
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.testing import check_env, check_world
-from worldsim.types import STATE
 
 RIGHT = np.array([0.1, 0.0], np.float32)
 

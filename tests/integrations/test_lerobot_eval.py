@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.envs.push_vector import PushVectorEnv
+from worldsim.core import STATE, TRUE_STATE
+from worldsim.envs.push.vector import PushVectorEnv
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.noise import fold
 from worldsim.planners import make_planner
 from worldsim.planners.mpc import MPC
-from worldsim.types import STATE, TRUE_STATE
 from worldsim.worlds import load_world
 
 PLUGIN = "worldsim.integrations.lerobot.plugin"

@@ -3,12 +3,12 @@ import functools
 import pytest
 import torch
 
+from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError
 from worldsim.integrations.lerobot.face import LeRobotFace
 from worldsim.noise import fold
 from worldsim.planners import make_planner
 from worldsim.planners.mpc import MPC
-from worldsim.types import IMAGE, STATE
 from worldsim.worlds import load_world
 
 

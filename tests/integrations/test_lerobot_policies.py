@@ -12,14 +12,14 @@ pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
 
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, STATE, TRUE_STATE, WorldSpec
 from worldsim.errors import PolicyError, StorageError
 from worldsim.integrations.lerobot.checkpoint import lerobot
 from worldsim.integrations.lerobot.policies import load
-from worldsim.policies import randomness
+from worldsim.policies import keyed_randomness as randomness
 from worldsim.policies.load import discover, load_policy, policy_digest
 from worldsim.protocols import Policy
 from worldsim.testing.policies import check_policy
-from worldsim.types import IMAGE, STATE, TRUE_STATE, WorldSpec
 
 pytestmark = pytest.mark.integration
 CAMERA = "observation.images.top"

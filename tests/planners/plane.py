@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
-from worldsim.types import STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 
 SPEC = WorldSpec(
     action=ActionSpec(names=("x", "y"), units=("m/s2", "m/s2"), low=(-1, -0.5), high=(1, 1), rate_hz=10),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.planners.plane import SPEC, Plane
+from worldsim.core import IMAGE, STATE, Rollout, Verdict
 from worldsim.errors import InvalidInputError
 from worldsim.planners.costs import (
     Constraint,
@@ -20,7 +21,6 @@ from worldsim.planners.costs import (
     weigh,
 )
 from worldsim.protocols import World
-from worldsim.types import IMAGE, STATE, Rollout, Verdict
 from worldsim.worlds import load_world
 
 NOISE = torch.Generator().manual_seed(0)

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from tests.planners.plane import SPEC, Plane, Plant, drive
+from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Limits, make_planner
 from worldsim.planners.costs import progress
 from worldsim.planners.mpc import MPC, MPCCarry
-from worldsim.planners.world import world_objective
+from worldsim.planners.world_objective import world_objective
 from worldsim.testing import check_policy, check_world
-from worldsim.types import IMAGE, STATE
 from worldsim.worlds import load_world
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
 from worldsim.planners import RolloutObjective, from_numpy, rollout_of
 from worldsim.planners.objective import Divisible
-from worldsim.types import Rows
 
 START = torch.tensor([[0.0], [10.0]])
 ACTIONS = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 0.0, 1.0]], [[1.0, 1.0, 1.0], [-1.0, 5.0, -5.0]]])[..., None]

@@ -12,7 +12,7 @@ from benchmarks.plan_problems import door, lqr, lqr_optimum, through_the_door
 from tests.planners.toy import BOUNDS, Quadratic, quadratic
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Bounds, Limits, Planner, Search, Spline, Stage, make_planner, planner_names
-from worldsim.planners.make import with_horizon
+from worldsim.planners.registry import with_horizon
 from worldsim.planners.rules.cem import CEM
 from worldsim.testing import check_planner
 

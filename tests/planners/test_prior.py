@@ -3,13 +3,13 @@ import torch
 from torch import Tensor
 
 from tests.planners.plane import Plane
+from worldsim.core import STATE, Observation, WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
 from worldsim.planners import make_planner
 from worldsim.planners.prior import policy_prior
-from worldsim.planners.world import world_objective
+from worldsim.planners.world_objective import world_objective
 from worldsim.policies.scripted import PushExpert
-from worldsim.types import STATE, Observation, WorldState
 from worldsim.worlds import load_world
 
 

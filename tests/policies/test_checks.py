@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsim.actions import ActionSpec
+from worldsim.core import WorldSpec
 from worldsim.errors import PolicyError
 from worldsim.policies.checks import check_fits, checked_action
 from worldsim.policies.scripted import PushExpert
-from worldsim.types import WorldSpec
 
 SPEC = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.2), high=(0.4, 0.2), rate_hz=10)
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from worldsim.policies.degrade import Degradation, DegradedPolicy
+from worldsim.core import STATE, WorldSpec
+from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.function import FunctionPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
 from worldsim.testing.policies import check_policy
-from worldsim.types import STATE, WorldSpec
 
 NOISY = Degradation(noise=0.3, noise_memory=0.5, random=0.3, delay_steps=1, frozen_after=4)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.errors import InvalidInputError, PolicyError, UnknownNameError
 from worldsim.policies.function import FunctionPolicy, function_digest, is_function_ref, load_function
 from worldsim.policies.load import load_policy, policy_digest
 from worldsim.protocols import Policy
-from worldsim.types import IMAGE, STATE, TRUE_STATE
 
 SOURCE = """
 import numpy as np

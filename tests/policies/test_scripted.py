@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.envs.push import PushEnv
+from worldsim.core import STATE, TRUE_STATE
+from worldsim.envs.push.env import PushEnv
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
-from worldsim.types import STATE, TRUE_STATE
 
 
 def play(policy, n=40, seed=5000, steps=50):

@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.errors import InvalidInputError, PolicyError, StorageError, UnknownNameError
 from worldsim.policies.pixel import PixelPolicy, PixelPolicyConfig, SpatialSoftmax
 from worldsim.policies.registry import load_trained
 from worldsim.policies.state import StatePolicy
 from worldsim.protocols import Policy
-from worldsim.types import IMAGE, STATE, TRUE_STATE
 
 
 def seen(n, seed=0):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.data.clips import Clip
+from worldsim.data.windows import Clip
 
 SHAPE = (4, 8, 8)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldsim.data.clips import Clip
+from worldsim.data.windows import Clip
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 
 ORDERS = (1, 0)

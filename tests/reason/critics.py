@@ -4,13 +4,13 @@ from functools import cache
 
 import torch
 
+from worldsim.core import Rollout
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.platt import Platt
 from worldsim.reason.settings import CriticSettings
 from worldsim.reason.tasks.outcome import BINS, OPTIONS, wording
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import VLM
-from worldsim.types import Rollout
 
 
 def texts():

@@ -4,7 +4,7 @@ from functools import cache
 
 import torch
 
-from worldsim.envs.push import PushEnv
+from worldsim.envs.push.env import PushEnv
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.policies.scripted import PushExpert
 from worldsim.protocols import Policy
@@ -12,7 +12,7 @@ from worldsim.reason.footage import Footage
 from worldsim.reason.rolled import rolled
 from worldsim.reason.sources import Joined, Listed
 from worldsim.reason.split import split
-from worldsim.train.behaviours import push_behaviours
+from worldsim.train.collection import push_behaviours
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 

@@ -5,13 +5,13 @@ import torch
 
 from benchmarks.toy import ToyWorld
 from tests.reason.critics import critic
+from worldsim.core import Verdict
 from worldsim.errors import InvalidInputError
 from worldsim.planners import make_planner
 from worldsim.planners.costs import judged, progress
 from worldsim.planners.mpc import MPC
-from worldsim.planners.world import world_objective
+from worldsim.planners.world_objective import world_objective
 from worldsim.reason.best import best_of
-from worldsim.types import Verdict
 from worldsim.worlds import load_world
 
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.data import toys
 from tests.reason.films import dreamer, dreamt, filmed, policies, simulator
-from worldsim.data.writer import episode_writer
+from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.footage import Footage
 from worldsim.reason.rolled import rolled

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError
-from worldsim.tokenizers.layers import POSE
+from worldsim.tokenizers.layers.tokenizer import POSE
 from worldsim.tokenizers.poses import PosesConfig, PosesTokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
 

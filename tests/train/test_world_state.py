@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from tests.train import toy
+from worldsim.core import SIMULATOR, STATE, TRUE_STATE
 from worldsim.data.episode import Episode
-from worldsim.data.layout import RecordSpec
-from worldsim.data.writer import episode_writer
+from worldsim.data.lerobot.format import RecordSpec
+from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
+from worldsim.optimize import Schedule
 from worldsim.testing import check_world
-from worldsim.train.loop import Schedule
-from worldsim.train.predictor import PredictorRecipe
-from worldsim.train.tokenizer import TokenizerRecipe
-from worldsim.train.world import TrainWorld, train_world
-from worldsim.types import SIMULATOR, STATE, TRUE_STATE
+from worldsim.train.recipes.predictor import PredictorRecipe
+from worldsim.train.recipes.tokenizer import TokenizerRecipe
+from worldsim.train.recipes.world import TrainWorld, train_world
 from worldsim.worlds import load_world
 from worldsim.worlds.state import StateWorld
 

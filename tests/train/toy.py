@@ -7,8 +7,8 @@ import numpy as np
 from tests.tokenizers.scenes import SIZE, draw
 from worldsim.actions import ActionSpec
 from worldsim.data.episode import Episode
-from worldsim.data.layout import RecordSpec
-from worldsim.data.writer import episode_writer
+from worldsim.data.lerobot.format import RecordSpec
+from worldsim.data.lerobot.write import episode_writer
 
 ACTION = ActionSpec(names=("x", "y"), units=("px", "px"), low=(-3, -3), high=(3, 3), rate_hz=10)
 

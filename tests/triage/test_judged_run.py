@@ -13,16 +13,16 @@ from rich.console import Console
 
 from benchmarks.toy import LoadToyJudge, ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError
-from worldsim.triage.correction import JudgeRates, corrected_rates
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.film import film
-from worldsim.triage.leaderboard import leaderboard
-from worldsim.triage.plan import Plan
-from worldsim.triage.ranking import Ranking
+from worldsim.triage.engine.plan import Plan
+from worldsim.triage.engine.store import DATABASE
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.judge_correction import JudgeRates, corrected_rates
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import from_results, render
+from worldsim.triage.report.film import film
+from worldsim.triage.report.leaderboard import leaderboard
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, read_results, run
-from worldsim.triage.store import DATABASE
 
 WORLD = functools.partial(ToyWorld, horizon=8)
 TRUTH = functools.partial(ToyWorld, horizon=8, bias=0.02)

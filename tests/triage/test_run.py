@@ -15,11 +15,11 @@ import pytest
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
+from worldsim.runs.lock import run_lock
 from worldsim.triage import run as triage_run
-from worldsim.triage.lock import run_lock
+from worldsim.triage.engine.store import DATABASE
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, read_results, run
-from worldsim.triage.store import DATABASE
 
 WORLD = functools.partial(ToyWorld, horizon=8)
 ROOT = Path(__file__).parents[2]

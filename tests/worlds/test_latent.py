@@ -6,9 +6,9 @@ import torch
 
 from tests.worlds import toy
 from worldsim import storage
+from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
 from worldsim.testing import check_world
-from worldsim.types import IMAGE, STATE
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 

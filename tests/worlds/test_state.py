@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.train.toy import ACTION
+from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE, WorldSpec
 from worldsim.data.starts import Starts
-from worldsim.envs.push import PushEnv
+from worldsim.envs.push.env import PushEnv
 from worldsim.errors import InvalidInputError
 from worldsim.policies.scripted import PushExpert
 from worldsim.predict.mlp import MLPConfig, MLPPredictor
@@ -17,7 +18,6 @@ from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.testing import check_world
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.poses import PosesTokenizer
-from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, WorldSpec
 from worldsim.worlds import load_world
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.state import StateWorld

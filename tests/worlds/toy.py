@@ -4,10 +4,10 @@ import torch
 
 from tests.tokenizers.scenes import SIZE, sample
 from tests.train.toy import ACTION
+from worldsim.core import IMAGE, STATE, WorldSpec
 from worldsim.data.starts import Starts
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
-from worldsim.tokenizers.layers import LayersTokenizer
-from worldsim.types import IMAGE, STATE, WorldSpec
+from worldsim.tokenizers.layers.tokenizer import LayersTokenizer
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.latent import LatentWorld
 

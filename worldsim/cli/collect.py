@@ -13,13 +13,13 @@ import torch
 import typer
 from rich.console import Console
 
-from worldsim.data import collect as recording
-from worldsim.data.behaviours import Behaviour
-from worldsim.data.environment import action_spec_of
-from worldsim.data.rollouts import Setting
-from worldsim.data.seeking import varied_behaviours
+from worldsim.data.collect import record as recording
+from worldsim.data.collect.env_adapter import action_spec_of
+from worldsim.data.collect.exploration import Behaviour
+from worldsim.data.collect.rollouts import Setting
+from worldsim.data.collect.visual_exploration import varied_behaviours
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.train.behaviours import push_behaviours, push_demonstrations
+from worldsim.train.collection import push_behaviours, push_demonstrations
 
 ALIASES = {"push": "worldsim/Push-v0"}
 MIXTURES = ("auto", "push", "demonstrations", "general")

@@ -14,12 +14,12 @@ from worldsim.cli.progress import advance, bars
 from worldsim.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
-    from worldsim.cli.ledger import Ledger, Record
-    from worldsim.cli.planned import PlannerSettings
-    from worldsim.cli.planning import Place, Summary
+    from worldsim.evaluate.closed_loop import Place, Summary
+    from worldsim.evaluate.planner_refs import PlannerSettings
     from worldsim.planners.costs import LatentGoal
     from worldsim.planners.mpc import MPC
-    from worldsim.triage.table import Block
+    from worldsim.runs.ledger import Ledger, Record
+    from worldsim.triage.engine.episode_table import Block
     from worldsim.worlds.latent import LatentWorld
 
 PLACES = ("both", "world", "simulator")
@@ -67,7 +67,7 @@ def plan(
     """
     import torch
 
-    from worldsim.cli.planned import PlannerSettings
+    from worldsim.evaluate.planner_refs import PlannerSettings
 
     torch.set_num_threads(1)
     if where not in PLACES:
@@ -119,8 +119,8 @@ class _Run:
     ) -> "_Run":
         """Load the world, find the places, lay out the episodes."""
         from worldsim import storage
-        from worldsim.cli import loaders
-        from worldsim.triage.table import block
+        from worldsim.evaluate import loaders
+        from worldsim.triage.engine.episode_table import block
         from worldsim.worlds import load_world
 
         if episodes < 1:
@@ -149,20 +149,20 @@ class _Run:
     @property
     def batch(self) -> int:
         """Episodes played together; one where time counts, since a deadline is for the whole batch."""
-        from worldsim.cli.planning import BATCH
+        from worldsim.evaluate.closed_loop import BATCH
 
         return min(BATCH if self.deadline_s is None else 1, len(self.episodes))
 
     def controller(self, **options: Any) -> "MPC":
         """The planner at work."""
-        from worldsim.planners.halt import Limits
+        from worldsim.planners.limits import Limits
 
         limits = None if self.deadline_s is None else Limits(deadline_s=self.deadline_s)
         return self.settings.controller(self.world, goal=self.goal, limits=limits, **options)
 
     def forecast(self) -> str:
         """What the run would do and cost, from two plans that are timed."""
-        from worldsim.cli.planning import plan_seconds
+        from worldsim.evaluate.closed_loop import plan_seconds
 
         controller, steps = self.controller(), self.world.spec.horizon
         plans, each = -(-steps // (self.settings.receding * self.settings.repeat)), self.settings.search().evaluations
@@ -178,8 +178,8 @@ class _Run:
 
     def play(self, out: Path, *, video: bool) -> None:
         """Play what is missing, then show and draw everything."""
-        from worldsim.cli.ledger import Ledger
-        from worldsim.triage.lock import run_lock
+        from worldsim.runs.ledger import Ledger
+        from worldsim.runs.lock import run_lock
 
         with run_lock(out):
             ledger = Ledger(out, self.identity)
@@ -192,7 +192,7 @@ class _Run:
 
     def _episodes(self, ledger: "Ledger") -> None:
         """All episodes in all places, with a bar for each."""
-        from worldsim.cli.planning import Tell, play_all
+        from worldsim.evaluate.closed_loop import Tell, play_all
 
         total = len(self.episodes) * self.world.spec.horizon
         with bars() as progress:
@@ -213,7 +213,7 @@ class _Run:
 
     def _pictures(self, records: "dict[str, list[Record]]", out: Path, *, video: bool) -> list[Path]:
         """The picture of the first episode in the truest place, and films."""
-        from worldsim.cli.replay import draw_plan, film, worth_filming
+        from worldsim.evaluate.film import draw_plan, film, worth_filming
 
         place = self.places[-1]
         drawn = draw_plan(self.world, records[place.where][0], lambda watch: self.controller(watch=watch), out)
@@ -225,7 +225,7 @@ class _Run:
     def _report(self, records: "dict[str, list[Record]]", out: Path) -> None:
         """`plan.json` and the table."""
         from worldsim import storage
-        from worldsim.cli.planning import summarise
+        from worldsim.evaluate.closed_loop import summarise
 
         found = [summarise(p, records[p.where]) for p in self.places]
         short = ("where", "episode", "start", "key", "success", "final", "promised", "plan_ms", "evaluations")
@@ -238,8 +238,8 @@ class _Run:
 
 def _places(world: "LatentWorld", name: str, where: str) -> "tuple[Place, ...]":
     """Where to play; the true environment last."""
-    from worldsim.cli import loaders
-    from worldsim.cli.planning import Place
+    from worldsim.evaluate import loaders
+    from worldsim.evaluate.closed_loop import Place
 
     there = loaders.has_simulator(world)
     if where == "simulator" and not there:
@@ -260,7 +260,7 @@ def _goal(world: "LatentWorld", path: Path) -> "LatentGoal":
     import torch
     from PIL import Image, UnidentifiedImageError
 
-    from worldsim.cli.planned import image_world
+    from worldsim.evaluate.planner_refs import image_world
     from worldsim.planners.costs import image_goal
 
     if not image_world(world):

@@ -92,7 +92,7 @@ def opened(data: Sequence[str]) -> "tuple[list[str], dict[str, Source]]":
         WorldsimError: One cannot be read, or is given twice.
     """
     from worldsim.reason.sources import tolerant
-    from worldsim.train.reason_items import opened as open_folder
+    from worldsim.reason.train.items import opened as open_folder
 
     return list(data), {name: tolerant(open_folder([path])) for name, path in zip(_names(data), data, strict=True)}
 
@@ -107,7 +107,7 @@ def held_out(model: str) -> "tuple[list[str], dict[str, Source]]":
     from worldsim.reason.critic import critic_folder
     from worldsim.reason.sources import Joined, Subset, tolerant
     from worldsim.reason.split import split
-    from worldsim.train.reason_items import opened as open_folder
+    from worldsim.reason.train.items import opened as open_folder
 
     path = critic_folder(model) / storage.MANIFEST
     config = storage.read_json(path).get("config", {}) if path.is_file() else {}

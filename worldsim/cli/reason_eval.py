@@ -117,7 +117,7 @@ def _rehearse(prepared: "Prepared") -> None:
 
 def _run(prepared: "Prepared", out: Path) -> "Outcome":
     """Ask, with a bar, in a folder that nobody else writes meanwhile."""
-    from worldsim.triage.lock import run_lock
+    from worldsim.runs.lock import run_lock
 
     with run_lock(out), bars() as progress:
         return prepared.run(

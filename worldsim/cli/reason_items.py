@@ -36,7 +36,7 @@ def items(
 
     from worldsim.reason.benchmark.written import SHEET, write_items
     from worldsim.reason.split import By
-    from worldsim.train.reason_items import AskedItems, lessons
+    from worldsim.reason.train.items import AskedItems, lessons
 
     torch.set_num_threads(1)
     names = tuple(n.strip() for n in tasks.split(",") if n.strip())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from worldsim.triage.course import Results
+    from worldsim.triage.engine.replay import Results
     from worldsim.triage.report import Clip
 
 
@@ -41,9 +41,9 @@ def report(
 
 def _films(results: "Results", *, each: int) -> "list[Clip]":
     """Film a few episodes of a finished run again."""
-    from worldsim.cli import loaders
-    from worldsim.triage.film import film
+    from worldsim.evaluate import loaders
     from worldsim.triage.report import choose
+    from worldsim.triage.report.film import film
     from worldsim.worlds import load_world
 
     where = results.plan.request.world

@@ -1,6 +1,6 @@
 """`worldsim collect --policies ...`: what policies do, in an environment or in a learned world, as a dataset.
 
-Wires policies, worlds and the simulator for `worldsim.data.rollouts`. Not for behaviours (`worldsim.cli.collect`).
+Wires policies, worlds and the simulator for `worldsim.data.collect.rollouts`. Not for behaviours (`worldsim.cli.collect`).
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from typing import Any
 import gymnasium
 from rich.console import Console
 
-from worldsim.cli import loaders
-from worldsim.data.rollouts import Setting, estimate_rollouts, record_rollouts
+from worldsim.data.collect.rollouts import Setting, estimate_rollouts, record_rollouts
 from worldsim.errors import InvalidInputError
+from worldsim.evaluate import loaders
 from worldsim.protocols import Policy, StartableWorld
 from worldsim.worlds import load_world
 
@@ -59,7 +59,7 @@ def in_environment(
     """Policies in an environment, each episode from a start of its own.
 
     Args:
-        make: Makes the environment; its state must be restorable (see `worldsim.envs.restore`).
+        make: Makes the environment; its state must be restorable (see `worldsim.envs.simulator_state`).
         policies: As for `worldsim triage`, or "bank".
         name: The environment's.
         setting: How to record.

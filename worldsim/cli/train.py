@@ -37,7 +37,7 @@ def train(
     if what not in RECIPES:
         raise unknown_name("recipe", what, RECIPES)
     try:
-        from worldsim.train.configure import resolve, to_yaml
+        from worldsim.train.config import resolve, to_yaml
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "hydra-core", "train") from error
     config = resolve(what, context.args)
@@ -50,7 +50,7 @@ def train(
             note = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
             advance(progress, stage, done=step, total=steps, note=note)
 
-        from worldsim.train.recipes import run
+        from worldsim.train.registry import run
 
         made = run(what, config, watch=watch)
     Console().print(f"Wrote {made}", soft_wrap=True, highlight=False, markup=False)

@@ -15,8 +15,8 @@ from worldsim.cli.progress import advance, bars
 from worldsim.errors import InvalidInputError, WorldsimError
 
 if TYPE_CHECKING:
-    from worldsim.cli.loaders import Judging
-    from worldsim.triage.bench import JudgeLoader
+    from worldsim.evaluate.loaders import Judging
+    from worldsim.triage.engine.bench import JudgeLoader
     from worldsim.triage.report import ReportData
     from worldsim.triage.request import TriageRequest
     from worldsim.triage.run import Arena
@@ -66,7 +66,7 @@ def triage(
     """
     import torch
 
-    from worldsim.cli import loaders
+    from worldsim.evaluate import loaders
     from worldsim.triage.request import TriageRequest
 
     torch.set_num_threads(1)
@@ -93,8 +93,8 @@ def triage(
 
 def _foretell(request: "TriageRequest", judging: "Judging | None") -> None:
     """Say what it will cost and can tell."""
-    from worldsim.cli import loaders
-    from worldsim.triage.forecast import forecast
+    from worldsim.evaluate import loaders
+    from worldsim.triage.estimate import forecast
 
     world = _world(request, judging)
     load_judge = None if judging is None else judging.load
@@ -112,7 +112,7 @@ def _rank(
     videos: int,
 ) -> None:
     """Choose the arenas, run, and show what came out."""
-    from worldsim.cli import loaders
+    from worldsim.evaluate import loaders
 
     world = _world(request, judging)
     if truth is None:
@@ -123,7 +123,7 @@ def _rank(
 
 def _world(request: "TriageRequest", judging: "Judging | None") -> "LatentWorld":
     """Load the world, and see that a judge can watch it."""
-    from worldsim.cli.planned import image_world
+    from worldsim.evaluate.planner_refs import image_world
     from worldsim.worlds import load_world
 
     world = load_world(request.world.source)
@@ -138,9 +138,9 @@ def _play(
     request: "TriageRequest", arenas: "list[Arena]", out: Path, *, videos: int, load_judge: "JudgeLoader | None" = None
 ) -> "ReportData":
     """Run it with progress bars, and film a few episodes."""
-    from worldsim.cli import loaders
-    from worldsim.triage.film import film
+    from worldsim.evaluate import loaders
     from worldsim.triage.report import choose, from_results
+    from worldsim.triage.report.film import film
     from worldsim.triage.run import Progress, run
     from worldsim.worlds import load_world
 
@@ -182,8 +182,8 @@ def _play(
 
 def show(data: "ReportData", out: Path) -> None:
     """Write the report, and print the leaderboard and how far the simulator agrees."""
-    from worldsim.triage.leaderboard import leaderboard
     from worldsim.triage.report import write_report
+    from worldsim.triage.report.leaderboard import leaderboard
 
     write_report(out / "report.html", data)
     console = Console()

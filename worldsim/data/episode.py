@@ -1,4 +1,4 @@
-"""One recorded episode, as it is written to and read from disk. Not for encoded episodes (`worldsim.data.cache`).
+"""One recorded episode, as it is written to and read from disk. Not for encoded episodes (`worldsim.data.latents`).
 
 Shape legend: T actions, T + 1 observations, H W image, P proprio, A action, E true state, S simulator state.
 """

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, WorldSpec
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, WorldSpec
 
 _KEYS = (IMAGE, STATE, TRUE_STATE, SIMULATOR)
 _UNREADABLE = (

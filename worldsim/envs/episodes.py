@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.protocols import World, observe
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 
 ObsType = Literal["pixels_agent_pos", "environment_state_agent_pos", "all"]
 Arrays = dict[str, NDArray[Any]]

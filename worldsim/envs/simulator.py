@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.data.starts import Starts
-from worldsim.envs.restore import Glance, Simulator
+from worldsim.envs.simulator_state import Glance, Simulator
 from worldsim.errors import InvalidInputError
-from worldsim.types import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 
 _SEEDS = 2**31 - 1
 
@@ -38,7 +38,7 @@ class SimulatorWorld:
     although the environment is not: the state is restored before every step and every frame. Not for several threads.
 
     Args:
-        env: An environment whose state can be restored (see `worldsim.envs.restore`), or a registered id.
+        env: An environment whose state can be restored (see `worldsim.envs.simulator_state`), or a registered id.
         horizon: Steps in an episode; by default the registered limit.
         starts: First observations to begin from, with SIMULATOR; by default `starts(seeds)` resets the environment.
         camera: Draw this MuJoCo camera by ray casting, 64x64, instead of asking the environment for frames; no OpenGL.

@@ -1,16 +1,16 @@
 """Planners: from a cost over action sequences, or a world, to the actions to take. Needs torch alone."""
 
 from worldsim.planners.bounds import Bounds
-from worldsim.planners.door import PlannerLike
-from worldsim.planners.halt import Limits
-from worldsim.planners.make import make_planner, planner_names
+from worldsim.planners.ensemble_check import Opinions
+from worldsim.planners.limits import Limits
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, RolloutObjective, from_numpy, rollout_of
-from worldsim.planners.opinions import Opinions
 from worldsim.planners.planner import Planner, Stage
+from worldsim.planners.protocol import PlannerLike
+from worldsim.planners.registry import make_planner, planner_names
 from worldsim.planners.search import Plan, PlanStats, Search
 from worldsim.planners.splines import Spline
-from worldsim.planners.world import RiskObjective, world_objective
+from worldsim.planners.world_objective import RiskObjective, world_objective
 
 __all__ = [
     "MPC",

@@ -1,6 +1,6 @@
 """Step costs over imagined futures: what a plan should bring about, and what it should avoid.
 
-A cost is a function (futures, actions) -> [B, N, T], where futures has the fields of `worldsim.types.Rollout` with two
+A cost is a function (futures, actions) -> [B, N, T], where futures has the fields of `worldsim.core.Rollout` with two
 leading axes, episode and candidate. Costs add: `weigh((1, progress()), (0.1, effort(spec)))`.
 
 Shape legend: B episodes, N candidates, T steps, A action width, c h w latent, E true state.
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, Observation, Rollout
 from worldsim.errors import InvalidInputError
 from worldsim.planners.objective import Scores, StepCost, Terminal
 from worldsim.protocols import Judge, World
-from worldsim.types import IMAGE, Observation, Rollout
 
 
 def progress(futures: Rollout, actions: Tensor) -> Tensor:

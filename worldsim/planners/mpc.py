@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, Observation, Rows, WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.planners.bounds import Bounds
-from worldsim.planners.door import PlannerLike
-from worldsim.planners.halt import Limits
+from worldsim.planners.ensemble_check import reconsidered
+from worldsim.planners.limits import Limits
 from worldsim.planners.objective import Objective, unrolled
-from worldsim.planners.opinions import reconsidered
+from worldsim.planners.protocol import PlannerLike
 from worldsim.planners.search import Plan, Search
-from worldsim.planners.world import world_objective
+from worldsim.planners.world_objective import world_objective
 from worldsim.protocols import World
-from worldsim.types import IMAGE, STATE, Observation, Rows, WorldState
 
 _STREAM = 0x3C9  # separates a planner's noise from that of the world it plans in
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
-from worldsim.types import Rows
 
 Scores = Tensor | tuple[Tensor, Tensor]
 """Costs [B, N], or costs and constraint violations [B, N]; a violation of 0 or less is none."""

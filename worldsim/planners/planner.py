@@ -15,9 +15,9 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.planners.bounds import Bounds
-from worldsim.planners.draw import Noise, Streams, episode_keys
 from worldsim.planners.evaluate import Evaluator, Scored, best_of, better
-from worldsim.planners.halt import Halt, Limits
+from worldsim.planners.limits import Halt, Limits
+from worldsim.planners.noise import Noise, Streams, episode_keys
 from worldsim.planners.objective import Objective
 from worldsim.planners.rules.base import Rule, Setting
 from worldsim.planners.search import Plan, PlanStats, Search

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worldsim.core import WorldState, WorldStep
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.protocols import Policy, World, observe
-from worldsim.types import WorldState, WorldStep
 
 _STREAM = 0x9A0
 

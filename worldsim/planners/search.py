@@ -8,8 +8,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
-from worldsim.types import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, Observation, WorldSpec
 from worldsim.errors import PolicyError
 from worldsim.protocols import Policy
-from worldsim.types import IMAGE, STATE, Observation, WorldSpec
 
 
 def require(observation: Observation, needs: frozenset[str], *, policy: str) -> None:

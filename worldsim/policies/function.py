@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
 from worldsim.errors import InvalidInputError, PolicyError, WorldsimError, unknown_name
 from worldsim.policies.checks import checked_action, require
 from worldsim.protocols import Policy
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation
 
 ArrayFunction = Callable[[Mapping[str, NDArray[np.generic]]], ArrayLike]
 """Observation arrays by LeRobot key, each [n, ...] -> actions [n, A] in physical units."""

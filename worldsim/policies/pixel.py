@@ -2,7 +2,7 @@
 
 A strided convolution to a quarter of the size, two more at that size, and a spatial softmax: where in the picture each
 of C features is, which is what pushing needs and costs few weights (Finn et al., "Deep spatial autoencoders for
-visuomotor learning", ICRA 2016). Not for training (`worldsim.train.policy`).
+visuomotor learning", ICRA 2016). Not for training (`worldsim.train.recipes.policy`).
 
 Shape legend: m rows, C features, h w feature map, H W image, P proprio, K chunk, A action.
 """
@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from worldsim.core import IMAGE, STATE, Observation
 from worldsim.errors import InvalidInputError
 from worldsim.policies.trained import TrainedPolicy, TrainedPolicyConfig, mlp
-from worldsim.types import IMAGE, STATE, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from worldsim.core import STATE, TRUE_STATE, Observation, Rows
 from worldsim.errors import InvalidInputError
 from worldsim.noise import uniform
 from worldsim.policies.checks import require
-from worldsim.types import STATE, TRUE_STATE, Observation, Rows
 
 _STREAM = 0x9054  # separates this file's noise from that of wrappers around it
 

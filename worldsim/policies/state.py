@@ -1,6 +1,6 @@
 """StatePolicy: a small network from the true task state and proprioception to actions, PixelPolicy's cheap sibling.
 
-Only simulators and state worlds give the true state. Not for training (`worldsim.train.policy`).
+Only simulators and state worlds give the true state. Not for training (`worldsim.train.recipes.policy`).
 
 Shape legend: m rows, S true state, P proprio, K chunk, A action.
 """
@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from worldsim.core import STATE, TRUE_STATE, Observation
 from worldsim.errors import InvalidInputError
 from worldsim.policies.trained import TrainedPolicy, TrainedPolicyConfig, check_statistics, mlp
-from worldsim.types import STATE, TRUE_STATE, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

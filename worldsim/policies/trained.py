@@ -1,6 +1,6 @@
 """What all trained policies share: chunk queues in the carry, checks at the door, saving and loading.
 
-Not for network shapes (`worldsim.policies.pixel`, `worldsim.policies.state`) or for training (`worldsim.train.policy`).
+Not for network shapes (`worldsim.policies.pixel`, `worldsim.policies.state`) or for training (`worldsim.train.recipes.policy`).
 
 Shape legend: n episodes, m of them that need a new chunk, K chunk length, E executed of it, A action, P proprio, S true
 state, H W image.
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.actions import ActionSpec
+from worldsim.core import STATE, Observation, Rows
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
 from worldsim.policies.checks import checked_action, require
 from worldsim.policies.discovery import KIND
-from worldsim.types import STATE, Observation, Rows
 
 NAME_FIELD = "policy"
 """Field of config.json that holds the registered name of the class."""

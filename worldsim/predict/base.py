@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from worldsim.data.clips import Clip
+from worldsim.data.windows import Clip
 
 
 @runtime_checkable

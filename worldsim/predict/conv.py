@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.data.clips import Clip
+from worldsim.data.windows import Clip
 from worldsim.errors import InvalidInputError
 
 GROUPS = 8

@@ -10,8 +10,8 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from worldsim.data.clips import Clip
-from worldsim.predict.members import MemberMLP
+from worldsim.data.windows import Clip
+from worldsim.predict.ensemble import MemberMLP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

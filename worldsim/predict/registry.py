@@ -2,7 +2,7 @@
 
 from worldsim.predict.base import Predictor
 from worldsim.predict.conv import ConvConfig, ConvPredictor
-from worldsim.predict.flow import FlowConfig, FlowPredictor
+from worldsim.predict.dit.flow import FlowConfig, FlowPredictor
 from worldsim.predict.mlp import MLPConfig, MLPPredictor
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.registry import Registry

@@ -6,7 +6,7 @@ own frame*, so that pushing learned at one place and angle holds at every other 
 interactions as in Battaglia et al., "Interaction networks", 2016, eq. 1-3). An ensemble of members is trained side by side;
 the mean moves the layers, the spread is the uncertainty.
 
-For latents made of poses (`worldsim.tokenizers.layers`); grids of features go to the conv and transformer predictors.
+For latents made of poses (`worldsim.tokenizers.layers.tokenizer`); grids of features go to the conv and transformer predictors.
 
 Shape legend: M members, B batch, K history, T time, L layers, P=4 pose channels, D latent channels = 4 L, A action,
 F features, O=3 motion (x and y in image half-widths, turn in radians, in the layer's own frame).
@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.data.clips import Clip
-from worldsim.predict.members import MemberMLP
-from worldsim.tokenizers.layers import ABSENT, POSE, apply_motion
+from worldsim.data.windows import Clip
+from worldsim.predict.ensemble import MemberMLP
+from worldsim.tokenizers.layers.tokenizer import ABSENT, POSE, apply_motion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from worldsim.core import Verdict, WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Judge, World
-from worldsim.types import Verdict, WorldState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

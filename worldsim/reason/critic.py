@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worldsim import storage
+from worldsim.core import Rollout, Verdict
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.protocols import World
 from worldsim.reason import pretrained
@@ -26,7 +27,6 @@ from worldsim.reason.settings import CRITIC, CriticSettings, read_settings, sett
 from worldsim.reason.tasks.outcome import spread, wording
 from worldsim.reason.video import Video, fitted
 from worldsim.reason.vlm import VLM
-from worldsim.types import Rollout, Verdict
 
 _LOG = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "shipped" / "critic"

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldsim.core import Rows, Verdict
 from worldsim.errors import InvalidInputError
 from worldsim.reason.item import Item
 from worldsim.reason.tasks.outcome import BINS, OPTIONS, About, Outcome, wording
 from worldsim.reason.video import Provenance
 from worldsim.reason.vlm import VLM
 from worldsim.reason.weigh import weigh
-from worldsim.types import Rows, Verdict
 
 YES, NO = OPTIONS.index("yes"), OPTIONS.index("no")
 MIDDLES = tuple(sum(map(int, b.split("-"))) / 200 for b in BINS)

@@ -8,11 +8,11 @@ Shape legend: B episodes, T steps, T + 1 frames.
 import torch
 from torch import Tensor
 
-from worldsim.data.play import Actor, Played, play
+from worldsim.core import SIMULATOR, TRUE_STATE, Observation
 from worldsim.protocols import Policy, World
 from worldsim.reason.sources import Listed
 from worldsim.reason.video import Kind, Provenance, Video
-from worldsim.types import SIMULATOR, TRUE_STATE, Observation
+from worldsim.rollout import Actor, Played, play
 
 POLICY_STREAM = 0x9EA5
 """Separates the policy's noise from the world's, which both grow from the episode's key."""

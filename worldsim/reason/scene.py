@@ -1,6 +1,6 @@
 """The empty scene and its things, found without labels; and taking a thing out of a frame or giving it another colour.
 
-For fixed cameras and things of about one colour each. Not for decoding latents (`worldsim.tokenizers.layers`).
+For fixed cameras and things of about one colour each. Not for decoding latents (`worldsim.tokenizers.layers.tokenizer`).
 
 Shape legend: F N frames, C=3 colour, H W S pixels.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.reason.footage import Footage
-from worldsim.tokenizers.discovery import color_peaks
-from worldsim.tokenizers.registration import coverage
+from worldsim.tokenizers.layers.discovery import color_peaks
+from worldsim.tokenizers.layers.registration import coverage
 
 SAMPLED = 384
 """Frames that the scene is found from."""

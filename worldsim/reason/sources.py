@@ -95,14 +95,14 @@ class DatasetVideos:
 
     Args:
         path: The folder.
-        camera: As for `worldsim.data.dataset.open_dataset`.
+        camera: As for `worldsim.data.lerobot.read.open_dataset`.
 
     Raises:
         WorldsimError: As `open_dataset`; StorageError where the dataset holds no episode.
     """
 
     def __init__(self, path: str | Path, *, camera: str | None = None) -> None:
-        from worldsim.data.dataset import open_dataset  # brings pyarrow, which file and world sources do without
+        from worldsim.data.lerobot.read import open_dataset  # brings pyarrow, which file and world sources do without
 
         self._data = open_dataset(path, camera=camera)
         if not self._data.episodes:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.core import WorldState
 from worldsim.errors import InvalidInputError, WorldsimError
-from worldsim.types import WorldState
 
 TOLERANCE = 1e-4
 """Of one row alone against the same row in a batch, relative and absolute."""

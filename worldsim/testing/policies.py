@@ -8,10 +8,10 @@ import copy
 import torch
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation, WorldSpec
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Policy
 from worldsim.testing.clauses import STEPS, TOLERANCE, Clauses, random_state
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldSpec
 
 
 def check_policy(policy: Policy, spec: WorldSpec, *, observation: Observation | None = None) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.core import Observation, WorldSpec, WorldState, WorldStep
 from worldsim.protocols import World
 from worldsim.testing.clauses import STEPS, TOLERANCE, Clauses, equal, frozen, random_state, same
-from worldsim.types import Observation, WorldSpec, WorldState, WorldStep
 
 
 def check_world(world: World, *, starts: Observation | None = None, draws: bool = True) -> None:

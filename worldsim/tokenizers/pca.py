@@ -4,7 +4,7 @@ Each patch of 2**levels pixels is turned into Haar bands and projected onto thei
 the projection is the best linear code of that size (Eckart and Young, 1936), and encoding is one strided convolution. Because the
 encoder never trains, latents can be cached once; the residual decoder trains beside everything else.
 
-For scenes of any kind; a scene of a few flat rigid things is better served by `worldsim.tokenizers.layers`.
+For scenes of any kind; a scene of a few flat rigid things is better served by `worldsim.tokenizers.layers.tokenizer`.
 
 Shape legend: N B frames, C latent channels, R=3 colours, T time, H W pixels, h w grid, P patch side, D = 3 P**2 bands.
 """

@@ -1,4 +1,4 @@
-"""Poses of a planar scene whose true state already holds them: the latent of `worldsim.tokenizers.layers`, exactly.
+"""Poses of a planar scene whose true state already holds them: the latent of `worldsim.tokenizers.layers.tokenizer`, exactly.
 
 A true state is a row of blocks, each (x, y, cos yaw, sin yaw); proprioception begins with the position of the round body
 that pushes them, in the same units. Only the origin and the unit are changed, so that the rigid predictor sees what it
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.tokenizers.layers import POSE
+from worldsim.tokenizers.layers.tokenizer import POSE
 
 _CIRCLE = 1e-3
 """How far cos^2 + sin^2 may be from 1."""

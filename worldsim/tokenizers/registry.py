@@ -2,9 +2,9 @@
 
 from worldsim.registry import Registry
 from worldsim.tokenizers.base import Tokenizer
-from worldsim.tokenizers.causal import CausalHaarConfig, CausalHaarTokenizer
+from worldsim.tokenizers.causal.tokenizer import CausalHaarConfig, CausalHaarTokenizer
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
-from worldsim.tokenizers.layers import LayersConfig, LayersTokenizer
+from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
 from worldsim.tokenizers.poses import PosesConfig, PosesTokenizer
 

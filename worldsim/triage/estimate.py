@@ -1,39 +1,129 @@
-"""One number with its uncertainty: what every statistic of agreement is reported as."""
+"""What a triage run will cost and what it can tell, before it is begun.
+
+Not a promise: the time comes from a few steps, the gap from the worst case of the binomial distribution.
+"""
 
 import dataclasses
+import math
+import time
 
-from worldsim.triage.intervals import Interval
+from scipy import special
+
+from worldsim.triage.allocate.halving import SequentialHalving, Uniform
+from worldsim.triage.engine.batches import compose
+from worldsim.triage.engine.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
+from worldsim.triage.engine.plan import Plan
+from worldsim.triage.engine.replay import WORLD, scope_of
+from worldsim.triage.engine.world_wrappers import ShortWorld
+from worldsim.triage.request import TriageRequest
+
+_STEPS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its uncertainty.
+class Forecast:
+    """Cost and power of a run.
 
     Attributes:
-        name: What it is.
-        value: None where it is undefined.
-        low: Lower end of the interval; None where there is none.
-        high: Upper end.
-        n: Independent units behind it: policies, or matched episodes for ``episode_...``.
-        undefined: Why there is no value, or no interval; empty otherwise.
+        policies: How many are ranked.
+        rollouts: Rollouts in the world at most, audit included.
+        waves: Batches these come to.
+        seconds: Wall-clock time, loading aside.
+        episodes: Episodes that each of the finalists will have seen.
+        distinct_starts: Different starts among the triage episodes.
+        gap: Difference in success rate that the finalists' episodes put in the right order with the run's confidence,
+            between two policies near one half whose outcomes are independent. Shared starts and noise make it smaller.
     """
 
-    name: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int
-    undefined: str = ""
-
-    @classmethod
-    def of(cls, name: str, *, value: float, interval: Interval | None, n: int, undefined: str = "") -> "Estimate":
-        """Build an estimate; `undefined` is kept only where the interval is missing."""
-        if interval is None:
-            return cls(name=name, value=value, n=n, undefined=undefined or "too few of its bootstrap draws are defined")
-        return cls(name=name, value=value, low=interval.low, high=interval.high, n=n)
+    policies: int
+    rollouts: int
+    waves: int
+    seconds: float
+    episodes: int
+    distinct_starts: int
+    gap: float
 
     def __str__(self) -> str:
-        if self.value is None:
-            return f"{self.name} undefined because {self.undefined} (n = {self.n})"
-        span = f"{self.low:.3f} .. {self.high:.3f}" if self.low is not None else f"no interval because {self.undefined}"
-        return f"{self.name} {self.value:.3f} ({span}, n = {self.n})"
+        time_text = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        return (
+            f"{self.policies} policies, at most {self.rollouts} rollouts in {self.waves} waves, about {time_text}. "
+            f"Finalists see {self.episodes} episodes from {self.distinct_starts} starts: a gap of "
+            f"{100 * self.gap:.1f} points in success is put in the right order."
+        )
+
+
+def forecast(
+    request: TriageRequest,
+    *,
+    load_world: WorldLoader,
+    load_policy: PolicyLoader,
+    load_judge: JudgeLoader | None = None,
+) -> Forecast:
+    """Work out what a run will cost.
+
+    Loads the world, the judge and the policies of the first wave, and takes a few steps to learn how fast they are.
+
+    Args:
+        request: The run.
+        load_world: As for the run.
+        load_policy: As for the run.
+        load_judge: As for the run.
+
+    Raises:
+        InvalidInputError: The request cannot be met.
+    """
+    bench = Bench(request, loaders=Loaders(worlds={WORLD: load_world}, policy=load_policy, judge=load_judge))
+    plan = Plan(request=request, world=bench.describe(WORLD))
+    waves, episodes = _waves(request), _final_episodes(request)
+    return Forecast(
+        policies=len(request.policies),
+        rollouts=request.budget,
+        waves=waves,
+        seconds=_wave_s(bench, plan) * waves / request.workers,
+        episodes=episodes,
+        distinct_starts=plan.triage.distinct_starts,
+        gap=float(special.ndtri(request.confidence)) * math.sqrt(0.5 / max(episodes, 1)),
+    )
+
+
+def _waves(request: TriageRequest) -> int:
+    """Count the waves, assuming that no policy crashes."""
+    allocator, policies = request.make_allocator(), len(request.policies)
+    parts = [min(request.triage_budget, request.triage_episodes * policies)]
+    if isinstance(allocator, SequentialHalving):
+        rounds, before = allocator.rounds(policies), 0
+        parts = []
+        for stage in rounds:
+            parts.append(stage.policies * (min(stage.episodes, request.triage_episodes) - before))
+            before = min(stage.episodes, request.triage_episodes)
+    parts.append(request.audit_episodes * request.finalists)
+    return sum(math.ceil(rows / request.width) for rows in parts)
+
+
+def _final_episodes(request: TriageRequest) -> int:
+    """Episodes per finalist; for allocators that decide as they go, what an even split would give."""
+    fixed = isinstance(request.make_allocator(), SequentialHalving | Uniform)
+    own = request.triage_episodes if fixed else request.triage_budget // len(request.policies)
+    return own + request.audit_episodes
+
+
+def _wave_s(bench: Bench, plan: Plan) -> float:
+    """Time one wave takes: a short one, which warms up first, and as many further steps as the horizon has.
+
+    What comes once a wave whatever its length, above all a judge, is in the short one.
+    """
+    request, block = plan.request, plan.triage
+    each = max(1, math.ceil(request.width / len(request.policies)))
+    pairs = [(p, e) for p in range(len(request.policies)) for e in range(min(each, len(block)))]
+    wave = compose(
+        pairs, scope=scope_of(plan), block=block, width=request.width, policies_per_wave=request.policies_per_wave
+    )[0]
+    roller = bench.roller(WORLD)
+    spent = []
+    with one_thread():
+        for horizon in (1, 1, 1 + _STEPS):
+            began = time.perf_counter()
+            dataclasses.replace(roller, world=ShortWorld(roller.world, horizon=horizon)).run(wave)
+            spent.append(time.perf_counter() - began)
+    once, longer = spent[1:]
+    return once + max(0.0, longer - once) / _STEPS * (plan.world.horizon - 1)

@@ -1,14 +1,14 @@
 """What is asked of a triage run, in one value, and how two askings differ.
 
-Not for what it comes to (`worldsim.triage.plan`).
+Not for what it comes to (`worldsim.triage.engine.plan`).
 """
 
 import dataclasses
 
 from worldsim.errors import InvalidInputError
-from worldsim.triage.allocation import AnyAllocator, make_allocator
-from worldsim.triage.correction import JudgeRates
-from worldsim.triage.judge import WorldJudge
+from worldsim.triage.allocate.halving import AnyAllocator, make_allocator
+from worldsim.triage.engine.judge import WorldJudge
+from worldsim.triage.ranking.judge_correction import JudgeRates
 
 _FREE = (
     "budget",
@@ -42,7 +42,7 @@ class TriageRequest:
         world: The world they are tried in.
         k: How many best policies are wanted.
         budget: Rollouts in the world, audit included.
-        allocator: Name of the rule that spends them (`worldsim.triage.allocation`).
+        allocator: Name of the rule that spends them (`worldsim.triage.allocate.halving`).
         seed: Of the episode table.
         audit: Share of the budget kept for trying the winners again on fresh episodes; 0 for none.
         spare: How many policies beyond the best k are tried again too.

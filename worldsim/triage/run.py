@@ -13,15 +13,15 @@ from pathlib import Path
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
-from worldsim.triage.bench import JudgeLoader, Loaders, PolicyLoader, WorldLoader
-from worldsim.triage.course import WORLD, Course, Results
-from worldsim.triage.lock import run_lock
-from worldsim.triage.plan import PLAN, ArenaPlan, Plan, read_plan, versions
-from worldsim.triage.ranking import Ranking
+from worldsim.runs.lock import run_lock
+from worldsim.triage.engine.batches import Scope, Wave
+from worldsim.triage.engine.bench import JudgeLoader, Loaders, PolicyLoader, WorldLoader
+from worldsim.triage.engine.plan import PLAN, ArenaPlan, Plan, read_plan, versions
+from worldsim.triage.engine.replay import WORLD, Course, Results
+from worldsim.triage.engine.store import DATABASE, Store
+from worldsim.triage.engine.workers import InProcess, Pool, make_executor
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.request import Ref, TriageRequest, differences
-from worldsim.triage.store import DATABASE, Store
-from worldsim.triage.wave import Scope, Wave
-from worldsim.triage.workers import InProcess, Pool, make_executor
 
 RANKING = "ranking.json"
 

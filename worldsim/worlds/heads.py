@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.data.clips import Clip
+from worldsim.data.windows import Clip
 
 DRIFT = 0.05
 """Disturbance of proprioception in training, in its standard deviations."""

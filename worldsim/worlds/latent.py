@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
+from worldsim.core import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.data.starts import Starts, seen_pixels
 from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
@@ -20,7 +21,6 @@ from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
 from worldsim.tokenizers.base import Tokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
-from worldsim.types import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.worlds.heads import Heads, HeadsConfig
 
 PREDICTOR_STREAM = 1

@@ -10,8 +10,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.worlds.latent import LatentState, LatentWorld
 
 

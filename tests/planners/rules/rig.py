@@ -5,8 +5,8 @@ from torch import Tensor
 
 from tests.planners.toy import BOUNDS
 from worldsim.planners import Bounds, Search
-from worldsim.planners.draw import Streams
 from worldsim.planners.evaluate import Scored
+from worldsim.planners.noise import Streams
 from worldsim.planners.rules.base import Setting
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worldsim.triage.agreement import agreement_report
-from worldsim.triage.allocation import SequentialHalving
-from worldsim.triage.evidence import Evidence, Outcome
-from worldsim.triage.intervals import clopper_pearson
-from worldsim.triage.posterior import order
-from worldsim.triage.ranking import Ranking
+from worldsim.stats.agreement import agreement_report
+from worldsim.stats.intervals import clopper_pearson
+from worldsim.triage.allocate.halving import SequentialHalving
+from worldsim.triage.ranking.evidence import Evidence, Outcome
+from worldsim.triage.ranking.posterior import order
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import Clip, Manifest, Rate, ReportData, RoundTrip, Truth, choose
 from worldsim.triage.report.data import rounds_of
 

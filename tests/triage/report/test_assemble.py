@@ -3,13 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from worldsim.triage.course import Results
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.plan import ArenaPlan, Description, Plan
-from worldsim.triage.ranking import Ranking
+from worldsim.triage.engine.batches import Crash
+from worldsim.triage.engine.plan import ArenaPlan, Description, Plan
+from worldsim.triage.engine.replay import Results
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import ReportData, from_results, render
 from worldsim.triage.request import Ref, TriageRequest
-from worldsim.triage.wave import Crash
 
 K, EPISODES = 12, 40
 

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from worldsim.triage.agreement import Agreement
-from worldsim.triage.estimate import Estimate
-from worldsim.triage.intervals import Interval
+from worldsim.stats.agreement import Agreement
+from worldsim.stats.estimate import Estimate
+from worldsim.stats.intervals import Interval
 from worldsim.triage.report import Rate, ReportData, RoundTrip
 from worldsim.triage.report.trust import cautions, reliances
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.ranking import Ranking
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import Clip, ReportData, choose, videos
 from worldsim.triage.report.videos import enlarge, films
 from worldsim.video import read_video

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldsim.core import IMAGE
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.protocols import Policy
-from worldsim.types import IMAGE
 
 _CAMERAS = "observation.images."
 

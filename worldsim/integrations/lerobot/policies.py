@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
 from worldsim.errors import PolicyError, StorageError
 from worldsim.integrations.lerobot.checkpoint import Checkpoint, lerobot, read_checkpoint
 from worldsim.noise import fold
 from worldsim.policies.checks import checked_action, require
-from worldsim.policies.randomness import KeyedRandomness
-from worldsim.types import IMAGE, STATE, TRUE_STATE, Observation
+from worldsim.policies.keyed_randomness import KeyedRandomness
 
 _WITH_HISTORY = ("diffusion",)  # types whose predict_action_chunk takes a history [n, T, ...] in the batch
 _VECTORS = (STATE, TRUE_STATE)

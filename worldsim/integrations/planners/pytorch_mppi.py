@@ -20,8 +20,8 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.planners import Bounds, Plan, Planner, RolloutObjective, Search, make_planner, rollout_of
-from worldsim.planners.draw import Noise, Streams, episode_keys
-from worldsim.planners.make import with_horizon
+from worldsim.planners.noise import Noise, Streams, episode_keys
+from worldsim.planners.registry import with_horizon
 
 _FAR = 1024.0
 """Half width of the box where no limits are given, in standard deviations of the noise."""

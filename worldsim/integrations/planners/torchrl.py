@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, missing_extra
 from worldsim.noise import fold
 from worldsim.planners import Bounds, Plan, make_planner
-from worldsim.planners.draw import episode_keys
+from worldsim.planners.noise import episode_keys
 
 try:
     from torchrl.modules.planners import MPCPlannerBase

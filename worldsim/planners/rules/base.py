@@ -16,8 +16,8 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.planners.bounds import Bounds
-from worldsim.planners.draw import Noise, smooth
 from worldsim.planners.evaluate import Scored
+from worldsim.planners.noise import Noise, smooth
 from worldsim.planners.search import Search
 
 

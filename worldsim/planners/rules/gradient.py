@@ -12,12 +12,12 @@ import math
 import torch
 from torch import Tensor
 
+from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
-from worldsim.planners.draw import smooth
 from worldsim.planners.evaluate import Scored
+from worldsim.planners.noise import smooth
 from worldsim.planners.rules.base import Setting
 from worldsim.planners.search import Search
-from worldsim.types import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from worldsim.planners.draw import smooth
 from worldsim.planners.evaluate import Scored
+from worldsim.planners.noise import smooth
 from worldsim.planners.rules.base import Sampler, Setting
 from worldsim.planners.search import Search
 

@@ -1,6 +1,6 @@
 """From what a run has learned to what a report shows.
 
-The only file of the report that knows the inner life of a run (`worldsim.triage.course.Results`).
+The only file of the report that knows the inner life of a run (`worldsim.triage.engine.replay.Results`).
 """
 
 import dataclasses
@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from worldsim.triage.agreement import agreement_report
-from worldsim.triage.allocation import SequentialHalving
-from worldsim.triage.course import Results
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.intervals import Interval, clopper_pearson, mean_sequence
+from worldsim.stats.agreement import agreement_report
+from worldsim.stats.intervals import Interval, clopper_pearson, mean_sequence
+from worldsim.triage.allocate.halving import SequentialHalving
+from worldsim.triage.engine.replay import Results
+from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.report.data import Clip, Manifest, ReportData, RoundTrip, rounds_of
 from worldsim.triage.report.judging import judging
 from worldsim.triage.report.truth import Rate, Truth

@@ -1,6 +1,6 @@
 """Everything a report shows, as plain values: pages, figures and pictures are functions of a `ReportData`.
 
-Not for computing any of it: rankings come from `worldsim.triage.ranking`, agreement from `worldsim.triage.agreement`.
+Not for computing any of it: rankings come from `worldsim.triage.ranking.ranking`, agreement from `worldsim.stats.agreement`.
 
 Shape legend: K policies, T frames of H by W pixels.
 """
@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.intervals import Interval
-from worldsim.triage.labels import labels
-from worldsim.triage.metrics import SOLVED
-from worldsim.triage.ranking import RankedPolicy, Ranking
+from worldsim.stats.correlation import SOLVED
+from worldsim.stats.intervals import Interval
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.labels import labels
+from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
 from worldsim.triage.report.truth import Rate, Truth
 
 Frames = NDArray[np.uint8]

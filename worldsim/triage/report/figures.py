@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from worldsim.triage.intervals import Interval
-from worldsim.triage.ranking import RankedPolicy
+from worldsim.stats.intervals import Interval
+from worldsim.triage.ranking.ranking import RankedPolicy
 from worldsim.triage.report.canvas import dress, svg
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.palette import PAGE, Palette

@@ -1,11 +1,11 @@
 """What a report says about a judge of one's own: that it judged, and how its errors were kept out of the ranking.
 
-Not for correcting (`worldsim.triage.correction`).
+Not for correcting (`worldsim.triage.ranking.judge_correction`).
 """
 
-from worldsim.triage.correction import JudgeRates, rates_for
-from worldsim.triage.intervals import clopper_pearson
-from worldsim.triage.ranking import Ranking
+from worldsim.stats.intervals import clopper_pearson
+from worldsim.triage.ranking.judge_correction import JudgeRates, rates_for
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report.words import percent, plural
 from worldsim.triage.request import TriageRequest
 

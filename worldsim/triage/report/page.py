@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from worldsim import storage
-from worldsim.triage.labels import clean
+from worldsim.triage.ranking.labels import clean
 from worldsim.triage.report import trust, view, words
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.figures import both_widths

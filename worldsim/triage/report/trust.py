@@ -1,13 +1,13 @@
 """How far a run may be relied on: four questions with an answer each, and the cautions that go with them.
 
 The limits are stated here by name, once; they are judgements, not theorems. Not for computing agreement
-(`worldsim.triage.agreement`).
+(`worldsim.stats.agreement`).
 """
 
 import dataclasses
 from typing import Literal
 
-from worldsim.triage.estimate import Estimate
+from worldsim.stats.estimate import Estimate
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.truth import Truth
 from worldsim.triage.report.words import estimate, percent, plural, points

@@ -1,6 +1,6 @@
 """A world beside a ground truth, policy by policy and episode by episode, as values to show.
 
-The verdicts over all policies (correlations and the like) are `worldsim.triage.agreement`'s.
+The verdicts over all policies (correlations and the like) are `worldsim.stats.agreement`'s.
 
 Shape legend: K policies, N and M episodes.
 """
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from worldsim.errors import InvalidInputError
-from worldsim.triage.agreement import Agreement
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.intervals import Interval, clopper_pearson, confidence_sequence, mean_sequence
-from worldsim.triage.metrics import SOLVED
+from worldsim.stats.agreement import Agreement
+from worldsim.stats.correlation import SOLVED
+from worldsim.stats.intervals import Interval, clopper_pearson, confidence_sequence, mean_sequence
+from worldsim.triage.ranking.evidence import Evidence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldsim.triage.evidence import Evidence
-from worldsim.triage.metrics import SOLVED
-from worldsim.triage.ranking import Ranking
+from worldsim.stats.correlation import SOLVED
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report.data import Clip, Frames, Kind
 from worldsim.video import encode_mp4, side_by_side
 

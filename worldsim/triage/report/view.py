@@ -5,9 +5,9 @@ Strings are plain text; the template escapes them. Not for sentences (`words`) o
 
 import dataclasses
 
-from worldsim.triage.estimate import Estimate
-from worldsim.triage.intervals import Interval
-from worldsim.triage.ranking import RankedPolicy
+from worldsim.stats.estimate import Estimate
+from worldsim.stats.intervals import Interval
+from worldsim.triage.ranking.ranking import RankedPolicy
 from worldsim.triage.report.data import Clip, ReportData
 from worldsim.triage.report.truth import Episodes
 from worldsim.triage.report.videos import Film

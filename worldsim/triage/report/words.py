@@ -5,9 +5,9 @@ Every sentence is a function of a `ReportData`. Escaping is the page's business:
 
 from collections.abc import Sequence
 
-from worldsim.triage.estimate import Estimate
-from worldsim.triage.intervals import Interval
-from worldsim.triage.labels import shorten
+from worldsim.stats.estimate import Estimate
+from worldsim.stats.intervals import Interval
+from worldsim.triage.ranking.labels import shorten
 from worldsim.triage.report.data import ReportData
 
 THIN = "\u202f"  # narrow no-break space

@@ -12,8 +12,8 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION
 
+from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.errors import InvalidInputError
-from worldsim.types import IMAGE, STATE, TRUE_STATE
 
 _KINDS = {
     "pixels": (FeatureType.VISUAL, IMAGE),

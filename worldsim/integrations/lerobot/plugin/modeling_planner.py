@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
+from worldsim.core import IMAGE
 from worldsim.errors import InvalidInputError
 from worldsim.integrations.lerobot.face import LeRobotFace
 from worldsim.integrations.lerobot.plugin.configuration_planner import WorldsimPlannerConfig, not_trained
 from worldsim.planners import make_planner
 from worldsim.planners.mpc import MPC
-from worldsim.types import IMAGE
 from worldsim.worlds import load_world
 
 

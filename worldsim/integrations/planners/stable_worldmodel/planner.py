@@ -14,8 +14,8 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Bounds, Limits, Objective, Plan, PlanStats, Search
-from worldsim.planners.draw import Noise
 from worldsim.planners.evaluate import Evaluator
+from worldsim.planners.noise import Noise
 
 
 class SolverPlanner:

@@ -14,8 +14,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.integrations.planners.stable_worldmodel.objective import CostObjective, dtype_of
 from worldsim.noise import fold
 from worldsim.planners import Bounds, Plan, Planner, make_planner
-from worldsim.planners.draw import Noise, episode_keys
-from worldsim.planners.make import with_horizon
+from worldsim.planners.noise import Noise, episode_keys
+from worldsim.planners.registry import with_horizon
 
 _FAR = 2.0**20
 """Half width of a box that nothing reaches; a power of two, so that scaling by it loses no bit."""

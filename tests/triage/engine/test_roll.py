@@ -1,0 +1,209 @@
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Verdict
+from worldsim.errors import InvalidInputError
+from worldsim.triage.engine.batches import Scope, compose
+from worldsim.triage.engine.episode_table import TRIAGE, block
+from worldsim.triage.engine.group import hang
+from worldsim.triage.engine.judge import WorldJudge
+from worldsim.triage.engine.roll import Roller, policy_keys
+
+BLOCK = block(TRIAGE, seed=0, episodes=40, num_starts=1000)
+WORLD = ToyWorld(horizon=12)
+
+
+def roll(extra=(), *, world=WORLD, pairs=None, lost=None, done=(), judge=None, rule=None, width=16):
+    """Roll out a wave of three sound policies (one of pixels) and some others: results by (policy, episode), crashes."""
+    refs = toy_refs(3, extra=extra)
+    scope = Scope(kind="world", world="w", judge="j", policies=refs)
+    pairs = [(p, e) for p in range(len(refs)) for e in range(3)] if pairs is None else pairs
+    (wave,) = compose(pairs, scope=scope, block=BLOCK, width=width, policies_per_wave=16)
+    wave = dataclasses.replace(wave, done=frozenset(done))
+    roller = Roller(world=world, policy_of=lambda i: load_toy(refs[i]), rule=rule or WorldJudge(), judge=judge)
+    result = roller.run(wave, lost=lost)
+    ends = {
+        (wave.slots[f.row].policy, wave.slots[f.row].episode): dataclasses.replace(f, row=0) for f in result.finished
+    }
+    return ends, {c.policy: c for c in result.crashes}
+
+
+def test_a_wave_plays_policies_on_their_own_rows():
+    ends, crashes = roll()
+    assert not crashes and set(ends) == {(p, e) for p in range(3) for e in range(3)}
+    assert all(f.steps == 12 and 0 <= f.success <= 1 and f.progress <= f.progress_max for f in ends.values())
+    assert sum(ends[2, e].progress for e in range(3)) > sum(ends[0, e].progress for e in range(3)) + 0.5
+
+
+def test_a_rollout_is_the_same_alone_and_in_company():
+    together, _ = roll()
+    for pair, end in together.items():
+        alone, _ = roll(pairs=[pair])
+        assert alone == {pair: end}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", "failed at step 3: ValueError: lost the plot, <object object at 0x...>"),
+        ("nan", "failed at step 3: it returned NaN or infinite actions"),
+        ("shape", "failed at step 3: it returned actions of shape (3, 1), expected a tensor of shape (3, 2)"),
+        ("sysexit", "failed at step 3: SystemExit: 3"),
+    ],
+)
+def test_a_crash_leaves_the_rest_untouched(fault, words):
+    healthy, _ = roll()
+    ends, crashes = roll([f"gain=0.5 fault={fault}"])
+    assert ends == healthy
+    assert list(crashes) == [3] and crashes[3].reason == words and crashes[3].step == 3
+    assert "Traceback" in crashes[3].detail or fault in ("nan",)
+
+
+def test_a_policy_that_writes_into_what_it_sees_changes_no_world():
+    extra = ["gain=0.1 at=5"]
+    clean, _ = roll(extra)
+    dirty, crashes = roll([extra[0] + " fault=write"])
+    assert not crashes
+    for e in range(3):  # its own action at that step is that of a point at the origin; the world goes on as it was
+        assert 0 < abs(clean[3, e].progress - dirty[3, e].progress) < 0.05
+    assert {k: v for k, v in clean.items() if k[0] < 3} == {k: v for k, v in dirty.items() if k[0] < 3}
+
+
+def test_a_policy_that_cannot_be_loaded_or_begun_crashes_alone():
+    healthy, _ = roll()
+
+    class Greedy:
+        needs = frozenset({"observation.sound"})
+
+        def initial(self, n):
+            return None
+
+        def act(self, observation, carry, keys):
+            raise AssertionError
+
+    class Peeping(Greedy):
+        needs = frozenset({TRUE_STATE})
+
+    refs = toy_refs(3, extra=["missing", "greedy", "peeping"])
+    scope = Scope(kind="world", world="w", judge="j", policies=refs)
+    (wave,) = compose([(p, 0) for p in range(6)], scope=scope, block=BLOCK, width=16, policies_per_wave=16)
+
+    def load(i):
+        if i == 3:
+            raise FileNotFoundError("no such weights")
+        return {4: Greedy, 5: Peeping}[i]() if i > 3 else load_toy(refs[i])
+
+    result = Roller(world=WORLD, policy_of=load, rule=WorldJudge()).run(wave)
+    assert [dataclasses.replace(f, row=0) for f in result.finished] == [healthy[p, 0] for p in range(3)]
+    reasons = [c.reason for c in result.crashes]
+    assert reasons[0] == "could not be loaded: FileNotFoundError: no such weights"
+    assert reasons[1].startswith("could not start: it needs observation.sound, but worlds give only")
+    assert reasons[2] == f"failed at step 0: it needs {TRUE_STATE}, which this world does not give"
+
+
+def test_done_rows_and_lost_policies_idle():
+    healthy, _ = roll()
+    ends, crashes = roll(done=[0, 2, 4], lost={2: hang(2, 5.0)})
+    assert ends == {k: v for i, (k, v) in enumerate(healthy.items()) if i not in (0, 2, 4) and k[0] < 2}
+    assert crashes[2].reason == "did not answer within 5 s"
+
+
+def test_policies_share_noise_by_episode_and_not_by_row():
+    keys = policy_keys(torch.tensor([5, 9]), 4)
+    assert torch.equal(keys[:, 0], policy_keys(torch.tensor([5]), 4)[:, 0])
+    assert len(set(keys.flatten().tolist())) == 8
+    assert torch.equal(keys, policy_keys(torch.tensor([9, 5]), 7)[:4].flip(1))
+
+
+def test_global_generators_repeat_in_a_wave_and_are_given_back():
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    first, _ = roll(["gain=0.5 fault=global"])
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
+    assert np.array_equal(before[2], np.random.get_state()[1])
+    torch.manual_seed(2)
+    assert roll(["gain=0.5 fault=global"])[0] == first
+
+
+class Broken(ToyWorld):
+    """Answers with NaN where the point has gone too far left."""
+
+    def step(self, state, action):
+        state, step = super().step(state, action)
+        wrong = torch.where(step.proprio[:, 0] < -0.8, torch.nan, step.progress)
+        return state, dataclasses.replace(step, progress=wrong, uncertainty=step.progress * torch.nan)
+
+
+def test_a_world_that_leaves_the_numbers_takes_out_the_policy_not_the_run():
+    ends, crashes = roll(world=Broken(horizon=12, bias=-0.05))
+    assert list(crashes) == [0] and {p for p, _ in ends} == {1, 2}
+    assert crashes[0].reason == "failed at step 12: the world answered its actions with NaN"
+    assert all(f.uncertainty_mean == float("inf") for f in ends.values())
+
+
+def test_frames_are_decoded_only_for_those_who_look():
+    looks = []
+
+    class Spy(ToyWorld):
+        def decode(self, latent):
+            looks.append(len(latent))
+            return super().decode(latent)
+
+    roll(world=Spy(horizon=12), pairs=[(0, 0), (1, 0)])
+    assert looks == [16]  # the starts
+    looks.clear()
+    roll(world=Spy(horizon=12), pairs=[(0, 0), (2, 0)])
+    assert looks == [16] * 12
+
+
+def test_a_judge_of_ones_own_sees_latents_and_has_the_last_word():
+    seen = []
+
+    def judge(rollout):
+        seen.append((tuple(rollout.latent.shape), tuple(rollout.action.shape)))
+        n = rollout.batch
+        return Verdict(
+            success=torch.full((n,), 0.25),
+            progress=rollout.progress[:, 0],
+            abstain=torch.ones(n, dtype=torch.bool),
+            failed_at=torch.zeros(n, dtype=torch.int64),
+            text=tuple(f"row {i}" for i in range(n)),
+        )
+
+    ends, _ = roll(judge=judge)
+    assert seen == [((9, 12, 2, 1, 1), (9, 12, 2))]
+    assert {f.success for f in ends.values()} == {0.25} and all(f.abstained for f in ends.values())
+    assert ends[0, 1].note == "row 1" and ends[0, 1].probability != 0.25
+    with pytest.raises(InvalidInputError, match="judge returned NaN"):
+        roll(judge=lambda r: dataclasses.replace(judge(r), success=torch.full((r.batch,), torch.nan)))
+
+
+def test_the_rule_decides_when_success_counts():
+    at_end, _ = roll(rule=WorldJudge(threshold=None))
+    at_any, _ = roll(rule=WorldJudge(success_at="any", threshold=None))
+    hard, _ = roll(rule=WorldJudge())
+    for pair, end in at_end.items():
+        assert end.success == end.probability <= at_any[pair].probability
+        assert hard[pair].success == float(end.success >= 0.5)
+        assert at_any[pair].progress == end.progress_max >= end.progress
+        assert (end.solved_at == -1) == (at_any[pair].probability <= 0.5)
+    with pytest.raises(InvalidInputError, match="threshold"):
+        WorldJudge(threshold=0.0)
+
+
+def test_film_keeps_what_run_saw():
+    refs = toy_refs(3)
+    scope = Scope(kind="world", world="w", judge="j", policies=refs)
+    (wave,) = compose([(2, 0), (2, 1)], scope=scope, block=BLOCK, width=16, policies_per_wave=16)
+    start, rollout = Roller(world=WORLD, policy_of=lambda i: load_toy(refs[i]), rule=WorldJudge()).film(wave)
+    assert start[IMAGE].shape == (16, 8, 8, 3) and rollout.latent.shape == (16, 12, 2, 1, 1)
+    ends, _ = roll()
+    assert [float(p) for p in rollout.progress[:2, -1]] == [ends[2, 0].progress, ends[2, 1].progress]
+    assert STATE in start

@@ -1,0 +1,70 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.ranking import Ranking
+from worldsim.triage.report.leaderboard import leaderboard
+
+
+@pytest.fixture(scope="module")
+def ranking() -> Ranking:
+    generator = np.random.default_rng(0)
+    success = (generator.random((30, 60)) < np.linspace(0.95, 0.05, 30)[:, None]).astype(float)
+    failed = np.arange(30) == 4
+    evidence = Evidence(success=success, progress=0.5 + success / 2, failed=failed)
+    names = [f"runs/[bold]x[/bold]/{i:03d}/model" for i in range(30)]
+    return Ranking.from_evidence(evidence, names=names, k=3, failures={4: "raised ValueError:\nbad [red]shape[/red]"})
+
+
+def printed(ranking: Ranking, *, terminal: bool, width: int = 80, **settings: int) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=width, color_system="truecolor" if terminal else None)
+    console.print(leaderboard(ranking, **settings), soft_wrap=True)
+    return out.getvalue()
+
+
+def test_a_pipe_gets_plain_aligned_lines(ranking: Ranking) -> None:
+    text = printed(ranking, terminal=False, rows=5)
+    lines = text.splitlines()
+    assert "\x1b" not in text
+    assert lines[0].split() == ["#", "checkpoint", "success", "interval", "progress", "P(top", "3)", "rollouts"]
+    assert lines[1].split()[0] == "1"
+    assert len({line.rfind("%") for line in lines[1:6]}) == 1  # columns line up
+    assert lines[6] == "... and 24 more"
+    assert lines[7] == "crashed: 004: raised ValueError: bad [red]shape[/red]"
+    assert len(lines) == 8
+
+
+def test_long_names_are_not_cut_by_the_width_of_a_pipe(ranking: Ranking) -> None:
+    lines = tuple(dataclasses.replace(p, name=f"{p.policy:02d}-" + "n" * 50) for p in ranking.policies)
+    text = printed(dataclasses.replace(ranking, policies=lines), terminal=False, width=40, rows=3)
+    first = text.splitlines()[1]
+    assert first.endswith("60") and "n" * 50 in first
+
+
+def test_a_terminal_gets_every_column_at_80_and_at_110(ranking: Ranking) -> None:
+    for width in (80, 110):
+        text = printed(ranking, terminal=True, width=width)
+        for column in ("checkpoint", "success", "interval", "progress", "P(top 3)", "rollouts"):
+            assert column in text
+        assert "█" in text and "\x1b[" in text
+
+
+def test_success_is_that_of_the_ranking(ranking: Ranking) -> None:
+    first = ranking.policies[0]
+    assert first.shown.success is not None
+    assert f"{100 * first.shown.success:.1f}%" in printed(ranking, terminal=False).splitlines()[1]
+
+
+def test_a_policy_without_rollouts_shows_dashes() -> None:
+    evidence = Evidence.empty(2, episodes=3)
+    text = printed(Ranking.from_evidence(evidence, names=["a", "b"], k=1), terminal=False)
+    assert " - " in text.splitlines()[1]
+
+
+def test_by_default_it_lists_twice_the_best_k(ranking: Ranking) -> None:
+    assert "... and 9 more" in printed(ranking, terminal=False)

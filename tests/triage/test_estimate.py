@@ -1,0 +1,91 @@
+import functools
+
+import pytest
+import torch
+
+from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from worldsim.core import Verdict
+from worldsim.errors import InvalidInputError
+from worldsim.triage.estimate import forecast
+from worldsim.triage.request import Ref, TriageRequest
+from worldsim.triage.run import run
+
+
+def request(**settings):
+    settings = {"policies": toy_refs(8), "budget": 400, "k": 2, "width": 16, "spare": 1} | settings
+    return TriageRequest(world=Ref(name="toy", digest="w"), **settings)
+
+
+@pytest.mark.parametrize("allocator", ["halving", "uniform"])
+def test_the_forecast_counts_what_the_run_then_does(tmp_path, allocator):
+    waves = []
+    world = functools.partial(ToyWorld, horizon=10)
+    found = forecast(request(allocator=allocator), load_world=world, load_policy=load_toy)
+    results = run(
+        request(allocator=allocator), load_world=world, load_policy=load_toy, out=tmp_path, progress=waves.append
+    )
+    assert len(waves) == found.waves and results.ranking.rollouts <= found.rollouts == 400
+    best = results.ranking.policies[0].policy
+    assert found.episodes == int(results.triage.count[best] + results.audit.count[best])
+    assert found.distinct_starts == results.plan.triage.distinct_starts
+    assert f"at most 400 rollouts in {found.waves} waves" in str(found)
+
+
+def test_time_follows_the_speed_of_the_world_and_the_workers():
+    slow = functools.partial(ToyWorld, horizon=50, delay_s=0.02)
+    one = forecast(request(), load_world=slow, load_policy=load_toy)
+    two = forecast(request(workers=2), load_world=slow, load_policy=load_toy)
+    assert one.seconds > one.waves * 50 * 0.02 > 0.6 * two.seconds
+    assert two.seconds < 0.8 * one.seconds
+
+
+class Clock:
+    """Time that passes only where something says so."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class TickingWorld(ToyWorld):
+    """A step takes a second."""
+
+    clock = Clock()
+
+    def step(self, state, action):
+        self.clock.now += 1
+        return super().step(state, action)
+
+
+def ticking_judge(world):
+    """Takes a minute for a wave."""
+
+    def judge(rollout):
+        world.clock.now += 60
+        done = rollout.success[:, -1]
+        return Verdict(success=done, progress=done, abstain=done > 2, failed_at=torch.full((len(done),), -1))
+
+    return judge
+
+
+@pytest.mark.parametrize("horizon", [10, 100])
+def test_steps_count_each_and_a_judge_once_a_wave(monkeypatch, horizon):
+    monkeypatch.setattr("worldsim.triage.estimate.time", TickingWorld.clock)
+    world = functools.partial(TickingWorld, horizon=horizon)
+    plain = forecast(request(), load_world=world, load_policy=load_toy)
+    judged = forecast(request(judge="slow"), load_world=world, load_policy=load_toy, load_judge=ticking_judge)
+    assert plain.seconds == pytest.approx(plain.waves * horizon)
+    assert judged.seconds == pytest.approx(judged.waves * (horizon + 60))
+
+
+def test_more_episodes_tell_smaller_gaps():
+    gaps = [forecast(request(budget=b), load_world=ToyWorld, load_policy=load_toy).gap for b in (200, 800, 3200)]
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    n = forecast(request(budget=800), load_world=ToyWorld, load_policy=load_toy).episodes
+    assert gaps[1] == pytest.approx(1.6449 * (0.5 / n) ** 0.5, rel=1e-3)
+
+
+def test_a_request_that_cannot_be_met_is_told_beforehand():
+    with pytest.raises(InvalidInputError, match="at least one rollout for each of 8 policies"):
+        forecast(request(budget=6, audit=0.0), load_world=ToyWorld, load_policy=load_toy)

@@ -1,0 +1,1 @@
+"""Recording episodes: environment adapters, exploration, rollouts of policies."""

@@ -1,0 +1,184 @@
+"""Looks at any Gymnasium environment the way datasets need it: a frame, proprioception, success and progress.
+
+What is found where:
+- frame: `pixels` of a dict observation (an array, or a dict by camera), an observation that is itself an image, else
+  what `render()` draws (make the environment with `render_mode="rgb_array"`);
+- proprioception: `agent_pos`, else `state` or `observation`, else the only flat numbers there are, else one zero;
+- true state: `environment_state` of the observation or of info;
+- success: `is_success` or `success` of info; progress: `progress` of info; unknown where they are missing.
+
+Not for acting (`worldsim.data.collect.record`) and not for worlds (`worldsim.envs`).
+
+Shape legend: H W image, P proprio, A action, E true state, S simulator state.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from worldsim.actions import ActionSpec
+from worldsim.errors import InvalidInputError, unknown_name
+
+_PROPRIO = ("agent_pos", "state", "observation")
+_TRUE_STATE = "environment_state"
+_RATE_HZ = 10.0
+"""Assumed where an environment does not tell its `render_fps`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """One observation."""
+
+    frame: NDArray[np.uint8]  # [H, W, 3]
+    proprio: NDArray[np.float32]  # [P]
+    true_state: NDArray[np.float32] | None  # [E]
+    success: float  # 0 or 1, nan where it is not known
+    progress: float  # 0..1, nan where it is not known
+
+
+class Watched:
+    """An environment and how to look at it.
+
+    Args:
+        env: With continuous actions and some way to get pixels.
+        camera: Which of several cameras; None for the only one.
+        image_px: Frames are brought to this side length by area averaging; None leaves them as they are.
+        action: Meaning of the actions; None to take `env.unwrapped.action_spec`, or make one from the action space.
+
+    Raises:
+        InvalidInputError: Actions are not a bounded box of numbers, or do not fit `action`.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        *,
+        camera: str | None = None,
+        image_px: int | None = None,
+        action: ActionSpec | None = None,
+    ) -> None:
+        self.env, self.camera, self.image_px = env, camera, image_px
+        self.action = action or action_spec_of(env)
+        shape = env.action_space.shape
+        if shape != (self.action.dim,):
+            raise InvalidInputError(
+                f"The environment takes actions of shape {shape}; the spec has {self.action.dim} numbers."
+            )
+
+    @property
+    def task(self) -> str:
+        """One sentence, where the environment has one."""
+        inner = self.env.unwrapped
+        for name in ("task_description", "task"):
+            if isinstance(getattr(inner, name, None), str):
+                return str(getattr(inner, name))
+        return str((inner.metadata or {}).get("task", ""))
+
+    @property
+    def task_id(self) -> str:
+        """Its Gymnasium id, or empty."""
+        return self.env.spec.id if self.env.spec else ""
+
+    @property
+    def success_at(self) -> Literal["end", "any"]:
+        """When an episode counts as solved."""
+        return "any" if (self.env.unwrapped.metadata or {}).get("success_at") == "any" else "end"
+
+    @property
+    def max_steps(self) -> int | None:
+        """Its own limit on steps, where there is one."""
+        return self.env.spec.max_episode_steps if self.env.spec else None
+
+    def simulator_state(self) -> NDArray[np.float64] | None:
+        """What `get_state` of the environment gives, float64 [S]; None where there is no such method."""
+        get_state = getattr(self.env.unwrapped, "get_state", None)
+        return np.asarray(get_state(), np.float64).ravel() if callable(get_state) else None
+
+    def look(self, observation: Any, info: Mapping[str, Any]) -> Seen:
+        """Take an observation apart.
+
+        Raises:
+            InvalidInputError: There are no pixels, or they are not an RGB picture.
+        """
+        parts = observation if isinstance(observation, Mapping) else {}
+        frame = self._frame(observation, parts)
+        true_state = parts.get(_TRUE_STATE, info.get(_TRUE_STATE))
+        success = info.get("is_success", info.get("success"))
+        progress = info.get("progress")
+        return Seen(
+            frame=self._sized(frame),
+            proprio=_proprio(observation, parts),
+            true_state=None if true_state is None else np.asarray(true_state, np.float32).ravel(),
+            success=math.nan if success is None else float(bool(success)),
+            progress=math.nan if progress is None else float(np.clip(progress, 0, 1)),
+        )
+
+    def _frame(self, observation: Any, parts: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """The picture, wherever it is."""
+        pixels = parts.get("pixels")
+        if isinstance(pixels, Mapping):
+            cameras = sorted(pixels)
+            if self.camera is None and len(cameras) != 1:
+                raise InvalidInputError(f"The environment has several cameras; name one of them: {', '.join(cameras)}.")
+            name = cameras[0] if self.camera is None else self.camera
+            if name not in pixels:
+                raise unknown_name("camera", name, cameras)
+            pixels = pixels[name]
+        if pixels is None:
+            pixels = observation if _is_image(observation) else self.env.render()
+        if not _is_image(pixels):
+            raise InvalidInputError(
+                "The environment gives no RGB pixels: neither its observation nor render() is uint8 [H, W, 3]. Make it "
+                'with obs_type="pixels_agent_pos" or render_mode="rgb_array".'
+            )
+        return np.asarray(pixels)
+
+    def _sized(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.image_px is None or frame.shape[:2] == (self.image_px, self.image_px):
+            return frame
+        return np.array(Image.fromarray(frame).resize((self.image_px, self.image_px), Image.Resampling.BOX))
+
+
+def action_spec_of(env: gymnasium.Env[Any, Any]) -> ActionSpec:
+    """The environment's own `action_spec`, or one made from its action space and `render_fps`.
+
+    Raises:
+        InvalidInputError: Actions are not a bounded box of numbers.
+    """
+    own = getattr(env.unwrapped, "action_spec", None)
+    if isinstance(own, ActionSpec):
+        return own
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
+        raise InvalidInputError(f"Actions must be a bounded Box [A]; the environment has {space}. Wrap it.")
+    rate = float((env.unwrapped.metadata or {}).get("render_fps") or _RATE_HZ)
+    return ActionSpec(
+        names=tuple(f"action_{i}" for i in range(space.shape[0])),
+        units=("unknown",) * space.shape[0],
+        low=tuple(float(x) for x in space.low),
+        high=tuple(float(x) for x in space.high),
+        rate_hz=rate,
+    )
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[-1] == 3
+
+
+def _proprio(observation: Any, parts: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Flat numbers that describe the robot, or one zero."""
+    flat = {k: v for k, v in parts.items() if np.ndim(v) == 1 and k not in ("pixels", _TRUE_STATE)}
+    for name in _PROPRIO:
+        if name in flat:
+            return np.asarray(flat[name], np.float32)
+    if len(flat) == 1:
+        return np.asarray(next(iter(flat.values())), np.float32)
+    if isinstance(observation, np.ndarray) and observation.ndim == 1:
+        return observation.astype(np.float32)
+    return np.zeros(1, np.float32)

@@ -1,0 +1,163 @@
+"""Encoded episodes on disk: every frame is encoded once, and training never touches pixels again.
+
+One safetensors file for one (dataset, encoder) pair. Runs where only torch, numpy and safetensors are installed.
+
+Shape legend: E episodes, F frames of an episode, N frames in all, C H W latent, P proprio, A action.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim import storage
+from worldsim.data.windows import EncodedEpisode
+from worldsim.errors import InvalidInputError, StorageError
+
+BATCH = 512
+MOST_BAD = 0.2
+"""Encoding stops when more than this share of the episodes cannot be read."""
+
+
+class Recorded(Protocol):
+    """What is needed of one recorded episode (`worldsim.data.episode.Episode` has it)."""
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """[F, H, W, 3]."""
+
+    @property
+    def true_state(self) -> NDArray[np.float32] | None:
+        """[F, E], where it is known."""
+
+    @property
+    def proprio(self) -> NDArray[np.float32]:
+        """[F, P]."""
+
+    @property
+    def action(self) -> NDArray[np.float32]:
+        """[F - 1, A], physical units."""
+
+    @property
+    def success(self) -> NDArray[np.float32]:
+        """[F], nan where it is not known."""
+
+    @property
+    def progress(self) -> NDArray[np.float32]:
+        """[F], nan where it is not known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedEpisodes:
+    """Encoded episodes and the indices they have in their dataset."""
+
+    episodes: tuple[EncodedEpisode, ...]
+    indices: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest episode."""
+        return max(int(e.z_FCHW.shape[0]) for e in self.episodes)
+
+    @property
+    def proprio_dim(self) -> int:
+        """P."""
+        return int(self.episodes[0].proprio_FP.shape[1])
+
+    def split(self, *, every: int) -> tuple["EncodedEpisodes", "EncodedEpisodes"]:
+        """Separate the episodes whose dataset index is a multiple of `every`: (the others, those).
+
+        Raises:
+            InvalidInputError: One side would be empty.
+        """
+        held = [i % every == 0 for i in self.indices]
+        sides = []
+        for wanted in (False, True):
+            rows = [k for k, h in enumerate(held) if h is wanted]
+            if not rows:
+                raise InvalidInputError(
+                    f"{len(self.indices)} episodes cannot be split into training and held-out ones (every {every}th is "
+                    "held out). Collect more."
+                )
+            episodes, indices = tuple(self.episodes[k] for k in rows), tuple(self.indices[k] for k in rows)
+            sides.append(EncodedEpisodes(episodes=episodes, indices=indices))
+        return sides[0], sides[1]
+
+
+def encode_episodes(
+    episode: Callable[[int], Recorded],
+    count: int,
+    *,
+    encode: Callable[[Recorded], Tensor],
+    normalize: Callable[[Tensor], Tensor],
+    path: Path,
+    key: str,
+    on_episode: Callable[[int], None] | None = None,
+) -> EncodedEpisodes:
+    """Encode all episodes, or read them from `path` if they were encoded before with the same key.
+
+    Args:
+        episode: Reads episode i.
+        count: How many there are.
+        encode: An episode -> its latents [F, C, H, W].
+        normalize: Actions in physical units -> [-1, 1].
+        path: The cache file's folder.
+        key: Digest of dataset and encoder; another key means another cache.
+        on_episode: Called after each episode, for progress bars.
+
+    Raises:
+        StorageError: More than a fifth of the episodes are unreadable, or the cache cannot be written.
+    """
+    if path.exists():
+        config, tensors, manifest = storage.load_folder(path, kind="latents")
+        if manifest.get("key") == key:
+            return _unpack(config["indices"], tensors)
+    encoded, indices, bad = [], [], []
+    for i in range(count):
+        try:
+            encoded.append(_encode(episode(i), encode, normalize))
+            indices.append(i)
+        except (StorageError, InvalidInputError) as error:
+            bad.append(f"episode {i}: {error}")
+            if len(bad) > MOST_BAD * count:
+                raise StorageError(f"{len(bad)} of {count} episodes are unreadable. The last: {bad[-1]}") from error
+        if on_episode is not None:
+            on_episode(i + 1)
+    storage.save_folder(
+        path, kind="latents", config={"indices": indices}, tensors=_pack(encoded), manifest={"key": key, "skipped": bad}
+    )
+    return EncodedEpisodes(episodes=tuple(encoded), indices=tuple(indices))
+
+
+@torch.inference_mode()
+def _encode(
+    recorded: Recorded, encode: Callable[[Recorded], Tensor], normalize: Callable[[Tensor], Tensor]
+) -> EncodedEpisode:
+    """One episode's latents and numbers."""
+    return EncodedEpisode(
+        z_FCHW=encode(recorded).clone(),
+        proprio_FP=torch.tensor(recorded.proprio, dtype=torch.float32),
+        action_FA=normalize(torch.tensor(recorded.action, dtype=torch.float32)),
+        progress_F=torch.tensor(recorded.progress, dtype=torch.float32),
+        success_F=torch.tensor(recorded.success, dtype=torch.float32),
+    )
+
+
+def _pack(episodes: Sequence[EncodedEpisode]) -> dict[str, Tensor]:
+    """End to end, with the lengths."""
+    names = [f.name for f in dataclasses.fields(EncodedEpisode)]
+    packed = {n: torch.cat([getattr(e, n) for e in episodes]) for n in names}
+    return {**packed, "length": torch.tensor([len(e.z_FCHW) for e in episodes])}
+
+
+def _unpack(indices: Sequence[int], tensors: dict[str, Tensor]) -> EncodedEpisodes:
+    lengths = tensors["length"].tolist()
+    names = [f.name for f in dataclasses.fields(EncodedEpisode)]
+    parts = {n: torch.split(tensors[n], [k - (n == "action_FA") for k in lengths]) for n in names}
+    episodes = tuple(EncodedEpisode(**{n: parts[n][i] for n in names}) for i in range(len(lengths)))
+    return EncodedEpisodes(episodes=episodes, indices=tuple(int(i) for i in indices))

@@ -1,0 +1,252 @@
+"""Writes LeRobotDataset v3.0 folders that survive a kill at any moment.
+
+An episode is one data file (and one video file), on disk before `write` returns. The data files are the truth: each
+carries its own row of `meta/`, which is a view that is made again from them whenever a writer opens the folder. So a
+killed run loses at most the episode in flight, and a continued one ends with the same bytes. Not for reading
+(`worldsim.data.lerobot.read`) and not for running environments (`worldsim.data.collect.record`).
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from worldsim import storage
+from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.data.episode import Episode
+from worldsim.data.images import png_bytes
+from worldsim.data.lerobot import format as layout
+from worldsim.data.lerobot.format import RecordSpec
+from worldsim.data.lerobot.statistics import image_stats, numeric_stats
+from worldsim.data.lerobot.write_meta import recorded_rows, write_meta
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.video import encode_mp4
+
+_META_SHARE = 0.04
+"""`meta/` is brought up to date so often that it takes about this share of the time."""
+
+
+@contextmanager
+def episode_writer(
+    path: Path, spec: RecordSpec, *, request: Mapping[str, Any] | None = None
+) -> Iterator["EpisodeWriter"]:
+    """Open a dataset folder for writing; it may hold the first episodes already.
+
+    Args:
+        path: The folder.
+        spec: What the episodes have in common.
+        request: What the data is made from, as JSON values; kept in the folder.
+
+    Yields:
+        The writer. When the block is left, on an exception too, `meta/` describes every episode on disk.
+
+    Raises:
+        StorageError: Another process writes here, the folder holds something else, or the disk is full.
+        InvalidInputError: The folder was begun with another spec or request.
+    """
+    with _locked(path):
+        writer = EpisodeWriter(path, spec, request or {})
+        try:
+            yield writer
+        except BaseException:
+            with suppress(StorageError):  # the first failure says more than a second one about the same disk
+                writer.flush()
+            raise
+        writer.flush()
+
+
+class EpisodeWriter:
+    """Appends episodes to a folder; made by `episode_writer`."""
+
+    def __init__(self, path: Path, spec: RecordSpec, request: Mapping[str, Any]) -> None:
+        self.path, self.spec = path, spec
+        extra = storage.to_json({"version": 1, "spec": spec, "request": request})
+        if not spec.dreamed_by:
+            del extra["spec"]["dreamed_by"]  # so that folders from before there were dreams can be continued
+        _claim(path, extra)
+        self._schema = layout.schema(spec)
+        self._rows = recorded_rows(path)
+        self._meta_time_s, self._meta_cost_s = 0.0, 0.0
+
+    @property
+    def count(self) -> int:
+        """Episodes on disk."""
+        return len(self._rows)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One row per episode on disk: seed, behaviour, length, statistics."""
+        return self._rows
+
+    def write(self, episode: Episode) -> None:
+        """Append one episode; it is on disk, fsynced, when this returns.
+
+        Raises:
+            InvalidInputError: The episode does not fit the spec.
+            StorageError: The disk is full or the place cannot be written; earlier episodes are not touched.
+        """
+        self._check(episode)
+        row = self._row(episode)
+        if self.spec.video:
+            video = encode_mp4(episode.frames, rate_hz=self.spec.action.rate_hz, exact=True)
+            row["video_sha256"] = storage.digest_bytes(video)
+            storage.write_bytes(self.path / layout.video_file(self.count), video)
+        columns = self._columns(episode, row["dataset_from_index"])
+        row["stats"] = {IMAGE: image_stats(episode.frames), **numeric_stats(columns)}
+        data = self._parquet(episode, columns, row)
+        storage.write_bytes(self.path / layout.data_file(self.count), data)
+        self._rows.append({**row, "sha256": storage.digest_bytes(data)})
+        if time.monotonic() - self._meta_time_s > self._meta_cost_s / _META_SHARE:
+            self.flush(durable=False)
+
+    def flush(self, *, durable: bool = True) -> None:
+        """Bring `meta/` up to date.
+
+        Args:
+            durable: Wait until it is on disk too; without, it survives a kill but not a power failure.
+        """
+        started = time.monotonic()
+        write_meta(self.path, self.spec, self._rows, durable=durable)
+        self._meta_time_s = time.monotonic()
+        self._meta_cost_s = self._meta_time_s - started
+
+    def _check(self, episode: Episode) -> None:
+        """Does the episode belong here?"""
+        spec = self.spec
+        given = {
+            "image_size": episode.frames.shape[1:3],
+            "proprio_dim": episode.proprio.shape[1],
+            "action width": episode.action.shape[1],
+            "true_state_dim": 0 if episode.true_state is None else episode.true_state.shape[1],
+        }
+        wanted = {
+            "image_size": tuple(spec.image_size),
+            "proprio_dim": spec.proprio_dim,
+            "action width": spec.action.dim,
+            "true_state_dim": spec.true_state_dim,
+        }
+        for name, value in wanted.items():
+            if given[name] != value:
+                raise InvalidInputError(f"This dataset has {name} {value}; the episode has {given[name]}.")
+        if not episode.steps:
+            raise InvalidInputError("An episode needs at least one action; got none.")
+        for name, known in (("success", spec.has_success), ("progress", spec.has_progress)):
+            if known and not np.isfinite(getattr(episode, name)[1:]).all():
+                raise InvalidInputError(f"This dataset knows {name} at every step; the episode lacks it somewhere.")
+
+    def _row(self, episode: Episode) -> dict[str, Any]:
+        """What `meta/` says of the episode, statistics aside."""
+        start = self._rows[-1]["dataset_to_index"] if self._rows else 0
+        return {
+            "episode_index": self.count,
+            "length": episode.steps + 1,
+            "dataset_from_index": start,
+            "dataset_to_index": start + episode.steps + 1,
+            "seed": int(episode.seed),
+            "behaviour": episode.behaviour,
+            "start_success": _number(episode.success[0]),
+            "start_progress": _number(episode.progress[0]),
+            "end_success": _number(episode.success[-1]),
+            "simulator_state": None if episode.simulator is None else episode.simulator.tolist(),
+        }
+
+    def _columns(self, episode: Episode, start: int) -> dict[str, NDArray[Any]]:
+        """Every column but the frames. The last row is the final observation with the idle action."""
+        rows = np.arange(episode.steps + 1)
+        following = np.minimum(rows + 1, episode.steps)  # next.* of the last row repeats
+        idle = np.array([self.spec.action.idle], np.float32)
+        known = {
+            STATE: episode.proprio,
+            layout.ACTION: np.concatenate([episode.action, idle]),
+            TRUE_STATE: episode.true_state,
+            layout.REWARD: np.nan_to_num(episode.reward[following - 1]),
+            layout.SUCCESS: episode.success[following] > 0.5,
+            layout.PROGRESS: episode.progress[following],
+            layout.DONE: following == episode.steps,
+            "timestamp": (rows / self.spec.action.rate_hz).astype(np.float32),
+            "frame_index": rows,
+            "episode_index": np.full_like(rows, self.count),
+            "index": start + rows,
+            "task_index": np.zeros_like(rows),
+        }
+        return {k: v for k in (*self.spec.vectors(), *self.spec.scalars()) if (v := known[k]) is not None}
+
+    def _parquet(self, episode: Episode, columns: Mapping[str, NDArray[Any]], row: Mapping[str, Any]) -> bytes:
+        """The data file's content."""
+        arrays = {}
+        if not self.spec.video:
+            pictures = [png_bytes(f) for f in episode.frames]
+            names = [f"frame-{t:06d}.png" for t in range(len(pictures))]
+            arrays[IMAGE] = pa.StructArray.from_arrays(
+                [pa.array(pictures, pa.binary()), pa.array(names)], ["bytes", "path"]
+            )
+        for name, values in columns.items():
+            kind = self._schema.field(name).type
+            flat = pa.array(values.ravel())
+            arrays[name] = (
+                pa.FixedSizeListArray.from_arrays(flat, type=kind) if pa.types.is_fixed_size_list(kind) else flat
+            )
+        footer = {layout.FOOTER: json.dumps(row, sort_keys=True, allow_nan=False)}
+        table = pa.Table.from_pydict(arrays, schema=self._schema.with_metadata(footer))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="snappy", use_dictionary=False)
+        return bytes(sink.getvalue())
+
+
+def _number(value: np.float32) -> float | None:
+    """JSON has no nan."""
+    return float(value) if np.isfinite(value) else None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be used as a folder ({error.strerror}). Choose another place.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise StorageError(f"Another process is writing to {path}. Wait for it, or choose another folder.") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _claim(path: Path, extra: Mapping[str, Any]) -> None:
+    """Begin a folder, or make sure that it was begun for the same purpose."""
+    file = path / layout.EXTRA
+    if not file.exists():
+        others = sorted(p.name for p in path.iterdir() if p.name != "meta")
+        if others or (path / layout.INFO).exists():
+            raise StorageError(f"{path} is not empty ({', '.join(others[:3]) or 'meta'}). Choose a new folder.")
+        storage.write_json(file, extra)
+        return
+    found = storage.read_json(file)
+    changed = _differences(found, extra, "")
+    if changed:
+        raise InvalidInputError(
+            f"{path} was begun with other settings: {'; '.join(changed[:4])}. Repeat the first command to continue "
+            "it, or choose another folder."
+        )
+
+
+def _differences(found: Any, given: Any, name: str) -> list[str]:
+    """Leaves at which two JSON values differ, as sentences."""
+    if isinstance(found, dict) and isinstance(given, Mapping):
+        keys = sorted({*found, *given})
+        return [d for k in keys for d in _differences(found.get(k), given.get(k), f"{name}.{k}" if name else k)]
+    return [] if found == given else [f"{name} was {found!r} and is {given!r} now"]

@@ -1,0 +1,143 @@
+"""The `meta/` folder of a dataset that worldsim writes: a view of its data files, made again from them at any time.
+
+Not for deciding what an episode holds (`worldsim.data.lerobot.write`).
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worldsim import storage
+from worldsim.core import IMAGE
+from worldsim.data.lerobot import format as layout
+from worldsim.data.lerobot.format import RecordSpec
+from worldsim.data.lerobot.statistics import merge_stats
+from worldsim.errors import StorageError
+
+
+def recorded_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of every finished episode in a folder that worldsim writes, from its data files; leftovers are removed.
+
+    Raises:
+        StorageError: A data file is unreadable, or one is missing between others.
+    """
+    for stray in [*path.glob("data/*/.*.tmp"), *path.glob("videos/*/*/.*.tmp"), *path.glob("meta/**/.*.tmp")]:
+        stray.unlink(missing_ok=True)
+    files = {p.relative_to(path).as_posix() for p in path.glob("data/*/*.parquet")}
+    rows = []
+    for index in range(len(files)):
+        file = path / layout.data_file(index)
+        try:
+            data = file.read_bytes()
+            footer = pq.ParquetFile(pa.BufferReader(data)).schema_arrow.metadata[layout.FOOTER]
+            rows.append({**json.loads(footer), "sha256": storage.digest_bytes(data)})
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"{file} is missing or unreadable ({error}) though there are {len(files)} data files. Restore it, or "
+                "collect into another folder."
+            ) from error
+    return rows
+
+
+def write_meta(path: Path, spec: RecordSpec, rows: Sequence[Mapping[str, Any]], *, durable: bool) -> None:
+    """Write everything under `meta/` but worldsim.json, from the episodes' rows."""
+    if not rows:
+        return
+    names = sorted(rows[0]["stats"])
+    merged = {k: _shaped(k, merge_stats([r["stats"][k] for r in rows])) for k in names}
+    tasks = pa.table({"task_index": pa.array([0], pa.int64()), "task": [spec.task]}).replace_schema_metadata(
+        _TASKS_INDEX
+    )
+    frames = int(rows[-1]["dataset_to_index"])
+    files = {
+        layout.TASKS: _to_bytes(tasks),
+        layout.EPISODES: _to_bytes(_episode_table(spec, rows, names)),
+        layout.STATS: _json_bytes(merged),
+        layout.INFO: _json_bytes(layout.info(spec, episodes=len(rows), frames=frames)),
+    }
+    for name, data in files.items():
+        if durable:
+            storage.write_bytes(path / name, data)
+        else:
+            _replace(path / name, data)
+
+
+_TASKS_INDEX = {
+    "pandas": json.dumps(
+        {
+            "index_columns": ["task"],
+            "column_indexes": [],
+            "columns": [
+                {"name": n, "field_name": n, "pandas_type": p, "numpy_type": t, "metadata": None}
+                for n, p, t in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+            ],
+            "creator": {"library": "pyarrow", "version": "0"},
+            "pandas_version": "2.0.0",
+        }
+    )
+}
+"""Tells pandas, and through it LeRobot, that the task's text is the index of the table."""
+
+
+def _episode_table(spec: RecordSpec, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
+    """The episodes table: one row per episode."""
+    places = [layout.place(r["episode_index"]) for r in rows]
+    columns: dict[str, Any] = {k: pa.array([r[k] for r in rows], pa.int64()) for k in ("episode_index", "length")}
+    columns["tasks"] = pa.array([[spec.task]] * len(rows), pa.list_(pa.string()))
+    columns |= {
+        k: pa.array([r[k] for r in rows], pa.int64()) for k in ("dataset_from_index", "dataset_to_index", "seed")
+    }
+    for prefix in ("data", *([f"videos/{IMAGE}"] if spec.video else [])):
+        columns[f"{prefix}/chunk_index"] = pa.array([c for c, _ in places], pa.int64())
+        columns[f"{prefix}/file_index"] = pa.array([f for _, f in places], pa.int64())
+    if spec.video:
+        columns[f"videos/{IMAGE}/from_timestamp"] = pa.array([0.0] * len(rows))
+        columns[f"videos/{IMAGE}/to_timestamp"] = pa.array([r["length"] / spec.action.rate_hz for r in rows])
+        columns["video_sha256"] = [r["video_sha256"] for r in rows]
+    columns |= {k: pa.array([r[k] for r in rows], pa.string()) for k in ("behaviour", "sha256")}
+    columns |= {
+        k: pa.array([r[k] for r in rows], pa.float64()) for k in ("start_success", "start_progress", "end_success")
+    }
+    columns["simulator_state"] = pa.array([r["simulator_state"] for r in rows], pa.list_(pa.float64()))
+    columns |= {f"meta/episodes/{k}": pa.array([0] * len(rows), pa.int64()) for k in ("chunk_index", "file_index")}
+    for name in names:
+        for statistic in sorted(rows[0]["stats"][name]):
+            values = [_shaped(name, r["stats"][name])[statistic] for r in rows]
+            columns[f"stats/{name}/{statistic}"] = pa.array(values)
+    return pa.table(columns)
+
+
+def _shaped(name: str, stats: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """LeRobot keeps statistics of pictures as [3, 1, 1]."""
+    if name != IMAGE:
+        return dict(stats)
+    return {k: v if k == "count" else [[[x]] for x in v] for k, v in stats.items()}
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="snappy")
+    return bytes(sink.getvalue())
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=4, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write atomically without waiting for the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"Could not write {path}: {error.strerror or error}. Free space or choose another place."
+        ) from error

@@ -1,0 +1,176 @@
+"""Windows cut out of encoded episodes, with contact windows oversampled and without simulator labels.
+
+A batch is a function of (seed, step), so training resumes exactly. Not for pixels: encode first
+(`worldsim.data.latents`).
+
+Shape legend: B batch, T frames of a window, E episodes, F frames of an episode, C H W latent, P proprio, A action.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+
+_DIRECTIONS = 64
+"""Latents of more numbers than this are looked at along so many random directions when contact is searched."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A batch of windows."""
+
+    z_BTCHW: Tensor  # latents
+    proprio_BTP: Tensor  # physical units
+    action_BTA: Tensor  # in [-1, 1]; action[t] leads from frame t to frame t + 1; the last of a window is not used
+    progress_BT: Tensor  # 0..1, nan where the data has none
+    success_BT: Tensor  # 0 or 1, nan where the data has none
+    start_BCHW: Tensor  # the episode's first latent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedEpisode:
+    """One episode after the tokenizer; fields as in `Clip` without the batch axis."""
+
+    z_FCHW: Tensor
+    proprio_FP: Tensor
+    action_FA: Tensor  # F - 1 rows
+    progress_F: Tensor
+    success_F: Tensor
+
+
+class Clips:
+    """All windows of some episodes. Episodes are padded in front by `history - 1` copies of their first frame."""
+
+    def __init__(
+        self,
+        episodes: Sequence[EncodedEpisode],
+        *,
+        history: int,
+        idle_A: Tensor,
+        surprise: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Pack episodes end to end.
+
+        Args:
+            episodes: At least one, each of at least two frames.
+            history: K; the padding is what worlds do at an episode's start.
+            idle_A: The action, in [-1, 1], that fills the padding.
+            surprise: How unexpected each frame is, [F] per episode, for example a predictor's error; None to take
+                what a linear model leaves unexplained.
+
+        Raises:
+            InvalidInputError: No episode has two frames, or `surprise` does not fit the episodes.
+        """
+        if surprise is not None and [len(s) for s in surprise] != [len(e.z_FCHW) for e in episodes]:
+            raise InvalidInputError("surprise must hold one number per frame of each episode. Measure it on these.")
+        usable = [e for e in episodes if e.z_FCHW.shape[0] >= 2]
+        if not usable:
+            raise InvalidInputError("No episode has two frames or more: there is nothing to learn from.")
+        pad = history - 1
+        self._z = torch.cat([_padded(e.z_FCHW, pad) for e in usable])
+        self._proprio = torch.cat([_padded(e.proprio_FP, pad) for e in usable])
+        self._progress = torch.cat([_padded(e.progress_F, pad) for e in usable])
+        self._success = torch.cat([_padded(e.success_F, pad) for e in usable])
+        idle = idle_A[None]
+        self._action = torch.cat([torch.cat([idle.expand(pad, -1), e.action_FA, idle]) for e in usable])
+        self._lengths = torch.tensor([e.z_FCHW.shape[0] + pad for e in usable])
+        self._offsets = self._lengths.cumsum(0) - self._lengths
+        self._surprise = self._unexplained() if surprise is None else _supplied(episodes, surprise, pad)
+
+    def _unexplained(self) -> Tensor:
+        """How far each frame departs from what a linear model of the past and the action expects, per frame.
+
+        A free motion is nearly linear; a contact is not. Least squares on (last change, this and the last action).
+        """
+        z = self._z.flatten(1)
+        if z.shape[1] > _DIRECTIONS:  # random directions keep distances well enough, at a fraction of the memory
+            generator = torch.Generator().manual_seed(0)
+            z = z @ torch.linalg.qr(torch.randn(z.shape[1], _DIRECTIONS, generator=generator).to(z))[0]
+        change = torch.zeros_like(z)
+        change[1:] = z[1:] - z[:-1]
+        inside = torch.ones(z.shape[0], dtype=torch.bool)
+        for lag in range(2):
+            inside[(self._offsets + lag).clamp_max(z.shape[0] - 1)] = False
+        rows = inside.nonzero()[:, 0]
+        past = change[rows - 1]
+        inputs = torch.cat([past, self._action[rows - 1], self._action[rows - 2], torch.ones(len(rows), 1)], dim=1)
+        wide = inputs.double()  # in float32 large latents make the system singular
+        gram = wide.T @ wide
+        ridge = 1e-6 * gram.diagonal().mean() + 1e-12
+        weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram)), wide.T @ change[rows].double()).to(z)
+        residual = (change[rows] - inputs @ weights).square().sum(1).sqrt()
+        surprise = torch.zeros(z.shape[0])
+        surprise[rows] = residual
+        return surprise
+
+    def windows(self, length: int) -> tuple[Tensor, Tensor]:
+        """First frames of all windows of `length` frames, split into eventful and quiet: int64 [*], int64 [*].
+
+        Eventful windows are the third with the largest single surprise.
+
+        Raises:
+            InvalidInputError: No episode is that long.
+        """
+        first = [
+            torch.arange(int(o), int(o + n) - length + 1)
+            for o, n in zip(self._offsets, self._lengths, strict=True)
+            if n >= length
+        ]
+        if not first:
+            raise InvalidInputError(f"No episode has {length} frames; the longest has {int(self._lengths.max())}.")
+        start = torch.cat(first)
+        peak = self._surprise[start[:, None] + torch.arange(length)].amax(1)
+        limit = peak[:: len(peak) // 1_000_000 + 1].quantile(2 / 3)  # quantile takes no more
+        eventful = peak >= limit if limit > peak.min() else peak > peak.min()  # mostly nothing happens: take what does
+        sides = [side if len(side) else start for side in (start[eventful], start[~eventful])]
+        return sides[0], sides[1]
+
+    def batch(
+        self, table: tuple[Tensor, Tensor], length: int, size: int, *, seed: int, step: int, eventful: float = 0.7
+    ) -> Clip:
+        """Draw windows; a pure function of (seed, step).
+
+        Args:
+            table: What `windows(length)` returned.
+            length: Frames per window.
+            size: Windows in the batch.
+            seed: Of the run.
+            step: Of the optimiser.
+            eventful: Share of the batch drawn from the eventful windows.
+        """
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFFFFFF)
+        many = round(size * eventful)
+        chosen = [
+            rows[torch.randint(len(rows), (count,), generator=generator)]
+            for rows, count in zip(table, (many, size - many), strict=True)
+        ]
+        start = torch.cat(chosen)
+        index = start[:, None] + torch.arange(length)
+        episode = torch.searchsorted(self._offsets, start, right=True) - 1
+        return Clip(
+            z_BTCHW=self._z[index],
+            proprio_BTP=self._proprio[index],
+            action_BTA=self._action[index],
+            progress_BT=self._progress[index],
+            success_BT=self._success[index],
+            start_BCHW=self._z[self._offsets[episode]],
+        )
+
+    @property
+    def z(self) -> Tensor:
+        """All latents end to end, padding included: [N, C, H, W]."""
+        return self._z
+
+
+def _supplied(episodes: Sequence[EncodedEpisode], surprise: Sequence[Tensor], pad: int) -> Tensor:
+    """The caller's surprise of the usable episodes, end to end; padding is never surprising."""
+    nothing = torch.zeros(pad)
+    pairs = zip(episodes, surprise, strict=True)
+    return torch.cat([torch.cat([nothing, s.float()]) for e, s in pairs if e.z_FCHW.shape[0] >= 2])
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    return torch.cat([rows[:1].expand(count, *rows.shape[1:]), rows])

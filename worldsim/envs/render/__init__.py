@@ -1,0 +1,1 @@
+"""Pictures of MuJoCo scenes by ray casting, OpenGL optional."""

@@ -1,0 +1,1 @@
+"""What joins worlds, policies, planners and judges: references, closed-loop evaluation, films."""

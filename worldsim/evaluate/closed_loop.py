@@ -1,0 +1,242 @@
+"""Playing episodes with a planner, in the world it plans in or in the true environment, and what came of them.
+
+Every place meets the same starts and noise keys, so episodes are paired. Not for many policies (`worldsim triage`), and
+not for pictures (`worldsim.evaluate.film`).
+
+Shape legend: n episodes of a batch, T steps, H planned actions, h steps that a plan looks ahead, A action width.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.core import Observation
+from worldsim.planners.ensemble_check import Opinions
+from worldsim.planners.mpc import MPC, MPCCarry
+from worldsim.planners.objective import unrolled
+from worldsim.protocols import StartableWorld, World, observe
+from worldsim.runs.ledger import Ledger, Record
+from worldsim.stats.intervals import clopper_pearson
+from worldsim.triage.engine.episode_table import Block
+from worldsim.triage.engine.judge import WorldJudge
+from worldsim.triage.engine.roll import policy_keys
+
+BATCH = 16
+"""Episodes that are played together, and that a kill may cost."""
+Tell = Callable[[int], None]
+"""Is told how many steps of the running batch are done."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where episodes are played.
+
+    Attributes:
+        where: ``"world"`` or ``"simulator"``.
+        name: For people.
+        plant: What the actions are executed in.
+    """
+
+    where: str
+    name: str
+    plant: World
+
+
+def play_all(
+    controller: MPC,
+    world: StartableWorld,
+    place: Place,
+    *,
+    episodes: Block,
+    ledger: Ledger,
+    batch: int = BATCH,
+    tell: Tell = lambda steps: None,
+) -> None:
+    """Play every episode that the ledger lacks, batch by batch; finished batches are safe.
+
+    A batch is always played whole, so that an interrupted run ends with the same numbers as one that was not.
+
+    Args:
+        controller: The planner at work.
+        world: Lends the first observations.
+        place: Where to play.
+        episodes: Starts and keys.
+        ledger: Takes what is finished.
+        batch: Episodes that share a batch.
+        tell: Told how many episode steps are done, of all episodes times the horizon.
+    """
+    horizon = place.plant.spec.horizon
+    for begin in range(0, len(episodes), batch):
+        group = range(begin, min(begin + batch, len(episodes)))
+        if ledger.missing(place.where, group):
+            start, key = (torch.from_numpy(v[group.start : group.stop]) for v in (episodes.start, episodes.key))
+            outcomes = play(
+                controller,
+                place.plant,
+                world.starts(start),
+                key,
+                tell=lambda t, group=group: tell(group.start * horizon + t * len(group)),  # type: ignore[misc]
+            )
+            rows = zip(group, start.tolist(), key.tolist(), outcomes, strict=True)
+            ledger.add([{"where": place.where, "episode": e, "start": s, "key": k, **o} for e, s, k, o in rows])
+        tell(group.stop * horizon)
+
+
+@torch.no_grad()
+def play(
+    controller: MPC, plant: World, first: Observation, keys: Tensor, *, tell: Tell = lambda steps: None
+) -> list[Record]:
+    """Play a batch of episodes from their first observations.
+
+    Args:
+        controller: The planner at work.
+        plant: What the actions are executed in.
+        first: What `plant.reset` and the planner's world begin from, each with leading n.
+        keys: int64 [n].
+        tell: Told the number of steps done.
+
+    Returns:
+        One record per episode: `success` and `final` progress by the task's rule, `progress` after each step, `promised`
+        (the progress at the last step that the first plan to look so far foresaw), `actions` [T, A], `dreams` (plans, one
+        after the other through the episode, and the progress they foresaw, expected over the members of the planner's
+        world), `plan_ms` per step, `evaluations`.
+    """
+    spec, diary = plant.spec, _Diary(controller, plant.spec.horizon)
+    keys_tn = policy_keys(keys, spec.horizon)
+    state, carry = plant.reset(first, keys), controller.initial(len(keys))
+    seen: Observation = {k: first[k] for k in controller.needs if k in first}
+    for t in range(spec.horizon):
+        began, plans = time.perf_counter(), carry.plans
+        action, carry = controller.act(seen, carry, keys_tn[t])
+        diary.spent_s += time.perf_counter() - began
+        if carry.plans > plans:
+            diary.planned(t, carry)
+        state, step = plant.step(state, action)
+        diary.stepped(action, step.progress, step.success)
+        seen = observe(plant, step, controller.needs)
+        tell(t + 1)
+    return diary.records(WorldJudge(success_at=spec.success_at))
+
+
+class _Diary:
+    """What n episodes did and what was foreseen."""
+
+    def __init__(self, controller: MPC, horizon: int) -> None:
+        self._mpc, self._horizon = controller, horizon
+        self._opinions = Opinions.of(controller.world)
+        self._span = controller.planner.horizon * controller.block * controller.repeat
+        self._actions: list[Tensor] = []
+        self._progress: list[Tensor] = []
+        self._success: list[Tensor] = []
+        self._dreams: list[tuple[int, Tensor, Tensor]] = []
+        self._promised: Tensor | None = None
+        self._evaluations = 0
+        self.spent_s = 0.0
+
+    def planned(self, t: int, carry: MPCCarry) -> None:
+        """A plan was made for all episodes before step t."""
+        plan = self._mpc.last_plan
+        assert plan is not None
+        assert carry.belief is not None
+        self._evaluations += plan.stats.evaluations
+        dreams_anew = not self._dreams or t >= self._dreams[-1][0] + self._span
+        sees_end = self._promised is None and t + self._span >= self._horizon
+        if not (dreams_anew or sees_end):
+            return
+        held = unrolled(plan.actions, block=self._mpc.block, repeat=self._mpc.repeat)[:, : self._horizon - t]
+        foreseen = self._opinions.foresee(carry.belief, held).cpu()
+        if dreams_anew:
+            self._dreams.append((t, held, foreseen))
+        if sees_end:
+            self._promised = foreseen[:, -1]
+
+    def stepped(self, action: Tensor, progress: Tensor, success: Tensor) -> None:
+        """One step was executed."""
+        for known, value in ((self._actions, action), (self._progress, progress), (self._success, success)):
+            known.append(value.detach().cpu())
+
+    def records(self, rule: WorldJudge) -> list[Record]:
+        """One record per episode."""
+        progress, success = torch.stack(self._progress, dim=1), torch.stack(self._success, dim=1)
+        actions, verdict = torch.stack(self._actions, dim=1), rule.read(success, progress)
+        n, steps = progress.shape
+        found: list[Record] = []
+        for i in range(n):
+            dreams = [
+                {"step": t, "actions": a[i].tolist(), "progress": foreseen[i].tolist()}
+                for t, a, foreseen in self._dreams
+            ]
+            values: dict[str, Any] = {
+                "success": float(verdict.success[i]),
+                "final": float(verdict.progress[i]),
+                "progress": progress[i].tolist(),
+                "actions": actions[i].tolist(),
+                "dreams": dreams,
+                "promised": None if self._promised is None else float(self._promised[i]),
+                "plan_ms": 1e3 * self.spent_s / (n * steps),
+                "evaluations": self._evaluations,
+            }
+            found.append(values)
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What came of the episodes played in one place.
+
+    Attributes:
+        where: The place's `where`; `name` its name.
+        episodes: How many.
+        success: Share solved, with the exact (Clopper-Pearson) 95 % interval `low` .. `high`.
+        progress: Mean progress at the end, 0..1.
+        optimism: Mean of the final progress that the first plan to look so far foresaw, minus what came; above 0 the
+            planner believed in more than it got. None if no plan looked so far.
+        plan_ms: Planning time per episode and control step.
+        evaluations: Imagined candidates per episode.
+    """
+
+    where: str
+    name: str
+    episodes: int
+    success: float
+    low: float
+    high: float
+    progress: float
+    optimism: float | None
+    plan_ms: float
+    evaluations: float
+
+
+def summarise(place: Place, records: Sequence[Record]) -> Summary:
+    """Summarise at least one finished episode."""
+    wins = sum(r["success"] for r in records)
+    low, high = clopper_pearson([wins], [len(records)])
+    over = [r["promised"] - r["progress"][-1] for r in records if r["promised"] is not None]
+    return Summary(
+        where=place.where,
+        name=place.name,
+        episodes=len(records),
+        success=wins / len(records),
+        low=float(low[0]),
+        high=float(high[0]),
+        progress=float(np.mean([r["final"] for r in records])),
+        optimism=float(np.mean(over)) if over else None,
+        plan_ms=float(np.mean([r["plan_ms"] for r in records])),
+        evaluations=float(np.mean([r["evaluations"] for r in records])),
+    )
+
+
+def plan_seconds(controller: MPC, world: StartableWorld, *, episodes: int) -> float:
+    """Seconds that planning once for so many episodes together takes, measured; the first plan only warms up."""
+    first, keys = world.starts(torch.arange(episodes)), torch.arange(episodes)
+    spent = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        controller.act({k: first[k] for k in controller.needs}, controller.initial(episodes), keys)
+        spent = time.perf_counter() - began
+    return spent

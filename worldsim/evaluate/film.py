@@ -1,0 +1,145 @@
+"""Pictures and films of episodes that were played: replayed from their recorded actions, so nothing is searched twice.
+
+Only the first plan is made again, for its candidates. Not for playing (`worldsim.evaluate.closed_loop`).
+
+Shape legend: T steps, H W image.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim import storage
+from worldsim.core import IMAGE, Observation
+from worldsim.envs.push.scene import VIEW_M
+from worldsim.evaluate.closed_loop import Place
+from worldsim.evaluate.planner_refs import image_world
+from worldsim.planners.mpc import MPC
+from worldsim.planners.objective import Objective
+from worldsim.planners.plot import Backdrop, Futures, Ride, Witness, imagine, plan_picture
+from worldsim.protocols import observe
+from worldsim.runs.ledger import Record
+from worldsim.triage.engine.roll import policy_keys
+from worldsim.video import Frames, side_by_side, write_mp4
+from worldsim.worlds.latent import LatentWorld
+
+FILMED = 4
+_PANE_PX = 256
+_EXTENTS = {"worldsim/Push-v0": (-VIEW_M / 2, VIEW_M / 2, -VIEW_M / 2, VIEW_M / 2)}
+"""Where the frame of a task's camera lies in the plane in which its body's place is measured, m."""
+Make = Callable[[Callable[[Objective], Objective]], MPC]
+"""Makes the controller around watched objectives."""
+
+
+def draw_plan(world: LatentWorld, record: Record, make: Make, out: Path) -> list[Path]:
+    """Draw an episode's first plan, its search and what came of it, as ``plan.png`` and ``plan.svg``."""
+    witnesses: list[Witness] = []
+
+    def watch(objective: Objective) -> Objective:
+        witnesses.append(Witness(objective))
+        return witnesses[-1]
+
+    controller, (first, keys_t) = make(watch), _begin(world, record)
+    _, carry = controller.act({k: first[k] for k in controller.needs}, controller.initial(1), keys_t[0])
+    plan, belief = controller.last_plan, carry.belief
+    assert plan is not None
+    assert belief is not None
+    actions, cost = witnesses[0].candidates()
+    futures, chosen = (
+        imagine(world, belief, a, c, repeat=controller.repeat, block=controller.block)
+        for a, c in ((actions, cost), (plan.actions, plan.cost))
+    )
+    ride = Ride(
+        real=torch.tensor(record["progress"]),
+        promised=[(d["step"], torch.tensor(d["progress"])) for d in record["dreams"]],
+    )
+    drawn = []
+    for kind in ("png", "svg"):
+        backdrop = _backdrop(world, first, futures)
+        rate_hz = world.spec.action.rate_hz
+        data = plan_picture(plan, futures, chosen, ride, backdrop=backdrop, rate_hz=rate_hz, kind=kind)  # type: ignore[arg-type]
+        drawn.append(out / f"plan.{kind}")
+        storage.write_bytes(drawn[-1], data)
+    return drawn
+
+
+def worth_filming(records: Sequence[Record]) -> list[Record]:
+    """A few episodes: up to half of them failures, the rest successes, in order."""
+    lost = [r for r in records if r["success"] < 0.5]
+    won = [r for r in records if r["success"] >= 0.5]
+    chosen = lost[: max(FILMED // 2, FILMED - len(won))]
+    return sorted([*chosen, *won[: FILMED - len(chosen)]], key=lambda r: int(r["episode"]))
+
+
+def film(world: LatentWorld, place: Place, record: Record, controller: MPC, out: Path) -> Path | None:
+    """Film an episode: what happened, and beside it what the plans along the way imagined, if the world can draw.
+
+    Args:
+        world: Where it was planned.
+        place: Where it was played.
+        record: What was played.
+        controller: Tells how long planned actions are held, and what the world begins from.
+        out: Folder of the film.
+
+    Returns:
+        The file, or None where nothing can be drawn.
+    """
+    real, dreamt = _replay(world, place, record, controller)
+    panes = [p for p in (real, dreamt) if p is not None]
+    if not panes:
+        return None
+    panes = [_enlarged(p) for p in panes]
+    frames = side_by_side(panes, gap_px=8) if len({p.shape[1] for p in panes}) == 1 else panes[0]
+    path = out / f"{record['where']}_{record['episode']:04d}_{'solved' if record['success'] >= 0.5 else 'failed'}.mp4"
+    write_mp4(path, frames, rate_hz=world.spec.action.rate_hz)
+    return path
+
+
+@torch.no_grad()
+def _replay(world: LatentWorld, place: Place, record: Record, controller: MPC) -> tuple[Frames | None, Frames | None]:
+    """Frames [T + 1, H, W, 3] of the plant and of the imagination, each None where it cannot be drawn."""
+    (first, keys_t), plant, needs = _begin(world, record), place.plant, controller.needs
+    key, actions = torch.tensor([record["key"]]), torch.tensor(record["actions"])
+    dreams = {d["step"]: torch.tensor([d["actions"]]) for d in record["dreams"]}
+    state, belief = plant.reset(first, key), world.reset({k: first[k] for k in needs}, keys_t[0])
+    draws = place.where != "world" or image_world(world)
+    real, dreamt = [first[IMAGE]] if draws else [], list[Tensor]()
+    for t, action in enumerate(actions.unbind(0)):
+        if t in dreams and image_world(world):
+            _, path = world.rollout(belief, dreams[t])
+            dreamt += dreamt[-1:] * (t - len(dreamt))  # a plan has run out before the next was filmed
+            dreamt = [*dreamt[:t], world.decode(world.present(belief).latent), *world.decode(path.latent)[0][:, None]]
+        state, step = plant.step(state, action[None])
+        if draws:
+            real.append(plant.decode(step.latent))
+        belief = world.see(belief, observe(plant, step, needs), action[None])
+    return _film_of(real), _film_of(dreamt)
+
+
+def _film_of(frames: Sequence[Tensor]) -> Frames | None:
+    film: Frames | None = torch.cat(list(frames)).numpy() if frames else None
+    return film
+
+
+def _begin(world: LatentWorld, record: Record) -> tuple[Observation, Tensor]:
+    """First observation of an episode, and the keys its policy saw, [T, 1]."""
+    first = world.starts(torch.tensor([record["start"]]))
+    return first, policy_keys(torch.tensor([record["key"]]), world.spec.horizon)
+
+
+def _backdrop(world: LatentWorld, first: Observation, futures: Futures) -> Backdrop | None:
+    """The first frame as the world sees it, where it is known how places lie in it."""
+    extent = _EXTENTS.get(world.spec.task_id)
+    if extent is None or futures.place is None or IMAGE not in first:
+        return None
+    frame = world.roundtrip(first[IMAGE])[0] if image_world(world) else first[IMAGE][0]
+    return Backdrop(frame=frame, extent=extent)
+
+
+def _enlarged(frames: Frames) -> Frames:
+    """Enlarged by a whole factor to about `_PANE_PX`."""
+    factor = max(1, _PANE_PX // frames.shape[1])
+    return np.ascontiguousarray(frames.repeat(factor, axis=1).repeat(factor, axis=2))

@@ -1,0 +1,129 @@
+"""Second opinions: what the members of a world's ensemble imagine each alone, also for actions carried out imprecisely.
+
+A search finds the plans about which the world it searched in is most wrong: of many, the one that a glancing contact
+happens to favour. The members, which were not searched in, mostly do not share that error. So their mean is the better
+promise, and what they disagree about is a plan to leave alone.
+
+Shape legend: B episodes, K finalists, T control steps, H planned steps, A action width.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from worldsim.core import WorldState
+from worldsim.errors import InvalidInputError
+from worldsim.noise import normal
+from worldsim.planners.bounds import Bounds
+from worldsim.planners.costs import progress
+from worldsim.planners.evaluate import Evaluator, Scored
+from worldsim.planners.objective import Objective, Roll, StepCost
+from worldsim.planners.search import Plan
+from worldsim.planners.world_objective import RiskObjective, world_objective
+from worldsim.protocols import World
+
+_STREAM = 0x0B1  # separates the trembling of actions from the world's own noise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opinions:
+    """Worlds that continue the same states, each in its own way.
+
+    Attributes:
+        worlds: The members.
+        draws: How often each member also judges the actions as a trembling hand would carry them out.
+        tremble: Standard deviation of that trembling at every control step, in half ranges of the actions.
+
+    Raises:
+        InvalidInputError: No world, or a negative number.
+    """
+
+    worlds: tuple[World, ...]
+    draws: int = 2
+    tremble: float = 0.015
+
+    def __post_init__(self) -> None:
+        if not self.worlds or self.draws < 0 or not 0 <= self.tremble < float("inf"):
+            raise InvalidInputError(
+                f"Opinions need at least one world, draws and tremble of at least 0; got {len(self.worlds)} worlds, "
+                f"{self.draws} and {self.tremble}."
+            )
+
+    @classmethod
+    def of(cls, world: World, **options: Any) -> Self:
+        """Those of a world's members; of the world alone where it hands out none."""
+        members = getattr(world, "members", None)
+        return cls(worlds=(world,) if members is None else tuple(members()), **options)
+
+    def foresee(self, state: WorldState, actions: Tensor) -> Tensor:
+        """What a plan promises: progress [B, T] expected of actions [B, T, A], the mean of the members' own rollouts."""
+        with torch.no_grad():
+            return torch.stack([w.rollout(state, actions)[1].progress for w in self.worlds]).mean(0)
+
+    def objective(
+        self, state: WorldState, cost: StepCost = progress, *, weight: float = 2.0, **options: Any
+    ) -> RiskObjective:
+        """The mean cost over all opinions plus `weight` times their standard deviation.
+
+        Args:
+            state: Where B episodes stand.
+            cost: Cost of every step.
+            weight: Price of disagreement.
+            **options: `repeat`, `block`, `reduce`, ... of `worldsim.planners.world_objective`.
+        """
+        opinions = [world_objective(world, state, cost, **options) for world in self.worlds]
+        unsteady = [
+            dataclasses.replace(opinion, roll=self._trembling(world, draw))
+            for opinion, world in zip(opinions, self.worlds, strict=True)
+            for draw in range(self.draws)
+        ]
+        return RiskObjective(opinions=[*opinions, *unsteady], mode="mean_std", weight=weight)
+
+    def _trembling(self, world: World, draw: int) -> Roll:
+        """A world's rollout of actions that come out a little different: the same for all candidates and members."""
+
+        def roll(start: WorldState, actions: Tensor) -> Any:
+            noise = normal(start.key, start.step, actions.shape[1:], stream=_STREAM + draw).to(actions)
+            return world.rollout(start, actions + noise * Bounds.of(world.spec.action).half.to(actions) * self.tremble)[
+                1
+            ]
+
+        return roll
+
+
+def reconsidered(plan: Plan, objective: Objective, second: Objective, *, bounds: Bounds) -> Plan:
+    """The finalist of a search that a second objective likes best: its plan, or one of its elites.
+
+    Args:
+        plan: What the search found.
+        objective: What was searched; tells the cost of whatever is returned.
+        second: What ranks the finalists. One whose cost by `objective` is not finite, or that breaks constraints more
+            than the plan does, is never chosen.
+        bounds: Every finalist is kept inside.
+
+    Returns:
+        The chosen plan. Its cost is its own by `objective`, so not below that of `plan`, but for rounding.
+    """
+    finalists = bounds.clip(torch.cat([plan.actions[:, None], plan.state.elites.to(plan.actions)], dim=1))
+    liked = _scored(second, finalists).rank.argmin(1)
+    rows = torch.arange(len(liked), device=liked.device)
+    found = _scored(objective, finalists[rows, liked][:, None])
+    broken = torch.zeros_like(found.cost) if found.violation is None else found.violation
+    sound = ((liked > 0) & found.cost[:, 0].isfinite() & (broken[:, 0] <= plan.violation))[:, None, None]
+    actions = torch.where(sound, finalists[rows, liked], plan.actions)
+    sound = sound[:, 0, 0]
+    return dataclasses.replace(
+        plan,
+        actions=actions,
+        cost=torch.where(sound, found.cost[:, 0].to(plan.cost), plan.cost),
+        violation=torch.where(sound, broken[:, 0].to(plan.violation), plan.violation),
+        feasible=torch.where(sound, broken[:, 0] <= 0, plan.feasible),
+        state=dataclasses.replace(plan.state, mean=actions),
+        stats=dataclasses.replace(plan.stats, evaluations=plan.stats.evaluations + finalists.shape[1] + 1),
+    )
+
+
+def _scored(objective: Objective, candidates: Tensor) -> Scored:
+    return Evaluator(objective, chunk=0, batch=len(candidates), device=candidates.device)(candidates)

@@ -1,0 +1,95 @@
+"""Planning inside a `World`: the cost of its imagined futures from where each episode stands, and that cost's risk.
+
+Shape legend: B episodes, N candidates, H steps, M members, A action width.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from worldsim.core import WorldState
+from worldsim.errors import InvalidInputError
+from worldsim.planners.costs import progress
+from worldsim.planners.objective import Divisible, Reduction, RolloutObjective, Scores, StepCost, Terminal
+from worldsim.protocols import World
+
+
+def world_objective(
+    world: World,
+    state: WorldState,
+    cost: StepCost = progress,
+    *,
+    terminal: Terminal | None = None,
+    reduce: Reduction = "mean",
+    discount: float = 1.0,
+    repeat: int = 1,
+    block: int = 1,
+) -> RolloutObjective:
+    """The cost of acting in a world from `state`; arguments as `RolloutObjective`.
+
+    The state is encoded once; only latents are rolled out. Where the world is differentiable, so is the cost.
+    """
+    return RolloutObjective(
+        roll=lambda start, actions: world.rollout(start, actions)[1],
+        start=state,
+        cost=cost,
+        terminal=terminal,
+        reduce=reduce,
+        discount=discount,
+        repeat=repeat,
+        block=block,
+    )
+
+
+Risk = Literal["mean", "mean_std", "cvar", "worst"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RiskObjective:
+    """One cost out of several opinions on the same candidates: the members of an ensemble, or noise draws.
+
+    Attributes:
+        opinions: M objectives.
+        mode: ``"mean"``; ``"mean_std"`` adds `weight` standard deviations; ``"cvar"`` is the mean of the worst `tail`
+            share (Rockafellar and Uryasev, 2000); ``"worst"`` the worst. Violations are always the worst.
+        weight: Of the standard deviation.
+        tail: Share in (0, 1].
+
+    Raises:
+        InvalidInputError: No opinion, an unknown mode, or a tail outside (0, 1].
+    """
+
+    opinions: Sequence[Divisible]
+    mode: Risk = "mean_std"
+    weight: float = 1.0
+    tail: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.opinions or self.mode not in ("mean", "mean_std", "cvar", "worst") or not 0 < self.tail <= 1:
+            raise InvalidInputError(
+                f"Risk needs opinions, a mode among mean, mean_std, cvar and worst, and a tail in (0, 1]; got "
+                f"{len(self.opinions)} opinions, mode={self.mode!r}, tail={self.tail}."
+            )
+
+    def __call__(self, actions: Tensor) -> Scores:
+        """Costs [B, N]."""
+        scores = [opinion(actions) for opinion in self.opinions]
+        cost = self._reduce(torch.stack([s[0] if isinstance(s, tuple) else s for s in scores]))
+        broken = [s[1] for s in scores if isinstance(s, tuple)]
+        return (cost, torch.stack(broken).amax(0)) if broken else cost
+
+    def rows(self, index: Tensor) -> "RiskObjective":
+        """The risk for some episodes; every opinion must be divisible."""
+        return dataclasses.replace(self, opinions=[o.rows(index) for o in self.opinions])
+
+    def _reduce(self, cost_mbn: Tensor) -> Tensor:
+        """[M, B, N] -> [B, N]."""
+        if self.mode == "worst":
+            return cost_mbn.amax(0)
+        if self.mode == "cvar":
+            return cost_mbn.topk(max(1, round(self.tail * len(cost_mbn))), dim=0).values.mean(0)
+        mean = cost_mbn.mean(0)
+        return mean if self.mode == "mean" else mean + self.weight * cost_mbn.std(0, correction=0)

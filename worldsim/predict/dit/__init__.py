@@ -1,0 +1,1 @@
+"""Diffusion transformer: network, blocks, attention, positions, flow."""

@@ -1,0 +1,1 @@
+"""Training a critic: supervised, by reward, and the vision warm-up."""

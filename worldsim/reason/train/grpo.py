@@ -1,0 +1,289 @@
+"""`worldsim train reason-grpo`: a critic learns from its own replies, rewarded where the answer is right.
+
+The training is TRL's GRPOTrainer with plain reward functions. The start must answer some items and miss others: a group of
+replies that are all right or all wrong teaches nothing. Not for teaching to see (`worldsim.reason.train.sft`).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from worldsim import storage
+from worldsim.errors import InvalidInputError, MissingExtraError, missing_extra, unknown_name
+from worldsim.optimize import Watch
+from worldsim.reason.item import Item
+from worldsim.reason.rewards import Reward, guarded
+from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, arguments, checked, tower
+from worldsim.reason.train.items import AskedItems, lessons
+from worldsim.reason.train.own_items import Taught, own_lessons
+from worldsim.reason.train.rewards import REWARDS, named_rewards, unteachable
+from worldsim.reason.train.run import Results, is_done, one_thread, placed, results, trained
+from worldsim.reason.train.video_grpo import sighted
+from worldsim.reason.vlm import VLM
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainReasonGrpo:
+    """Everything `train_reason_grpo` is told.
+
+    Attributes:
+        data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``. Items of
+            one's own only note it.
+        out: Folder of results; the model is in ``out/model``.
+        model: Folder of the model to begin with, for example ``out/model`` of reason-sft.
+        size: Side of the frames in pixels; 0 takes what the folder of reason-sft was trained with.
+        items: Which tasks.
+        curriculum: ``difficulty`` asks the easy items of each task first.
+        steps: Optimiser steps.
+        batch: Replies per step.
+        group: Replies per item, which are compared with each other.
+        lr: Learning rate after the warm-up.
+        schedule: How it goes on: constant or cosine.
+        warmup: Steps of the linear warm-up.
+        beta2: Of AdamW.
+        clip: Largest gradient norm.
+        temperature: At which replies are drawn.
+        kl: Weight of the divergence from the start (TRL's beta); above 0 a second copy of the model is kept.
+        loss: TRL's name of the loss.
+        tower: Whether the vision tower learns too: train or freeze. Freeze one that was warmed up: a bit a reply teaches
+            little about seeing and can undo it, and a step costs a quarter less.
+        rewards: Names out of REWARDS.
+        reward_weights: Of each.
+        max_new_tokens: Longest reply. It must hold the thoughts the start has learned.
+        adapter: LoRA.
+        evaluate_every: Steps between evaluations on held-out items; 0 for none before the end.
+        save_every: Steps between checkpoints.
+        vllm: Draw replies with vLLM, where it is installed.
+        bf16: Train in bfloat16 autocast.
+        cpu: Stay on the CPU where there is an accelerator too.
+        seed: Of items and replies.
+        shown: How clips are shown: images or video; empty shows them as the start was shown them.
+
+    Raises:
+        InvalidInputError: A number is out of range, or rewards and weights do not match.
+        UnknownNameError: There is no such reward, curriculum, schedule, or way to show frames or treat the tower.
+    """
+
+    data: str | tuple[str, ...]
+    out: str
+    model: str = ""
+    size: int = 0
+    items: AskedItems = dataclasses.field(default_factory=AskedItems)
+    curriculum: Literal["none", "difficulty"] = "none"
+    steps: int = 100
+    batch: int = 64
+    group: int = 8
+    lr: float = 1.5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 5
+    beta2: float = 0.98
+    clip: float = 0.5
+    temperature: float = 1.0
+    kl: float = 0.0
+    loss: str = "dapo"
+    tower: Literal["train", "freeze"] = "train"
+    rewards: tuple[str, ...] = ("accuracy", "format")
+    reward_weights: tuple[float, ...] = (1.0, 0.1)
+    max_new_tokens: int = 32
+    adapter: Adapter = dataclasses.field(default_factory=Adapter)
+    evaluate_every: int = 25
+    save_every: int = 25
+    vllm: bool = False
+    bf16: bool = False
+    cpu: bool = True
+    seed: int = 0
+    shown: Showing = ""
+
+    def __post_init__(self) -> None:
+        checked(self.shown)
+        if min(self.steps, self.save_every) < 1 or self.group < 2 or self.batch < 1 or self.batch % self.group:
+            raise InvalidInputError(
+                "steps and save_every must be >= 1, group >= 2 and batch a multiple of it; got "
+                f"{self.steps}, {self.save_every}, {self.group} and {self.batch}."
+            )
+        named: list[tuple[str, str, tuple[str, ...]]] = [("reward", name, REWARDS) for name in self.rewards]
+        named += [
+            ("curriculum", self.curriculum, ("none", "difficulty")),
+            ("schedule", self.schedule, tuple(SCHEDULES)),
+            ("way to treat the tower", self.tower, ("train", "freeze")),
+        ]
+        for kind, name, known in named:
+            if name not in known:
+                raise unknown_name(kind, name, known)
+        if not self.rewards or len(self.rewards) != len(self.reward_weights):
+            raise InvalidInputError(f"Each reward needs a weight; got {self.rewards} and {self.reward_weights}.")
+        if self.temperature <= 0 or self.kl < 0 or self.evaluate_every < 0:
+            raise InvalidInputError("temperature must be > 0, kl and evaluate_every >= 0.")
+
+
+def train_reason_grpo(
+    config: TrainReasonGrpo,
+    *,
+    watch: Watch | None = None,
+    rewards: Mapping[str, Reward] | None = None,
+    items: Sequence[Item] | None = None,
+) -> Path:
+    """Train a critic by reward, continuing where an earlier run of the same command stopped.
+
+    Args:
+        config: What to do.
+        watch: Progress callback.
+        rewards: Further rewards of one's own by name, with weight 1 each; called as TRL does, with the columns answer,
+            task, group, number, row and item.
+        items: Items of one's own instead of tasks about `data`, for example `worldsim.reason.clips.ClipItems`. A share
+            of their videos is held out; ``config.items`` says which.
+
+    Returns:
+        The model's folder, ``out/model``, with held-out figures of start and end and core-seconds in its manifest.
+
+    Raises:
+        MissingExtraError: trl, transformers or peft is not installed, or vllm where it is asked for.
+        StorageError: The data or the model cannot be read, or another run holds the folder.
+        InvalidInputError: The data does not fit the tasks, the folder belongs to another config, the loss diverged, or a
+            reward raised or was not finite; the item is named.
+    """
+    _installed(config)
+    out = Path(config.out)
+    own = None if items is None else own_lessons(items, config.items, seed=config.seed)
+    if is_done(out, config, own=own):
+        return out / "model"
+    vlm = _begin(config)
+    taught = own or lessons(config.data, config.items, size=config.size or _size(config.model), seed=config.seed)
+    start_digest = storage.folder_digest(Path(config.model))
+    with results(config.out, config, digest=start_digest, own=own), one_thread(config.cpu):
+        run = Results(
+            folder=out,
+            stage="reason-grpo",
+            items=taught.to_examine(config.items.glance),
+            max_new_tokens=config.max_new_tokens,
+            watch=watch,
+        )
+        exam = taught.to_examine(config.items.exam)
+        start = run.first(vlm, exam)
+        for text in unteachable(start, exam):
+            _LOG.warning(text)
+        with tower(vlm, frozen=config.tower == "freeze"):
+            trained(
+                lambda: _trainer(config, vlm, taught, run, rewards or {}),
+                run,
+                vlm,
+                evaluate_every=config.evaluate_every,
+            )
+        manifest = {
+            "config": storage.to_json(config),
+            "core_seconds": _costs(config.model),
+            "start_figures": start,
+            "skipped_videos": len(taught.bad),
+            "items_digest": own.digest if own else "",
+        }
+        return run.finish(vlm, exam, manifest, step=config.steps)
+
+
+def _installed(config: TrainReasonGrpo) -> None:
+    """What is missing is said before anything is done."""
+    try:
+        import trl  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "trl", "reason") from error
+    if config.vllm and find_spec("vllm") is None:
+        raise MissingExtraError('vllm is not installed. Install it with: pip install "trl[vllm]", or set vllm=false.')
+
+
+def _begin(config: TrainReasonGrpo) -> VLM:
+    """The model to begin with."""
+    if not config.model:
+        raise InvalidInputError("GRPO needs a model to begin with: model=FOLDER, for example out/model of reason-sft.")
+    vlm = VLM.from_pretrained(config.model, shown=config.shown or None)
+    if config.vllm and vlm.display.shown == "video":
+        raise InvalidInputError(
+            "TRL hands vLLM no videos: replies would be drawn blind. Set vllm=false or shown=images."
+        )
+    return placed(vlm, cpu=config.cpu)
+
+
+def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Taught, run: Results, own: Mapping[str, Reward]) -> Any:
+    """TRL's trainer over items that are rendered when their turn comes."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    count = config.steps * config.batch // config.group
+    asked = taught.to_learn(count)
+    order = easy_first(asked) if config.curriculum == "difficulty" else list(range(count))
+    rows = Dataset.from_dict({"row": order}).with_transform(lambda found: _columns(vlm, asked, found["row"]))
+    settings = GRPOConfig(
+        **arguments(config, checkpoints=run.checkpoints, logging=5),
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        num_generations=config.group,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        beta=config.kl,
+        loss_type=config.loss,
+        reward_weights=[*config.reward_weights, *[1.0] * len(own)],
+        generation_kwargs={"suppress_tokens": vlm.picture_tokens},
+        shuffle_dataset=False,
+        use_vllm=config.vllm,
+    )
+    known = named_rewards(config.rewards, limit=config.max_new_tokens, seed=config.seed)
+    return (sighted(vlm) if vlm.display.shown == "video" else GRPOTrainer)(
+        model=vlm.model,
+        reward_funcs=[guarded(f, name=n) for n, f in {**known, **own}.items()],
+        args=settings,
+        train_dataset=rows,
+        processing_class=vlm.processor,
+        peft_config=config.adapter.config(blind=config.tower == "freeze"),
+    )
+
+
+def _columns(vlm: VLM, asked: Sequence[Item], rows: Sequence[int]) -> dict[str, list[Any]]:
+    """What TRL and the rewards see of some items; one that is asked several times is made once."""
+    from PIL import Image
+
+    made = {row: asked[row] for row in dict.fromkeys(rows)}
+    items = [made[row] for row in rows]
+    pictures = [] if vlm.display.shown == "video" else [[Image.fromarray(f) for f in i.frames.numpy()] for i in items]
+    return ({"images": pictures} if pictures else {}) | {
+        "prompt": [vlm.messages(i) for i in items],
+        "item": items,
+        "answer": [i.answer for i in items],
+        "task": [i.task for i in items],
+        "group": [i.group for i in items],
+        "number": [i.number for i in items],
+        "row": list(rows),
+    }
+
+
+def easy_first(items: Sequence[Item]) -> list[int]:
+    """Rows such that each task keeps its places among the others, and fills them from easy to hard."""
+    facts = [(i.task, i.difficulty) for i in items]
+    places: dict[str, list[int]] = {}
+    for row, (task, _) in enumerate(facts):
+        places.setdefault(task, []).append(row)
+    order = list(range(len(facts)))
+    for rows in places.values():
+        for place, row in zip(rows, sorted(rows, key=lambda r: facts[r][1]), strict=True):
+            order[place] = row
+    return order
+
+
+def _size(model: str) -> int:
+    """Frame size that the start was trained with."""
+    config = _manifest(model).get("config", {})
+    found = config.get("size") if config.get("model") or "tiny" not in config else config["tiny"]["size"]
+    return int(found or 64)
+
+
+def _costs(model: str) -> dict[str, float]:
+    """Core-seconds that went into the start."""
+    found: dict[str, float] = _manifest(model).get("core_seconds", {})
+    return found
+
+
+def _manifest(model: str) -> dict[str, Any]:
+    path = Path(model) / storage.MANIFEST
+    found: dict[str, Any] = storage.read_json(path) if path.exists() else {}
+    return found

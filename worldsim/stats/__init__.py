@@ -1,0 +1,1 @@
+"""Intervals, correlation, bootstrap and agreement. Needs numpy and scipy, never torch."""

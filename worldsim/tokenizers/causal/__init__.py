@@ -1,0 +1,1 @@
+"""A learned causal autoencoder for images and videos."""

@@ -1,0 +1,80 @@
+"""From command-line overrides to a recipe's dataclass. Hydra and OmegaConf are used in this file and nowhere else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from worldsim import storage
+from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.train.registry import RECIPES
+
+_MISSING = "???"
+_OPEN = (".options.", ".overrides.")
+"""Free-form mappings: keys inside them are added, not only changed."""
+
+
+def resolve(what: str, overrides: Sequence[str]) -> Any:
+    """Compose a recipe's config from its defaults and ``key=value`` overrides.
+
+    Args:
+        what: Name of the recipe.
+        overrides: Hydra overrides, for example ``data=data/push`` or ``predictor.schedule.steps=500``.
+
+    Returns:
+        The recipe's frozen dataclass.
+
+    Raises:
+        UnknownNameError: A key does not exist; the closest is named.
+        InvalidInputError: A value cannot be read, or a required key is not given.
+    """
+    kind = RECIPES[what].config
+    required = [name for name in ("data", "out") if name in kind.__dataclass_fields__]
+    defaults = storage.to_json(kind(**dict.fromkeys(required, _MISSING)))
+    _refuse_unknown(overrides, defaults)
+    ConfigStore.instance().store(name=f"worldsim_{what}", node=OmegaConf.create(defaults))
+    opened = [f"++{o}" if _is_open(o.split("=")[0]) and o[0] not in "+~" else o for o in overrides]
+    try:
+        with initialize(config_path=None, version_base="1.3"):
+            composed = compose(config_name=f"worldsim_{what}", overrides=opened)
+        values = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InvalidInputError(f"The settings could not be read: {str(error).splitlines()[0]}") from error
+    absent = [name for name in required if isinstance(values, dict) and values.get(name) == _MISSING]
+    if absent:
+        raise InvalidInputError(f"Required but not given: {', '.join(f'{n}=...' for n in absent)}.")
+    return storage.from_json(kind, values)
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML, for people."""
+    return OmegaConf.to_yaml(OmegaConf.create(storage.to_json(config)))
+
+
+def _refuse_unknown(overrides: Sequence[str], defaults: dict[str, Any]) -> None:
+    """Name the closest key before Hydra complains in its own words."""
+    known = set(_keys(defaults))
+    for override in overrides:
+        if "=" not in override:
+            raise InvalidInputError(f"Settings are key=value; got {override!r}.")
+        key = override.split("=", 1)[0].lstrip("+~")
+        if key not in known and not _is_open(key):
+            raise unknown_name("setting", key, known)
+
+
+def _is_open(key: str) -> bool:
+    """Whether a key lies inside a free-form mapping."""
+    return any(part in f".{key}" for part in _OPEN)
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name, value in values.items():
+        found.append(prefix + name)
+        if isinstance(value, dict):
+            found += _keys(value, f"{prefix}{name}.")
+    return found

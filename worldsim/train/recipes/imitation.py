@@ -1,0 +1,127 @@
+"""From recorded episodes to what behaviour cloning learns from: observations and the actions to imitate.
+
+Not for the training itself (`worldsim.train.recipes.policy`).
+
+Shape legend: n examples, t actions of an episode, h w image, p proprio, s true state, k chunk, a action.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
+from worldsim.data.episode import Episode
+from worldsim.data.lerobot.read import Dataset
+from worldsim.errors import InvalidInputError
+from worldsim.policies.degraded import Degradation, DegradedPolicy
+from worldsim.protocols import Policy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Every step of some episodes."""
+
+    observation: dict[str, Tensor]  # IMAGE uint8 [n, h, w, 3], STATE [n, p], and TRUE_STATE [n, s] where recorded
+    action_nka: Tensor  # float32, in [-1, 1]
+    valid_nk: Tensor  # float32, 0 beyond the end of the episode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What a policy may learn from, in memory: episodes, and the actions to imitate in each."""
+
+    observations: tuple[dict[str, Tensor], ...]  # per episode, t rows
+    actions: tuple[Tensor, ...]  # per episode, float32 [t, a] in [-1, 1]
+
+    def examples(self, episodes: Sequence[int], *, chunk: int) -> Examples:
+        """Stack some episodes and cut chunks of actions.
+
+        Args:
+            episodes: Indices.
+            chunk: k; the last steps of an episode repeat its last action, marked invalid.
+        """
+        pieces, valid = [], []
+        for index in episodes:
+            action_ta = self.actions[index]
+            ahead_tk = torch.arange(len(action_ta))[:, None] + torch.arange(chunk)
+            pieces.append(action_ta[ahead_tk.clamp_max(len(action_ta) - 1)])
+            valid.append((ahead_tk < len(action_ta)).float())
+        keys = self.observations[0]
+        observation = {k: torch.cat([self.observations[i][k] for i in episodes]) for k in keys}
+        return Examples(observation=observation, action_nka=torch.cat(pieces), valid_nk=torch.cat(valid))
+
+
+def read_recorded(dataset: Dataset, *, needs: frozenset[str], teacher: Policy | None, quality: Degradation) -> Recorded:
+    """Read a dataset for imitation; actions are normalised to [-1, 1].
+
+    Args:
+        dataset: The episodes.
+        needs: Observations the student reads.
+        teacher: Its actions are imitated instead of the recorded ones, which may then be as noisy as they like (the
+            states are seen, the mistakes are not learned: Laskey et al., "DART", CoRL 2017). None for the recorded.
+        quality: Makes the imitated actions worse.
+
+    Raises:
+        InvalidInputError: An episode lacks what the student or the teacher reads.
+        StorageError: An episode cannot be read.
+    """
+    spec = dataset.action_spec
+    wanted = needs | (teacher.needs if teacher is not None else frozenset())
+    observations, actions = [], []
+    for index in range(dataset.episodes):
+        observation = _observation(dataset.episode(index), wanted, where=f"episode {index} of {dataset.path}")
+        recorded = observation.pop(_ACTION)
+        policy = DegradedPolicy(teacher or _Replay(recorded), action=spec, how=quality)
+        actions.append(spec.normalize(_play(policy, observation, key=index)))
+        observations.append({k: v for k, v in observation.items() if k in needs})
+    return Recorded(observations=tuple(observations), actions=tuple(actions))
+
+
+_ACTION = "action"
+
+
+class _Replay:
+    """Recorded actions of one episode as a policy, so that they can be degraded like any other."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, action_ta: Tensor) -> None:
+        self._action_ta = action_ta
+
+    def initial(self, n: int) -> int:
+        return 0
+
+    def act(self, observation: Observation, carry: int, keys: Tensor) -> tuple[Tensor, int]:
+        return self._action_ta[carry : carry + 1], carry + 1
+
+
+def _observation(episode: Episode, wanted: frozenset[str], *, where: str) -> dict[str, Tensor]:
+    """The first t observations and the actions."""
+    steps = episode.steps
+    held: dict[str, NDArray[Any] | None] = {
+        IMAGE: episode.frames,
+        STATE: episode.proprio,
+        TRUE_STATE: episode.true_state,
+    }
+    missing = sorted(k for k in wanted if held.get(k) is None)
+    if missing:
+        raise InvalidInputError(
+            f"{where} does not hold {', '.join(missing)}, which the policy or its teacher reads. Collect it, or train "
+            "another kind of policy from the recorded actions."
+        )
+    taken = {k: torch.from_numpy(v[:steps].copy()) for k, v in held.items() if k in wanted and v is not None}
+    return {**taken, _ACTION: torch.from_numpy(episode.action.copy())}
+
+
+def _play(policy: Policy, observation: dict[str, Tensor], *, key: int) -> Tensor:
+    """Actions [t, a] of a policy along one episode."""
+    steps = len(next(iter(observation.values())))
+    carry, actions = policy.initial(1), []
+    for t in range(steps):
+        action, carry = policy.act({k: v[t : t + 1] for k, v in observation.items()}, carry, torch.tensor([key]))
+        actions.append(action)
+    return torch.cat(actions)

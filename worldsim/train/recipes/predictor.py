@@ -1,0 +1,122 @@
+"""The predictor stage: build the one that suits the tokenizer, and train it on longer and longer rollouts of its own.
+
+Shape legend: B batch, T frames of a window, A action.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.actions import ActionSpec
+from worldsim.data.latents import EncodedEpisodes
+from worldsim.data.windows import Clip, Clips
+from worldsim.optimize import Schedule, Watch, fit
+from worldsim.predict.base import Predictor
+from worldsim.predict.registry import PREDICTORS
+from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.identity import IdentityTokenizer
+
+GRID_PREDICTOR, LAYER_PREDICTOR, STATE_PREDICTOR = "conv", "rigid", "mlp"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictorRecipe:
+    """How the predictor is made.
+
+    Attributes:
+        name: ``auto`` (rigid for layers, conv for grids), ``rigid``, ``conv`` or ``flow``.
+        options: Fields of the predictor's config that differ from its defaults.
+        schedule: Optimiser steps, batch, learning rate.
+        unrolls: Stages of the curriculum: steps of self-rollout, and the share of training at which each stage ends.
+        eventful: Share of windows drawn where something unexpected happens (contact).
+    """
+
+    name: str = "auto"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=6000, batch=256, lr=2e-3))
+    unrolls: tuple[tuple[int, float], ...] = ((1, 0.2), (2, 0.35), (4, 0.55), (8, 0.8), (12, 1.0))
+    eventful: float = 0.7
+
+
+def train_predictor(
+    encoded: EncodedEpisodes,
+    tokenizer: Tokenizer,
+    action: ActionSpec,
+    recipe: PredictorRecipe,
+    *,
+    seed: int,
+    device: str,
+    folder: Path,
+    watch: Watch | None = None,
+) -> tuple[Predictor, float]:
+    """Train a predictor on windows of latents, continuing from `folder`.
+
+    Args:
+        encoded: Episodes to learn from.
+        tokenizer: What made their latents.
+        action: Meaning of their actions.
+        recipe: What to make, and how.
+        seed: Of weights, windows and training noise.
+        device: Where to train.
+        folder: Working folder of this stage.
+        watch: Progress callback.
+
+    Returns:
+        The predictor and the core-seconds spent.
+    """
+    name = recipe.name if recipe.name != "auto" else suited(tokenizer)
+    torch.manual_seed(seed)
+    predictor = PREDICTORS.build(name, _config(name, encoded, tokenizer, action, recipe))
+    history = int(predictor.config.history)
+    clips = clips_of(encoded, history=history, action=action)
+    longest = min(recipe.unrolls[-1][0], encoded.longest - 1)
+    predictor.calibrate(clips.batch(clips.windows(history + 1), history + 1, 2048, seed=seed, step=-1))
+    tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
+    noise = torch.Generator()
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        share = step / recipe.schedule.steps
+        unroll = next(u for u, end in recipe.unrolls if share < end)
+        length, size = history + min(unroll, longest), recipe.schedule.batch
+        clip = clips.batch(tables[unroll], length, size, seed=seed, step=step, eventful=recipe.eventful)
+        noise.manual_seed(seed * 1_000_003 + step)
+        return predictor.loss(to_device(clip, device), length - history, noise)
+
+    assert isinstance(predictor, nn.Module)
+    predictor.to(device)
+    return predictor, fit(predictor, loss_at, recipe.schedule, folder=folder, stage=f"predictor {name}", watch=watch)
+
+
+def _config(
+    name: str, encoded: EncodedEpisodes, tokenizer: Tokenizer, action: ActionSpec, recipe: PredictorRecipe
+) -> dict[str, Any]:
+    """The predictor's config as JSON values."""
+    layered = {"orders": list(tokenizer.config.orders)} if name == LAYER_PREDICTOR else {}
+    shapes = {
+        "latent_shape": list(tokenizer.latent_shape),
+        "proprio_dim": encoded.proprio_dim,
+        "action_dim": action.dim,
+    }
+    return {**shapes, **layered, **recipe.options}
+
+
+def suited(tokenizer: Tokenizer) -> str:
+    """The predictor that goes with a tokenizer."""
+    if isinstance(tokenizer, IdentityTokenizer):
+        return STATE_PREDICTOR
+    return LAYER_PREDICTOR if hasattr(tokenizer.config, "orders") else GRID_PREDICTOR
+
+
+def clips_of(encoded: EncodedEpisodes, *, history: int, action: ActionSpec) -> Clips:
+    """Windows over encoded episodes."""
+    return Clips(encoded.episodes, history=history, idle_A=action.normalize(torch.tensor(action.idle)))
+
+
+def to_device(clip: Clip, device: str) -> Clip:
+    """Move a clip to a device."""
+    if device == "cpu":
+        return clip
+    return Clip(**{f.name: getattr(clip, f.name).to(device) for f in dataclasses.fields(clip)})

@@ -1,0 +1,252 @@
+"""`worldsim train world`: a dataset in, a world folder out, in stages that each survive a kill.
+
+Stages: tokenizer (closed form, then its learned pixels), latents, predictor, heads, held-out figures, folder.
+The running state lives beside the result in `<out>.training`; the same command continues from it.
+Not for policies (`worldsim.train.recipes.policy`).
+
+Shape legend: N frames of a sample, F frames of an episode, C H W pixels, c h w latent, P proprio, A action.
+"""
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from worldsim import storage
+from worldsim.core import WorldSpec
+from worldsim.data.latents import BATCH, EncodedEpisodes, Recorded, encode_episodes
+from worldsim.data.lerobot.read import Dataset, open_dataset
+from worldsim.data.starts import Starts
+from worldsim.errors import InvalidInputError
+from worldsim.optimize import Schedule, Watch, fit
+from worldsim.predict.base import Predictor
+from worldsim.runs.request import claimed
+from worldsim.tokenizers.base import Tokenizer
+from worldsim.train.recipes.predictor import PredictorRecipe, clips_of, to_device, train_predictor
+from worldsim.train.recipes.tokenizer import TokenizerRecipe, state_tokenizer, to_model, train_tokenizer
+from worldsim.train.recipes.world_figures import held_out_figures
+from worldsim.worlds.heads import Heads, HeadsConfig
+from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.state import StateWorld, columns
+
+HELD_OUT_EVERY = 10
+"""Every tenth episode is never trained on: it gives the starts and the figures."""
+STATE_SAMPLE = 100
+"""Episodes that the layout and scale of true states are read from."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainWorld:
+    """Everything `train_world` is told.
+
+    Attributes:
+        data: Dataset folder (LeRobotDataset v3).
+        out: World folder to write.
+        seed: Of every random choice.
+        camera: Image feature to learn from; empty for the only one.
+        horizon: Steps of an episode inside the world; 0 for the longest in the data.
+        num_starts: First observations to carry along.
+        starts: Dataset folder that they come from; empty for the held-out episodes.
+        state: Learn a state world from the data's true states instead of its pictures.
+        device: Where to train.
+        tokenizer: How frames become latents.
+        predictor: How latents move.
+        heads: Schedule of proprioception, progress and success.
+    """
+
+    data: str
+    out: str
+    seed: int = 0
+    camera: str = ""
+    horizon: int = 0
+    num_starts: int = 400
+    starts: str = ""
+    state: bool = False
+    device: str = "cpu"
+    tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
+    predictor: PredictorRecipe = dataclasses.field(default_factory=PredictorRecipe)
+    heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=2000, batch=512, lr=2e-3))
+
+
+def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
+    """Train a world, continuing where an earlier run of the same command stopped.
+
+    Args:
+        config: What to do.
+        watch: Progress callback.
+
+    Returns:
+        The world folder.
+
+    Raises:
+        StorageError: The dataset cannot be read, or another run holds the folder.
+        InvalidInputError: The data does not fit, or `<out>.training` was begun with another config.
+    """
+    out = Path(config.out)
+    work = out.with_name(out.name + ".training")
+    dataset = open_dataset(Path(config.data), camera=config.camera or None)
+    with claimed(work, request={"config": config, "data_digest": dataset.digest}):
+        tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
+        cost = {"tokenizer": seconds}
+        encoded = _encode(dataset, tokenizer, config, work, watch)
+        trained, held_out = encoded.split(every=HELD_OUT_EVERY)
+        predictor, cost["predictor"] = train_predictor(
+            trained,
+            tokenizer,
+            dataset.action_spec,
+            config.predictor,
+            seed=config.seed,
+            device=config.device,
+            folder=work / "predictor",
+            watch=watch,
+        )
+        heads, cost["heads"] = _train_heads(trained, tokenizer, dataset, config, work, watch)
+        world = _assemble(tokenizer, predictor, heads, dataset, config, held_out)
+        figures = held_out_figures(world, held_out, dataset)
+        manifest = {
+            "command": " ".join(["worldsim", *sys.argv[1:]]),
+            "data_digest": dataset.digest,
+            "config": storage.to_json(config),
+            "core_seconds": {k: round(v, 1) for k, v in cost.items()},
+            "figures": figures,
+            "versions": {"torch": torch.__version__},
+        }
+        world.save_pretrained(out, manifest=manifest)
+    shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None) -> tuple[Tokenizer, float]:
+    """Train the tokenizer; that of a state world has a closed form."""
+    if config.state:
+        true_states, proprios = zip(*_training_states(dataset), strict=True)
+        return state_tokenizer(torch.cat(true_states), torch.cat(proprios), config.tokenizer), 0.0
+    frames = _training_frames(dataset)
+    return train_tokenizer(frames, config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch)
+
+
+def _training_states(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """True states [F, E] and proprioception [F, P] of up to `STATE_SAMPLE` episodes that are trained on."""
+    trained = [i for i in range(dataset.episodes) if i % HELD_OUT_EVERY] or [0]
+    for index in trained[:: -(-len(trained) // STATE_SAMPLE)]:
+        episode = dataset.episode(index)
+        yield _true_state(episode), torch.tensor(episode.proprio)
+
+
+def _true_state(episode: Recorded) -> Tensor:
+    """True states [F, E].
+
+    Raises:
+        InvalidInputError: The episode holds none.
+    """
+    if episode.true_state is None:
+        raise InvalidInputError("A state world needs true states, and an episode holds none. Use state=false.")
+    return torch.tensor(episode.true_state)
+
+
+def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
+    """Frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
+    for index in range(dataset.episodes):
+        if index % HELD_OUT_EVERY:
+            yield torch.tensor(dataset.episode(index).frames)
+
+
+def _encode(
+    dataset: Dataset, tokenizer: Tokenizer, config: TrainWorld, work: Path, watch: Watch | None
+) -> EncodedEpisodes:
+    """Latents of every episode, from the cache if they are there."""
+
+    def encode(episode: Recorded) -> Tensor:
+        if config.state:
+            return tokenizer.encode(columns(_true_state(episode), torch.tensor(episode.proprio)))[:, :, 0]
+        parts = torch.tensor(episode.frames).split(BATCH)
+        return torch.cat([tokenizer.encode(to_model(p.movedim(-1, 1))[:, :, None])[:, :, 0] for p in parts])
+
+    def tell(done: int) -> None:
+        if watch is not None:
+            watch("latents", done, dataset.episodes, {})
+
+    weights = storage.digest_bytes(b"".join(v.numpy().tobytes() for v in _weights(tokenizer)))
+    return encode_episodes(
+        dataset.episode,
+        dataset.episodes,
+        encode=encode,
+        normalize=dataset.action_spec.normalize,
+        path=work / "latents",
+        key=f"{dataset.digest} {weights}",
+        on_episode=tell,
+    )
+
+
+def _weights(tokenizer: Tokenizer) -> list[Tensor]:
+    assert isinstance(tokenizer, nn.Module)
+    return [v.detach().cpu().contiguous() for v in tokenizer.state_dict().values()]
+
+
+def _train_heads(
+    encoded: EncodedEpisodes,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    config: TrainWorld,
+    work: Path,
+    watch: Watch | None,
+) -> tuple[Heads, float]:
+    """Train the heads on encoded frames."""
+    torch.manual_seed(config.seed)
+    heads = Heads(
+        HeadsConfig(
+            latent_shape=tokenizer.latent_shape, proprio_dim=encoded.proprio_dim, action_dim=dataset.action_spec.dim
+        )
+    )
+    clips = clips_of(encoded, history=1, action=dataset.action_spec)
+    table = clips.windows(2)
+    heads.calibrate(clips.batch(table, 2, 4096, seed=config.seed, step=-2))
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        clip = clips.batch(table, 2, config.heads.batch, seed=config.seed + 1, step=step, eventful=0.5)
+        return heads.loss(to_device(clip, config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+
+    heads.to(config.device)
+    return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", watch=watch)
+
+
+def _assemble(
+    tokenizer: Tokenizer,
+    predictor: Predictor,
+    heads: Heads,
+    dataset: Dataset,
+    config: TrainWorld,
+    held_out: EncodedEpisodes,
+) -> LatentWorld:
+    """Put the parts together, with starts from held-out episodes."""
+    height, width = dataset.image_size
+    spec = WorldSpec(
+        action=dataset.action_spec,
+        image_size=(height, width),
+        latent_shape=tokenizer.latent_shape,
+        proprio_dim=held_out.proprio_dim,
+        horizon=config.horizon or held_out.longest - 1,
+        success_at=dataset.success_at,
+        task=dataset.task,
+        task_id=dataset.task_id,
+    )
+    kind = StateWorld if config.state else LatentWorld
+    return kind(
+        spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=_starts(dataset, config, held_out)
+    ).cpu()
+
+
+def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> Starts:
+    """First observations that were not trained on."""
+    if not config.starts:
+        return dataset.starts(held_out.indices[: config.num_starts])
+    source = open_dataset(Path(config.starts), camera=config.camera or None)
+    if source.image_size != dataset.image_size:
+        raise InvalidInputError(
+            f"Frames of {config.starts} are {source.image_size}, of {config.data} {dataset.image_size}."
+        )
+    return source.starts(range(min(config.num_starts, source.episodes)))

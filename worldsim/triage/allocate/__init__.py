@@ -1,0 +1,1 @@
+"""Which (policy, episode) pairs to roll out next."""

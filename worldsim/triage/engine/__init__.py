@@ -1,0 +1,1 @@
+"""Rollouts of a triage run: replayed decisions, batches, workers and the store."""

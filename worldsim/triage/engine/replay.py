@@ -1,0 +1,224 @@
+"""The course of a run: what the plan and the store say has been learned, and what must be rolled out next.
+
+The run is replayed from the beginning each time: ask the allocator, cut its answer into waves, look up what is known,
+roll out what is not, and only then ask again. Decisions so see whole rounds in the table's order and never which
+rollouts happened to finish first; a run that was killed takes the same decisions again. Not for computing (`workers`)
+or for writing (`store`): both are handed in.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from worldsim.errors import InvalidInputError
+from worldsim.triage.engine.batches import Crash, Scope, Wave, compose
+from worldsim.triage.engine.episode_table import TRIAGE, Block
+from worldsim.triage.engine.episode_table import block as lay_out
+from worldsim.triage.engine.plan import ArenaPlan, Plan
+from worldsim.triage.engine.store import Store
+from worldsim.triage.ranking.evidence import Evidence, Outcome
+from worldsim.triage.ranking.judge_correction import Corrected, corrected_rates
+from worldsim.triage.ranking.posterior import order
+from worldsim.triage.ranking.ranking import Ranking
+
+WORLD, TRUTH = "world", "truth"
+"""Kind of the world in which the triage happens, and of the one that is the truth."""
+Execute = Callable[[Sequence[Wave], Scope], None]
+"""Rolls out waves of a scope and commits them."""
+Pairs = Sequence[tuple[int, int]]
+
+
+class UnfinishedRun(Exception):  # noqa: N818  (not a failure: a course without an executor ends here)
+    """Rollouts are missing and nobody is there to compute them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    """All that a run has learned.
+
+    Attributes:
+        plan: What was asked.
+        ranking: The leaderboard.
+        triage: Evidence [K, N] on the triage block.
+        audit: Evidence [K, M] on the audit block, the finalists' rows only; None without an audit.
+        arenas: Evidence by kind of every other world; where it is paired, column j is episode j of the triage block.
+        failures: Why policies crashed in the world, by index.
+        arena_failures: The same for other worlds, by kind.
+        finished: Nothing is left to roll out.
+    """
+
+    plan: Plan
+    ranking: Ranking
+    triage: Evidence
+    audit: Evidence | None
+    arenas: Mapping[str, Evidence]
+    failures: Mapping[int, Crash]
+    arena_failures: Mapping[str, Mapping[int, Crash]]
+    finished: bool
+
+
+class Course:
+    """Replays a run, and continues it where an executor is given."""
+
+    def __init__(self, plan: Plan, *, store: Store, execute: Execute | None = None) -> None:
+        """Set up.
+
+        Args:
+            plan: What was asked.
+            store: What is known.
+            execute: Rolls out what is not; None stops the replay at the first gap.
+        """
+        self._plan = plan
+        self._store = store
+        self._execute = execute
+        self._failures: dict[str, dict[int, Crash]] = {WORLD: {}}
+        self._finished = True
+
+    def run(self) -> Results:
+        """Go through triage, audit and arenas, and draw up the ranking.
+
+        Raises:
+            InvalidInputError: The allocator asks for what it knows already.
+        """
+        request = self._plan.request
+        triage = self._triage()
+        audit = self._audit(triage)
+        if audit is not None:
+            for policy in self._failures[WORLD]:
+                triage = triage.fail(policy)
+        arenas = {arena.kind: self._arena(arena, triage) for arena in self._plan.arenas}
+        ranking = Ranking.from_evidence(
+            triage,
+            names=[p.name for p in request.policies],
+            k=request.k,
+            alpha=1 - request.confidence,
+            audit=audit,
+            failures={i: crash.reason for i, crash in self._failures[WORLD].items()},
+            corrected=self._corrected(triage, audit, arenas) if request.judge else None,
+        )
+        return Results(
+            plan=self._plan,
+            ranking=ranking,
+            triage=triage,
+            audit=audit,
+            arenas=arenas,
+            failures=dict(self._failures[WORLD]),
+            arena_failures={kind: found for kind, found in self._failures.items() if kind != WORLD},
+            finished=self._finished,
+        )
+
+    def _corrected(
+        self, triage: Evidence, audit: Evidence | None, arenas: Mapping[str, Evidence]
+    ) -> list[Corrected | None]:
+        """What the judge said, corrected by the paired truth or by its known rates."""
+        request = self._plan.request
+        paired = any(a.kind == TRUTH and a.paired for a in self._plan.arenas)
+        return corrected_rates(
+            triage,
+            audit=audit,
+            truth=arenas[TRUTH] if paired else None,
+            names=[p.name for p in request.policies],
+            rates=request.judge_rates,
+            alpha=1 - request.confidence,
+        )
+
+    def _triage(self) -> Evidence:
+        """Let the allocator spend the budget."""
+        request, block = self._plan.request, self._plan.triage
+        allocator = request.make_allocator()
+        evidence = Evidence.empty(len(request.policies), episodes=len(block))
+        while pairs := allocator.next(evidence, request.triage_budget - evidence.rollouts):
+            if any(evidence.done[p, e] or evidence.failed[p] for p, e in pairs):
+                raise InvalidInputError(
+                    f"The allocator {request.allocator!r} asked for rollouts that it knows, or of a policy that "
+                    "crashed. It must return pairs that are blank in the evidence, and nothing when there are none."
+                )
+            try:
+                evidence = self._round(evidence, pairs, block, self._scope())
+            except UnfinishedRun:
+                return self._partial(evidence, pairs, block, self._scope())
+        return evidence
+
+    def _audit(self, triage: Evidence) -> Evidence | None:
+        """Try the winners again on fresh episodes."""
+        request, block = self._plan.request, self._plan.audit
+        if not len(block) or not self._finished:
+            return None
+        finalists = [int(i) for i in order(triage)[: request.finalists] if not triage.failed[i]]
+        blank = dataclasses.replace(Evidence.empty(triage.policies, episodes=len(block)), failed=triage.failed)
+        return self._whole(blank, finalists, block, self._scope())
+
+    def _arena(self, arena: ArenaPlan, triage: Evidence) -> Evidence:
+        """Try every policy in another world."""
+        self._failures[arena.kind] = {}
+        block = arena_block(self._plan, arena)
+        blank = Evidence.empty(triage.policies, episodes=len(block))
+        policies = [i for i in range(triage.policies) if not triage.failed[i]]
+        return self._whole(blank, policies, block, self._scope(arena))
+
+    def _whole(self, evidence: Evidence, policies: Sequence[int], block: Block, scope: Scope) -> Evidence:
+        """Roll out a block with every one of `policies`."""
+        pairs = [(p, e) for p in policies for e in range(len(block))]
+        try:
+            return self._round(evidence, pairs, block, scope) if pairs else evidence
+        except UnfinishedRun:
+            return self._partial(evidence, pairs, block, scope)
+
+    def _round(self, evidence: Evidence, pairs: Pairs, block: Block, scope: Scope) -> Evidence:
+        """Make sure that all pairs are known, and enter them.
+
+        A policy that crashed anywhere in the round leaves with what it knew before: how far it got in the round could
+        depend on timing.
+        """
+        waves = self._waves(pairs, block, scope)
+        missing = [part for wave in waves if (part := self._store.open_part(wave, scope)) is not None]
+        if missing:
+            if self._execute is None:
+                raise UnfinishedRun
+            self._execute(missing, scope)
+        first = scope.first_of()
+        crashed: dict[int, Crash] = {}
+        for wave in waves:
+            for crash in self._store.crashes(wave, scope):
+                crashed.setdefault(crash.policy, crash)
+        for policy in {p for p, _ in pairs if first[p] in crashed}:
+            evidence = evidence.fail(policy)
+            self._failures[scope.kind][policy] = dataclasses.replace(crashed[first[policy]], policy=policy)
+        return self._enter(evidence, [pair for pair in pairs if first[pair[0]] not in crashed], block, scope)
+
+    def _partial(self, evidence: Evidence, pairs: Pairs, block: Block, scope: Scope) -> Evidence:
+        """Enter what is known of an unfinished round."""
+        self._finished = False
+        return self._enter(evidence, pairs, block, scope)
+
+    def _enter(self, evidence: Evidence, pairs: Pairs, block: Block, scope: Scope) -> Evidence:
+        known = self._store.known(scope)
+        outcomes = []
+        for policy, episode in pairs:
+            key = (scope.policies[policy].digest, int(block.start[episode]), int(block.key[episode]))
+            if key in known:
+                success, progress = known[key]
+                outcomes.append(Outcome(policy=policy, episode=episode, success=success, progress=progress))
+        return evidence.add(outcomes)
+
+    def _waves(self, pairs: Pairs, block: Block, scope: Scope) -> list[Wave]:
+        request = self._plan.request
+        return compose(
+            pairs, scope=scope, block=block, width=request.width, policies_per_wave=request.policies_per_wave
+        )
+
+    def _scope(self, arena: ArenaPlan | None = None) -> Scope:
+        return scope_of(self._plan, arena)
+
+
+def scope_of(plan: Plan, arena: ArenaPlan | None = None) -> Scope:
+    """Return the scope of the run's world, or of another world, which is always judged by its own heads."""
+    if arena is None:
+        return Scope(kind=WORLD, world=plan.request.world.digest, judge=plan.judge, policies=plan.request.policies)
+    return Scope(kind=arena.kind, world=arena.world.digest, judge=plan.rule, policies=plan.request.policies)
+
+
+def arena_block(plan: Plan, arena: ArenaPlan) -> Block:
+    """Return the episodes of another world."""
+    if arena.paired:
+        return plan.block(TRIAGE, arena.episodes)
+    return lay_out(arena.kind, seed=plan.request.seed, episodes=arena.episodes, num_starts=arena.num_starts)

@@ -1,0 +1,1 @@
+"""From outcomes to a leaderboard: evidence, posterior, judge correction, tiers."""

@@ -1,0 +1,278 @@
+"""Success rates corrected for what a judge gets wrong.
+
+Two ways. Where some episodes were also run in the truth, the judge's opinion is a prediction and the truth corrects it:
+PPI++, which never trusts the judge more than the paired episodes warrant, and corrects the world's error with the
+judge's. Else the judge's known sensitivity and specificity correct its rate: Rogan-Gladen, which corrects the judge and
+not the world. Not for measuring a judge, or for the leaderboard (`worldsim.triage.ranking.ranking`).
+
+Shape legend: K policies, n paired episodes, M others.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from worldsim.errors import InvalidInputError
+from worldsim.stats.correlation import SOLVED
+from worldsim.stats.intervals import Interval, clopper_pearson
+from worldsim.triage.ranking.evidence import Evidence
+
+Floats = NDArray[np.float64]
+Method = Literal["truth", "rates"]
+_FEWEST = 2  # true episodes of a policy from which the truth corrects
+_PAIRS = 8  # degrees of freedom of all pairs together below which the judge is given no weight
+_PRIOR = 4.0  # how many degrees of freedom the policies' common variance is worth beside a policy's own
+_INFORMED = 0.1  # sensitivity + specificity - 1 of a judge that can be corrected at all
+_GROUP = 20  # solved and unsolved episodes each, from which a group's own rates are used
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeRates:
+    """How often a judge was right where the truth was known.
+
+    Attributes:
+        group: Whose episodes: the beginning of policies' names, in whole parts between slashes; empty for all.
+        solved: Episodes truly solved.
+        solved_right: Of them, those it called solved.
+        unsolved: Episodes truly not solved.
+        unsolved_right: Of them, those it called not solved.
+
+    Raises:
+        InvalidInputError: More right than there are.
+    """
+
+    group: str = ""
+    solved: int
+    solved_right: int
+    unsolved: int
+    unsolved_right: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.solved_right <= self.solved and 0 <= self.unsolved_right <= self.unsolved):
+            raise InvalidInputError(f"A judge cannot be right more often than it was asked; got {self}.")
+
+    @property
+    def few(self) -> bool:
+        """Too few episodes for rates of a group's own."""
+        return min(self.solved, self.unsolved) < _GROUP
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """A success rate without the judge's errors.
+
+    Attributes:
+        value: In 0..1.
+        interval: Misses with the probability asked for, approximately; it knows the uncertainty of the correction.
+        method: ``"truth"`` by paired true episodes (PPI++), ``"rates"`` by sensitivity and specificity (Rogan-Gladen).
+        episodes: Judged episodes.
+        truths: True episodes; 0 for ``"rates"``.
+        weight: Of the judge's opinion, 0..1 (lambda of PPI++); 1 for ``"rates"``.
+        effective: True episodes that would say as much about this policy against the others. Errors of rates that hold for
+            all policies leave the order as it is, so they count in the interval and not here.
+    """
+
+    value: float
+    interval: Interval
+    method: Method
+    episodes: int
+    truths: int
+    weight: float
+    effective: float
+
+
+def by_truth(truth_kn: Floats, *, judged_kn: Floats, others_km: Floats, alpha: float = 0.05) -> list[Corrected | None]:
+    """PPI++ (Angelopoulos, Duchi and Zrnic, 2023) for the mean of each policy.
+
+    theta = mean_n(Y) + lambda (mean_M(f) - mean_n(f)), lambda = Cov(Y, f) / ((1 + n / M) Var f), with the truth Y and the
+    judge's probability f. A dozen pairs tell little about a covariance, so Cov and Var are those within policies, pooled
+    over all of them, and lambda is kept in 0..1; with fewer than 8 degrees of freedom in all, or without other episodes,
+    it is 0 and the truth stands alone. So lambda hardly depends on any one policy's outcomes, and theta is unbiased.
+    True episodes that the judge did not see count in mean_n(Y) and not in mean_n(f); lambda shrinks accordingly.
+
+    The interval is Clopper and Pearson's for as many episodes as theta is worth: theirs of the truth alone where lambda is
+    0, and it keeps a width where all outcomes are alike. For the worth, Y is parted into what f explains with the pooled
+    slope and a rest; the variances of f and of the rest are the policy's own, drawn to the pooled ones as if these had 4
+    degrees of freedom more.
+
+    Args:
+        truth_kn: [K, n] true outcomes in 0..1; nan where there is none.
+        judged_kn: [K, n] the judge's probabilities of the same episodes in the world; nan where there is none.
+        others_km: [K, M] its probabilities of other episodes; nan where there is none.
+        alpha: Probability to miss of each interval.
+
+    Returns:
+        A rate for each policy; None where fewer than 2 true outcomes are known.
+
+    Raises:
+        InvalidInputError: Shapes that do not fit, or values outside 0..1.
+    """
+    _check(truth_kn, judged_kn, others_km)
+    f_kn = np.where(np.isnan(truth_kn), np.nan, judged_kn)
+    true_k, pair_k, other_k = (_count(x) for x in (truth_kn, f_kn, others_km))
+    n, p, m = (np.maximum(x, 1) for x in (true_k, pair_k, other_k))
+    useful, slope = (pair_k > 0) & (other_k > 0), _slope(truth_kn, f_kn, others_km)
+    weight_k = np.where(useful, np.clip(slope / n / (1 / m + 1 / p), 0, 1), 0.0)
+    shift_k = np.where(useful, _mean(others_km) - _mean(f_kn), 0.0)
+    theta_k = np.clip(np.nan_to_num(_mean(truth_kn)) + weight_k * shift_k, 0, 1)
+    spread, rest = _moderated(np.concatenate([f_kn, others_km], axis=1)), _moderated(truth_kn - slope * f_kn)
+    own = rest / n + slope**2 * spread / n
+    seen = (slope * p / n - weight_k) ** 2 / p + slope**2 * (true_k - pair_k) / n**2 + weight_k**2 / m
+    gain = np.divide(own, rest / n + spread * seen, out=np.ones(len(own)), where=(weight_k > 0) & (own > 0))
+    worth_k = np.minimum(true_k * gain, true_k + other_k)
+    low, high = clopper_pearson(theta_k * worth_k, worth_k, alpha=alpha)
+    return [
+        Corrected(
+            value=float(theta_k[i]),
+            interval=Interval(float(low[i]), float(high[i])),
+            method="truth",
+            episodes=int(_count(judged_kn)[i] + other_k[i]),
+            truths=int(true_k[i]),
+            weight=float(weight_k[i]),
+            effective=float(worth_k[i]),
+        )
+        if true_k[i] >= _FEWEST
+        else None
+        for i in range(len(true_k))
+    ]
+
+
+def by_rates(judged: Floats, *, rates: JudgeRates, alpha: float = 0.05) -> Corrected | None:
+    """Rogan and Gladen's estimate of one policy's rate (Am. J. Epidemiol. 107, 1978).
+
+    p = (q + Sp - 1) / (Se + Sp - 1), q the share of episodes that the judge calls solved, kept in 0..1. The interval is
+    Lang and Reiczigel's (Prev. Vet. Med. 113, 2014): the delta method for q, Se and Sp together, after pseudo-counts that
+    keep it honest near 0 and 1.
+
+    Args:
+        judged: [N] the judge's probabilities; nan where there is none.
+        rates: How often it was right elsewhere.
+        alpha: Probability to miss.
+
+    Returns:
+        None where no episode was judged, an outcome never occurred in measuring the judge, or it is hardly better than a
+        coin (Se + Sp - 1 below 0.1).
+    """
+    votes = judged[~np.isnan(judged)] >= SOLVED
+    n, z = votes.size, float(special.ndtri(1 - alpha / 2))
+    if not n or not rates.solved or not rates.unsolved:
+        return None
+    informed = rates.solved_right / rates.solved + rates.unsolved_right / rates.unsolved - 1
+    n_se, n_sp, n_q = rates.solved + 2, rates.unsolved + 2, n + z**2
+    se, sp = (rates.solved_right + 1) / n_se, (rates.unsolved_right + 1) / n_sp
+    q = (votes.sum() + z**2 / 2) / n_q
+    sharp = se + sp - 1
+    if min(informed, sharp) < _INFORMED:
+        return None
+    value = (votes.mean() - 1 + rates.unsolved_right / rates.unsolved) / informed
+    p = float(np.clip((q + sp - 1) / sharp, 0, 1))
+    se_noise, sp_noise = se * (1 - se) / n_se, sp * (1 - sp) / n_sp
+    drawn, measured = q * (1 - q) / n_q / sharp**2, (p**2 * se_noise + (1 - p) ** 2 * sp_noise) / sharp**2
+    own = drawn + (measured if rates.group else 0.0)
+    middle, half = p + 2 * z**2 * (p * se_noise - (1 - p) * sp_noise), z * float(np.sqrt(drawn + measured))
+    return Corrected(
+        value=float(np.clip(value, 0, 1)),
+        interval=Interval(float(np.clip(middle - half, 0, 1)), float(np.clip(middle + half, 0, 1))),
+        method="rates",
+        episodes=int(n),
+        truths=0,
+        weight=1.0,
+        effective=float(min(n, max(p * (1 - p), 1 / (4 * n_q)) / own)),
+    )
+
+
+def corrected_rates(
+    triage: Evidence,
+    *,
+    audit: Evidence | None,
+    truth: Evidence | None,
+    names: Sequence[str],
+    rates: Sequence[JudgeRates],
+    alpha: float,
+) -> list[Corrected | None]:
+    """Correct what a judge said of every policy: by the truth where it has paired episodes, else by the judge's rates.
+
+    Args:
+        triage: The judge's outcomes [K, N].
+        audit: Its outcomes on fresh episodes, of the winners.
+        truth: True outcomes [K, n]; column j is episode j of the triage. None where there is no paired truth.
+        names: K names.
+        rates: How often the judge was right elsewhere; may be empty.
+        alpha: Probability to miss of each interval.
+
+    Returns:
+        A rate for each policy; None where neither way is open.
+    """
+    n = 0 if truth is None else truth.episodes
+    others = [triage.success[:, n:]] + ([] if audit is None else [audit.success])
+    judged = np.concatenate([triage.success[:, :n], *others], axis=1)
+    if truth is None:
+        found: list[Corrected | None] = [None] * triage.policies
+    else:
+        others_km = np.concatenate(others, axis=1)
+        found = by_truth(truth.success, judged_kn=triage.success[:, :n], others_km=others_km, alpha=alpha)
+    for i, name in enumerate(names):
+        own = rates_for(name, rates)
+        if found[i] is None and own is not None:
+            found[i] = by_rates(judged[i], rates=own, alpha=alpha)
+    return found
+
+
+def rates_for(policy: str, rates: Sequence[JudgeRates]) -> JudgeRates | None:
+    """The rates of the closest group that a policy's name belongs to and that has enough episodes; else those of all."""
+    fitting = [r for r in rates if not r.group or policy == r.group or policy.startswith(f"{r.group}/")]
+    known = [r for r in fitting if not r.group or not r.few]
+    return max(known, key=lambda r: len(r.group), default=None)
+
+
+def _slope(y_kn: Floats, f_kn: Floats, others_km: Floats) -> float:
+    """Cov(Y, f) / Var(f) within policies, pooled; 0 where they are not known."""
+    both = ~np.isnan(f_kn)
+    y, f = _centred(np.where(both, y_kn, np.nan)), _centred(f_kn)
+    everywhere = np.concatenate([f_kn, others_km], axis=1)
+    pairs, freedom = (int(np.maximum(_count(x) - 1, 0).sum()) for x in (f_kn, everywhere))
+    square = float(np.nansum(_centred(everywhere) ** 2))
+    if pairs < _PAIRS or square <= 1e-12:
+        return 0.0
+    return float(np.nansum(y * f)) / pairs / (square / freedom)
+
+
+def _moderated(x_kn: Floats) -> Floats:
+    """Variance of each row, drawn to that within all rows."""
+    freedom = np.maximum(_count(x_kn) - 1, 0)
+    square = np.nansum(_centred(x_kn) ** 2, axis=1)
+    pooled = square.sum() / max(int(freedom.sum()), 1)
+    return np.asarray((square + _PRIOR * pooled) / (freedom + _PRIOR))
+
+
+def _mean(x_kn: Floats) -> Floats:
+    """Row means over what is known; nan for an empty row, silently."""
+    count = _count(x_kn)
+    return np.asarray(np.divide(np.nansum(x_kn, axis=1), count, out=np.full(len(count), np.nan), where=count > 0))
+
+
+def _centred(x_kn: Floats) -> Floats:
+    return np.asarray(x_kn - _mean(x_kn)[:, None])
+
+
+def _count(x_kn: Floats) -> NDArray[np.int64]:
+    return np.asarray((~np.isnan(x_kn)).sum(1), dtype=np.int64)
+
+
+def _check(truth_kn: Floats, judged_kn: Floats, others_km: Floats) -> None:
+    if (
+        truth_kn.ndim != 2
+        or truth_kn.shape != judged_kn.shape
+        or others_km.ndim != 2
+        or len(others_km) != len(truth_kn)
+    ):
+        raise InvalidInputError(
+            f"Needs truth and judgements [K, n] of the same episodes and judgements [K, M] of others; got {truth_kn.shape}, "
+            f"{judged_kn.shape} and {others_km.shape}."
+        )
+    if any(bool(((x < 0) | (x > 1)).any()) for x in (truth_kn, judged_kn, others_km)):
+        raise InvalidInputError("Outcomes and probabilities must lie in 0..1, or be nan where there is none.")

@@ -1,0 +1,148 @@
+"""The leaderboard for a terminal: rich where there is one, plain aligned text where the output goes to a file or a pipe.
+
+Not for printing: give the result to a rich console, with ``soft_wrap=True`` so that a pipe gets whole lines.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from worldsim.triage.ranking.labels import labels, shorten
+from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
+
+_LONGEST = 60  # characters of a name; what is cut stands in ranking.json
+_TRACK = 12  # cells of a success bar
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    """A leaderboard to print.
+
+    Attributes:
+        ranking: What to show.
+        rows: How many policies to list at most; crashed ones are listed besides.
+    """
+
+    ranking: Ranking
+    rows: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw a table on a terminal, and plain lines elsewhere."""
+        if console.is_terminal:
+            yield self._table()
+            yield from self._remarks()
+            return
+        for line in self.plain().splitlines():
+            yield Segment(line)
+            yield Segment.line()
+
+    def plain(self) -> str:
+        """Return the leaderboard as aligned text without colour or frames, one policy a line."""
+        body = [_cells(line, name, corrected=self._corrects) for line, name in self._shown()]
+        cells = [self._columns(), *body]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        lines = [
+            "  ".join(c.ljust(w) if i == 1 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+            for row in cells
+        ]
+        return "\n".join([line.rstrip() for line in lines] + [text.plain for text in self._remarks()])
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether a judge's rates were corrected; there is a column more then."""
+        return any(line.corrected is not None for line in self.ranking.policies)
+
+    def _columns(self) -> Sequence[str]:
+        """Headings, in the order of the cells."""
+        corrected = ("corrected",) if self._corrects else ()
+        return (
+            "#",
+            "checkpoint",
+            "success",
+            "interval",
+            *corrected,
+            "progress",
+            f"P(top {self.ranking.k})",
+            "rollouts",
+        )
+
+    def _shown(self) -> list[tuple[RankedPolicy, str]]:
+        """Lines to list, with their labels."""
+        short = labels([line.name for line in self.ranking.policies])
+        pairs = zip(self.ranking.policies, short, strict=True)
+        alive = [(line, shorten(label, width=_LONGEST)) for line, label in pairs if line.failed is None]
+        return alive[: self.rows]
+
+    def _table(self) -> Table:
+        """Draw the table for a terminal; the chosen k are bright."""
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        rank, checkpoint, *others = self._columns()
+        for name in (rank, checkpoint, "", *others):
+            left = name in ("checkpoint", "")
+            table.add_column(
+                name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold", min_width=1
+            )
+        for line, name in self._shown():
+            rank, label, *rest = _cells(line, name, corrected=self._corrects)
+            chosen = line.rank <= self.ranking.k
+            cells = [rank, label, _track(line), *rest]
+            table.add_row(
+                *(Text(c) for c in cells), style="" if chosen else "dim", end_section=line.rank == self.ranking.k
+            )
+        return table
+
+    def _remarks(self) -> list[Text]:
+        """Say what the table leaves out: policies below, and policies that crashed."""
+        alive = [p for p in self.ranking.policies if p.failed is None]
+        found = [Text(f"... and {len(alive) - self.rows} more", style="dim")] if len(alive) > self.rows else []
+        for line, name in zip(self.ranking.policies, labels([p.name for p in self.ranking.policies]), strict=True):
+            if line.failed is not None:
+                reason = " ".join(line.failed.split())
+                found.append(Text(f"crashed: {shorten(name, width=_LONGEST)}: {reason}", style="red"))
+        return found
+
+
+def leaderboard(ranking: Ranking, *, rows: int | None = None) -> Leaderboard:
+    """Return a leaderboard to print with ``console.print(board, soft_wrap=True)``.
+
+    Args:
+        ranking: What to show.
+        rows: How many policies to list at most; by default the best k and as many again, at least 20.
+    """
+    return Leaderboard(ranking=ranking, rows=max(20, 2 * ranking.k) if rows is None else rows)
+
+
+def _cells(line: RankedPolicy, name: str, *, corrected: bool) -> Sequence[str]:
+    """The cells of a line, in the order of `Leaderboard._columns`."""
+    shown = line.shown
+    span = shown.success_anytime
+    return (
+        str(line.rank),
+        name,
+        "-" if shown.success is None else f"{100 * shown.success:.1f}%",
+        "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]",
+        *((_corrected(line),) if corrected else ()),
+        "-" if shown.progress is None else f"{shown.progress:.2f}",
+        ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
+        str(line.triage.rollouts + (line.audit.rollouts if line.audit else 0)),
+    )
+
+
+def _corrected(line: RankedPolicy) -> str:
+    """The corrected rate and its interval."""
+    rate = line.corrected
+    if rate is None:
+        return "-"
+    return f"{100 * rate.value:.1f}% [{100 * rate.interval.low:.0f}, {100 * rate.interval.high:.0f}]"
+
+
+def _track(line: RankedPolicy) -> str:
+    """A bar of the success rate in eighths of a cell."""
+    if line.shown.success is None:
+        return ""
+    eighths = round(line.shown.success * _TRACK * 8)
+    return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
