@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.reason.train.test_grpo import OWN, task
-from tests.reason.train.test_sft import Killed, begun, killer, recipe, weights
 
 from tests.reason.toy import items as toy_items
+from tests.reason.train.test_grpo import OWN, task
+from tests.reason.train.test_sft import Killed, begun, killer, recipe, weights
 from tests.train import toy
 from worldsim.errors import InvalidInputError
 from worldsim.reason.train import run as reason_run

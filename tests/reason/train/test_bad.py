@@ -5,10 +5,10 @@ import json
 import shutil
 
 import pytest
-from tests.reason.train.test_grpo import task, variety
-from tests.reason.train.test_sft import recipe, untrained
 
 from tests.reason.toy import items
+from tests.reason.train.test_grpo import task, variety
+from tests.reason.train.test_sft import recipe, untrained
 from tests.train import toy
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.optimize import Schedule

@@ -3,8 +3,8 @@ import json
 
 import pytest
 import torch
-from tests.reason.train.test_sft import ASKED, Killed, begun, killer, weights
 
+from tests.reason.train.test_sft import ASKED, Killed, begun, killer, weights
 from tests.train import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError, UnknownNameError

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import torch
+
 from tests.reason.train.test_grpo import task
 from tests.reason.train.test_sft import begun, recipe, weights
-
 from tests.train import toy
 from worldsim import storage
 from worldsim.reason.train.run import SPENT

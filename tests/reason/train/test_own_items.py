@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.reason.train.test_grpo import task
-from tests.reason.train.test_sft import Killed, killer, recipe, untrained, weights
 
 from tests.reason.toy import item
+from tests.reason.train.test_grpo import task
+from tests.reason.train.test_sft import Killed, killer, recipe, untrained, weights
 from tests.train import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
@@ -26,7 +26,7 @@ from worldsim.reason.train.sft import train_reason_sft
 from worldsim.reason.vlm import VLM
 from worldsim.video import write_mp4
 
-SCRIPT = Path(__file__).parents[2] / "docs/grpo_own_clips.py"
+SCRIPT = Path(__file__).parents[3] / "docs/grpo_own_clips.py"
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
+
 from tests.reason.train.test_grpo import OWN, task
 from tests.reason.train.test_sft import ASKED, TINY, begun, recipe, weights
-
 from tests.train import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError, MissingExtraError, UnknownNameError
