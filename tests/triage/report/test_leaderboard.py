@@ -68,3 +68,16 @@ def test_a_policy_without_rollouts_shows_dashes() -> None:
 
 def test_by_default_it_lists_twice_the_best_k(ranking: Ranking) -> None:
     assert "... and 9 more" in printed(ranking, terminal=False)
+
+
+def test_escapes_and_markup_from_outside_stay_text(ranking: Ranking) -> None:
+    hostile = "[/y]\x1b[31m\x1b]8;;http://example.invalid\x07"
+    lines = tuple(
+        dataclasses.replace(p, name=f"{hostile}{p.policy}", failed=p.failed and f"raised {hostile}")
+        for p in ranking.policies
+    )
+    for terminal in (False, True):
+        text = printed(dataclasses.replace(ranking, policies=lines), terminal=terminal, width=200)
+        assert "[/y]" in text
+        assert "\x1b[31m\ufffd" not in text and "\x1b]8" not in text and "\x07" not in text
+        assert ("\x1b" in text) == terminal

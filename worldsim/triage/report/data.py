@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Interval
+from worldsim.text import strip_common_parts
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.labels import labels
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
 from worldsim.triage.report.truth import Rate, Truth
 
@@ -159,7 +159,7 @@ class ReportData:
     @property
     def labels(self) -> dict[int, str]:
         """Readable label of each policy, by row."""
-        short = labels([line.name for line in self.ranking.policies])
+        short = strip_common_parts([line.name for line in self.ranking.policies])
         return {line.policy: label for line, label in zip(self.ranking.policies, short, strict=True)}
 
     @property

@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from worldsim.triage.ranking.labels import labels, shorten
+from worldsim.text import printable, shorten, strip_common_parts
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
 
 _LONGEST = 60  # characters of a name; what is cut stands in ranking.json
@@ -72,7 +72,7 @@ class Leaderboard:
 
     def _shown(self) -> list[tuple[RankedPolicy, str]]:
         """Lines to list, with their labels."""
-        short = labels([line.name for line in self.ranking.policies])
+        short = strip_common_parts([line.name for line in self.ranking.policies])
         pairs = zip(self.ranking.policies, short, strict=True)
         alive = [(line, shorten(label, width=_LONGEST)) for line, label in pairs if line.failed is None]
         return alive[: self.rows]
@@ -99,9 +99,11 @@ class Leaderboard:
         """Say what the table leaves out: policies below, and policies that crashed."""
         alive = [p for p in self.ranking.policies if p.failed is None]
         found = [Text(f"... and {len(alive) - self.rows} more", style="dim")] if len(alive) > self.rows else []
-        for line, name in zip(self.ranking.policies, labels([p.name for p in self.ranking.policies]), strict=True):
+        for line, name in zip(
+            self.ranking.policies, strip_common_parts([p.name for p in self.ranking.policies]), strict=True
+        ):
             if line.failed is not None:
-                reason = " ".join(line.failed.split())
+                reason = printable(" ".join(line.failed.split()))
                 found.append(Text(f"crashed: {shorten(name, width=_LONGEST)}: {reason}", style="red"))
         return found
 

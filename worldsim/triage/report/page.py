@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from worldsim import storage
-from worldsim.triage.ranking.labels import clean
+from worldsim.text import printable
 from worldsim.triage.report import trust, view, words
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.figures import both_widths
@@ -86,13 +86,13 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def breakable(text: str) -> Markup:
     """Escape text and let it break after the signs that paths are made of."""
-    parts = [escape(part) for part in re.split(r"(?<=[/_.:\\-])(?=.)", clean(text))]
+    parts = [escape(part) for part in re.split(r"(?<=[/_.:\\-])(?=.)", printable(text))]
     return Markup("<wbr>").join(parts)
 
 
 def _shown(value: object) -> object:
     """Clean every text on its way into the page; what is markup already is ours."""
-    return clean(value) if type(value) is str else value
+    return printable(value) if type(value) is str else value
 
 
 def _figures(data: ReportData) -> dict[str, tuple[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from worldsim.stats.estimate import Estimate
 from worldsim.stats.intervals import Interval
-from worldsim.triage.ranking.labels import shorten
+from worldsim.text import shorten
 from worldsim.triage.report.data import ReportData
 
 THIN = "\u202f"  # narrow no-break space
