@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from worldsim import video
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.video import encode_mp4, read_video, sample_video, side_by_side, to_model, to_uint8, write_mp4
+from worldsim.video import (
+    decode_image,
+    encode_mp4,
+    encode_png,
+    read_video,
+    sample_video,
+    side_by_side,
+    to_frames,
+    to_model,
+    write_mp4,
+)
 
 
 def moving(frames: int = 12, height: int = 32, width: int = 48) -> np.ndarray:
@@ -156,12 +166,23 @@ def test_side_by_side() -> None:
             side_by_side(bad)
 
 
-def test_pixels_survive_the_model_range() -> None:
-    frames = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16, 1).expand(2, 3, 16, 16, 3)
+@pytest.mark.parametrize("lead", [(), (2,), (2, 4)])
+def test_pixels_survive_the_model_range(lead: tuple[int, ...]) -> None:
+    frames = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1).expand(*lead, 16, 16, 3)
     x = to_model(frames)
-    assert x.shape == (2, 3, 3, 16, 16) and float(x.min()) == -1 and float(x.max()) == 1
-    assert torch.equal(to_uint8(x), frames)
-    assert int(to_uint8(torch.full((1, 3, 1, 1, 1), 7.0)).max()) == 255
-    for bad in (frames.float(), frames[0]):
+    assert x.shape == (*lead, 3, 16, 16) and float(x.min()) == -1 and float(x.max()) == 1
+    assert torch.equal(to_frames(x), frames)
+    assert int(to_frames(torch.full((*lead, 3, 1, 1), 7.0)).max()) == 255
+    for bad in (frames.float(), frames[..., 0], frames.movedim(-1, -3)):
         with pytest.raises(InvalidInputError):
             to_model(bad)
+    with pytest.raises(InvalidInputError):
+        to_frames(x.movedim(-3, -1))
+
+
+def test_pictures_come_back_without_loss_or_are_named() -> None:
+    frame = moving()[3]
+    assert np.array_equal(decode_image(encode_png(frame), source="a.png"), frame)
+    for bad in (encode_png(frame)[:80], b"hello", b""):
+        with pytest.raises(StorageError, match=r"a\.png"):
+            decode_image(bad, source="a.png")

@@ -1,6 +1,9 @@
-"""Video files and the range of pixels: PyAV reads and writes, uint8 <-> [-1, 1]. Nothing else touches codecs.
+"""Frames in every form: video files (PyAV), compressed pictures (Pillow), and the range that models work in.
 
-Shape legend: B batch, T frames, H W pixels, C=3 colour.
+The only place that knows of codecs and of uint8 <-> [-1, 1]. Codecs are imported when they are used: what plays and
+trains worlds runs without them.
+
+Shape legend: T frames, H W pixels, C=3 colour.
 """
 
 import io
@@ -25,24 +28,63 @@ if TYPE_CHECKING:
 Frames = NDArray[np.uint8]
 _MOST_BYTES = 1 << 33
 """A video that would unpack to more than this is refused."""
+_MOST_PX = 1 << 26
+"""A picture of more pixels is refused before it is unpacked."""
+_PNG_LEVEL = 6
 
 
-def to_model(frames_BTHWC: Tensor) -> Tensor:
-    """Frames uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] in [-1, 1].
+def to_model(frames: Tensor) -> Tensor:
+    """Frames uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [-1, 1].
 
     Raises:
         InvalidInputError: Another dtype or shape.
     """
-    if frames_BTHWC.dtype != torch.uint8 or frames_BTHWC.ndim != 5 or frames_BTHWC.shape[-1] != 3:
-        raise InvalidInputError(
-            f"Frames must be uint8 [B, T, H, W, 3]; got {frames_BTHWC.dtype} {tuple(frames_BTHWC.shape)}."
-        )
-    return frames_BTHWC.movedim(-1, 1).float() / 127.5 - 1
+    if frames.dtype != torch.uint8 or frames.ndim < 3 or frames.shape[-1] != 3:
+        raise InvalidInputError(f"Frames must be uint8 [..., H, W, 3]; got {frames.dtype} {tuple(frames.shape)}.")
+    return frames.movedim(-1, -3).float() / 127.5 - 1
 
 
-def to_uint8(x_BCTHW: Tensor) -> Tensor:
-    """Model range [B, 3, T, H, W], about [-1, 1] -> frames uint8 [B, T, H, W, 3]; the inverse of `to_model`."""
-    return ((x_BCTHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+def to_frames(x: Tensor) -> Tensor:
+    """Model range [..., 3, H, W], about [-1, 1] -> frames uint8 [..., H, W, 3]; the inverse of `to_model`.
+
+    Raises:
+        InvalidInputError: Another shape.
+    """
+    if x.ndim < 3 or x.shape[-3] != 3:
+        raise InvalidInputError(f"Model pictures must be [..., 3, H, W]; got {tuple(x.shape)}.")
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)
+
+
+def encode_png(frame: Frames) -> bytes:
+    """Compress one frame, uint8 [H, W, 3], without loss."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "png", compress_level=_PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, *, source: object) -> Frames:
+    """Unpack a picture of any common kind to uint8 [H, W, 3].
+
+    Args:
+        data: The file's content.
+        source: What to name in an error.
+
+    Raises:
+        StorageError: Not a picture, cut short, or unreasonably large.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("png", "jpeg", "webp", "bmp", "tiff")) as image:
+            if image.width * image.height > _MOST_PX:
+                raise ValueError(f"{image.width}x{image.height} pixels are too many")
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise StorageError(
+            f"{source} holds a picture that cannot be read ({error}). Restore or delete the file."
+        ) from error
 
 
 def encode_mp4(frames: Frames, *, rate_hz: float, scale: int = 1, exact: bool = False) -> bytes:

@@ -144,9 +144,9 @@ def test_wrong_content_of_foreign_data_is_found(path: Path, broken: str) -> None
     elif broken == "no picture":
         cells[2]["bytes"] = b"GIF89a nothing"
     elif broken == "other size":
-        from worldsim.data.images import png_bytes
+        from worldsim.video import encode_png
 
-        cells = [{"bytes": png_bytes(np.zeros((8, 8, 3), np.uint8)), "path": ""} for _ in cells]
+        cells = [{"bytes": encode_png(np.zeros((8, 8, 3), np.uint8)), "path": ""} for _ in cells]
     table = table.set_column(table.column_names.index(IMAGE), IMAGE, pa.array(cells, table.schema.field(IMAGE).type))
     if broken == "nan action":
         values = pa.FixedSizeListArray.from_arrays(pa.array([float("nan")] * 2 * len(cells), pa.float32()), 2)

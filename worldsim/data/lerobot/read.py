@@ -22,12 +22,11 @@ from worldsim import storage
 from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE
 from worldsim.data.episode import Episode, Floats
-from worldsim.data.images import decode_image
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.read_meta import Contents, read_contents
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.video import read_video
+from worldsim.video import decode_image, read_video
 
 
 def open_dataset(path: str | Path, *, camera: str | None = None) -> "Dataset":

@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 from worldsim import storage
 from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.data.episode import Episode
-from worldsim.data.images import png_bytes
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.statistics import image_stats, numeric_stats
 from worldsim.data.lerobot.write_meta import recorded_rows, write_meta
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.video import encode_mp4
+from worldsim.video import encode_mp4, encode_png
 
 _META_SHARE = 0.04
 """`meta/` is brought up to date so often that it takes about this share of the time."""
@@ -184,7 +183,7 @@ class EpisodeWriter:
         """The data file's content."""
         arrays = {}
         if not self.spec.video:
-            pictures = [png_bytes(f) for f in episode.frames]
+            pictures = [encode_png(f) for f in episode.frames]
             names = [f"frame-{t:06d}.png" for t in range(len(pictures))]
             arrays[IMAGE] = pa.StructArray.from_arrays(
                 [pa.array(pictures, pa.binary()), pa.array(names)], ["bytes", "path"]
