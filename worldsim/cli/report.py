@@ -42,8 +42,8 @@ def report(
 def _films(results: "Results", *, each: int) -> "list[Clip]":
     """Film a few episodes of a finished run again."""
     from worldsim.evaluate import loaders
+    from worldsim.triage.film import film
     from worldsim.triage.report import choose
-    from worldsim.triage.report.film import film
     from worldsim.worlds import load_world
 
     where = results.plan.request.world

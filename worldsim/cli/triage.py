@@ -139,8 +139,8 @@ def _play(
 ) -> "ReportData":
     """Run it with progress bars, and film a few episodes."""
     from worldsim.evaluate import loaders
+    from worldsim.triage.film import film
     from worldsim.triage.report import choose, from_results
-    from worldsim.triage.report.film import film
     from worldsim.triage.run import Progress, run
     from worldsim.worlds import load_world
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
-from worldsim.triage.report.film import film
+from worldsim.triage.film import film
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, run
 
