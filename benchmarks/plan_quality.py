@@ -17,7 +17,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.plan_problems import BOUNDS, Problem, door, lqr, lqr_optimum, through_the_door
-from benchmarks.record import Figure, write
+from benchmarks.record import Figure, run, write
 from worldsim.planners import Planner, Search, make_planner, rollout_of
 
 STARTS = 64
@@ -147,27 +147,23 @@ def main(with_peers: Annotated[bool, typer.Option("--peers", help="Also measure 
     default = loops["weighted (default)"]
     worst = max(row["warm"] - row["cold"] for row in (default, loops["hybrid"]))
     reached = [
-        Figure(name="LQR gap, 300 x 30, CEM", value=table["CEM"]["300x30"].gap, unit="%", reach=2, order="<="),
+        Figure(name="LQR gap, 300 x 30, CEM", value=table["CEM"]["300x30"].gap, unit="%"),
         Figure(
             name="LQR gap, 300 x 30, weighted, white noise",
             value=table["weighted, white noise"]["300x30"].gap,
             unit="%",
-            reach=1.5,
-            order="<=",
         ),
-        Figure(name="LQR gap, 300 x 30, hybrid", value=table["hybrid"]["300x30"].gap, unit="%", reach=0.1, order="<="),
-        Figure(name="LQR gap, 512 x 5, hybrid", value=table["hybrid"]["512x5"].gap, unit="%", reach=3, order="<="),
-        Figure(name="door, 512 x 5, open loop, hybrid", value=table["hybrid"]["512x5"].success, unit="%", reach=90),
-        Figure(name="door, 128 x 3, closed loop, weighted (default)", value=default["door"], unit="%", reach=90),
+        Figure(name="LQR gap, 300 x 30, hybrid", value=table["hybrid"]["300x30"].gap, unit="%"),
+        Figure(name="LQR gap, 512 x 5, hybrid", value=table["hybrid"]["512x5"].gap, unit="%"),
+        Figure(name="door, 512 x 5, open loop, hybrid", value=table["hybrid"]["512x5"].success, unit="%"),
+        Figure(name="door, 128 x 3, closed loop, weighted (default)", value=default["door"], unit="%"),
         Figure(name="door, 128 x 3, closed loop, plain CEM", value=loops["CEM"]["door"], unit="%"),
         Figure(
             name="LQR excess, 128 x 3, closed loop, weighted (default)",
             value=default["warm"],
             unit="%",
-            reach=30,
-            order="<=",
         ),
-        Figure(name="LQR excess, warm above cold, default and hybrid", value=worst, unit="points", reach=0, order="<="),
+        Figure(name="LQR excess, warm above cold, default and hybrid", value=worst, unit="points"),
     ]
     others = [
         Figure(name=f"{label}, {budget}: {what}", value=value, unit="%")
@@ -188,4 +184,4 @@ def main(with_peers: Annotated[bool, typer.Option("--peers", help="Also measure 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks.record import Figure, write
+from benchmarks.record import Figure, run, write
 from worldsim.envs.push.env import PushEnv
 from worldsim.envs.render.renderer import RayRenderer
 from worldsim.envs.simulator import SimulatorWorld
@@ -78,10 +78,9 @@ def main() -> None:
         "step with pixels": core_ms(steps(env), per=STEPS),
         "SimulatorWorld step": core_ms(lambda: world.rollout(state, actions), per=BATCH * STEPS),
     }
-    reach = {"RGB frame, 64x64": 0.5, "step with pixels": 1.0}
-    figures = [Figure(name=k, value=v, unit="ms", reach=reach.get(k), order="<=") for k, v in cost.items()]
+    figures = [Figure(name=k, value=v, unit="ms") for k, v in cost.items()]
     write("push_speed", figures=figures, seeds=[0])
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -68,7 +68,7 @@ def judging(critic: ReasonCritic, head: Head, sources: dict[str, Source]) -> lis
         told_by(judged, np.concatenate([logodds(head, sources[k]) for k in KINDS])),
         told_by(redrawn, logodds(head, sources["redrawn"])),
     ]
-    figures = [*verdicts("judge", judged, redrawn, asked=True), *verdicts("small head", *plain)]
+    figures = [*verdicts("judge", judged, redrawn), *verdicts("small head", *plain)]
     mine, theirs = cross_fitted(judged), cross_fitted(plain[0])
     for name in KINDS:
         rows = np.array(judged.sources) == name
@@ -79,7 +79,7 @@ def judging(critic: ReasonCritic, head: Head, sources: dict[str, Source]) -> lis
         figures += [
             Figure(name=about, value=both[0] - both[1]),
             Figure(name=f"{about}, 95 % interval, low", value=low),
-            Figure(name=f"{about}, 95 % interval, high (below 0: worse)", value=high, reach=0.0),
+            Figure(name=f"{about}, 95 % interval, high (below 0: worse)", value=high),
         ]
     return figures
 
@@ -91,14 +91,13 @@ def told_by(judged: Judged, logodds_N: Floats) -> Judged:
     )
 
 
-def verdicts(who: str, judged: Judged, redrawn: Judged, *, asked: bool = False) -> list[Figure]:
+def verdicts(who: str, judged: Judged, redrawn: Judged) -> list[Figure]:
     """Balanced accuracy and calibration in the simulator and in dreams, and what redrawing costs.
 
     Args:
         who: Begins the names.
         judged: Episodes of both kinds.
         redrawn: The simulator's in the world's own drawing.
-        asked: Whether these figures have something to reach.
     """
     probability, where = cross_fitted(judged), np.array(judged.sources)
     figures = []
@@ -107,10 +106,10 @@ def verdicts(who: str, judged: Judged, redrawn: Judged, *, asked: bool = False) 
         low, high = bootstrap(right(p, y), y)
         accuracy, error = balanced_accuracy(p, y), calibration_error(p, y)
         figures += [
-            Figure(name=f"{who}, {name}: balanced accuracy", value=accuracy, reach=0.9 if asked else None),
+            Figure(name=f"{who}, {name}: balanced accuracy", value=accuracy),
             Figure(name=f"{who}, {name}: balanced accuracy, 95 % interval, low", value=low),
             Figure(name=f"{who}, {name}: balanced accuracy, 95 % interval, high", value=high),
-            Figure(name=f"{who}, {name}: calibration error", value=error, reach=0.05 if asked else None, order="<="),
+            Figure(name=f"{who}, {name}: calibration error", value=error),
             Figure(name=f"{who}, {name}: episodes", value=float(len(y))),
         ]
     platt = Platt.fit(judged.opinions.logodds.numpy(), judged.solved)
@@ -122,7 +121,7 @@ def verdicts(who: str, judged: Judged, redrawn: Judged, *, asked: bool = False) 
     return [
         *figures,
         Figure(name=f"{who}, encoded and decoded: balanced accuracy", value=drawn),
-        Figure(name=f"{who}, loss by encoding and decoding", value=loss, reach=0.03 if asked else None, order="<="),
+        Figure(name=f"{who}, loss by encoding and decoding", value=loss),
     ]
 
 

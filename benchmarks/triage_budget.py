@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from benchmarks.record import Figure, write
+from benchmarks.record import Figure, run, write
 from worldsim.stats import correlation as metrics
 from worldsim.triage.allocate.halving import SequentialHalving, Uniform
 from worldsim.triage.ranking.evidence import Evidence
@@ -29,7 +29,6 @@ UNIFORM = (50, 100, 200, 400, 800, 1600, 3200)  # rollouts per checkpoint
 HALVING = {20: 100, 50: 150, 100: 200}  # rollouts per checkpoint -> replicas
 JUDGED = 100  # the budget at which the claim is judged
 UNIFORM_REPLICAS, RARE_REPLICAS, RARE_BUDGET = 400, 100, 5
-REACH = 8.0
 SEED = 2026
 _TO_PROGRESS = 0.35  # progress per standard deviation by which an episode misses
 
@@ -123,7 +122,7 @@ def measure(name: str) -> tuple[list[Figure], dict[str, object]]:
     ]
     for budget in sorted(HALVING, reverse=True):
         what = f"{name}: rollouts, uniform over halving at {budget}"
-        figures.append(Figure(name=what, value=factor[budget], reach=REACH if budget == JUDGED else None))
+        figures.append(Figure(name=what, value=factor[budget]))
     curves = {"uniform_recall_and_error": uniform, "halving_recall_and_error": halving, "factor": factor}
     return figures, dict(curves)
 
@@ -144,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

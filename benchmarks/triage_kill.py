@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks import record
 from benchmarks.record import Figure, write
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.triage.engine.store import DATABASE
@@ -186,11 +187,9 @@ def main(
                 shutil.rmtree(folder)
             tally += found
     figures = [
-        Figure(
-            name="same ranking digest and rollouts after a kill", value=tally["same"], unit=f"of {trials}", reach=trials
-        ),
-        Figure(name="finished rollouts computed again", value=tally["again"], reach=0, order="<="),
-        Figure(name="same with 1 and 2 workers", value=int(alone[1].outcome == alone[2].outcome), reach=1),
+        Figure(name="same ranking digest and rollouts after a kill", value=tally["same"], unit=f"of {trials}"),
+        Figure(name="finished rollouts computed again", value=tally["again"]),
+        Figure(name="same with 1 and 2 workers", value=int(alone[1].outcome == alone[2].outcome)),
         Figure(name="rollouts safe after a kill, on average", value=tally["safe"] / trials),
         Figure(name="rollouts under way lost by a kill, on average", value=tally["lost"] / trials),
     ]
@@ -208,4 +207,4 @@ if __name__ == "__main__":
         out, log, processes, at, number = sys.argv[2:]
         child(Path(out), log=Path(log), workers=int(processes), statement=at, count=int(number))
     else:
-        typer.run(main)
+        record.run(main)

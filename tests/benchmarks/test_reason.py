@@ -30,13 +30,13 @@ def test_a_task_gains_where_the_intervals_of_both_seeds_are_apart():
     assert counted(gains(both, what="GRPO")).value == 1
     assert counted(gains(one, what="GRPO")).value == 0
     pair = {**both, ("permanence", 0): run(0.7, 0.9, task="permanence")}
-    assert counted(gains(both, what="GRPO")).met is False and counted(gains(pair, what="GRPO")).met is True
+    assert counted(gains(pair, what="GRPO")).value == 2
 
 
 def test_a_control_fails_as_soon_as_one_seed_gains():
     found = {("puzzle", 0): run(0.7, 0.9), ("puzzle", 1): run(0.9, 0.5)}
-    assert counted(gains(found, what="coin", control=True)).met is False
-    assert counted(gains({("puzzle", 1): run(0.9, 0.5)}, what="coin", control=True)).met is True
+    assert counted(gains(found, what="coin", control=True)).value == 1
+    assert counted(gains({("puzzle", 1): run(0.9, 0.5)}, what="coin", control=True)).value == 0
 
 
 def test_starts_by_reward_are_models_that_the_supervised_run_keeps():

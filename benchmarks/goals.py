@@ -1,0 +1,124 @@
+"""What every benchmark must reach: one table, read when a record is written and when records are checked.
+
+A goal stands about 20 % inside what was reached, or where a user would begin to notice. Figures that are only reported
+have no goal. Where a miss is accepted the reason is written here, beside the goal, and copied into the record.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What one figure must reach.
+
+    Attributes:
+        reach: The limit, in the figure's unit.
+        order: ``">="`` where more is better, ``"<="`` where less is.
+        accepted: Why a miss is accepted for now; empty where it is not.
+    """
+
+    reach: float
+    order: Literal[">=", "<="] = ">="
+    accepted: str = ""
+
+    def met(self, value: float | None) -> bool:
+        """Whether a value reaches the goal; one that is undefined (None or not finite) never does."""
+        if value is None or not math.isfinite(value):
+            return False
+        return value >= self.reach if self.order == ">=" else value <= self.reach
+
+
+Goals = Mapping[str, Goal]
+"""Figure name -> goal."""
+
+
+def at_least(reach: float, *, accepted: str = "") -> Goal:
+    """A goal for a figure of which more is better."""
+    return Goal(reach=reach, accepted=accepted)
+
+
+def at_most(reach: float, *, accepted: str = "") -> Goal:
+    """A goal for a figure of which less is better."""
+    return Goal(reach=reach, order="<=", accepted=accepted)
+
+
+GOALS: Mapping[str, Goals] = {
+    "plan_push": {
+        "push_state: success in the simulator": at_least(0.98),
+        "push_state: correlation of dreamed and true progress": at_least(0.9),
+        "push_state: optimism of dreamed progress": at_most(0.1),
+        "push: success in the simulator": at_least(0.8),
+        "push: correlation of dreamed and true progress": at_least(
+            0.9,
+            accepted="the largest misses decide a correlation, and a few of the 800 plans bring far less than the shipped "
+            "2 MB world promised; a better predictor is the remedy",
+        ),
+        "push: optimism of dreamed progress": at_most(0.1),
+    },
+    "plan_quality": {
+        "LQR gap, 300 x 30, CEM": at_most(0.3),
+        "LQR gap, 300 x 30, weighted, white noise": at_most(0.45),
+        "LQR gap, 300 x 30, hybrid": at_most(0.01),
+        "LQR gap, 512 x 5, hybrid": at_most(0.01),
+        "door, 512 x 5, open loop, hybrid": at_least(90),
+        "door, 128 x 3, closed loop, weighted (default)": at_least(90),
+        "LQR excess, 128 x 3, closed loop, weighted (default)": at_most(30),
+        "LQR excess, warm above cold, default and hybrid": at_most(0),
+    },
+    "plan_speed": {
+        "worldsim cem: linear, 1 environment": at_most(1.2),
+        "worldsim weighted: linear, 1 environment": at_most(1.2),
+        "worldsim cem: MLP 128, 8 environments": at_most(1.1),
+        "worldsim weighted: MLP 128, 8 environments": at_most(1.1),
+    },
+    "push_speed": {"RGB frame, 64x64": at_most(0.5), "step with pixels": at_most(1.0)},
+    "reason": {
+        "arrow: accuracy after SFT, the lesser seed": at_least(0.9),
+        "puzzle: accuracy after SFT, the lesser seed": at_least(0.85),
+        "permanence: accuracy after SFT, the lesser seed": at_least(0.85),
+        "GRPO: tasks that gain": at_least(2),
+        "a coin for a reward: tasks that gain": at_most(0),
+        "warm-up, SFT and GRPO, all trainings of a seed together, the dearer seed": at_most(1200),
+        "GRPO, a step of 64 replies, the dearest run": at_most(1.2),
+        "judge, simulator: balanced accuracy": at_least(0.9),
+        "judge, simulator: calibration error": at_most(0.05),
+        "judge, dreams: balanced accuracy": at_least(0.9),
+        "judge, dreams: calibration error": at_most(0.05),
+        "judge, loss by encoding and decoding": at_most(0.03),
+        "judge minus small head, simulator: balanced accuracy, 95 % interval, high (below 0: worse)": at_least(0),
+        "judge minus small head, dreams: balanced accuracy, 95 % interval, high (below 0: worse)": at_least(0),
+        "critic, batch 16, 8 frames 64x64": at_least(60),
+    },
+    "triage_budget": {
+        "wide: rollouts, uniform over halving at 100": at_least(8),
+        "narrow: rollouts, uniform over halving at 100": at_least(8),
+        "sparse: rollouts, uniform over halving at 100": at_least(8),
+    },
+    "triage_fidelity": {
+        "success: pearson": at_least(0.95),
+        "success: mmrv": at_most(0.05),
+        "success: absolute mean bias": at_most(0.02),  # reached 0.003; its standard error alone is about 0.006
+        "progress: spearman": at_least(0.97),
+        "success: recall": at_least(0.8),
+        "round-trip gap, mean over checkpoints": at_most(0.05),
+    },
+    "triage_kill": {
+        "same ranking digest and rollouts after a kill": at_least(50),
+        "finished rollouts computed again": at_most(0),
+        "same with 1 and 2 workers": at_least(1),
+    },
+    "world_fidelity": {
+        "block error at 16 steps": at_most(5),
+        "block error at 32 steps": at_most(14),
+        "orientation error at 16 steps": at_most(10),
+    },
+    "world_speed": {
+        "latent steps per core-second, batch 64": at_least(19_000),
+        "decoded steps per core-second, batch 64": at_least(5_600),
+        "Gymnasium over the bare world's step and decode": at_most(0.1),
+        "triage over bare world, decode and policy": at_most(0.1),
+    },
+}
