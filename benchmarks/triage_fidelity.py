@@ -19,7 +19,7 @@ from benchmarks import record
 from benchmarks.record import Figure, write
 from worldsim.cli.progress import advance, bars
 from worldsim.evaluate import loaders
-from worldsim.stats.agreement import Agreement, agreement_report
+from worldsim.stats.agreement import Agreement, measure_agreement
 from worldsim.triage.request import TriageRequest
 from worldsim.triage.run import Progress, run
 from worldsim.worlds import load_world
@@ -56,7 +56,7 @@ def main(
         )
     truth, seen = results.arenas["truth"], results.arenas["roundtrip"]
     success, progress_ = (
-        agreement_report(getattr(truth, q), world=getattr(results.triage, q), k=TOP, matched=True, quantity=q)
+        measure_agreement(getattr(truth, q), world=getattr(results.triage, q), k=TOP, matched=True, quantity=q)
         for q in ("success", "progress")
     )
     both = slice(0, roundtrip)

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.stats import attenuation
-from worldsim.stats import bootstrap as resample
-from worldsim.stats import correlation as metrics
-from worldsim.stats.agreement import Estimate, agreement_report
+from worldsim.stats import attenuation, bootstrap, correlation
+from worldsim.stats.agreement import measure_agreement
+from worldsim.stats.intervals import Estimate
 
 
 def bernoulli(random: np.random.Generator, rates: np.ndarray, n: int) -> np.ndarray:
@@ -26,13 +25,13 @@ def sweep(seed: int = 0, policies: int = 12, n: int = 60) -> tuple[np.ndarray, n
 
 def test_values_are_those_of_the_formulas_and_lie_in_their_intervals():
     truth, world = sweep()
-    report = agreement_report(truth, world=world, k=4, draws=200)
+    report = measure_agreement(truth, world=world, k=4, draws=200)
     r, s = truth.mean(axis=1), world.mean(axis=1)
-    assert report["pearson"].value == pytest.approx(metrics.pearson(truth=r, world=s))
-    assert report["mmrv"].value == pytest.approx(metrics.mmrv(truth=r, world=s))
+    assert report["pearson"].value == pytest.approx(correlation.pearson(truth=r, world=s))
+    assert report["mmrv"].value == pytest.approx(correlation.mmrv(truth=r, world=s))
     assert report["bias"].value == pytest.approx((s - r).mean())
-    assert report["recall"].value == metrics.recall(truth=r, world=s, k=4)
-    assert report["recall_within_epsilon"].value == metrics.recall(truth=r, world=s, k=4, epsilon=0.05)
+    assert report["recall"].value == correlation.recall(truth=r, world=s, k=4)
+    assert report["recall_within_epsilon"].value == correlation.recall(truth=r, world=s, k=4, epsilon=0.05)
     assert (report.policies, report.truth_rollouts, report.world_rollouts) == (12, 60, 60)
     for estimate in report.estimates:
         assert estimate.low <= estimate.value <= estimate.high
@@ -42,23 +41,23 @@ def test_values_are_those_of_the_formulas_and_lie_in_their_intervals():
 
 def test_equal_outcomes_give_equal_reports_and_other_outcomes_do_not():
     truth, world = sweep()
-    assert agreement_report(truth, world=world, k=4, draws=50) == agreement_report(truth, world=world, k=4, draws=50)
-    assert agreement_report(truth, world=world, k=4, draws=50) != agreement_report(world, world=truth, k=4, draws=50)
+    assert measure_agreement(truth, world=world, k=4, draws=50) == measure_agreement(truth, world=world, k=4, draws=50)
+    assert measure_agreement(truth, world=world, k=4, draws=50) != measure_agreement(world, world=truth, k=4, draws=50)
 
 
 def test_policies_without_outcomes_are_left_out_and_named():
     truth, world = sweep()
     truth[3], world[7] = np.nan, np.nan
     world[5, 10:] = np.nan
-    report = agreement_report(truth, world=world, k=4, draws=50)
+    report = measure_agreement(truth, world=world, k=4, draws=50)
     keep = [i for i in range(12) if i not in (3, 7)]
     assert report.left_out == (3, 7) and report.policies == 10 and report.world_rollouts == 10
-    clean = agreement_report(truth[keep], world=world[keep], k=4, draws=50)
+    clean = measure_agreement(truth[keep], world=world[keep], k=4, draws=50)
     assert report.estimates == clean.estimates
 
 
 def reason(truth: np.ndarray, world: np.ndarray, name: str, k: int = 1, matched: bool = False) -> str:
-    estimate = agreement_report(truth, world=world, k=k, draws=20, matched=matched)[name]
+    estimate = measure_agreement(truth, world=world, k=k, draws=20, matched=matched)[name]
     assert estimate.value is None and estimate.low is None and estimate.high is None
     assert "undefined because" in str(estimate)
     return estimate.undefined
@@ -81,12 +80,12 @@ def test_what_does_not_exist_says_why():
 
 
 def test_bias_of_two_policies_has_a_value_and_says_why_it_has_no_interval():
-    estimate = agreement_report([[0.0, 0.0], [1.0, 1.0]], world=[[1.0, 0.0], [1.0, 1.0]], k=1)["bias"]
+    estimate = measure_agreement([[0.0, 0.0], [1.0, 1.0]], world=[[1.0, 0.0], [1.0, 1.0]], k=1)["bias"]
     assert estimate.value == 0.25 and estimate.low is None and "no interval because" in str(estimate)
 
 
 def test_nothing_known_gives_an_empty_report():
-    report = agreement_report(np.full((3, 2), np.nan), world=np.zeros((3, 2)), k=1)
+    report = measure_agreement(np.full((3, 2), np.nan), world=np.zeros((3, 2)), k=1)
     assert report.policies == 0 and report.left_out == (0, 1, 2) and report.estimates == ()
 
 
@@ -97,7 +96,7 @@ def test_no_input_breaks_the_report(seed, policies, n):
     truth, world = (
         np.where(random.random((policies, n)) < 0.3, np.nan, random.integers(0, 2, (policies, n))) for _ in "ab"
     )
-    for estimate in agreement_report(truth, world=world, k=2, matched=True, draws=10).estimates:
+    for estimate in measure_agreement(truth, world=world, k=2, matched=True, draws=10).estimates:
         assert estimate.value is None or math.isfinite(estimate.value)
         assert (estimate.low is None) == (estimate.high is None)
         assert estimate.undefined or estimate.low is not None
@@ -108,9 +107,9 @@ def test_a_perfect_world_scores_its_noise_ceiling():
     for _ in range(60):
         rates = random.uniform(0.6, 0.8, 40)
         truth, world = bernoulli(random, rates, 100), bernoulli(random, rates, 100)
-        means = attenuation.policy_means(truth, world, matched=False)
+        means = attenuation.average_outcomes(truth, world, matched=False)
         ceilings.append(attenuation.noise_ceiling(means))
-        seen.append(metrics.pearson(truth=means.truth, world=means.world))
+        seen.append(correlation.pearson(truth=means.truth, world=means.world))
     assert np.mean(seen) == pytest.approx(0.617, abs=0.04)  # Var(p) / (Var(p) + E[p(1-p)] / n), by hand
     assert np.nanmean(ceilings) == pytest.approx(np.mean(seen), abs=0.03)
 
@@ -126,7 +125,7 @@ def test_disattenuation_undoes_the_noise_even_where_it_is_shared():
             again = luck if matched else random.random((60, 30))
             truth, world = (luck < rates[:, None]) * 1.0, (again < other[:, None]) * 1.0
             found[matched].append(
-                attenuation.disattenuated(attenuation.policy_means(truth, world, matched=matched)) - true_r
+                attenuation.pearson_disattenuated(attenuation.average_outcomes(truth, world, matched=matched)) - true_r
             )
     for errors in found.values():
         assert np.mean(errors) == pytest.approx(0, abs=0.02)
@@ -140,7 +139,7 @@ def test_bias_spread_is_that_of_endless_rollouts_even_where_noise_is_shared():
         luck = random.random((60, 40))
         for matched in found:
             again = luck if matched else random.random((60, 40))
-            means = attenuation.policy_means(
+            means = attenuation.average_outcomes(
                 (luck < rates[:, None]) * 1.0, (again < other[:, None]) * 1.0, matched=matched
             )
             found[matched].append(attenuation.bias_spread(means))
@@ -157,13 +156,15 @@ def test_intervals_of_correlation_and_error_cover():
         return random.binomial(n, rates) / n, random.binomial(n, other) / n
 
     large = draw(200_000)
-    for metric in (metrics.pearson, metrics.mean_absolute_error):
+    for metric in (correlation.pearson, correlation.mean_absolute_error):
         target, held = metric(truth=large[0], world=large[1]), 0
         for _ in range(paths):
             r, s = draw(policies)
-            chosen = resample.policies(random, draws=250, count=policies)
+            chosen = bootstrap.draw_policies(random, draws=250, count=policies)
             values = np.array([metric(truth=r[c], world=s[c]) for c in chosen])
-            interval = resample.bias_corrected(values, value=metric(truth=r, world=s), count=policies, alpha=0.1)
+            interval = bootstrap.bias_corrected_interval(
+                values, value=metric(truth=r, world=s), count=policies, alpha=0.1
+            )
             held += target in interval
         assert 0.82 <= held / paths <= 0.97
 
@@ -172,19 +173,19 @@ def test_redrawn_episodes_spread_as_sampling_does():
     random = np.random.default_rng(6)
     truth, world = np.full((1, 200), np.nan), np.full((1, 120), np.nan)
     truth[0, ::2], world[0, :90] = random.random(100), random.random(90)
-    r, s = resample.episode_means(random, truth_kn=truth, world_kn=world, draws=3000, matched=False)
+    r, s = bootstrap.draw_episode_means(random, truth_KN=truth, world_KN=world, draws=3000, matched=False)
     assert r.mean() == pytest.approx(np.nanmean(truth), abs=0.003) and s.mean() == pytest.approx(
         np.nanmean(world), abs=0.003
     )
     assert r.std() == pytest.approx(np.nanstd(truth) / 10, rel=0.06)
-    r, s = resample.episode_means(random, truth_kn=truth, world_kn=truth, draws=20, matched=True)
+    r, s = bootstrap.draw_episode_means(random, truth_KN=truth, world_KN=truth, draws=20, matched=True)
     assert np.array_equal(r, s)
 
 
 def test_episode_agreement_matches_the_tables_by_hand():
     truth = np.array([[1, 1, 0, 0, np.nan], [1, 1, 1, 0, 0], [0, 0, 0, 0, 1.0]])
     world = np.array([[1, 0, 0, 1, 1], [1, 1, 1, np.nan, 0], [0, 0, 0, 1, 1.0]])
-    report = agreement_report(truth, world=world, k=1, matched=True, draws=30)
+    report = measure_agreement(truth, world=world, k=1, matched=True, draws=30)
     both = ~(np.isnan(truth) | np.isnan(world))
     r, s = truth[both], world[both]
     a, p, q = (r == s).mean(), r.mean(), s.mean()
@@ -203,7 +204,7 @@ def test_episode_agreement_matches_the_tables_by_hand():
 def test_policies_that_differ_do_not_pass_for_agreement_within():
     random = np.random.default_rng(7)
     rates = np.array([0.02, 0.98] * 6)
-    report = agreement_report(
+    report = measure_agreement(
         bernoulli(random, rates, 100), world=bernoulli(random, rates, 100), k=2, matched=True, draws=50
     )
     assert report["episode_phi"].value > 0.85 and abs(report["episode_phi_within"].value) < 0.15
@@ -212,7 +213,7 @@ def test_policies_that_differ_do_not_pass_for_agreement_within():
 def test_progress_has_no_kappa():
     random = np.random.default_rng(8)
     values = random.random((5, 20))
-    report = agreement_report(values, world=values, k=2, matched=True, quantity="progress", draws=20)
+    report = measure_agreement(values, world=values, k=2, matched=True, quantity="progress", draws=20)
     assert report["episode_phi"].value == pytest.approx(1)
     with pytest.raises(UnknownNameError, match="episode_kappa"):
         report["episode_kappa"]
@@ -220,13 +221,13 @@ def test_progress_has_no_kappa():
 
 def test_wrong_input_is_refused():
     with pytest.raises(InvalidInputError, match="one row per policy"):
-        agreement_report(np.zeros((2, 3)), world=np.zeros((3, 3)), k=1)
+        measure_agreement(np.zeros((2, 3)), world=np.zeros((3, 3)), k=1)
     with pytest.raises(InvalidInputError, match="one column per shared episode"):
-        agreement_report(np.zeros((3, 3)), world=np.zeros((3, 4)), k=1, matched=True)
+        measure_agreement(np.zeros((3, 3)), world=np.zeros((3, 4)), k=1, matched=True)
     with pytest.raises(InvalidInputError, match=r"world must lie in 0\.\.1"):
-        agreement_report(np.zeros((3, 3)), world=np.full((3, 3), 2.0), k=1)
+        measure_agreement(np.zeros((3, 3)), world=np.full((3, 3), 2.0), k=1)
     with pytest.raises(InvalidInputError, match="at least 1"):
-        agreement_report(np.zeros((3, 3)), world=np.zeros((3, 3)), k=0)
+        measure_agreement(np.zeros((3, 3)), world=np.zeros((3, 3)), k=0)
 
 
 def test_an_estimate_reads_as_a_sentence():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from worldsim.errors import InvalidInputError
-from worldsim.stats import correlation as metrics
+from worldsim.stats import correlation
 
 # Success rates published with SIMPLER (Li et al. 2024): real robot, simulation. Policies in the order RT-2-X, RT-1
 # converged, RT-1 at 15 %, RT-1-X, RT-1 at the beginning, Octo base; the last four tasks: RT-1-X, Octo base, Octo small.
@@ -38,15 +38,15 @@ RATES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, ma
 @pytest.mark.parametrize("task", SIMPLER)
 def test_published_tables_are_reproduced(task):
     real, simulation, r, violation = SIMPLER[task]
-    assert metrics.pearson(truth=real, world=simulation) == pytest.approx(r, abs=6e-4)
-    assert metrics.mmrv(truth=real, world=simulation) == pytest.approx(violation, abs=6e-4)
+    assert correlation.pearson(truth=real, world=simulation) == pytest.approx(r, abs=6e-4)
+    assert correlation.mmrv(truth=real, world=simulation) == pytest.approx(violation, abs=6e-4)
 
 
 def test_the_order_of_arguments_matters_and_cannot_be_mistaken():
     real, simulation, *_ = SIMPLER["move near"]
-    assert metrics.mmrv(truth=simulation, world=real) == pytest.approx(0.0027, abs=1e-4)
+    assert correlation.mmrv(truth=simulation, world=real) == pytest.approx(0.0027, abs=1e-4)
     with pytest.raises(TypeError):
-        metrics.mmrv(real, simulation)
+        correlation.mmrv(real, simulation)
 
 
 @given(RATES)
@@ -56,25 +56,25 @@ def test_mmrv_is_its_definition(rates):
         max([abs(r[i] - r[j]) for j in range(len(r)) if (s[i] > s[j]) != (r[i] > r[j])], default=0.0)
         for i in range(len(r))
     ]
-    assert metrics.mmrv(truth=r, world=s) == pytest.approx(np.mean(worst))
-    assert metrics.mmrv(truth=r, world=r) == 0
+    assert correlation.mmrv(truth=r, world=s) == pytest.approx(np.mean(worst))
+    assert correlation.mmrv(truth=r, world=r) == 0
 
 
 def test_a_tie_in_the_world_is_charged_to_the_better_policy():
-    assert metrics.mmrv(truth=[0.9, 0.1], world=[0.5, 0.5]) == pytest.approx(0.4)
-    assert metrics.mmrv(truth=[0.5, 0.5], world=[0.9, 0.1]) == 0
+    assert correlation.mmrv(truth=[0.9, 0.1], world=[0.5, 0.5]) == pytest.approx(0.4)
+    assert correlation.mmrv(truth=[0.5, 0.5], world=[0.9, 0.1]) == 0
 
 
 @given(RATES)
 def test_correlations_are_scipys(rates):
     r, s = rates
     if np.ptp(r) == 0 or np.ptp(s) == 0:
-        for metric in (metrics.pearson, metrics.spearman, metrics.kendall):
+        for metric in (correlation.pearson, correlation.spearman, correlation.kendall):
             assert math.isnan(metric(truth=r, world=s))
         return
-    assert metrics.pearson(truth=r, world=s) == pytest.approx(stats.pearsonr(r, s).statistic, abs=1e-9)
-    assert metrics.spearman(truth=r, world=s) == pytest.approx(stats.spearmanr(r, s).statistic, abs=1e-9)
-    assert metrics.kendall(truth=r, world=s) == pytest.approx(stats.kendalltau(r, s).statistic, abs=1e-9)
+    assert correlation.pearson(truth=r, world=s) == pytest.approx(stats.pearsonr(r, s).statistic, abs=1e-9)
+    assert correlation.spearman(truth=r, world=s) == pytest.approx(stats.spearmanr(r, s).statistic, abs=1e-9)
+    assert correlation.kendall(truth=r, world=s) == pytest.approx(stats.kendalltau(r, s).statistic, abs=1e-9)
 
 
 @given(RATES, st.sampled_from([0.0, 0.2, 0.5]))
@@ -85,7 +85,7 @@ def test_order_accuracy_counts_pairs(rates, gap):
         for i, j in itertools.combinations(range(len(r)), 2)
         if r[i] != r[j] and abs(r[i] - r[j]) >= gap
     ]
-    found = metrics.order_accuracy(truth=r, world=s, gap=gap)
+    found = correlation.order_accuracy(truth=r, world=s, gap=gap)
     assert math.isnan(found) if not scores else found == pytest.approx(np.mean(scores))
 
 
@@ -97,19 +97,19 @@ def test_recall_and_set_regret_are_means_over_ways_to_break_ties(rates, k, epsil
     sure, tied = np.flatnonzero(s > boundary), np.flatnonzero(s == boundary)
     sets = [[*sure, *rest] for rest in itertools.combinations(tied, k - len(sure))]
     bar = np.sort(r)[-k] - epsilon
-    assert metrics.recall(truth=r, world=s, k=k, epsilon=epsilon) == pytest.approx(
+    assert correlation.recall(truth=r, world=s, k=k, epsilon=epsilon) == pytest.approx(
         np.mean([[r[i] >= bar - 1e-9 for i in chosen] for chosen in sets])
     )
     lost = np.sort(r)[-k:].mean() - np.mean([r[list(chosen)].mean() for chosen in sets])
-    assert metrics.set_regret(truth=r, world=s, k=k) == pytest.approx(lost, abs=1e-9)
+    assert correlation.set_regret(truth=r, world=s, k=k) == pytest.approx(lost, abs=1e-9)
     worst = max(r.max() - r[list(chosen)].max() for chosen in sets)
-    assert metrics.regret(truth=r, world=s, k=k) == pytest.approx(worst, abs=1e-9)
+    assert correlation.regret(truth=r, world=s, k=k) == pytest.approx(worst, abs=1e-9)
 
 
 def test_bias_has_a_sign_and_error_has_none():
-    assert metrics.bias(truth=[0.2, 0.4], world=[0.4, 0.4]) == pytest.approx(0.1)
-    assert metrics.bias(truth=[0.4, 0.4], world=[0.2, 0.4]) == pytest.approx(-0.1)
-    assert metrics.mean_absolute_error(truth=[0.2, 0.6], world=[0.4, 0.4]) == pytest.approx(0.2)
+    assert correlation.bias(truth=[0.2, 0.4], world=[0.4, 0.4]) == pytest.approx(0.1)
+    assert correlation.bias(truth=[0.4, 0.4], world=[0.2, 0.4]) == pytest.approx(-0.1)
+    assert correlation.mean_absolute_error(truth=[0.2, 0.6], world=[0.4, 0.4]) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,6 @@ def test_bias_has_a_sign_and_error_has_none():
 )
 def test_wrong_input_is_refused(truth, world, message):
     with pytest.raises(InvalidInputError, match=message):
-        metrics.bias(truth=truth, world=world)
+        correlation.bias(truth=truth, world=world)
     with pytest.raises(InvalidInputError, match=r"k must lie in 1\.\.2"):
-        metrics.recall(truth=[0, 1], world=[0, 1], k=3)
+        correlation.recall(truth=[0, 1], world=[0, 1], k=3)

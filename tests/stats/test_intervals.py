@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from worldsim.errors import InvalidInputError
-from worldsim.stats.intervals import Interval, clopper_pearson, confidence_sequence, fisher, mean_sequence
+from worldsim.stats.intervals import clopper_pearson, confidence_sequence, mean_sequence
 
 COUNTS = st.integers(0, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -124,13 +124,6 @@ def test_low_variance_narrows_the_mean_sequence():
     assert widths[0] < 0.35 * widths[1]
 
 
-def test_fisher_gives_the_published_intervals():
-    seven, five = fisher(0.9, 7), fisher(0.9, 5)
-    assert (round(seven.low, 2), round(seven.high, 2)) == (0.46, 0.99)
-    assert (round(five.low, 2), round(five.high, 2)) == (0.09, 0.99)
-    assert fisher(1.0, 9) == Interval(1.0, 1.0)
-
-
 def test_wrong_input_is_refused():
     with pytest.raises(InvalidInputError, match="rollouts"):
         clopper_pearson([3], [2])
@@ -138,5 +131,3 @@ def test_wrong_input_is_refused():
         confidence_sequence([1], [2], alpha=0)
     with pytest.raises(InvalidInputError, match=r"0\.\.1"):
         mean_sequence([[1.2]])
-    with pytest.raises(InvalidInputError, match="at least 4 pairs"):
-        fisher(0.5, 3)

@@ -1,9 +1,10 @@
-"""How far a world may be trusted to rank: agreement with a ground truth, every number with its interval and its N.
+"""How well a world ranks: agreement with a ground truth, every number with its interval and its N.
 
-Takes outcomes of the same policies in truth and in the world. A number that does not exist says why. The bare formulas
-are in `metrics`, single episodes in `episodes`, intervals of single success rates in `intervals`.
+Takes outcomes of the same policies in truth and in the world, and compares means over policies and, where episodes are
+matched (same policy, start and noise key), single episodes: how well those agree decides how much a world's rollouts
+can replace true ones, and it can be poor while means agree. A number that does not exist says why.
 
-Shape legend: K policies, N and M episodes, D bootstrap draws.
+Shape legend: K policies, N and M episodes, D bootstrap draws, C sums.
 """
 
 import dataclasses
@@ -13,27 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from worldsim.arrays import Float64s, Int64s
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.stats import bootstrap as resample
-from worldsim.stats import correlation as metrics
-from worldsim.stats.attenuation import (
-    INNER,
-    Means,
-    bias_spread,
-    disattenuated,
-    noise_ceiling,
-    pearson_without_extremes,
-    policy_means,
-)
-from worldsim.stats.estimate import Estimate
-from worldsim.stats.intervals import Interval
-from worldsim.stats.paired import episode_estimates
+from worldsim.stats import attenuation, bootstrap, correlation
+from worldsim.stats.attenuation import Means
+from worldsim.stats.intervals import Estimate, Interval
 
-__all__ = ["Agreement", "Estimate", "agreement_report"]
-
-Floats = NDArray[np.float64]
 _ALWAYS = ("bias", "mean_absolute_error")  # these have a value, if no interval, for any number of policies
 _FEWEST = 3  # policies below which nothing can be said about an order
 
@@ -84,7 +72,7 @@ class _Statistic:
     redraws: Literal["policies", "both", "episodes"] = "policies"
 
 
-def agreement_report(
+def measure_agreement(
     truth: ArrayLike,
     *,
     world: ArrayLike,
@@ -110,29 +98,31 @@ def agreement_report(
     Raises:
         InvalidInputError: Shapes disagree, outcomes lie outside 0..1, or a setting is out of range.
     """
-    truth_kn, world_km = _check(truth, world, matched=matched, k=k, alpha=alpha, draws=draws)
-    usable = ~(np.isnan(truth_kn).all(axis=1) | np.isnan(world_km).all(axis=1))
-    truth_kn, world_km = truth_kn[usable], world_km[usable]
+    truth_KN, world_KM = _check(truth, world, matched=matched, k=k, alpha=alpha, draws=draws)
+    usable = ~(np.isnan(truth_KN).all(axis=1) | np.isnan(world_KM).all(axis=1))
+    truth_KN, world_KM = truth_KN[usable], world_KM[usable]
     policies = int(usable.sum())
     estimates: tuple[Estimate, ...] = ()
     if policies:
-        generator = _generator(truth_kn, world_km)
-        chosen_dk = resample.policies(generator, draws=draws, count=policies)
-        redrawn = resample.episode_means(generator, truth_kn=truth_kn, world_kn=world_km, draws=draws, matched=matched)
-        means = policy_means(truth_kn, world_km, matched=matched)
+        generator = _generator(truth_KN, world_KM)
+        chosen_DK = bootstrap.draw_policies(generator, draws=draws, count=policies)
+        redrawn = bootstrap.draw_episode_means(
+            generator, truth_KN=truth_KN, world_KN=world_KM, draws=draws, matched=matched
+        )
+        means = attenuation.average_outcomes(truth_KN, world_KM, matched=matched)
         estimates = tuple(
-            _estimate(name, statistic, means, chosen_dk, redrawn, alpha)
+            _estimate(name, statistic, means, chosen_DK, redrawn, alpha)
             for name, statistic in _statistics(k, epsilon).items()
         )
         if matched:
             binary = quantity == "success"
-            estimates += episode_estimates(truth_kn, world_km, chosen_dk=chosen_dk, alpha=alpha, binary=binary)
+            estimates += _episode_estimates(truth_KN, world_KM, chosen_DK=chosen_DK, alpha=alpha, binary=binary)
     return Agreement(
         quantity=quantity,
         policies=policies,
         left_out=tuple(int(i) for i in np.flatnonzero(~usable)),
-        truth_rollouts=int((~np.isnan(truth_kn)).sum(axis=1).min(initial=truth_kn.shape[1])) if policies else 0,
-        world_rollouts=int((~np.isnan(world_km)).sum(axis=1).min(initial=world_km.shape[1])) if policies else 0,
+        truth_rollouts=int((~np.isnan(truth_KN)).sum(axis=1).min(initial=truth_KN.shape[1])) if policies else 0,
+        world_rollouts=int((~np.isnan(world_KM)).sum(axis=1).min(initial=world_KM.shape[1])) if policies else 0,
         k=k,
         epsilon=epsilon,
         estimates=estimates,
@@ -149,21 +139,21 @@ def _statistics(k: int, epsilon: float) -> Mapping[str, _Statistic]:
         return lambda m: metric(truth=m.truth, world=m.world, k=k, **settings) if k < m.truth.size else math.nan
 
     return {
-        "pearson": _Statistic(plain(metrics.pearson)),
-        "noise_ceiling": _Statistic(noise_ceiling),
-        "pearson_disattenuated": _Statistic(disattenuated),
-        "pearson_without_extremes": _Statistic(pearson_without_extremes),
-        "spearman": _Statistic(plain(metrics.spearman)),
-        "kendall": _Statistic(plain(metrics.kendall)),
-        "order_accuracy": _Statistic(plain(metrics.order_accuracy, gap=epsilon)),
-        "mmrv": _Statistic(plain(metrics.mmrv), "both"),
-        "bias": _Statistic(plain(metrics.bias)),
-        "bias_spread": _Statistic(bias_spread),
-        "mean_absolute_error": _Statistic(plain(metrics.mean_absolute_error)),
-        "recall": _Statistic(best(metrics.recall), "episodes"),
-        "recall_within_epsilon": _Statistic(best(metrics.recall, epsilon=epsilon), "episodes"),
-        "regret": _Statistic(best(metrics.regret), "episodes"),
-        "set_regret": _Statistic(best(metrics.set_regret), "episodes"),
+        "pearson": _Statistic(plain(correlation.pearson)),
+        "noise_ceiling": _Statistic(attenuation.noise_ceiling),
+        "pearson_disattenuated": _Statistic(attenuation.pearson_disattenuated),
+        "pearson_without_extremes": _Statistic(attenuation.pearson_without_extremes),
+        "spearman": _Statistic(plain(correlation.spearman)),
+        "kendall": _Statistic(plain(correlation.kendall)),
+        "order_accuracy": _Statistic(plain(correlation.order_accuracy, gap=epsilon)),
+        "mmrv": _Statistic(plain(correlation.mmrv), "both"),
+        "bias": _Statistic(plain(correlation.bias)),
+        "bias_spread": _Statistic(attenuation.bias_spread),
+        "mean_absolute_error": _Statistic(plain(correlation.mean_absolute_error)),
+        "recall": _Statistic(best(correlation.recall), "episodes"),
+        "recall_within_epsilon": _Statistic(best(correlation.recall, epsilon=epsilon), "episodes"),
+        "regret": _Statistic(best(correlation.regret), "episodes"),
+        "set_regret": _Statistic(best(correlation.set_regret), "episodes"),
     }
 
 
@@ -171,8 +161,8 @@ def _estimate(
     name: str,
     statistic: _Statistic,
     means: Means,
-    chosen_dk: NDArray[np.int64],
-    redrawn: tuple[Floats, Floats],
+    chosen_DK: Int64s,
+    redrawn: tuple[Float64s, Float64s],
     alpha: float,
 ) -> Estimate:
     """Value and interval of one statistic, or why there is none."""
@@ -186,14 +176,89 @@ def _estimate(
         return Estimate(name=name, value=None, n=count, undefined=_why(name, means))
     interval: Interval | None
     if statistic.redraws == "policies":
-        draws = np.array([statistic.formula(means.rows(chosen)) for chosen in chosen_dk])
-        interval = resample.bias_corrected(draws, value=value, count=count, alpha=alpha)
+        draws = np.array([statistic.formula(means.rows(chosen)) for chosen in chosen_DK])
+        interval = bootstrap.bias_corrected_interval(draws, value=value, count=count, alpha=alpha)
     else:
         pairs = [dataclasses.replace(means, truth=r, world=s) for r, s in zip(*redrawn, strict=True)]
         if statistic.redraws == "both":
-            pairs = [pair.rows(chosen) for pair, chosen in zip(pairs, chosen_dk, strict=True)]
-        interval = resample.around(np.array([statistic.formula(p) for p in pairs]), value=value, alpha=alpha)
+            pairs = [pair.rows(chosen) for pair, chosen in zip(pairs, chosen_DK, strict=True)]
+        interval = bootstrap.percentile_interval(
+            np.array([statistic.formula(p) for p in pairs]), value=value, alpha=alpha
+        )
     return Estimate.of(name, value=value, interval=interval, n=count)
+
+
+def _episode_estimates(
+    truth_KN: Float64s, world_KN: Float64s, *, chosen_DK: Int64s, alpha: float, binary: bool
+) -> tuple[Estimate, ...]:
+    """Measure agreement on the episodes known to both; intervals redraw whole policies.
+
+    Args:
+        truth_KN: [K, N] outcomes in 0..1, nan where there is none.
+        world_KN: [K, N] outcomes of the same pairs.
+        chosen_DK: int64 [D, K] bootstrap draws of policies.
+        alpha: Probability to miss of each interval.
+        binary: Outcomes are solved or not: accuracy and Cohen's kappa are reported besides the correlations.
+
+    Returns:
+        ``episode_phi``, the correlation over all pairs (phi, for binary outcomes); ``episode_phi_within``, the same
+        after taking out each policy's means, so that differences between policies do not count as agreement;
+        ``episode_accuracy`` and ``episode_kappa`` where binary.
+    """
+    sums_KC = _sums(truth_KN, world_KN)
+    statistics = {"episode_phi": _phi, "episode_phi_within": _phi_within}
+    if binary:
+        statistics |= {"episode_accuracy": _accuracy, "episode_kappa": _kappa}
+    n = int(sums_KC[:, 0].sum())
+    found = []
+    for name, statistic in statistics.items():
+        value = statistic(sums_KC) if n else math.nan
+        if math.isnan(value):
+            why = "one side has the same outcome in every episode" if n else "no episode is known to both sides"
+            found.append(Estimate(name=name, value=None, n=n, undefined=why))
+            continue
+        draws = np.array([statistic(sums_KC[chosen]) for chosen in chosen_DK])
+        interval = bootstrap.bias_corrected_interval(draws, value=value, count=len(sums_KC), alpha=alpha)
+        found.append(Estimate.of(name, value=value, interval=interval, n=n))
+    return tuple(found)
+
+
+def _sums(truth_KN: Float64s, world_KN: Float64s) -> Float64s:
+    """Per policy: n, sums of r, s, r s, r r, s s, and of solved r, solved s, both alike. Returns [K, 9]."""
+    both = ~(np.isnan(truth_KN) | np.isnan(world_KN))
+    r, s = np.where(both, truth_KN, 0.0), np.where(both, world_KN, 0.0)
+    solved_r, solved_s = both & (r >= correlation.SOLVED), both & (s >= correlation.SOLVED)
+    parts = (both, r, s, r * s, r * r, s * s, solved_r, solved_s, both & (solved_r == solved_s))
+    return np.stack([part.sum(axis=1).astype(np.float64) for part in parts], axis=1)
+
+
+def _correlation(rs: float, rr: float, ss: float) -> float:
+    return rs / math.sqrt(rr * ss) if rr > 1e-12 and ss > 1e-12 else math.nan
+
+
+def _phi(sums_KC: Float64s) -> float:
+    n, r, s, rs, rr, ss, *_ = sums_KC.sum(axis=0)
+    return _correlation(rs - r * s / n, rr - r * r / n, ss - s * s / n) if n else math.nan
+
+
+def _phi_within(sums_KC: Float64s) -> float:
+    known = sums_KC[sums_KC[:, 0] > 0]
+    n, r, s, rs, rr, ss, *_ = known.T
+    return _correlation(float((rs - r * s / n).sum()), float((rr - r * r / n).sum()), float((ss - s * s / n).sum()))
+
+
+def _accuracy(sums_KC: Float64s) -> float:
+    total = sums_KC.sum(axis=0)
+    return float(total[8] / total[0]) if total[0] else math.nan
+
+
+def _kappa(sums_KC: Float64s) -> float:
+    total = sums_KC.sum(axis=0)
+    if not total[0]:
+        return math.nan
+    p, q, same = total[6] / total[0], total[7] / total[0], total[8] / total[0]
+    chance = p * q + (1 - p) * (1 - q)
+    return float((same - chance) / (1 - chance)) if chance < 1 else math.nan
 
 
 def _why(name: str, means: Means) -> str:
@@ -202,7 +267,7 @@ def _why(name: str, means: Means) -> str:
         return "no two policies differ in truth by the gap asked for"
     if name.startswith(("recall", "regret", "set_regret")):
         return "k is not smaller than the number of policies"
-    if name == "pearson_without_extremes" and means.truth.size < INNER:
+    if name == "pearson_without_extremes" and means.truth.size < attenuation.FEWEST_INNER:
         return "too few policies remain without the two extremes"
     if np.ptp(means.truth) == 0:
         return "all policies are equal in truth"
@@ -215,24 +280,24 @@ def _why(name: str, means: Means) -> str:
 
 def _check(
     truth: ArrayLike, world: ArrayLike, *, matched: bool, k: int, alpha: float, draws: int
-) -> tuple[Floats, Floats]:
-    truth_kn, world_km = np.asarray(truth, dtype=np.float64), np.asarray(world, dtype=np.float64)
-    shapes = f"{truth_kn.shape} and {world_km.shape}"
-    if truth_kn.ndim != 2 or world_km.ndim != 2 or len(truth_kn) != len(world_km):
+) -> tuple[Float64s, Float64s]:
+    truth_KN, world_KM = np.asarray(truth, dtype=np.float64), np.asarray(world, dtype=np.float64)
+    shapes = f"{truth_KN.shape} and {world_KM.shape}"
+    if truth_KN.ndim != 2 or world_KM.ndim != 2 or len(truth_KN) != len(world_KM):
         raise InvalidInputError(f"truth [K, N] and world [K, M] need one row per policy each; got {shapes}.")
-    if matched and truth_kn.shape != world_km.shape:
+    if matched and truth_KN.shape != world_KM.shape:
         raise InvalidInputError(f"Matched outcomes need one column per shared episode; got {shapes}.")
-    for name, values in (("truth", truth_kn), ("world", world_km)):
+    for name, values in (("truth", truth_KN), ("world", world_KM)):
         if bool(((values < 0) | (values > 1)).any()):
             raise InvalidInputError(f"Outcomes of {name} must lie in 0..1, or be nan where there is none.")
     if k < 1 or draws < 1 or not 0 < alpha < 1:
         raise InvalidInputError(f"Needs k and draws of at least 1 and alpha in (0, 1); got {k}, {draws}, {alpha}.")
-    return truth_kn, world_km
+    return truth_KN, world_KM
 
 
-def _generator(truth_kn: Floats, world_km: Floats) -> np.random.Generator:
+def _generator(truth_KN: Float64s, world_KM: Float64s) -> np.random.Generator:
     """A generator that depends on the outcomes alone."""
-    sha = hashlib.sha256(repr((truth_kn.shape, world_km.shape)).encode())
-    for values in (truth_kn, world_km):
+    sha = hashlib.sha256(repr((truth_KN.shape, world_KM.shape)).encode())
+    for values in (truth_KN, world_KM):
         sha.update(np.where(np.isnan(values), -1.0, values).astype("<f8").tobytes())
     return np.random.Generator(np.random.Philox(key=int.from_bytes(sha.digest()[:16], "little")))

@@ -1,6 +1,4 @@
-"""The bootstrap behind `agreement`: which policies, and which episodes, might have been seen instead.
-
-Not for single success rates (`intervals`).
+"""The bootstrap of `agreement`: resampled policies and episodes, and intervals from the draws.
 
 Shape legend: D draws, K policies, N episodes.
 """
@@ -8,38 +6,35 @@ Shape legend: D draws, K policies, N episodes.
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
+from worldsim.arrays import Float64s, Int64s
 from worldsim.stats.intervals import Interval
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
-
-def policies(generator: np.random.Generator, *, draws: int, count: int) -> Ints:
+def draw_policies(generator: np.random.Generator, *, draws: int, count: int) -> Int64s:
     """Draw policies with replacement: int64 [D, K]."""
     return np.asarray(generator.integers(0, count, size=(draws, count)), dtype=np.int64)
 
 
-def episode_means(
-    generator: np.random.Generator, *, truth_kn: Floats, world_kn: Floats, draws: int, matched: bool
-) -> tuple[Floats, Floats]:
+def draw_episode_means(
+    generator: np.random.Generator, *, truth_KN: Float64s, world_KN: Float64s, draws: int, matched: bool
+) -> tuple[Float64s, Float64s]:
     """Draw each policy's episodes with replacement and average them.
 
     Args:
         generator: Source of the draws.
-        truth_kn: [K, N] outcomes, nan where there is none; every policy has at least one.
-        world_kn: [K, M] outcomes of the same policies.
+        truth_KN: [K, N] outcomes, nan where there is none; every policy has at least one.
+        world_KN: [K, M] outcomes of the same policies.
         draws: D.
         matched: Column j is the same episode in both: draw the same columns for both, where both know the same ones.
 
     Returns:
         Means of truth and world, float64 [D, K] each.
     """
-    together = matched and bool((np.isnan(truth_kn) == np.isnan(world_kn)).all())
-    packed_r, n_r = _pack(truth_kn)
-    packed_s, n_s = _pack(world_kn)
+    together = matched and bool((np.isnan(truth_KN) == np.isnan(world_KN)).all())
+    packed_r, n_r = _pack(truth_KN)
+    packed_s, n_s = _pack(world_KN)
     means_r, means_s = np.empty((draws, len(n_r))), np.empty((draws, len(n_s)))
     for d in range(draws):
         pick_r = generator.random(packed_r.shape)
@@ -48,7 +43,7 @@ def episode_means(
     return means_r, means_s
 
 
-def bias_corrected(draws: Floats, *, value: float, count: int, alpha: float) -> Interval | None:
+def bias_corrected_interval(draws: Float64s, *, value: float, count: int, alpha: float) -> Interval | None:
     """Bias-corrected percentile interval (Efron, Canad. J. Stat. 9, 1981), expanded for few policies.
 
     The quantiles are those of a t distribution with count - 1 degrees of freedom and its sqrt(count / (count - 1)),
@@ -73,7 +68,7 @@ def bias_corrected(draws: Floats, *, value: float, count: int, alpha: float) -> 
     return Interval(float(low), float(high))
 
 
-def around(draws: Floats, *, value: float, alpha: float) -> Interval | None:
+def percentile_interval(draws: Float64s, *, value: float, alpha: float) -> Interval | None:
     """Percentile interval, widened where needed to hold the estimate; None where fewer than half of the draws are."""
     known = draws[~np.isnan(draws)]
     if known.size * 2 < draws.size or known.size == 0:
@@ -82,17 +77,17 @@ def around(draws: Floats, *, value: float, alpha: float) -> Interval | None:
     return Interval(min(float(low), value), max(float(high), value))
 
 
-def _pack(values_kn: Floats) -> tuple[Floats, Ints]:
+def _pack(values_KN: Float64s) -> tuple[Float64s, Int64s]:
     """Move the known values of each row to its front. Returns [K, max count] and counts [K]."""
-    known = ~np.isnan(values_kn)
+    known = ~np.isnan(values_KN)
     count = known.sum(axis=1)
     front = np.argsort(~known, axis=1, kind="stable")[:, : int(count.max())]
-    return np.nan_to_num(np.take_along_axis(values_kn, front, axis=1)), np.asarray(count, dtype=np.int64)
+    return np.nan_to_num(np.take_along_axis(values_KN, front, axis=1)), np.asarray(count, dtype=np.int64)
 
 
-def _pick_mean(packed_kn: Floats, count: Ints, pick_kn: Floats) -> Floats:
+def _pick_mean(packed_KN: Float64s, count: Int64s, pick_KN: Float64s) -> Float64s:
     """Mean of count[i] values of row i, chosen with replacement by uniforms [K, max count]."""
-    index = np.minimum((pick_kn * count[:, None]).astype(np.int64), count[:, None] - 1)
-    used = np.arange(packed_kn.shape[1]) < count[:, None]
-    picked = np.where(used, np.take_along_axis(packed_kn, index, axis=1), 0.0)
+    index = np.minimum((pick_KN * count[:, None]).astype(np.int64), count[:, None] - 1)
+    used = np.arange(packed_KN.shape[1]) < count[:, None]
+    picked = np.where(used, np.take_along_axis(packed_KN, index, axis=1), 0.0)
     return np.asarray(picked.sum(axis=1) / count, dtype=np.float64)

@@ -1,7 +1,7 @@
-"""How well one set of policy scores stands for another: the numbers, one function each.
+"""How well one set of policy scores predicts another: the statistics, one function each.
 
-Every function takes the truth and the world by keyword, because some are not symmetric and the literature has been
-bitten by the order. Values are success rates or mean progress in 0..1, one per policy. A statistic that does not exist
+Every function takes the truth and the world by keyword, because some are not symmetric and mixing them up is a known
+error. Values are success rates or mean progress in 0..1, one per policy. A statistic that does not exist
 for its input (a constant vector, too few policies) is nan, silently; `agreement` says why, and adds intervals.
 
 Shape legend: K policies.
@@ -10,12 +10,12 @@ Shape legend: K policies.
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from worldsim.arrays import Float64s
 from worldsim.errors import InvalidInputError
 
-Floats = NDArray[np.float64]
 SOLVED = 0.5
 """An outcome of at least this counts as solved, where solved or not is asked."""
 
@@ -86,7 +86,7 @@ def recall(*, truth: ArrayLike, world: ArrayLike, k: int, epsilon: float = 0.0) 
     r, s = _vectors(truth, world)
     k = _check_k(k, r.size)
     good = r >= np.sort(r)[-k] - epsilon - 1e-12
-    return float((chosen(s, k=k) * good).sum() / k)
+    return float((top_k_membership(s, k=k) * good).sum() / k)
 
 
 def regret(*, truth: ArrayLike, world: ArrayLike, k: int) -> float:
@@ -101,10 +101,10 @@ def set_regret(*, truth: ArrayLike, world: ArrayLike, k: int) -> float:
     """Mean truth of the truly best k minus mean truth of the world's best k."""
     r, s = _vectors(truth, world)
     k = _check_k(k, r.size)
-    return max(0.0, float(np.sort(r)[-k:].mean() - (chosen(s, k=k) * r).sum() / k))
+    return max(0.0, float(np.sort(r)[-k:].mean() - (top_k_membership(s, k=k) * r).sum() / k))
 
 
-def chosen(values: ArrayLike, *, k: int) -> Floats:
+def top_k_membership(values: ArrayLike, *, k: int) -> Float64s:
     """Membership [K] in the best k, in 0..1: those tied at the boundary share the places that are left."""
     v = np.asarray(values, dtype=np.float64)
     boundary = np.sort(v)[-_check_k(k, v.size)]
@@ -112,7 +112,7 @@ def chosen(values: ArrayLike, *, k: int) -> Floats:
     return np.asarray(above + tied * (k - above.sum()) / tied.sum(), dtype=np.float64)
 
 
-def _vectors(truth: ArrayLike, world: ArrayLike) -> tuple[Floats, Floats]:
+def _vectors(truth: ArrayLike, world: ArrayLike) -> tuple[Float64s, Float64s]:
     """Check that both are vectors of one length without nan."""
     r, s = np.asarray(truth, dtype=np.float64), np.asarray(world, dtype=np.float64)
     if r.ndim != 1 or r.shape != s.shape or r.size == 0:

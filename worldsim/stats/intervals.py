@@ -1,7 +1,7 @@
-"""Intervals for success rates, bounded means and correlations.
+"""Intervals of success rates and of bounded means, and the estimate that carries one.
 
-Fixed-n intervals hold when the number of rollouts was settled beforehand. Confidence sequences hold at every moment at
-once, so that one may peek, stop and allocate adaptively. Not for tests of hypotheses, and not Bayesian (`posterior`).
+Fixed-n intervals hold where the number of rollouts was fixed in advance. Confidence sequences hold at all times at
+once, so that one may peek, stop and allocate adaptively.
 
 Shape legend: K policies, N rollouts of each.
 """
@@ -11,13 +11,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
+from worldsim.arrays import Bools, Float64s
 from worldsim.errors import InvalidInputError
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 _BISECTIONS = 60  # halvings of [0, 1]: the ends are exact to float64
 _TRUNCATION = 0.5  # c of the betting sequence: no bet risks more than half of the capital
 _TINY = 1e-12
@@ -39,7 +38,41 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def clopper_pearson(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        name: What it is.
+        value: None where it is undefined.
+        low: Lower end of the interval; None where there is none.
+        high: Upper end.
+        n: Independent units behind it: policies, or matched episodes for ``episode_...``.
+        undefined: Why there is no value, or no interval; empty otherwise.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    undefined: str = ""
+
+    @classmethod
+    def of(cls, name: str, *, value: float, interval: Interval | None, n: int, undefined: str = "") -> "Estimate":
+        """Build an estimate; `undefined` is kept only where the interval is missing."""
+        if interval is None:
+            return cls(name=name, value=value, n=n, undefined=undefined or "too few of its bootstrap draws are defined")
+        return cls(name=name, value=value, low=interval.low, high=interval.high, n=n)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"{self.name} undefined because {self.undefined} (n = {self.n})"
+        span = f"{self.low:.3f} .. {self.high:.3f}" if self.low is not None else f"no interval because {self.undefined}"
+        return f"{self.name} {self.value:.3f} ({span}, n = {self.n})"
+
+
+def clopper_pearson(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -> tuple[Float64s, Float64s]:
     """Exact fixed-n interval of a success rate (Clopper and Pearson, Biometrika 26, 1934).
 
     Args:
@@ -59,7 +92,7 @@ def clopper_pearson(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -
     return low, high
 
 
-def confidence_sequence(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+def confidence_sequence(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.05) -> tuple[Float64s, Float64s]:
     """Anytime-valid interval of a success rate: the beta-binomial mixture, in closed form.
 
     The set of all p with B(k + 1, n - k + 1) / (p^k (1 - p)^(n - k)) < 1 / alpha, where B is the beta function: the
@@ -83,7 +116,7 @@ def confidence_sequence(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.0
     mixture = special.betaln(k + 1, n - k + 1) + math.log(alpha)
     mean = np.divide(k, n, out=np.full(k.shape, 0.5), where=n > 0)
 
-    def rejected(p: Floats) -> Bools:
+    def rejected(p: Float64s) -> Bools:
         return np.asarray(special.xlogy(k, p) + special.xlog1py(n - k, -p) <= mixture)
 
     low = _bisect(rejected, outside=np.zeros_like(mean), inside=mean)
@@ -91,7 +124,7 @@ def confidence_sequence(wins: ArrayLike, count: ArrayLike, *, alpha: float = 0.0
     return low, high
 
 
-def mean_sequence(values_kn: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+def mean_sequence(values_KN: ArrayLike, *, alpha: float = 0.05) -> tuple[Float64s, Float64s]:
     """Anytime-valid interval of the mean of values in [0, 1]: the hedged betting confidence sequence.
 
     Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 86, 2024 (arXiv
@@ -102,7 +135,7 @@ def mean_sequence(values_kn: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats,
     order of the episode table, never the order in which rollouts finished.
 
     Args:
-        values_kn: [K, N] values in 0..1; nan where there is none (skipped).
+        values_KN: [K, N] values in 0..1; nan where there is none (skipped).
         alpha: Probability to ever miss, in (0, 1).
 
     Returns:
@@ -113,55 +146,38 @@ def mean_sequence(values_kn: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats,
         InvalidInputError: A value lies outside 0..1, the array is not two-dimensional, or alpha is outside (0, 1).
     """
     _check_alpha(alpha)
-    x_kn = np.asarray(values_kn, dtype=np.float64)
-    if x_kn.ndim != 2 or bool(((x_kn < 0) | (x_kn > 1)).any()):
-        raise InvalidInputError(f"mean_sequence needs values [K, N] in 0..1; got shape {x_kn.shape}.")
-    known_kn = ~np.isnan(x_kn)
-    x_kn = np.where(known_kn, x_kn, 0.0)
-    stake_kn = np.where(known_kn, _stakes(x_kn, known_kn, alpha), 0.0)
+    x_KN = np.asarray(values_KN, dtype=np.float64)
+    if x_KN.ndim != 2 or bool(((x_KN < 0) | (x_KN > 1)).any()):
+        raise InvalidInputError(f"mean_sequence needs values [K, N] in 0..1; got shape {x_KN.shape}.")
+    known_KN = ~np.isnan(x_KN)
+    x_KN = np.where(known_KN, x_KN, 0.0)
+    stake_KN = np.where(known_KN, _stakes(x_KN, known_KN, alpha), 0.0)
     limit = math.log(2 / alpha)  # each side holds half of the capital
 
-    def too_low(m: Floats) -> Bools:
-        bet_kn = np.minimum(stake_kn, _TRUNCATION / np.maximum(m, _TINY)[:, None])
-        return np.asarray(np.log1p(bet_kn * (x_kn - m[:, None])).sum(axis=1) >= limit)
+    def too_low(m: Float64s) -> Bools:
+        bet_KN = np.minimum(stake_KN, _TRUNCATION / np.maximum(m, _TINY)[:, None])
+        return np.asarray(np.log1p(bet_KN * (x_KN - m[:, None])).sum(axis=1) >= limit)
 
-    def too_high(m: Floats) -> Bools:
-        bet_kn = np.minimum(stake_kn, _TRUNCATION / np.maximum(1 - m, _TINY)[:, None])
-        return np.asarray(np.log1p(-bet_kn * (x_kn - m[:, None])).sum(axis=1) >= limit)
+    def too_high(m: Float64s) -> Bools:
+        bet_KN = np.minimum(stake_KN, _TRUNCATION / np.maximum(1 - m, _TINY)[:, None])
+        return np.asarray(np.log1p(-bet_KN * (x_KN - m[:, None])).sum(axis=1) >= limit)
 
-    zero, one = np.zeros(len(x_kn)), np.ones(len(x_kn))
+    zero, one = np.zeros(len(x_KN)), np.ones(len(x_KN))
     return _bisect(too_low, outside=zero, inside=one), _bisect(too_high, outside=one, inside=zero)
 
 
-def fisher(r: float, n: int, *, alpha: float = 0.05) -> Interval:
-    """Interval of a Pearson correlation by Fisher's z (Biometrika 10, 1915): tanh(atanh r +- z / sqrt(n - 3)).
-
-    It knows the number of pairs only: not that each of them was measured with noise.
-
-    Raises:
-        InvalidInputError: Fewer than 4 pairs, or r outside -1..1.
-    """
-    _check_alpha(alpha)
-    if n < 4 or not -1 <= r <= 1:
-        raise InvalidInputError(f"Fisher's interval needs at least 4 pairs and r in -1..1; got n = {n}, r = {r}.")
-    if abs(r) == 1:
-        return Interval(r, r)
-    half = float(special.ndtri(1 - alpha / 2)) / math.sqrt(n - 3)
-    return Interval(math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
-
-
-def _stakes(x_kn: Floats, known_kn: Bools, alpha: float) -> Floats:
+def _stakes(x_KN: Float64s, known_KN: Bools, alpha: float) -> Float64s:
     """Predictable plug-in bets [K, N], before truncation: each is fixed before its value is seen."""
-    t_kn = np.cumsum(known_kn, axis=1)
-    mean_kn = (0.5 + np.cumsum(x_kn, axis=1)) / (t_kn + 1)
-    square_kn = np.where(known_kn, (x_kn - mean_kn) ** 2, 0.0)
-    spread_kn = (0.25 + np.cumsum(square_kn, axis=1)) / (t_kn + 1)
-    before_kn = np.concatenate([np.full((len(x_kn), 1), 0.25), spread_kn[:, :-1]], axis=1)
-    t_kn = np.maximum(t_kn, 1)
-    return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (before_kn * t_kn * np.log1p(t_kn))))
+    t_KN = np.cumsum(known_KN, axis=1)
+    mean_KN = (0.5 + np.cumsum(x_KN, axis=1)) / (t_KN + 1)
+    square_KN = np.where(known_KN, (x_KN - mean_KN) ** 2, 0.0)
+    spread_KN = (0.25 + np.cumsum(square_KN, axis=1)) / (t_KN + 1)
+    before_KN = np.concatenate([np.full((len(x_KN), 1), 0.25), spread_KN[:, :-1]], axis=1)
+    t_KN = np.maximum(t_KN, 1)
+    return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (before_KN * t_KN * np.log1p(t_KN))))
 
 
-def _bisect(rejected: Callable[[Floats], Bools], *, outside: Floats, inside: Floats) -> Floats:
+def _bisect(rejected: Callable[[Float64s], Bools], *, outside: Float64s, inside: Float64s) -> Float64s:
     """Find where `rejected` begins between `inside` (kept) and `outside`; the answer errs outwards."""
     for _ in range(_BISECTIONS):
         middle = (outside + inside) / 2
@@ -170,7 +186,7 @@ def _bisect(rejected: Callable[[Floats], Bools], *, outside: Floats, inside: Flo
     return outside
 
 
-def _counts(wins: ArrayLike, count: ArrayLike, alpha: float) -> tuple[Floats, Floats]:
+def _counts(wins: ArrayLike, count: ArrayLike, alpha: float) -> tuple[Float64s, Float64s]:
     """Check and broadcast successes and rollouts."""
     _check_alpha(alpha)
     k, n = np.broadcast_arrays(np.asarray(wins, dtype=np.float64), np.asarray(count, dtype=np.float64))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worldsim.stats.agreement import agreement_report
+from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.intervals import clopper_pearson
 from worldsim.triage.allocate.halving import SequentialHalving
 from worldsim.triage.ranking.evidence import Evidence, Outcome
@@ -83,7 +83,7 @@ def sample() -> ReportData:
     )
     seen = dataclasses.replace(truth, success=world[:, :N], progress=progress[:, :N])
     success, along = (
-        agreement_report(getattr(truth, q), world=getattr(seen, q), k=K, matched=True, quantity=q, draws=200)
+        measure_agreement(getattr(truth, q), world=getattr(seen, q), k=K, matched=True, quantity=q, draws=200)
         for q in ("success", "progress")
     )
     ranking = Ranking.from_evidence(

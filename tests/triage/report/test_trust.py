@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 
 from worldsim.stats.agreement import Agreement
-from worldsim.stats.estimate import Estimate
-from worldsim.stats.intervals import Interval
+from worldsim.stats.intervals import Estimate, Interval
 from worldsim.triage.report import Rate, ReportData, RoundTrip
 from worldsim.triage.report.trust import cautions, reliances
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from worldsim.stats.estimate import Estimate
+from worldsim.stats.intervals import Estimate
 from worldsim.triage.report import ReportData
 from worldsim.triage.report.words import chance, estimate, headline, how_sure, listing, not_known, title, whole
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from worldsim.stats.agreement import agreement_report
+from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.intervals import Interval, clopper_pearson, mean_sequence
 from worldsim.triage.allocate.halving import SequentialHalving
 from worldsim.triage.engine.replay import Results
@@ -85,7 +85,7 @@ def _truth(results: Results) -> Truth | None:
     if arena.paired:
         world = results.triage.columns(truth.episodes)
     success, progress = (
-        agreement_report(
+        measure_agreement(
             getattr(truth, quantity),
             world=getattr(world, quantity),
             k=request.k,

@@ -7,7 +7,7 @@ The limits are stated here by name, once; they are judgements, not theorems. Not
 import dataclasses
 from typing import Literal
 
-from worldsim.stats.estimate import Estimate
+from worldsim.stats.intervals import Estimate
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.truth import Truth
 from worldsim.triage.report.words import estimate, percent, plural, points

@@ -5,8 +5,7 @@ Strings are plain text; the template escapes them. Not for sentences (`words`) o
 
 import dataclasses
 
-from worldsim.stats.estimate import Estimate
-from worldsim.stats.intervals import Interval
+from worldsim.stats.intervals import Estimate, Interval
 from worldsim.triage.ranking.ranking import RankedPolicy
 from worldsim.triage.report.data import Clip, ReportData
 from worldsim.triage.report.truth import Episodes

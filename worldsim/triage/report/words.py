@@ -5,8 +5,7 @@ Every sentence is a function of a `ReportData`. Escaping is the page's business:
 
 from collections.abc import Sequence
 
-from worldsim.stats.estimate import Estimate
-from worldsim.stats.intervals import Interval
+from worldsim.stats.intervals import Estimate, Interval
 from worldsim.text import shorten
 from worldsim.triage.report.data import ReportData
 
