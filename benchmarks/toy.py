@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, STATE, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
+from worldsim.core import IMAGE, STATE, Camera, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
 from worldsim.noise import normal, uniform
-from worldsim.protocols import Policy, World
+from worldsim.protocols import Policy, World, require_drawable
 from worldsim.triage.request import Ref
 
 SIDE = 8  # pixels
@@ -59,7 +59,7 @@ class ToyWorld:
         action = ActionSpec(names=("x", "y"), units=("m", "m"), low=(-0.2, -0.2), high=(0.2, 0.2), rate_hz=10)
         return WorldSpec(
             action=action,
-            image_size=(SIDE, SIDE),
+            cameras=(Camera(height=SIDE, width=SIDE),),
             latent_shape=(2, 1, 1),
             proprio_dim=2,
             horizon=self.horizon,
@@ -68,11 +68,11 @@ class ToyWorld:
 
     @property
     def num_starts(self) -> int:
-        """See `worldsim.triage.engine.episode_table.StartableWorld`."""
+        """See `worldsim.triage.engine.episode_table.Startable`."""
         return self.count
 
     def starts(self, indices: Tensor) -> Observation:
-        """See `worldsim.triage.engine.episode_table.StartableWorld`."""
+        """See `worldsim.triage.engine.episode_table.Startable`."""
         point = normal(indices, 0, (2,), stream=9).clamp(-2, 2) * 0.5
         return {STATE: point, IMAGE: self.decode(point[..., None, None])}
 
@@ -108,7 +108,7 @@ class ToyWorld:
             steps.append(step)
         return state, Rollout.stack(steps, actions)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """See `worldsim.protocols.World`: the point's coordinates as grey levels, left and right half."""
         grey = ((latent[..., 0, 0] + 2) * 60).clamp(0, 255).to(torch.uint8)
         frame = grey[..., None, :, None].expand(*grey.shape[:-1], SIDE, 2, SIDE // 2).flatten(-2)
@@ -191,7 +191,7 @@ class ToyJudge:
 
     def __call__(self, rollout: Rollout) -> Verdict:
         """See `worldsim.protocols.Judge`."""
-        last = self.world.decode(rollout.latent[:, -1]).reshape(rollout.batch, -1).long()
+        last = require_drawable(self.world).decode(rollout.latent[:, -1]).reshape(rollout.batch, -1).long()
         errs = uniform(last @ torch.arange(last.shape[1]), 3, (1,))[:, 0] < self.wrong
         return Verdict(
             success=torch.where((rollout.success[:, -1] >= 0.5) ^ errs, 0.95, 0.2),

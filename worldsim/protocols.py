@@ -1,6 +1,6 @@
-"""The doors: what users may supply and every room calls. Import the door, never an implementation.
+"""The protocols: what users may supply and every package calls. Import the protocol, never an implementation.
 
-Checkers for each door live in `worldsim.testing`.
+Each has a checker in `worldsim.testing`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from worldsim.core import (
-    IMAGE,
     SIMULATOR,
     STATE,
     TRUE_STATE,
@@ -20,6 +19,7 @@ from worldsim.core import (
     WorldState,
     WorldStep,
 )
+from worldsim.errors import InvalidInputError
 
 
 @runtime_checkable
@@ -27,12 +27,10 @@ class World(Protocol):
     """A pure state machine over a batch of B imagined episodes.
 
     Nothing is hidden and nothing is mutated: the same state, action and key give the same step, alone or in
-    a batch, in this process or another.
+    a batch, in this process or another. Steps may be differentiable in the action.
 
-    A world may offer more, which planners use where it is there: `observes`, the observation keys that `reset` reads
-    (else IMAGE and STATE); `see(state, observation, action)`, the state advanced by what was really observed;
-    `present(state)`, the step at which a state stands; `members()`, the members of an ensemble as worlds that continue
-    the same states, each by its own prediction; steps that are differentiable in the action.
+    What a world can do beside this is a protocol of its own, checked by isinstance: `Startable`, `Drawable`,
+    `Encodable`, `Filterable`, `Ensemble`.
     """
 
     @property
@@ -43,8 +41,7 @@ class World(Protocol):
         """Begin B episodes.
 
         Args:
-            starts: First observations: IMAGE uint8 [B, H, W, 3], STATE float32 [B, P]; a simulator also needs
-                SIMULATOR float64 [B, S].
+            starts: First observations: the keys of `WorldSpec.observes`, each with leading B.
             keys: int64 [B], one noise key per episode.
 
         Raises:
@@ -52,25 +49,22 @@ class World(Protocol):
         """
 
     def step(self, state: WorldState, action: Tensor) -> tuple[WorldState, WorldStep]:
-        """Advance every episode by one control period.
+        """Advance every episode by one step of `WorldSpec.actions_per_step` s control periods.
 
         Args:
             state: As returned by `reset` or `step`.
-            action: float32 [B, A] in physical units; values beyond the limits are clipped.
+            action: float32 [B, A], or [B, s, A] where s > 1, in physical units; values beyond the limits are clipped.
 
         Raises:
-            InvalidInputError: Wrong action width, or a value that is not finite.
+            InvalidInputError: Wrong action shape, or a value that is not finite.
         """
 
     def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
-        """Advance open loop through `actions` [B, T, A]; latents only, nothing is decoded."""
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Draw frames: latent [..., c, h, w] -> uint8 [..., H, W, 3]."""
+        """Advance open loop through `actions`, [B, T, A] or [B, T, s, A]; latents only, nothing is decoded."""
 
 
 @runtime_checkable
-class StartableWorld(World, Protocol):
+class Startable(World, Protocol):
     """A world that brings the first observations of its episodes along."""
 
     @property
@@ -86,6 +80,56 @@ class StartableWorld(World, Protocol):
         Returns:
             What `World.reset` takes, with leading B.
         """
+
+
+@runtime_checkable
+class Drawable(World, Protocol):
+    """A world that draws what its cameras see."""
+
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
+        """Draw frames.
+
+        Args:
+            latent: [..., c, h, w], as in `WorldStep.latent`.
+            camera: Observation key of one of `WorldSpec.cameras`; the main camera by default.
+
+        Returns:
+            uint8 [..., H, W, 3], or [..., s, H, W, 3] where a step is s > 1 frames.
+
+        Raises:
+            UnknownNameError: The world has no such camera.
+        """
+
+
+@runtime_checkable
+class Encodable(Drawable, Protocol):
+    """A world whose pictures go both ways, so that its loss on real frames can be measured and goals can be pictures."""
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Latents of single observations: frames uint8 [B, H, W, 3] of every camera -> [B, c, h, w]."""
+
+
+@runtime_checkable
+class Filterable(World, Protocol):
+    """A world whose state follows what is really observed, for closed-loop planning."""
+
+    def see(self, state: WorldState, observation: Observation, action: Tensor) -> WorldState:
+        """The state one step later, by what was observed after `action` ([B, A], or [B, s, A]) instead of predicted.
+
+        Raises:
+            InvalidInputError: An observation is missing or misshapen, or the action does not fit.
+        """
+
+    def present(self, state: WorldState) -> WorldStep:
+        """Where the episodes stand now, as a step; its uncertainty is 0."""
+
+
+@runtime_checkable
+class Ensemble(World, Protocol):
+    """A world of several members that continue the same states, each by its own prediction."""
+
+    def members(self) -> "tuple[World, ...]":
+        """Each member as a world of its own; one alone where the world is no real ensemble."""
 
 
 @runtime_checkable
@@ -140,8 +184,21 @@ class Allocator(Protocol):
         """
 
 
+def require_drawable(world: World) -> Drawable:
+    """Return `world` if it draws frames.
+
+    Raises:
+        InvalidInputError: It has no camera.
+    """
+    if not isinstance(world, Drawable) or not world.spec.cameras:
+        raise InvalidInputError(
+            f"A {type(world).__name__} without cameras cannot draw frames. Use a world learned from pixels, or the simulator."
+        )
+    return world
+
+
 def observe(world: World, step: WorldStep, needs: frozenset[str]) -> dict[str, Tensor]:
-    """Turn a world step into the observation a policy asked for; decodes only if pixels are needed.
+    """Turn a world step into the observation a policy asked for; decodes only the cameras that are needed.
 
     Args:
         world: The world that made `step`.
@@ -149,15 +206,19 @@ def observe(world: World, step: WorldStep, needs: frozenset[str]) -> dict[str, T
         needs: Observation keys, as in `Policy.needs`.
 
     Returns:
-        The requested keys among IMAGE, STATE and TRUE_STATE that this world can give.
+        The requested keys among the cameras', STATE and TRUE_STATE that this world can give; of a step of several frames
+        the last one.
     """
     seen: dict[str, Tensor] = {}
+    spec = world.spec
     if STATE in needs:
         seen[STATE] = step.proprio
     if TRUE_STATE in needs and step.true_state is not None:
         seen[TRUE_STATE] = step.true_state
-    if SIMULATOR in needs and SIMULATOR in getattr(world, "observes", ()):
+    if SIMULATOR in needs and SIMULATOR in spec.observes:
         seen[SIMULATOR] = step.latent.flatten(1)
-    if IMAGE in needs:
-        seen[IMAGE] = world.decode(step.latent)
+    for camera in spec.cameras:
+        if camera.key in needs and isinstance(world, Drawable):
+            frames = world.decode(step.latent, camera.key)
+            seen[camera.key] = frames[..., -1, :, :, :] if spec.actions_per_step > 1 else frames
     return seen

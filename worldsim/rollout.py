@@ -18,7 +18,7 @@ from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, STATE, Observation, Rows, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
-from worldsim.protocols import Policy, World, observe
+from worldsim.protocols import Filterable, Policy, World, observe, require_drawable
 
 POLICY_STREAM = 0xAC7
 """Separates the policies' noise from the world's, which both grow from the episode's key."""
@@ -153,9 +153,8 @@ def checked(given: Tensor, action: ActionSpec, *, name: str, n: int) -> Tensor:
 
 def _beginning(world: World, state: WorldState, starts: Observation) -> tuple[Tensor, Tensor, Tensor]:
     """First frame [B, H, W, 3], progress [B] and success [B], as far as the world can say."""
-    ask = getattr(world, "present", None)
-    if not callable(ask):
+    if not isinstance(world, Filterable):
         unknown = torch.full((state.batch,), float("nan"))
         return starts[IMAGE], unknown, unknown
-    present: WorldStep = ask(state)
-    return world.decode(present.latent), present.progress, present.success
+    present = world.present(state)
+    return require_drawable(world).decode(present.latent), present.progress, present.success

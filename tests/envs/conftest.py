@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.core import IMAGE, STATE, Camera, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
@@ -30,7 +30,7 @@ class DotWorld:
         action = ActionSpec(names=("dx", "dy"), units=("m", "m"), low=(-0.1, -0.1), high=(0.1, 0.1), rate_hz=5)
         self.spec = WorldSpec(
             action=action,
-            image_size=SIZE,
+            cameras=(Camera(height=SIZE[0], width=SIZE[1]),),
             latent_shape=(2, 1, 1),
             proprio_dim=2,
             horizon=horizon,
@@ -71,7 +71,7 @@ class DotWorld:
             steps.append(step)
         return state, Rollout.stack(steps, actions)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         self.decodes += 1
         return self._draw(latent[..., 0, 0])
 

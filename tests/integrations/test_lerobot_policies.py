@@ -12,7 +12,7 @@ pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, STATE, TRUE_STATE, WorldSpec
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera, WorldSpec
 from worldsim.errors import PolicyError, StorageError
 from worldsim.integrations.lerobot.checkpoint import lerobot
 from worldsim.integrations.lerobot.policies import load
@@ -205,7 +205,9 @@ def test_noise_depends_on_the_key(built):
 @pytest.mark.parametrize("kind", SMALL)
 def test_contract(built, kind):
     spec = ActionSpec(names=("x", "y"), units=("m/s", "m/s"), low=(-1.0, -1.0), high=(1.0, 1.0), rate_hz=10)
-    world = WorldSpec(action=spec, image_size=(PX, PX), latent_shape=(1, 1, 1), proprio_dim=2, horizon=10)
+    world = WorldSpec(
+        action=spec, cameras=(Camera(height=PX, width=PX),), latent_shape=(1, 1, 1), proprio_dim=2, horizon=10
+    )
     check_policy(load(built[kind][0]), world)
 
 

@@ -12,7 +12,7 @@ from worldsim.errors import InvalidInputError
 
 SPEC = WorldSpec(
     action=ActionSpec(names=("x", "y"), units=("m/s2", "m/s2"), low=(-1, -0.5), high=(1, 1), rate_hz=10),
-    image_size=(4, 4),
+    observes=(STATE,),
     latent_shape=(2, 1, 1),
     proprio_dim=2,
     horizon=20,
@@ -29,7 +29,6 @@ class Plane:
     """Progress is 1 at the origin and falls with the distance from it."""
 
     spec = SPEC
-    observes = frozenset({STATE})
 
     def starts(self, indices: Tensor) -> Observation:
         angle = indices.float()
@@ -71,7 +70,7 @@ class Plane:
             steps.append(step)
         return state, Rollout.stack(steps, actions)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         return torch.zeros(*latent.shape[:-3], 4, 4, 3, dtype=torch.uint8)
 
 

@@ -28,7 +28,7 @@ def episode(carry: MPCCarry, i: int) -> list[torch.Tensor]:
 
 
 def test_the_toy_world_is_one() -> None:
-    check_world(Plane(), draws=False)
+    check_world(Plane())
 
 
 @pytest.mark.parametrize("options", [{}, {"receding": 2, "repeat": 2}, {"warm": False}], ids=str)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worldsim.core import STATE, WorldSpec
+from worldsim.core import STATE, Camera, WorldSpec
 from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.function import FunctionPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
@@ -22,5 +22,7 @@ def test_contract(kind, spec, make_pixel, make_state):
         "noisy": lambda: DegradedPolicy(make_pixel(), action=spec, how=NOISY),
         "function": lambda: FunctionPolicy(lambda seen: seen[STATE] * 0.1),
     }[kind]()
-    world = WorldSpec(action=spec, image_size=(16, 24), latent_shape=(1, 1, 1), proprio_dim=2, horizon=10)
+    world = WorldSpec(
+        action=spec, cameras=(Camera(height=16, width=24),), latent_shape=(1, 1, 1), proprio_dim=2, horizon=10
+    )
     check_policy(policy, world)

@@ -40,7 +40,7 @@ class Painter:
     def __init__(self):
         self.drawn = []
 
-    def decode(self, latent):
+    def decode(self, latent, camera=None):
         self.drawn.append(tuple(latent.shape[:-3]))
         return latent.movedim(-3, -1).to(torch.uint8)
 

@@ -92,7 +92,7 @@ def test_planar_poses_are_moved_rigidly(data: str, tmp_path: Path) -> None:
     world = trained(data, tmp_path / "world")
     assert parts(world) == ("PosesTokenizer", "RigidPredictor")
     assert 15 < float(world.tokenizer.half_width) < 60
-    check_world(world, draws=False)
+    check_world(world)
 
 
 def test_its_starts_let_a_simulator_begin_the_same_episodes(data: str, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_its_starts_let_a_simulator_begin_the_same_episodes(data: str, tmp_path:
 def test_the_plain_network_can_be_chosen(data: str, tmp_path: Path) -> None:
     world = trained(data, tmp_path / "world", tokenizer=TokenizerRecipe(name="identity"))
     assert parts(world) == ("IdentityTokenizer", "MLPPredictor")
-    check_world(world, draws=False)
+    check_world(world)
 
 
 def test_states_of_another_kind_get_the_plain_network(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from tests.tokenizers.scenes import SIZE, sample
 from tests.train.toy import ACTION
-from worldsim.core import IMAGE, STATE, WorldSpec
+from worldsim.core import IMAGE, STATE, Camera, WorldSpec
 from worldsim.data.starts import Starts
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.tokenizers.layers.tokenizer import LayersTokenizer
@@ -32,6 +32,8 @@ def world(*, seed: int = 0) -> LatentWorld:
             STATE: torch.tensor(spots[:8], dtype=torch.float32),
         }
     )
-    spec = WorldSpec(action=ACTION, image_size=(SIZE, SIZE), latent_shape=shape, proprio_dim=2, horizon=6)
+    spec = WorldSpec(
+        action=ACTION, cameras=(Camera(height=SIZE, width=SIZE),), latent_shape=shape, proprio_dim=2, horizon=6
+    )
     heads = Heads(HeadsConfig(latent_shape=shape, proprio_dim=2, action_dim=2))
     return LatentWorld(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts)

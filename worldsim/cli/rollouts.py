@@ -14,7 +14,7 @@ from rich.console import Console
 from worldsim.data.collect.rollouts import Setting, estimate_rollouts, record_rollouts
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate import loaders
-from worldsim.protocols import Policy, StartableWorld
+from worldsim.protocols import Policy, Startable
 from worldsim.worlds import load_world
 
 BANK = "bank"
@@ -31,7 +31,7 @@ class Scene:
         setting: How, digests of both included.
     """
 
-    world: StartableWorld
+    world: Startable
     policies: Mapping[str, Policy]
     setting: Setting
 
@@ -102,7 +102,7 @@ def in_world(world: str, policies: Sequence[str], *, simulator: bool, setting: S
 
 
 def _scene(
-    place: StartableWorld,
+    place: Startable,
     policies: Sequence[str],
     planned_in: str | None,
     setting: Setting,

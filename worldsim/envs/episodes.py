@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.protocols import World, observe
+from worldsim.protocols import Startable, World, observe
 
 ObsType = Literal["pixels_agent_pos", "environment_state_agent_pos", "all"]
 Arrays = dict[str, NDArray[Any]]
@@ -47,7 +47,7 @@ def load(world: World | str | Path) -> World:
     """
     if isinstance(world, str | Path):
         world = importlib.import_module("worldsim.worlds").load_world(world)
-    if not isinstance(world, World) or not callable(getattr(world, "starts", None)):
+    if not isinstance(world, Startable):
         raise InvalidInputError(
             f"A world, a folder or a name is expected; got a {type(world).__name__}. A world has spec, reset, step, "
             "rollout, decode, and here also starts(seeds); check it with worldsim.testing.check_world."

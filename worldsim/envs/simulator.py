@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.core import (
+    IMAGE,
+    SIMULATOR,
+    STATE,
+    TRUE_STATE,
+    Camera,
+    Observation,
+    Rollout,
+    WorldSpec,
+    WorldState,
+    WorldStep,
+)
 from worldsim.data.starts import Starts
 from worldsim.envs.simulator_state import Glance, Simulator
 from worldsim.errors import InvalidInputError
@@ -69,7 +80,8 @@ class SimulatorWorld:
         height, width, _ = self._simulator.draw().shape
         self._spec = WorldSpec(
             action=_action_spec(env),
-            image_size=(height, width),
+            cameras=(Camera(height=height, width=width),),
+            observes=(SIMULATOR,),
             latent_shape=(len(self._simulator.state()), 1, 1),
             proprio_dim=len(first.proprio),
             horizon=horizon,
@@ -82,11 +94,6 @@ class SimulatorWorld:
     def spec(self) -> WorldSpec:
         """What the world promises."""
         return self._spec
-
-    @property
-    def observes(self) -> frozenset[str]:
-        """The observation keys that `reset` reads."""
-        return frozenset({SIMULATOR})
 
     @property
     def num_starts(self) -> int:
@@ -167,7 +174,7 @@ class SimulatorWorld:
             steps.append(step)
         return state, Rollout.stack(steps, actions)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """Draw frames: simulator states [..., S, 1, 1] -> uint8 [..., H, W, 3].
 
         Raises:
@@ -177,6 +184,7 @@ class SimulatorWorld:
             raise InvalidInputError(
                 f"Latents must be [..., S, 1, 1] of {self._spec.latent_shape}; got {tuple(latent.shape)}."
             )
+        self._spec.camera(camera)
         lead = latent.shape[:-3]
         frames = torch.empty((lead.numel(), *self._spec.image_size, 3), dtype=torch.uint8)
         for number, row in enumerate(latent.detach().cpu().double().reshape(lead.numel(), -1).numpy()):

@@ -19,7 +19,7 @@ from worldsim.core import Observation
 from worldsim.planners.ensemble_check import Opinions
 from worldsim.planners.mpc import MPC, MPCCarry
 from worldsim.planners.objective import unrolled
-from worldsim.protocols import StartableWorld, World, observe
+from worldsim.protocols import Startable, World, observe
 from worldsim.runs.ledger import Ledger, Record
 from worldsim.stats.intervals import clopper_pearson
 from worldsim.triage.engine.episode_table import Block
@@ -49,7 +49,7 @@ class Place:
 
 def play_all(
     controller: MPC,
-    world: StartableWorld,
+    world: Startable,
     place: Place,
     *,
     episodes: Block,
@@ -231,7 +231,7 @@ def summarise(place: Place, records: Sequence[Record]) -> Summary:
     )
 
 
-def plan_seconds(controller: MPC, world: StartableWorld, *, episodes: int) -> float:
+def plan_seconds(controller: MPC, world: Startable, *, episodes: int) -> float:
     """Seconds that planning once for so many episodes together takes, measured; the first plan only warms up."""
     first, keys = world.starts(torch.arange(episodes)), torch.arange(episodes)
     spent = 0.0

@@ -20,7 +20,7 @@ from worldsim.evaluate.planner_refs import image_world
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective
 from worldsim.planners.plot import Backdrop, Futures, Ride, Witness, imagine, plan_picture
-from worldsim.protocols import observe
+from worldsim.protocols import observe, require_drawable
 from worldsim.runs.ledger import Record
 from worldsim.triage.engine.roll import policy_keys
 from worldsim.video import Frames, side_by_side, write_mp4
@@ -114,7 +114,7 @@ def _replay(world: LatentWorld, place: Place, record: Record, controller: MPC) -
             dreamt = [*dreamt[:t], world.decode(world.present(belief).latent), *world.decode(path.latent)[0][:, None]]
         state, step = plant.step(state, action[None])
         if draws:
-            real.append(plant.decode(step.latent))
+            real.append(require_drawable(plant).decode(step.latent))
         belief = world.see(belief, observe(plant, step, needs), action[None])
     return _film_of(real), _film_of(dreamt)
 

@@ -16,7 +16,7 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.planner_refs import is_planner_ref, load_planner, planner_refs
 from worldsim.policies.discovery import discover, short_names
 from worldsim.policies.load import load_policy, policy_digest
-from worldsim.protocols import Policy, StartableWorld
+from worldsim.protocols import Policy, Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.reason.trial import Errors
 from worldsim.triage.engine.world_wrappers import LoadBorrowed, LoadRoundTrip
@@ -68,7 +68,7 @@ class LoadCritic:
     folder: str
     version: str
 
-    def __call__(self, world: StartableWorld) -> ReasonCritic:
+    def __call__(self, world: Startable) -> ReasonCritic:
         """The critic, watching a world.
 
         Raises:
@@ -132,7 +132,7 @@ def world_ref(name: str) -> Ref:
     return Ref(name=Path(name).name, digest=storage.folder_digest(folder), source=str(folder))
 
 
-def simulator(task_id: str) -> StartableWorld:
+def simulator(task_id: str) -> Startable:
     """The true environment of a task as a world."""
     from worldsim.envs.simulator import SimulatorWorld
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from worldsim import planners, storage
-from worldsim.core import IMAGE, WorldState
+from worldsim.core import WorldState, is_image
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.planners import Opinions, Planner, make_planner
 from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
@@ -200,7 +200,7 @@ def parse(ref: str) -> tuple[PlannerSettings, str | None]:
 
 def image_world(world: World) -> bool:
     """Whether a world begins from pictures, so that it can draw and a picture can be its goal."""
-    return IMAGE in getattr(world, "observes", (IMAGE,))
+    return bool(world.spec.cameras) and any(is_image(key) for key in world.spec.observes)
 
 
 def _completed(ref: str, world: str | None) -> Ref:

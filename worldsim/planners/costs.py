@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, Observation, Rollout
+from worldsim.core import Observation, Rollout
 from worldsim.errors import InvalidInputError
 from worldsim.planners.objective import Scores, StepCost, Terminal
-from worldsim.protocols import Judge, World
+from worldsim.protocols import Encodable, Judge, World
 
 
 def progress(futures: Rollout, actions: Tensor) -> Tensor:
@@ -91,10 +91,9 @@ def image_goal(world: World, frames: Tensor) -> LatentGoal:
         frames: uint8 [B, H, W, 3], or [H, W, 3] for all episodes.
 
     Raises:
-        InvalidInputError: The world has no `encode`, or the frames do not fit it.
+        InvalidInputError: The world cannot encode one camera's pictures, or the frames do not fit it.
     """
-    encode = getattr(world, "encode", None)
-    if encode is None or IMAGE not in getattr(world, "observes", (IMAGE,)):
+    if not isinstance(world, Encodable) or len(world.spec.cameras) != 1:
         raise InvalidInputError(f"{type(world).__name__} cannot encode pictures; give a LatentGoal instead.")
     if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != (*world.spec.image_size, 3):
         raise InvalidInputError(
@@ -102,7 +101,7 @@ def image_goal(world: World, frames: Tensor) -> LatentGoal:
             f"{tuple(frames.shape)}."
         )
     with torch.no_grad():
-        latent = encode(frames if frames.ndim == 4 else frames[None])
+        latent = world.encode({world.spec.cameras[0].key: frames if frames.ndim == 4 else frames[None]})
     return LatentGoal(latent if frames.ndim == 4 else latent[0])
 
 

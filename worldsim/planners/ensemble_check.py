@@ -22,7 +22,7 @@ from worldsim.planners.evaluate import Evaluator, Scored
 from worldsim.planners.objective import Objective, Roll, StepCost
 from worldsim.planners.search import Plan
 from worldsim.planners.world_objective import RiskObjective, world_objective
-from worldsim.protocols import World
+from worldsim.protocols import Ensemble, World
 
 _STREAM = 0x0B1  # separates the trembling of actions from the world's own noise
 
@@ -54,8 +54,7 @@ class Opinions:
     @classmethod
     def of(cls, world: World, **options: Any) -> Self:
         """Those of a world's members; of the world alone where it hands out none."""
-        members = getattr(world, "members", None)
-        return cls(worlds=(world,) if members is None else tuple(members()), **options)
+        return cls(worlds=world.members() if isinstance(world, Ensemble) else (world,), **options)
 
     def foresee(self, state: WorldState, actions: Tensor) -> Tensor:
         """What a plan promises: progress [B, T] expected of actions [B, T, A], the mean of the members' own rollouts."""

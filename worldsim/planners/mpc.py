@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, Observation, Rows, WorldState
+from worldsim.core import Observation, Rows, WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.planners.bounds import Bounds
@@ -23,7 +23,7 @@ from worldsim.planners.objective import Objective, unrolled
 from worldsim.planners.protocol import PlannerLike
 from worldsim.planners.search import Plan, Search
 from worldsim.planners.world_objective import world_objective
-from worldsim.protocols import World
+from worldsim.protocols import Filterable, World
 
 _STREAM = 0x3C9  # separates a planner's noise from that of the world it plans in
 
@@ -89,13 +89,13 @@ class MPC:
         self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
         self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
         self._prior, self._limits, self._second = prior, limits, second
-        self._bounds = Bounds.of(world.spec.action).block(block).to(getattr(world, "device", "cpu"))
+        self._bounds = Bounds.of(world.spec.action).block(block).to(world.spec.device)
         self.last_plan: Plan | None = None
 
     @property
     def needs(self) -> frozenset[str]:
         """What the world begins from."""
-        return frozenset(getattr(self.world, "observes", (IMAGE, STATE)))
+        return frozenset(self.world.spec.observes)
 
     def initial(self, n: int) -> MPCCarry:
         """Return the carry of n fresh episodes."""
@@ -150,14 +150,13 @@ class MPC:
         if missing:
             raise InvalidInputError(f"Planning in this world needs {sorted(self.needs)}; missing {sorted(missing)}.")
         seen = {k: observation[k] for k in self.needs}
-        see = getattr(self.world, "see", None)
         old = carry.belief
-        if see is None or old is None or not bool(carry.begun.any()):
+        if not isinstance(self.world, Filterable) or old is None or not bool(carry.begun.any()):
             return self.world.reset(seen, keys)
-        followed: WorldState = see(old, seen, carry.action)
+        followed = self.world.see(old, seen, carry.action)
         if bool(carry.begun.all()):
             return followed
-        return _merge(followed, self.world.reset(seen, keys), ~carry.begun)
+        return followed.merge(self.world.reset(seen, keys), ~carry.begun)
 
     def _plan(self, carry: MPCCarry, rows: Tensor, keys: Tensor) -> MPCCarry:
         """Plan for the episodes at `rows`, and fill their queues."""

@@ -17,7 +17,7 @@ from worldsim.core import WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.planners.objective import Objective, Scores, unrolled
 from worldsim.planners.search import Plan
-from worldsim.protocols import World
+from worldsim.protocols import Filterable, World
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,9 +125,8 @@ def imagine(
         )
     _, path = world.rollout(state.repeat(len(actions)), unrolled(actions, block=block, repeat=repeat))
     place = None
-    present = getattr(world, "present", None)
-    if world.spec.proprio_dim == 2 and present is not None:
-        here = present(state).proprio[:, None].expand(len(actions), 1, -1)
+    if world.spec.proprio_dim == 2 and isinstance(world, Filterable):
+        here = world.present(state).proprio[:, None].expand(len(actions), 1, -1)
         place = torch.cat([here, path.proprio], dim=1).cpu()
     return Futures(cost=cost.cpu(), progress=path.progress.cpu(), place=place)
 

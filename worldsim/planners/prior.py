@@ -11,7 +11,7 @@ from torch import Tensor
 from worldsim.core import WorldState, WorldStep
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
-from worldsim.protocols import Policy, World, observe
+from worldsim.protocols import Filterable, Policy, World, observe
 
 _STREAM = 0x9A0
 
@@ -54,10 +54,8 @@ def policy_prior(
 
 def _present(world: World, state: WorldState) -> WorldStep:
     """What a policy would see now."""
-    present = getattr(world, "present", None)
-    if present is None:
+    if not isinstance(world, Filterable):
         raise InvalidInputError(
             f"{type(world).__name__} has no `present(state)`, so a policy cannot be asked what it would do from here."
         )
-    step: WorldStep = present(state)
-    return step
+    return world.present(state)

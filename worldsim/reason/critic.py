@@ -19,7 +19,7 @@ from torch import Tensor
 from worldsim import storage
 from worldsim.core import Rollout, Verdict
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.protocols import World
+from worldsim.protocols import World, require_drawable
 from worldsim.reason import pretrained
 from worldsim.reason.opinion import Opinion, opinion, progress, rationale, thoughts
 from worldsim.reason.reel import Dreamt, Filmed, Reel
@@ -147,7 +147,7 @@ class ReasonCritic:
                 "A rollout holds latents, and this critic has no world to draw them. Use critic.watching(world), or judge "
                 "frames: critic.frames(uint8 [B, T, H, W, 3])."
             )
-        return self.reel(Dreamt(rollout.latent, self.world.decode, first=first))
+        return self.reel(Dreamt(rollout.latent, require_drawable(self.world).decode, first=first))
 
     def videos(self, videos: Sequence[Video]) -> Verdict:
         """Judge videos, each from its first to its last frame."""

@@ -49,7 +49,7 @@ def rolled(
         InvalidInputError: As the world's `reset`.
         PolicyError: As the policy's `act`.
     """
-    kind = kind or ("simulator" if SIMULATOR in getattr(world, "observes", ()) else "dream")
+    kind = kind or ("simulator" if SIMULATOR in world.spec.observes else "dream")
     videos: list[Video] = []
     for first in range(0, len(keys), batch):
         own = {k: v[first : first + batch] for k, v in starts.items()}

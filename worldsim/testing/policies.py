@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation, WorldSpec
+from worldsim.core import STATE, TRUE_STATE, Observation, WorldSpec
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Policy
 from worldsim.testing.clauses import STEPS, TOLERANCE, Clauses, random_state
@@ -90,7 +90,10 @@ def _plausible(spec: WorldSpec) -> dict[str, Tensor]:
     """Three rows of every observation a world of this spec may give."""
     noise = torch.Generator().manual_seed(0)
     return {
-        IMAGE: torch.randint(0, 256, (3, *spec.image_size, 3), dtype=torch.uint8, generator=noise),
+        **{
+            camera.key: torch.randint(0, 256, (3, *camera.size, 3), dtype=torch.uint8, generator=noise)
+            for camera in spec.cameras
+        },
         STATE: torch.rand((3, spec.proprio_dim), generator=noise) * 0.1,
         TRUE_STATE: torch.tensor([[0.1, 0.0, 1.0, 0.0], [0.0, 0.1, 0.0, 1.0], [-0.1, 0.1, 1.0, 0.0]]),
     }

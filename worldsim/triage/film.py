@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.core import IMAGE, Rollout
+from worldsim.protocols import require_drawable
 from worldsim.triage.engine.batches import compose
 from worldsim.triage.engine.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
 from worldsim.triage.engine.plan import ArenaPlan
@@ -82,7 +83,9 @@ def _shoot(
                 if ended is not None and abs(ended[row] - float(recorded.success[policy, episode])) > _ALIKE:
                     _LOG.warning("Policy %d, episode %d ended differently when filmed; no clip.", policy, episode)
                     continue
-                known[policy, episode] = _frames(start[IMAGE][row], roller.world.decode(rollout.latent[row]))
+                known[policy, episode] = _frames(
+                    start[IMAGE][row], require_drawable(roller.world).decode(rollout.latent[row])
+                )
     return known
 
 

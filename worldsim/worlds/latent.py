@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.core import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.core import Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.data.starts import Starts, seen_pixels
 from worldsim.errors import InvalidInputError
 from worldsim.noise import normal
@@ -78,7 +78,7 @@ class LatentWorld(nn.Module):
         }
         if len({tuple(s) for s in shapes.values()}) != 1:
             raise InvalidInputError(f"The parts of a world must share one latent shape; got {shapes}.")
-        self.spec = spec
+        self._spec = spec
         self.tokenizer = tokenizer
         self.predictor = predictor
         self.heads = heads
@@ -86,14 +86,17 @@ class LatentWorld(nn.Module):
         self.eval().requires_grad_(False)
 
     @property
+    def spec(self) -> WorldSpec:
+        """What the world promises."""
+        device = str(self.device)
+        if self._spec.device != device:
+            self._spec = dataclasses.replace(self._spec, device=device)
+        return self._spec
+
+    @property
     def device(self) -> torch.device:
         """Where the world computes."""
         return next(self.heads.parameters()).device
-
-    @property
-    def observes(self) -> frozenset[str]:
-        """The observation keys that `reset` and `see` read."""
-        return frozenset({IMAGE, STATE})
 
     @property
     def num_starts(self) -> int:
@@ -150,7 +153,7 @@ class LatentWorld(nn.Module):
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Latent [B, c, h, w] and proprioception [B, P] of one observation."""
         image, proprio = seen_pixels(observation, self.spec)
-        return self.encode(image), proprio.to(self.device).float()
+        return self.encode({self.spec.camera().key: image}), proprio.to(self.device).float()
 
     def _remember(self, z_BCHW: Tensor, proprio_BP: Tensor, keys: Tensor) -> LatentState:
         """The state of episodes that stand still at their first frame."""
@@ -164,8 +167,9 @@ class LatentWorld(nn.Module):
             start=z_BCHW,
         )
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Encode single frames: uint8 [B, H, W, 3] -> [B, c, h, w]."""
+    def encode(self, observation: Observation) -> Tensor:
+        """Encode single frames: IMAGE uint8 [B, H, W, 3] -> [B, c, h, w]."""
+        image = observation[self.spec.camera().key]
         x_BCTHW = image.to(self.device).movedim(-1, 1)[:, :, None].float() / 127.5 - 1
         return self.tokenizer.encode(x_BCTHW)[:, :, 0]
 
@@ -244,8 +248,9 @@ class LatentWorld(nn.Module):
         )
 
     @torch.inference_mode()
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """Draw frames: [..., c, h, w] -> uint8 [..., H, W, 3]."""
+        self.spec.camera(camera)
         lead = latent.shape[:-3]
         x_BCTHW = self.tokenizer.decode(latent.reshape(-1, *latent.shape[-3:])[:, :, None])
         frames = ((x_BCTHW[:, :, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
@@ -253,12 +258,12 @@ class LatentWorld(nn.Module):
 
     def roundtrip(self, image: Tensor) -> Tensor:
         """Encode and decode frames, uint8 [B, H, W, 3] both ways: what a policy sees of a frame that does not move."""
-        return self.decode(self.encode(image))
+        return self.decode(self.encode({self.spec.camera().key: image}))
 
     def save_pretrained(self, path: str | Path, *, manifest: dict[str, Any] | None = None) -> None:
         """Write the world folder."""
         config = LatentWorldConfig(
-            spec=self.spec,
+            spec=dataclasses.replace(self.spec, device="cpu"),
             tokenizer=TOKENIZERS.name_of(self.tokenizer),
             tokenizer_config=storage.to_json(self.tokenizer.config),
             predictor=PREDICTORS.name_of(self.predictor),

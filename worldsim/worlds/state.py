@@ -20,11 +20,6 @@ class StateWorld(LatentWorld):
 
     kind = "state_world"
 
-    @property
-    def observes(self) -> frozenset[str]:
-        """The observation keys that `reset` and `see` read."""
-        return frozenset({TRUE_STATE, STATE})
-
     def present(self, state: WorldState) -> WorldStep:
         """Where the episodes stand now; the step also carries `true_state` [B, E]."""
         step = super().present(state)
@@ -50,7 +45,7 @@ class StateWorld(LatentWorld):
         step = dataclasses.replace(step, true_state=true_state, proprio=proprio)
         return dataclasses.replace(following, proprio=past), step
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """A state world has no pixels.
 
         Raises:

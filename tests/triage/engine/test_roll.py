@@ -152,9 +152,9 @@ def test_frames_are_decoded_only_for_those_who_look():
     looks = []
 
     class Spy(ToyWorld):
-        def decode(self, latent):
+        def decode(self, latent, camera=None):
             looks.append(len(latent))
-            return super().decode(latent)
+            return super().decode(latent, camera)
 
     roll(world=Spy(horizon=12), pairs=[(0, 0), (1, 0)])
     assert looks == [16]  # the starts

@@ -6,7 +6,7 @@ import torch
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import StartableWorld, World
+from worldsim.protocols import Startable, World
 from worldsim.triage.engine.world_wrappers import (
     BorrowedStarts,
     LoadBorrowed,
@@ -36,7 +36,7 @@ def test_wrapped_worlds_are_worlds():
         RoundTripWorld(WORLD, roundtrip=coarse),
         ShortWorld(WORLD, horizon=2),
     ):
-        assert isinstance(world, World) and isinstance(world, StartableWorld)
+        assert isinstance(world, World) and isinstance(world, Startable)
         first = world.starts(torch.arange(3))
         state = world.reset(first, torch.arange(3))
         _, step = world.step(state, torch.zeros(3, 2))

@@ -25,7 +25,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import Policy, StartableWorld
+from worldsim.protocols import Policy, Startable, require_drawable
 from worldsim.rollout import Actor, Played, play
 
 _TOGETHER = 128
@@ -71,7 +71,7 @@ class Setting:
 
 
 def record_rollouts(
-    world: StartableWorld,
+    world: Startable,
     policies: Mapping[str, Policy],
     *,
     episodes: int,
@@ -114,7 +114,7 @@ def record_rollouts(
 
 
 def estimate_rollouts(
-    world: StartableWorld, policies: Mapping[str, Policy], *, episodes: int, setting: Setting | None = None
+    world: Startable, policies: Mapping[str, Policy], *, episodes: int, setting: Setting | None = None
 ) -> Estimate:
     """Record one batch in a temporary folder and extrapolate; arguments and errors as `record_rollouts`."""
     setting = setting or Setting()
@@ -132,11 +132,11 @@ def together(policies: int) -> int:
 class _Stage:
     """Plays batches."""
 
-    def __init__(self, world: StartableWorld, policies: Mapping[str, Policy], setting: Setting) -> None:
+    def __init__(self, world: Startable, policies: Mapping[str, Policy], setting: Setting) -> None:
         self.world, self.policies, self.setting = world, policies, setting
         self.steps = setting.steps or world.spec.horizon
         self.batch = setting.batch or together(len(policies))
-        self.real = SIMULATOR in getattr(world, "observes", ())
+        self.real = SIMULATOR in world.spec.observes
         self._order: Tensor | None = None
         if world.num_starts <= _FEW:
             ticket = noise.fold(noise.fold(torch.arange(world.num_starts), setting.seed), _STARTS)
@@ -165,7 +165,7 @@ class _Stage:
         starts = self.world.starts(torch.zeros(1, dtype=torch.int64))
         state = self.world.reset(starts, torch.zeros(1, dtype=torch.int64))
         _, step = self.world.step(state, torch.tensor([spec.action.idle], dtype=torch.float32))
-        frame = self.world.decode(step.latent)
+        frame = require_drawable(self.world).decode(step.latent)
         told = step.true_state is not None and TRUE_STATE in starts
         return RecordSpec(
             action=spec.action,

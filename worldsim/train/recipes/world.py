@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.core import WorldSpec
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera, WorldSpec
 from worldsim.data.latents import BATCH, EncodedEpisodes, Recorded, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.starts import Starts
@@ -226,7 +226,8 @@ def _assemble(
     height, width = dataset.image_size
     spec = WorldSpec(
         action=dataset.action_spec,
-        image_size=(height, width),
+        cameras=() if config.state else (Camera(height=height, width=width),),
+        observes=(TRUE_STATE, STATE) if config.state else (IMAGE, STATE),
         latent_shape=tokenizer.latent_shape,
         proprio_dim=held_out.proprio_dim,
         horizon=config.horizon or held_out.longest - 1,

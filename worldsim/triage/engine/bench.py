@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from worldsim.errors import InvalidInputError, PolicyError
-from worldsim.protocols import Judge, Policy, StartableWorld
+from worldsim.protocols import Judge, Policy, Startable
 from worldsim.triage.engine.batches import Crash, Wave, WaveResult
 from worldsim.triage.engine.group import NoWatch, Watch
 from worldsim.triage.engine.judge import WorldJudge
@@ -21,9 +21,9 @@ from worldsim.triage.engine.replay import WORLD
 from worldsim.triage.engine.roll import Roller
 from worldsim.triage.request import Ref, TriageRequest
 
-WorldLoader = Callable[[], StartableWorld]
+WorldLoader = Callable[[], Startable]
 PolicyLoader = Callable[[Ref], Policy]
-JudgeLoader = Callable[[StartableWorld], Judge]
+JudgeLoader = Callable[[Startable], Judge]
 """Loads a judge for the rollouts of a world, which it may need to draw them."""
 
 
@@ -56,7 +56,7 @@ class Bench:
         self._request = request
         self._loaders = loaders
         self._watch = watch or NoWatch()
-        self._worlds: dict[str, StartableWorld] = {}
+        self._worlds: dict[str, Startable] = {}
         self._policies: OrderedDict[int, Policy] = OrderedDict()
         self._unloadable: dict[int, Exception] = {}
         self._judge: Judge | None = None
@@ -94,7 +94,7 @@ class Bench:
             timeout_s=self._request.timeout_s,
         )
 
-    def world(self, kind: str) -> StartableWorld:
+    def world(self, kind: str) -> Startable:
         """Return a world, loaded on first use.
 
         Raises:
@@ -102,7 +102,7 @@ class Bench:
         """
         if kind not in self._worlds:
             world = self._loaders.worlds[kind]()
-            if not isinstance(world, StartableWorld):
+            if not isinstance(world, Startable):
                 raise InvalidInputError(
                     f"The loader of the {kind} world returned a {type(world).__name__}, which is not a World with "
                     "num_starts and starts(indices). Check it with worldsim.testing.check_world."

@@ -22,7 +22,7 @@ from torch import Tensor
 from worldsim.core import IMAGE, Observation, Rollout, Verdict, WorldStep
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.noise import fold
-from worldsim.protocols import Judge, Policy, StartableWorld, observe
+from worldsim.protocols import Judge, Policy, Startable, observe
 from worldsim.triage.engine.batches import Crash, Finished, Wave, WaveResult
 from worldsim.triage.engine.group import Group, NoWatch, Watch, crash_of
 from worldsim.triage.engine.judge import WorldJudge
@@ -72,7 +72,7 @@ class Roller:
         timeout_s: For the words of a hang; the watch does the timing.
     """
 
-    world: StartableWorld
+    world: Startable
     policy_of: Callable[[int], Policy]
     rule: WorldJudge
     judge: Judge | None = None

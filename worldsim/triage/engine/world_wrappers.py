@@ -1,6 +1,6 @@
 """Worlds that differ from another one in one respect: borrowed starts, frames seen through a codec, a shorter horizon.
 
-Each is a `StartableWorld` like the one inside. The loaders are picklable if what they are given is.
+Each is a `Startable` like the one inside. The loaders are picklable if what they are given is.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldsim.core import IMAGE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import StartableWorld, World
+from worldsim.protocols import Startable, World, require_drawable
 
 RoundTrip = Callable[[Tensor], Tensor]
 """Encodes and decodes frames: uint8 [B, H, W, 3] -> uint8 [B, H, W, 3]."""
@@ -20,7 +20,7 @@ _ORIGINAL = "roundtrip.original_image"
 class WrappedWorld:
     """A world that passes everything on."""
 
-    def __init__(self, world: StartableWorld) -> None:
+    def __init__(self, world: Startable) -> None:
         """Wrap `world`."""
         self._world = world
 
@@ -31,11 +31,11 @@ class WrappedWorld:
 
     @property
     def num_starts(self) -> int:
-        """See `StartableWorld.num_starts`."""
+        """See `Startable.num_starts`."""
         return self._world.num_starts
 
     def starts(self, indices: Tensor) -> Observation:
-        """See `StartableWorld.starts`."""
+        """See `Startable.starts`."""
         return self._world.starts(indices)
 
     def reset(self, starts: Observation, keys: Tensor) -> WorldState:
@@ -50,15 +50,15 @@ class WrappedWorld:
         """See `World.rollout`."""
         return self._world.rollout(state, actions)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """See `World.decode`."""
-        return self._world.decode(latent)
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
+        """See `Drawable.decode`."""
+        return require_drawable(self._world).decode(latent, camera)
 
 
 class BorrowedStarts(WrappedWorld):
     """A world that begins where another one begins, so that the two can be paired episode by episode."""
 
-    def __init__(self, world: World, *, lender: StartableWorld) -> None:
+    def __init__(self, world: World, *, lender: Startable) -> None:
         """Wrap `world`; its starts come from `lender`."""
         super().__init__(world)  # type: ignore[arg-type]  # its own starts, if it has any, are never asked for
         self._lender = lender
@@ -79,7 +79,7 @@ class RoundTripWorld(WrappedWorld):
     In the simulator it asks one question: what do policies lose by seeing the world model's pictures?
     """
 
-    def __init__(self, world: StartableWorld, *, roundtrip: RoundTrip) -> None:
+    def __init__(self, world: Startable, *, roundtrip: RoundTrip) -> None:
         """Wrap `world`; frames pass through `roundtrip`."""
         super().__init__(world)
         self._roundtrip = roundtrip
@@ -99,9 +99,9 @@ class RoundTripWorld(WrappedWorld):
             first[IMAGE] = starts[_ORIGINAL]
         return self._world.reset(first, keys)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """Draw frames and pass them through the codec."""
-        return self._seen(self._world.decode(latent))
+        return self._seen(require_drawable(self._world).decode(latent, camera))
 
     def _seen(self, frames: Tensor) -> Tensor:
         seen = self._roundtrip(frames.flatten(0, -4)).reshape_as(frames)
@@ -113,7 +113,7 @@ class RoundTripWorld(WrappedWorld):
 class ShortWorld(WrappedWorld):
     """The first few steps of a world."""
 
-    def __init__(self, world: StartableWorld, *, horizon: int) -> None:
+    def __init__(self, world: Startable, *, horizon: int) -> None:
         """Wrap `world`; episodes end after `horizon` steps."""
         super().__init__(world)
         self._horizon = horizon
@@ -129,7 +129,7 @@ class LoadBorrowed:
     """Loads a world with the starts of another."""
 
     world: Callable[[], World]
-    lender: Callable[[], StartableWorld]
+    lender: Callable[[], Startable]
 
     def __call__(self) -> BorrowedStarts:
         """Load both."""
@@ -140,7 +140,7 @@ class LoadBorrowed:
 class LoadRoundTrip:
     """Loads a world and a codec for its frames."""
 
-    world: Callable[[], StartableWorld]
+    world: Callable[[], Startable]
     roundtrip: Callable[[], RoundTrip]
 
     def __call__(self) -> RoundTripWorld:
