@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldsim.errors import InvalidInputError
+from worldsim.errors import TrainingError
 from worldsim.optimize import Schedule, fit
 
 
@@ -51,5 +51,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Pa
         loss, figures = loss_at(step)
         return loss * (float("nan") if step == 5 else 1), figures
 
-    with pytest.raises(InvalidInputError, match="step 5"):
+    with pytest.raises(TrainingError, match="step 5"):
         fit(model, broken, Schedule(steps=10), folder=tmp_path, stage="line")

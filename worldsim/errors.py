@@ -32,6 +32,10 @@ class PolicyError(WorldsimError, RuntimeError):
     """A policy raised, hung, or returned actions that cannot be executed."""
 
 
+class TrainingError(WorldsimError, RuntimeError):
+    """A training diverged: its loss or gradient is no longer a finite number. The last checkpoint stays."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that is not registered.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.errors import InvalidInputError, StorageError
+from worldsim.errors import StorageError, TrainingError
 
 LossAt = Callable[[int], tuple[Tensor, dict[str, float]]]
 Watch = Callable[[str, int, int, Mapping[str, float]], None]
@@ -66,7 +66,7 @@ def fit(
         Core-seconds spent in all, earlier runs included.
 
     Raises:
-        InvalidInputError: The loss is not finite (the step is named; the last checkpoint stays).
+        TrainingError: The loss is not finite (the step is named; the last checkpoint stays).
         StorageError: The checkpoint belongs to another model, or cannot be written.
     """
     parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
@@ -79,7 +79,7 @@ def fit(
             group["lr"] = schedule.rate(step)
         loss, metrics = loss_at(step)
         if not bool(loss.isfinite()):
-            raise InvalidInputError(
+            raise TrainingError(
                 f"The loss of {stage} is {loss.item()} at step {step}. Lower the learning rate or look for bad episodes; "
                 f"the last checkpoint is in {folder}."
             )

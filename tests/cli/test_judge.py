@@ -19,8 +19,8 @@ from worldsim.evaluate import loaders
 from worldsim.reason.calibrate import Judged, calibrated
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.opinion import Opinion
+from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.engine.store import DATABASE
-from worldsim.triage.ranking.judge_correction import JudgeRates
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, run
 

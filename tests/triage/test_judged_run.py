@@ -13,11 +13,12 @@ from rich.console import Console
 
 from benchmarks.toy import LoadToyJudge, ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError
+from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.engine.plan import Plan
 from worldsim.triage.engine.store import DATABASE
 from worldsim.triage.film import film
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.judge_correction import JudgeRates, corrected_rates
+from worldsim.triage.ranking.judge_correction import corrected_rates
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import from_results, render
 from worldsim.triage.report.leaderboard import leaderboard

@@ -8,7 +8,7 @@ import torch
 from tests.reason.toy import items, texts
 from tests.train import toy
 from worldsim import storage
-from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+from worldsim.errors import InvalidInputError, StorageError, TrainingError, UnknownNameError
 from worldsim.optimize import Schedule
 from worldsim.reason.exam import examine
 from worldsim.reason.tiny import TinyConfig
@@ -186,7 +186,7 @@ def test_settings_that_cannot_be(data, tmp_path, change, says):
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(data, tmp_path):
-    with pytest.raises(InvalidInputError, match="reason-sft is nan at step"):
+    with pytest.raises(TrainingError, match="reason-sft is nan at step"):
         train_reason_sft(recipe(data, tmp_path / "run", lr=1e30, warmup=0, steps=6, clip=1e30, evaluate_every=0))
     assert list((tmp_path / "run/checkpoints").glob(f"*/{SPENT}"))
 

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError
 from worldsim.stats.intervals import clopper_pearson
+from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.judge_correction import JudgeRates, by_rates, by_truth, corrected_rates, rates_for
+from worldsim.triage.ranking.judge_correction import by_rates, by_truth, corrected_rates, rates_for
 from worldsim.triage.ranking.standing import Standing
 
 

@@ -144,8 +144,9 @@ def train_reason_grpo(
     Raises:
         MissingExtraError: trl, transformers or peft is not installed, or vllm where it is asked for.
         StorageError: The data or the model cannot be read, or another run holds the folder.
-        InvalidInputError: The data does not fit the tasks, the folder belongs to another config, the loss diverged, or a
-            reward raised or was not finite; the item is named.
+        InvalidInputError: The data does not fit the tasks, the folder belongs to another config, or a reward raised
+            or was not finite; the item is named.
+        TrainingError: The loss diverged; the last checkpoint stays.
     """
     _installed(config)
     out = Path(config.out)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from worldsim import __version__, storage
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, TrainingError
 from worldsim.optimize import Watch
 from worldsim.reason.exam import examine
 from worldsim.reason.item import Item
@@ -179,7 +179,7 @@ def callback(run: Results, vlm: VLM, *, evaluate_every: int, keep: Keep) -> Any:
             values = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
             bad = [k for k in ("loss", "grad_norm") if not math.isfinite(values.get(k, 0.0))]
             if bad:
-                raise InvalidInputError(
+                raise TrainingError(
                     f"{bad[0]} of {run.stage} is {values[bad[0]]} at step {state.global_step}. Lower the learning rate "
                     f"or look for bad items; the last checkpoint is in {run.checkpoints}."
                 )

@@ -129,7 +129,8 @@ def train_reason_sft(
     Raises:
         MissingExtraError: trl, transformers or peft is not installed.
         StorageError: The data or the model cannot be read, or another run holds the folder.
-        InvalidInputError: The data does not fit the tasks, the folder belongs to another config, or the loss diverged.
+        InvalidInputError: The data does not fit the tasks, or the folder belongs to another config.
+        TrainingError: The loss diverged; the last checkpoint stays.
     """
     try:
         import trl  # noqa: F401

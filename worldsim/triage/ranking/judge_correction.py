@@ -19,6 +19,7 @@ from scipy import special
 from worldsim.errors import InvalidInputError
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Interval, clopper_pearson
+from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.ranking.evidence import Evidence
 
 Floats = NDArray[np.float64]
@@ -27,38 +28,6 @@ _FEWEST = 2  # true episodes of a policy from which the truth corrects
 _PAIRS = 8  # degrees of freedom of all pairs together below which the judge is given no weight
 _PRIOR = 4.0  # how many degrees of freedom the policies' common variance is worth beside a policy's own
 _INFORMED = 0.1  # sensitivity + specificity - 1 of a judge that can be corrected at all
-_GROUP = 20  # solved and unsolved episodes each, from which a group's own rates are used
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JudgeRates:
-    """How often a judge was right where the truth was known.
-
-    Attributes:
-        group: Whose episodes: the beginning of policies' names, in whole parts between slashes; empty for all.
-        solved: Episodes truly solved.
-        solved_right: Of them, those it called solved.
-        unsolved: Episodes truly not solved.
-        unsolved_right: Of them, those it called not solved.
-
-    Raises:
-        InvalidInputError: More right than there are.
-    """
-
-    group: str = ""
-    solved: int
-    solved_right: int
-    unsolved: int
-    unsolved_right: int
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.solved_right <= self.solved and 0 <= self.unsolved_right <= self.unsolved):
-            raise InvalidInputError(f"A judge cannot be right more often than it was asked; got {self}.")
-
-    @property
-    def few(self) -> bool:
-        """Too few episodes for rates of a group's own."""
-        return min(self.solved, self.unsolved) < _GROUP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

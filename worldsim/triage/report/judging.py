@@ -4,7 +4,8 @@ Not for correcting (`worldsim.triage.ranking.judge_correction`).
 """
 
 from worldsim.stats.intervals import clopper_pearson
-from worldsim.triage.ranking.judge_correction import JudgeRates, rates_for
+from worldsim.stats.judge_rates import JudgeRates
+from worldsim.triage.ranking.judge_correction import rates_for
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report.words import percent, plural
 from worldsim.triage.request import TriageRequest
