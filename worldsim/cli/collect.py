@@ -15,9 +15,9 @@ from rich.console import Console
 
 from worldsim.data.collect import record as recording
 from worldsim.data.collect.env_adapter import action_spec_of
-from worldsim.data.collect.exploration import Behaviour
-from worldsim.data.collect.rollouts import Setting
-from worldsim.data.collect.visual_exploration import varied_behaviours
+from worldsim.data.collect.goal_exploration import varied_behaviours
+from worldsim.data.collect.random_exploration import Behaviour
+from worldsim.data.collect.rollouts import RolloutOptions
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.train.collection import push_behaviours, push_demonstrations
 
@@ -88,7 +88,7 @@ def collect(
     """
     torch.set_num_threads(1)
     console = Console()
-    view = recording.View(camera=camera, image_px=image_px, steps=steps, video=video)
+    options = recording.RecordingOptions(camera=camera, image_px=image_px, steps=steps, video=video)
     if policies or world:
         _refuse(
             {
@@ -100,17 +100,17 @@ def collect(
         )
         from worldsim.cli import rollouts
 
-        setting = Setting(seed=seed, steps=steps, batch=batch, video=video)
+        rollout_options = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
         acting = policies or [rollouts.BANK]
         if world:
-            scene = rollouts.in_world(world, acting, simulator=simulator, setting=setting)
+            scene = rollouts.in_world(world, acting, simulator=simulator, options=rollout_options)
         else:
             name = ALIASES.get(env or "push", env or "push")
-            scene = rollouts.in_environment(environment(name), acting, name=name, setting=setting)
+            scene = rollouts.in_environment(environment(name), acting, name=name, options=rollout_options)
         scene.record(console, episodes=episodes, out=out, dry_run=dry_run)
         return
     _refuse({"--simulator without --world": simulator, "--batch without policies": batch is not None})
-    _explore(console, env or "push", behaviours, view, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+    _explore(console, env or "push", behaviours, options, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
 
 
 def _refuse(mistakes: Mapping[str, bool]) -> None:
@@ -124,7 +124,7 @@ def _explore(
     console: Console,
     env: str,
     behaviours: str,
-    view: recording.View,
+    options: recording.RecordingOptions,
     *,
     episodes: int,
     out: Path,
@@ -135,12 +135,12 @@ def _explore(
     make = environment(env)
     mixture = _mixture(behaviours, env, make)
     if dry_run:
-        cost = recording.estimate(make, mixture, episodes=episodes, seed=seed, view=view)
+        cost = recording.estimate_collect(make, mixture, episodes=episodes, seed=seed, options=options)
         console.print(
             f"{episodes} episodes: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, about {cost.seconds:.0f} core-seconds."
         )
         return
-    made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, view=view)
+    made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, options=options)
     console.print(
         f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}", highlight=False
     )

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 from rich.console import Console
 
-from worldsim.data.collect.rollouts import Setting, estimate_rollouts, record_rollouts
+from worldsim.data.collect.rollouts import RolloutOptions, estimate_rollouts, record_rollouts
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate import loaders
 from worldsim.protocols import Policy, Startable
@@ -28,23 +28,23 @@ class Scene:
     Attributes:
         world: Where, starts included.
         policies: Who, by name.
-        setting: How, digests of both included.
+        options: How, digests of both included.
     """
 
     world: Startable
     policies: Mapping[str, Policy]
-    setting: Setting
+    options: RolloutOptions
 
     def record(self, console: Console, *, episodes: int, out: Path, dry_run: bool) -> None:
         """Record the episodes, or say what they would cost."""
         if dry_run:
-            cost = estimate_rollouts(self.world, self.policies, episodes=episodes, setting=self.setting)
+            cost = estimate_rollouts(self.world, self.policies, episodes=episodes, options=self.options)
             console.print(
                 f"{episodes} episodes of {len(self.policies)} policies: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, "
                 f"about {cost.seconds:.0f} core-seconds."
             )
             return
-        made = record_rollouts(self.world, self.policies, episodes=episodes, out=out, setting=self.setting)
+        made = record_rollouts(self.world, self.policies, episodes=episodes, out=out, options=self.options)
         console.print(
             f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {made.solved:.0%} "
             f"solved, in {out}",
@@ -54,7 +54,7 @@ class Scene:
 
 
 def in_environment(
-    make: Callable[[], gymnasium.Env[Any, Any]], policies: Sequence[str], *, name: str, setting: Setting
+    make: Callable[[], gymnasium.Env[Any, Any]], policies: Sequence[str], *, name: str, options: RolloutOptions
 ) -> Scene:
     """Policies in an environment, each episode from a start of its own.
 
@@ -62,24 +62,24 @@ def in_environment(
         make: Makes the environment; its state must be restorable (see `worldsim.envs.simulator_state`).
         policies: As for `worldsim triage`, or "bank".
         name: The environment's.
-        setting: How to record.
+        options: How to record.
 
     Raises:
         WorldsimError: The environment cannot be restored, or a policy cannot be found or loaded.
     """
     from worldsim.envs.simulator import SimulatorWorld
 
-    return _scene(SimulatorWorld(make(), horizon=setting.steps), policies, None, setting, {"env": name}, name)
+    return _scene(SimulatorWorld(make(), horizon=options.steps), policies, None, options, {"env": name}, name)
 
 
-def in_world(world: str, policies: Sequence[str], *, simulator: bool, setting: Setting) -> Scene:
+def in_world(world: str, policies: Sequence[str], *, simulator: bool, options: RolloutOptions) -> Scene:
     """Policies in a learned world, or from its starts in its true environment.
 
     Args:
         world: Folder or shipped name.
         policies: As for `worldsim triage`, or "bank"; planners plan in this world where they name none.
         simulator: Play in the true environment instead; episodes pair by number.
-        setting: How to record.
+        options: How to record.
 
     Raises:
         WorldsimError: The world or a policy cannot be found or loaded, or the world has no simulator here.
@@ -88,7 +88,7 @@ def in_world(world: str, policies: Sequence[str], *, simulator: bool, setting: S
     loaded = load_world(ref.source)
     source = {"world_digest": ref.digest}
     if not simulator:
-        return _scene(loaded, policies, ref.source, setting, source, ref.name)
+        return _scene(loaded, policies, ref.source, options, source, ref.name)
     if not loaders.has_simulator(loaded):
         raise InvalidInputError(
             f"World {ref.name!r} has no simulator here (its task is {loaded.spec.task_id or 'unknown'!r}), or its starts "
@@ -96,16 +96,16 @@ def in_world(world: str, policies: Sequence[str], *, simulator: bool, setting: S
         )
     from worldsim.envs.simulator import SimulatorWorld
 
-    horizon = setting.steps or loaded.spec.horizon
+    horizon = options.steps or loaded.spec.horizon
     there = SimulatorWorld(loaded.spec.task_id, horizon=horizon, starts=loaded.first_observations)
-    return _scene(there, policies, ref.source, setting, source, loaded.spec.task_id)
+    return _scene(there, policies, ref.source, options, source, loaded.spec.task_id)
 
 
 def _scene(
     place: Startable,
     policies: Sequence[str],
     planned_in: str | None,
-    setting: Setting,
+    options: RolloutOptions,
     source: Mapping[str, Any],
     name: str,
 ) -> Scene:
@@ -114,4 +114,4 @@ def _scene(
     refs = loaders.policy_refs(paths, world=planned_in)
     acting = {ref.name: loaders.policy_of(ref) for ref in refs}
     known = {**source, "digests": [ref.digest for ref in refs]}
-    return Scene(world=place, policies=acting, setting=dataclasses.replace(setting, name=name, source=known))
+    return Scene(world=place, policies=acting, options=dataclasses.replace(options, name=name, source=known))

@@ -1,13 +1,13 @@
 """Who acts while data is collected: mixtures of behaviours by task, failures included.
 
 A task worldsim knows gets pushes of every kind on top of what needs no knowledge of the task. Wires policies to data;
-the behaviours themselves are in `worldsim.policies` and `worldsim.data.collect.exploration`.
+the behaviours themselves are in `worldsim.policies` and `worldsim.data.collect.random_exploration`.
 """
 
 import numpy as np
 
 from worldsim.actions import ActionSpec
-from worldsim.data.collect.exploration import Behaviour, Hold, Switching, Wander
+from worldsim.data.collect.random_exploration import Behaviour, Hold, Switching, Wander
 from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from tests.data import toys
 from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, STATE
-from worldsim.data.collect.exploration import BLOCK, Behaviour, Corrupted, Corruption, Hold, Switching, Wander
-from worldsim.data.collect.visual_exploration import contact_seeking, sweep, varied_behaviours
+from worldsim.data.collect.goal_exploration import contact_seeking, sweep, varied_behaviours
+from worldsim.data.collect.random_exploration import BLOCK, Behaviour, Corrupted, Corruption, Hold, Switching, Wander
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.protocols import Policy

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tests.data import toys
 from worldsim.core import IMAGE, STATE, TRUE_STATE
-from worldsim.data.collect.exploration import Behaviour, Wander
-from worldsim.data.collect.record import View, collect, estimate
-from worldsim.data.collect.visual_exploration import varied_behaviours
+from worldsim.data.collect.goal_exploration import varied_behaviours
+from worldsim.data.collect.random_exploration import Behaviour, Wander
+from worldsim.data.collect.record import RecordingOptions, collect, estimate_collect
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
 
@@ -84,7 +84,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 import toys, torch
 from worldsim.data.collect.record import collect
-from worldsim.data.collect.visual_exploration import varied_behaviours
+from worldsim.data.collect.goal_exploration import varied_behaviours
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
 for wanted in (3, 11, 18):
@@ -168,7 +168,7 @@ def test_other_settings_do_not_continue(tmp_path: Path) -> None:
 
 def test_an_estimate_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    cost = estimate(toys.DotEnv, MIXTURE, episodes=100)
+    cost = estimate_collect(toys.DotEnv, MIXTURE, episodes=100)
     assert cost.frames == 900 and cost.bytes > 10_000 and cost.seconds > 0
     assert not list(tmp_path.iterdir())
 
@@ -219,7 +219,11 @@ def test_an_observation_that_is_an_image(tmp_path: Path) -> None:
 
 def test_flat_observations_are_rendered_and_resized(tmp_path: Path) -> None:
     collect(
-        lambda: Plain("flat"), MIXTURE, episodes=1, out=tmp_path / "d", view=View(image_px=32, steps=2, task="roam")
+        lambda: Plain("flat"),
+        MIXTURE,
+        episodes=1,
+        out=tmp_path / "d",
+        options=RecordingOptions(image_px=32, steps=2, task="roam"),
     )
     dataset = open_dataset(tmp_path / "d")
     assert dataset.episode(0).frames.shape == (3, 32, 32, 3) and dataset.episode(0).proprio.shape == (3, 3)
@@ -230,8 +234,10 @@ def test_one_of_several_cameras(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="side, top"):
         collect(lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d")
     with pytest.raises(UnknownNameError, match="side, top"):
-        collect(lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d", view=View(camera="wrist"))
-    collect(lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d", view=View(camera="side"))
+        collect(
+            lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d", options=RecordingOptions(camera="wrist")
+        )
+    collect(lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d", options=RecordingOptions(camera="side"))
     assert open_dataset(tmp_path / "d").episodes == 1
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.data import toys
 from worldsim.core import IMAGE, TRUE_STATE
-from worldsim.data.collect.rollouts import Setting, estimate_rollouts, record_rollouts, together
+from worldsim.data.collect.rollouts import RolloutOptions, batch_size, estimate_rollouts, record_rollouts
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.envs.push.env import PushEnv
 from worldsim.envs.simulator import SimulatorWorld
@@ -19,7 +19,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
-QUICK = Setting(seed=3, steps=5, batch=4, name="push")
+QUICK = RolloutOptions(seed=3, steps=5, batch=4, name="push")
 
 
 def two() -> dict[str, toys.Noisy]:
@@ -43,7 +43,7 @@ def simulator(*, paired: bool) -> SimulatorWorld:
 
 def test_what_happened_in_the_simulator_is_recorded(tmp_path: Path) -> None:
     policies = two()
-    made = record_rollouts(simulator(paired=False), policies, episodes=3, out=tmp_path / "d", setting=QUICK)
+    made = record_rollouts(simulator(paired=False), policies, episodes=3, out=tmp_path / "d", options=QUICK)
     assert (made.episodes, made.frames) == (3, 18)
     dataset = open_dataset(tmp_path / "d")
     assert dataset.dreamed_by == "" and set(dataset.behaviours[:2]) == {"wild", "mild"}
@@ -68,7 +68,7 @@ def test_what_happened_in_the_simulator_is_recorded(tmp_path: Path) -> None:
 
 def test_a_dream_is_the_worlds_own_throughout(tmp_path: Path) -> None:
     policies = two()
-    record_rollouts(world(), policies, episodes=4, out=tmp_path / "d", setting=QUICK)
+    record_rollouts(world(), policies, episodes=4, out=tmp_path / "d", options=QUICK)
     dataset = open_dataset(tmp_path / "d")
     assert dataset.dreamed_by == "push"
     for number in range(4):
@@ -88,7 +88,7 @@ def test_a_dream_is_the_worlds_own_throughout(tmp_path: Path) -> None:
 
 def test_dream_and_truth_pair_by_number(tmp_path: Path) -> None:
     for name, place in (("dream", world()), ("truth", simulator(paired=True))):
-        record_rollouts(place, two(), episodes=6, out=tmp_path / name, setting=QUICK)
+        record_rollouts(place, two(), episodes=6, out=tmp_path / name, options=QUICK)
     dream, truth = open_dataset(tmp_path / "dream"), open_dataset(tmp_path / "truth")
     assert dream.seeds == truth.seeds and dream.behaviours == truth.behaviours
     for number in range(6):
@@ -111,7 +111,7 @@ class Table:
 def test_no_policy_meets_a_start_twice_before_it_has_met_all(tmp_path: Path) -> None:
     policies = {name: toys.Noisy() for name in "abcd"}
     made = record_rollouts(
-        Table(6), policies, episodes=25, out=tmp_path / "d", setting=Setting(steps=1, batch=8, name="table")
+        Table(6), policies, episodes=25, out=tmp_path / "d", options=RolloutOptions(steps=1, batch=8, name="table")
     )
     dataset = open_dataset(tmp_path / "d")
     pairs = list(zip(dataset.behaviours, dataset.seeds, strict=True))
@@ -123,15 +123,15 @@ def test_no_policy_meets_a_start_twice_before_it_has_met_all(tmp_path: Path) -> 
 
 
 def test_continuing_gives_the_same_bytes(tmp_path: Path) -> None:
-    record_rollouts(world(), two(), episodes=7, out=tmp_path / "whole", setting=QUICK)
+    record_rollouts(world(), two(), episodes=7, out=tmp_path / "whole", options=QUICK)
     for episodes in (1, 5, 7, 4):
-        made = record_rollouts(world(), two(), episodes=episodes, out=tmp_path / "parts", setting=QUICK)
+        made = record_rollouts(world(), two(), episodes=episodes, out=tmp_path / "parts", options=QUICK)
     assert (made.episodes, made.new) == (7, 0)
     assert toys.contents(tmp_path / "parts") == toys.contents(tmp_path / "whole")
     with pytest.raises(InvalidInputError, match="policies"):
-        record_rollouts(world(), {"wild": toys.Noisy()}, episodes=8, out=tmp_path / "parts", setting=QUICK)
+        record_rollouts(world(), {"wild": toys.Noisy()}, episodes=8, out=tmp_path / "parts", options=QUICK)
     with pytest.raises(InvalidInputError, match="dreamed_by"):
-        record_rollouts(simulator(paired=True), two(), episodes=8, out=tmp_path / "parts", setting=QUICK)
+        record_rollouts(simulator(paired=True), two(), episodes=8, out=tmp_path / "parts", options=QUICK)
 
 
 KILLER = """
@@ -140,15 +140,15 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import toys
-from worldsim.data.collect.rollouts import Setting, record_rollouts
+from worldsim.data.collect.rollouts import RolloutOptions, record_rollouts
 from worldsim.worlds import load_world
 out, world = Path(sys.argv[1]), load_world("push")
 two = {"wild": toys.Noisy(1.0), "mild": toys.Noisy(0.2)}
-quick = Setting(seed=3, steps=5, batch=4, name="push")
+quick = RolloutOptions(seed=3, steps=5, batch=4, name="push")
 for wanted in (2, 9):
     child = os.fork()
     if child == 0:
-        record_rollouts(world, two, episodes=200, out=out, setting=quick)
+        record_rollouts(world, two, episodes=200, out=out, options=quick)
         os._exit(1)
     while len(list(out.glob("data/*/file-*.parquet"))) < wanted:
         time.sleep(0.001)
@@ -164,30 +164,30 @@ def test_kill_9_loses_at_most_the_batch_in_flight(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     kept = len(list(out.glob("data/*/*.parquet")))
     assert kept >= 9
-    made = record_rollouts(world(), two(), episodes=kept + 3, out=out, setting=QUICK)
+    made = record_rollouts(world(), two(), episodes=kept + 3, out=out, options=QUICK)
     assert made.new == 3
-    record_rollouts(world(), two(), episodes=kept + 3, out=tmp_path / "whole", setting=QUICK)
+    record_rollouts(world(), two(), episodes=kept + 3, out=tmp_path / "whole", options=QUICK)
     assert toys.contents(out) == toys.contents(tmp_path / "whole")
 
 
 def test_what_does_not_fit_is_named_and_costs_nothing_recorded(tmp_path: Path) -> None:
     blind = {"fine": toys.Noisy(), "clairvoyant": toys.Noisy(needs=frozenset({IMAGE, TRUE_STATE}))}
     with pytest.raises(InvalidInputError, match=r"'clairvoyant' needs observation\.environment_state"):
-        record_rollouts(world(), blind, episodes=2, out=tmp_path / "a", setting=QUICK)
-    record_rollouts(simulator(paired=True), blind, episodes=2, out=tmp_path / "b", setting=QUICK)
+        record_rollouts(world(), blind, episodes=2, out=tmp_path / "a", options=QUICK)
+    record_rollouts(simulator(paired=True), blind, episodes=2, out=tmp_path / "b", options=QUICK)
     with pytest.raises(InvalidInputError, match=r"'broken'.*NaN"):
-        record_rollouts(world(), {"broken": toys.Noisy(float("nan"))}, episodes=1, out=tmp_path / "c", setting=QUICK)
+        record_rollouts(world(), {"broken": toys.Noisy(float("nan"))}, episodes=1, out=tmp_path / "c", options=QUICK)
     with pytest.raises(InvalidInputError, match="cannot draw"):
-        record_rollouts(load_world("push_state"), two(), episodes=1, out=tmp_path / "d", setting=QUICK)
+        record_rollouts(load_world("push_state"), two(), episodes=1, out=tmp_path / "d", options=QUICK)
     with pytest.raises(InvalidInputError, match="and a policy"):
         record_rollouts(world(), {}, episodes=1, out=tmp_path / "e")
     with pytest.raises(InvalidInputError, match="batch of 1 or more"):
-        Setting(batch=0)
+        RolloutOptions(batch=0)
     assert not (tmp_path / "d").exists()
 
 
 def test_an_estimate_counts_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    cost = estimate_rollouts(world(), two(), episodes=100, setting=QUICK)
+    cost = estimate_rollouts(world(), two(), episodes=100, options=QUICK)
     assert cost.frames == 600 and cost.bytes > 10_000 and cost.seconds > 0
-    assert [together(k) for k in (1, 3, 40, 100, 200)] == [128, 126, 120, 100, 128]
+    assert [batch_size(k) for k in (1, 3, 40, 100, 200)] == [128, 126, 120, 100, 128]

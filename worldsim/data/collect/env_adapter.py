@@ -32,7 +32,7 @@ _RATE_HZ = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class EnvObservation:
     """One observation."""
 
     frame: NDArray[np.uint8]  # [H, W, 3]
@@ -42,7 +42,7 @@ class Seen:
     progress: float  # 0..1, nan where it is not known
 
 
-class Watched:
+class EnvAdapter:
     """An environment and how to look at it.
 
     Args:
@@ -100,7 +100,7 @@ class Watched:
         get_state = getattr(self.env.unwrapped, "get_state", None)
         return np.asarray(get_state(), np.float64).ravel() if callable(get_state) else None
 
-    def look(self, observation: Any, info: Mapping[str, Any]) -> Seen:
+    def read(self, observation: Any, info: Mapping[str, Any]) -> EnvObservation:
         """Take an observation apart.
 
         Raises:
@@ -111,7 +111,7 @@ class Watched:
         true_state = parts.get(_TRUE_STATE, info.get(_TRUE_STATE))
         success = info.get("is_success", info.get("success"))
         progress = info.get("progress")
-        return Seen(
+        return EnvObservation(
             frame=self._sized(frame),
             proprio=_proprio(observation, parts),
             true_state=None if true_state is None else np.asarray(true_state, np.float32).ravel(),

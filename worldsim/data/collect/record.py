@@ -1,68 +1,43 @@
-"""Runs behaviours in a Gymnasium environment and records what happens, one durable episode after the other.
+"""Runs behaviours in a Gymnasium environment and records every episode, each durable before the next begins.
 
 Everything about an episode (its start, its behaviour, the behaviour's parameters and noise) follows from the seed and
-the episode's number, so a run that was killed continues as if it had not been. Not for judging policies
-(`worldsim.triage`).
+the episode's number, so a run that was killed continues as if it had not been.
 
 Shape legend: n=1 episode, T actions, A action.
 """
 
 import dataclasses
-import itertools
 import math
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
+from torch import Tensor
 
+from worldsim import noise
 from worldsim.actions import ActionSpec
-from worldsim.data.collect.env_adapter import Watched
-from worldsim.data.collect.exploration import Behaviour
-from worldsim.data.collect.recorder import LONGEST, Recorder, episode_key
+from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.data.collect.env_adapter import EnvAdapter, EnvObservation
+from worldsim.data.collect.fill import RecordingCost, RecordingSummary, extrapolate, fill
+from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
-from worldsim.data.lerobot.write import EpisodeWriter, episode_writer
-from worldsim.errors import InvalidInputError, StorageError
+from worldsim.data.lerobot.write import episode_writer
+from worldsim.errors import InvalidInputError
+from worldsim.rollout import POLICY_STREAM, checked
 
 EnvFactory = Callable[[], gymnasium.Env[Any, Any]]
+_CHOICE = 0xC401CE
+"""Noise stream of the choice of behaviour."""
+LONGEST = 1000
+"""Steps after which an episode is cut where neither the caller nor the environment sets a limit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Collection:
-    """What is in the folder after collecting.
-
-    Attributes:
-        episodes: How many.
-        frames: Observations in all.
-        new: Episodes that this call added.
-        solved: Share of episodes whose last observation is a success; nan where success is unknown.
-        behaviours: Episodes by behaviour.
-    """
-
-    episodes: int
-    frames: int
-    new: int
-    solved: float
-    behaviours: Mapping[str, int]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a collection will cost: frames, bytes on disk, and seconds of one core."""
-
-    frames: int
-    bytes: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class View:
+class RecordingOptions:
     """How the environment is looked at and for how long.
 
     Attributes:
@@ -89,8 +64,8 @@ def collect(
     episodes: int,
     out: str | Path,
     seed: int = 0,
-    view: View | None = None,
-) -> Collection:
+    options: RecordingOptions | None = None,
+) -> RecordingSummary:
     """Record episodes into a LeRobotDataset v3.0 folder, continuing where an earlier call stopped.
 
     Args:
@@ -99,72 +74,39 @@ def collect(
         episodes: How many the folder shall hold in the end. More may be asked for later.
         out: The folder.
         seed: Everything follows from it and the episode's number.
-        view: How the environment is looked at.
+        options: How the environment is looked at.
 
     Raises:
         InvalidInputError: The environment gives no pixels, a behaviour gives bad actions or needs what is not there,
             or the folder was begun with other settings.
         StorageError: The folder is in use or holds something else, or the disk is full or will be.
     """
-    view = view or View()
+    options = options or RecordingOptions()
     _check(behaviours, episodes, seed)
     out = Path(out)
     env = env_factory()
     try:
-        watched = Watched(env, camera=view.camera, image_px=view.image_px, action=view.action)
-        recorder = Recorder(watched, behaviours, seed=seed, steps=view.steps)
-        spec = _record_spec(watched, view, seed)
-        with episode_writer(out, spec, request=_request(watched, behaviours, seed, view)) as writer:
+        adapter = EnvAdapter(env, camera=options.camera, image_px=options.image_px, action=options.action)
+        recorder = Recorder(adapter, behaviours, seed=seed, steps=options.steps)
+        spec = _record_spec(adapter, options, seed)
+        with episode_writer(out, spec, request=_request(adapter, behaviours, seed, options)) as writer:
             return fill(writer, lambda number: [recorder.episode(number)], episodes=episodes)
     finally:
         env.close()
 
 
-def estimate(
-    env_factory: EnvFactory, behaviours: Sequence[Behaviour], *, episodes: int, seed: int = 0, view: View | None = None
-) -> Estimate:
+def estimate_collect(
+    env_factory: EnvFactory,
+    behaviours: Sequence[Behaviour],
+    *,
+    episodes: int,
+    seed: int = 0,
+    options: RecordingOptions | None = None,
+) -> RecordingCost:
     """Try two episodes in a temporary folder and extrapolate; arguments and errors as `collect`."""
     return extrapolate(
-        lambda out: collect(env_factory, behaviours, episodes=2, out=out, seed=seed, view=view), episodes=episodes
+        lambda out: collect(env_factory, behaviours, episodes=2, out=out, seed=seed, options=options), episodes=episodes
     )
-
-
-def extrapolate(trial: Callable[[Path], Collection], *, episodes: int) -> Estimate:
-    """What `episodes` will cost, from a few that are recorded in a temporary folder.
-
-    Args:
-        trial: Records a few episodes into the folder given.
-        episodes: How many are wanted.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        tried = trial(Path(folder) / "trial")
-        seconds = time.process_time() - started
-        size = _size(Path(folder) / "trial")
-    scale = episodes / tried.episodes
-    return Estimate(frames=round(tried.frames * scale), bytes=round(size * scale), seconds=seconds * scale)
-
-
-def fill(writer: EpisodeWriter, make: Callable[[int], Iterable[Episode]], *, episodes: int) -> Collection:
-    """Write episodes until the folder holds as many as it shall.
-
-    Args:
-        writer: An open writer; what it holds already stays.
-        make: Gives the episodes from a number on, one or more.
-        episodes: How many the folder shall hold in the end.
-
-    Raises:
-        StorageError: The disk is full, or will be: the first new episode tells.
-    """
-    before = writer.count
-    with _progress(episodes, before) as advance:
-        while writer.count < episodes:
-            for episode in itertools.islice(make(writer.count), episodes - writer.count):
-                writer.write(episode)
-                if writer.count == before + 1:
-                    _room(writer, episodes)
-                advance()
-    return _summary(writer, before)
 
 
 def _check(behaviours: Sequence[Behaviour], episodes: int, seed: int) -> None:
@@ -176,78 +118,109 @@ def _check(behaviours: Sequence[Behaviour], episodes: int, seed: int) -> None:
         raise InvalidInputError(f"collect needs at least one episode and a seed in 0..2**63-1; got {episodes}, {seed}.")
 
 
-def _record_spec(watched: Watched, view: View, seed: int) -> RecordSpec:
+def _record_spec(adapter: EnvAdapter, options: RecordingOptions, seed: int) -> RecordSpec:
     """Find out what the environment gives, with one step that is not recorded."""
     _, first = episode_key(seed, 0)
-    observation, info = watched.env.reset(seed=first)
-    begin = watched.look(observation, info)
-    idle = np.array(watched.action.idle, np.float32).astype(watched.env.action_space.dtype)
-    observation, _, _, _, info = watched.env.step(idle)
-    seen = watched.look(observation, info)
+    observation, info = adapter.env.reset(seed=first)
+    begin = adapter.read(observation, info)
+    idle = np.array(adapter.action.idle, np.float32).astype(adapter.env.action_space.dtype)
+    observation, _, _, _, info = adapter.env.step(idle)
+    seen = adapter.read(observation, info)
     known = begin.true_state is not None and seen.true_state is not None
     return RecordSpec(
-        action=watched.action,
+        action=adapter.action,
         image_size=(seen.frame.shape[0], seen.frame.shape[1]),
         proprio_dim=len(seen.proprio),
         true_state_dim=len(seen.true_state) if known and seen.true_state is not None else 0,
         has_success=math.isfinite(seen.success),
         has_progress=math.isfinite(seen.progress),
-        success_at=watched.success_at,
-        task=watched.task if view.task is None else view.task,
-        task_id=watched.task_id,
-        video=view.video,
+        success_at=adapter.success_at,
+        task=adapter.task if options.task is None else options.task,
+        task_id=adapter.task_id,
+        video=options.video,
     )
 
 
-def _request(watched: Watched, behaviours: Sequence[Behaviour], seed: int, view: View) -> dict[str, Any]:
+def _request(
+    adapter: EnvAdapter, behaviours: Sequence[Behaviour], seed: int, options: RecordingOptions
+) -> dict[str, Any]:
     """What a continuation must repeat."""
     return {
         "seed": seed,
         "behaviours": {b.name: b.weight for b in behaviours},
-        "steps": view.steps or watched.max_steps or LONGEST,
-        "camera": view.camera,
-        "image_px": view.image_px,
+        "steps": options.steps or adapter.max_steps or LONGEST,
+        "camera": options.camera,
+        "image_px": options.image_px,
     }
 
 
-def _size(path: Path) -> int:
-    """Bytes of a dataset's data and videos."""
-    return sum(p.stat().st_size for kind in ("data", "videos") for p in (path / kind).rglob("*.*"))
+class Recorder:
+    """Plays single episodes.
 
+    Args:
+        adapter: The environment.
+        behaviours: What acts; each episode draws one by weight.
+        seed: Everything follows from it and the episode's number.
+        steps: Longest episode; None for the environment's own limit.
+    """
 
-def _room(writer: EpisodeWriter, episodes: int) -> None:
-    """Stop now rather than after hours if the disk will not hold it all."""
-    out = writer.path
-    needed = _size(out) / writer.count * (episodes - writer.count)
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise StorageError(
-            f"{episodes - writer.count} more episodes need about {needed / 1e9:.2f} GB; {out} has {free / 1e9:.2f} GB "
-            "free. Free space, ask for fewer episodes, or store video."
+    def __init__(self, adapter: EnvAdapter, behaviours: Sequence[Behaviour], *, seed: int, steps: int | None) -> None:
+        self.adapter, self.behaviours, self.seed = adapter, behaviours, seed
+        self.steps = steps or adapter.max_steps or LONGEST
+        weights = torch.tensor([b.weight for b in behaviours], dtype=torch.float64)
+        self.bounds = (weights / weights.sum()).cumsum(0)
+
+    def episode(self, index: int) -> Episode:
+        """Play episode `index` from the beginning."""
+        key, seed = episode_key(self.seed, index)
+        choice = float(noise.uniform(key, 0, (1,), stream=_CHOICE))
+        behaviour = self.behaviours[min(int((self.bounds <= choice).sum()), len(self.behaviours) - 1)]
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(seed)
+            return self._play(behaviour, key, seed)
+
+    def _play(self, behaviour: Behaviour, key: Tensor, seed: int) -> Episode:
+        env, adapter, policy = self.adapter.env, self.adapter, behaviour.policy
+        observation, info = env.reset(seed=seed)
+        simulator = adapter.simulator_state()
+        seen, actions, rewards = [adapter.read(observation, info)], [], []
+        carry = policy.initial(1)
+        keys = noise.fold(noise.fold(key, POLICY_STREAM).expand(self.steps), torch.arange(self.steps))
+        for t in range(self.steps):
+            given, carry = policy.act(_observation(seen[-1], policy.needs, behaviour.name), carry, keys[t : t + 1])
+            actions.append(checked(given, adapter.action, name=behaviour.name, n=1)[0].numpy().astype(np.float32))
+            observation, reward, terminated, truncated, info = env.step(actions[-1].astype(env.action_space.dtype))
+            seen.append(adapter.read(observation, info))
+            rewards.append(float(reward))
+            if terminated or truncated:
+                break
+        states = [s.true_state for s in seen if s.true_state is not None]
+        return Episode(
+            frames=np.stack([s.frame for s in seen]),
+            proprio=np.stack([s.proprio for s in seen]),
+            action=np.stack(actions),
+            success=np.array([s.success for s in seen], np.float32),
+            progress=np.array([s.progress for s in seen], np.float32),
+            reward=np.array(rewards, np.float32),
+            true_state=np.stack(states) if len(states) == len(seen) else None,
+            simulator=simulator,
+            seed=seed,
+            behaviour=behaviour.name,
         )
 
 
-def _summary(writer: EpisodeWriter, before: int) -> Collection:
-    rows = writer.rows
-    names = [str(r["behaviour"]) for r in rows]
-    ends = [r["end_success"] for r in rows]
-    known = [e for e in ends if e is not None]
-    return Collection(
-        episodes=len(rows),
-        frames=sum(int(r["length"]) for r in rows),
-        new=len(rows) - before,
-        solved=sum(known) / len(known) if known else math.nan,
-        behaviours={n: names.count(n) for n in sorted(set(names))},
-    )
+def episode_key(seed: int, index: int) -> tuple[Tensor, int]:
+    """The noise key int64 [1] of an episode and the seed (31 bits) that its environment is reset with."""
+    key = noise.fold(torch.tensor([index]), seed)
+    return key, int(key) & 0x7FFFFFFF
 
 
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's standard error, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("collecting", total=total, completed=done)
-        yield lambda: bar.advance(task)
+def _observation(seen: EnvObservation, needs: frozenset[str], name: str) -> dict[str, Tensor]:
+    """What the behaviour asked for, with a leading axis of one."""
+    there = {IMAGE: seen.frame, STATE: seen.proprio, TRUE_STATE: seen.true_state}
+    missing = [k for k in needs if there.get(k) is None]
+    if missing:
+        raise InvalidInputError(
+            f"Behaviour {name!r} needs {', '.join(sorted(missing))}, which this environment lacks. Leave it out."
+        )
+    return {k: torch.from_numpy(np.ascontiguousarray(there[k]))[None] for k in needs}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim import noise
 from worldsim.core import SIMULATOR, TRUE_STATE, Observation
-from worldsim.data.collect.record import Collection, Estimate, extrapolate, fill
+from worldsim.data.collect.fill import RecordingCost, RecordingSummary, extrapolate, fill
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
@@ -37,7 +37,7 @@ _STARTS, _TURNS = 0x57A7, 0x7A12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class RolloutOptions:
     """What a recording of rollouts depends on, policies and world aside.
 
     Attributes:
@@ -76,8 +76,8 @@ def record_rollouts(
     *,
     episodes: int,
     out: str | Path,
-    setting: Setting | None = None,
-) -> Collection:
+    options: RolloutOptions | None = None,
+) -> RecordingSummary:
     """Record episodes into a LeRobotDataset v3.0 folder, continuing where an earlier call stopped.
 
     Policies take turns in rounds, so any number of episodes is spread evenly. In a learned world, one that does not start from
@@ -89,7 +89,7 @@ def record_rollouts(
         policies: Who plays, by the name that is kept with each episode. All are held in memory.
         episodes: How many the folder shall hold in the end. More may be asked for later.
         out: The folder.
-        setting: Seed, size of batches and what else there is to settle.
+        options: Seed, size of batches and what else there is to settle.
 
     Raises:
         InvalidInputError: No policy or episode; a policy gives bad actions or needs what is not there; the world cannot
@@ -99,32 +99,32 @@ def record_rollouts(
     """
     if episodes < 1 or not policies:
         raise InvalidInputError(f"Recording needs an episode and a policy; got {episodes} and {len(policies)}.")
-    setting = setting or Setting()
-    stage = _Stage(world, policies, setting)
+    options = options or RolloutOptions()
+    stage = _Stage(world, policies, options)
     request = {
-        "seed": setting.seed,
+        "seed": options.seed,
         "policies": list(policies),
         "steps": stage.steps,
         "batch": stage.batch,
-        "world": setting.name,
-        **setting.source,
+        "world": options.name,
+        **options.source,
     }
     with episode_writer(Path(out), stage.record_spec(), request=request) as writer:
         return fill(writer, stage.episodes, episodes=episodes)
 
 
 def estimate_rollouts(
-    world: Startable, policies: Mapping[str, Policy], *, episodes: int, setting: Setting | None = None
-) -> Estimate:
+    world: Startable, policies: Mapping[str, Policy], *, episodes: int, options: RolloutOptions | None = None
+) -> RecordingCost:
     """Record one batch in a temporary folder and extrapolate; arguments and errors as `record_rollouts`."""
-    setting = setting or Setting()
-    batch = setting.batch or together(len(policies))
+    options = options or RolloutOptions()
+    batch = options.batch or batch_size(len(policies))
     return extrapolate(
-        lambda out: record_rollouts(world, policies, episodes=batch, out=out, setting=setting), episodes=episodes
+        lambda out: record_rollouts(world, policies, episodes=batch, out=out, options=options), episodes=episodes
     )
 
 
-def together(policies: int) -> int:
+def batch_size(policies: int) -> int:
     """How many episodes make a batch: a multiple of the policies near 128, so that all batches look alike."""
     return max(1, _TOGETHER // max(1, policies)) * policies if policies <= _TOGETHER else _TOGETHER
 
@@ -132,14 +132,14 @@ def together(policies: int) -> int:
 class _Stage:
     """Plays batches."""
 
-    def __init__(self, world: Startable, policies: Mapping[str, Policy], setting: Setting) -> None:
-        self.world, self.policies, self.setting = world, policies, setting
-        self.steps = setting.steps or world.spec.horizon
-        self.batch = setting.batch or together(len(policies))
+    def __init__(self, world: Startable, policies: Mapping[str, Policy], options: RolloutOptions) -> None:
+        self.world, self.policies, self.options = world, policies, options
+        self.steps = options.steps or world.spec.horizon
+        self.batch = options.batch or batch_size(len(policies))
         self.real = SIMULATOR in world.spec.observes
         self._order: Tensor | None = None
         if world.num_starts <= _FEW:
-            ticket = noise.fold(noise.fold(torch.arange(world.num_starts), setting.seed), _STARTS)
+            ticket = noise.fold(noise.fold(torch.arange(world.num_starts), options.seed), _STARTS)
             self._order = torch.argsort(ticket, stable=True)
 
     def episodes(self, number: int) -> Iterator[Episode]:
@@ -175,8 +175,8 @@ class _Stage:
             success_at=spec.success_at,
             task=spec.task,
             task_id=spec.task_id,
-            video=self.setting.video,
-            dreamed_by="" if self.real else self.setting.name,
+            video=self.options.video,
+            dreamed_by="" if self.real else self.options.name,
         )
 
     def _assigned(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,11 +186,11 @@ class _Stage:
         tenth episode, say, is not always the same policy's. The starts of a table take turns too, and after each
         lcm(K, S) episodes move on by one: no policy meets a start twice before it has met all.
         """
-        key, count = noise.fold(numbers, self.setting.seed), len(self.policies)
+        key, count = noise.fold(numbers, self.options.seed), len(self.policies)
         rounds = numbers // count
         who = torch.empty_like(numbers)
         for number in rounds.unique().tolist():
-            ticket = noise.fold(noise.fold(torch.arange(count), self.setting.seed), _TURNS)
+            ticket = noise.fold(noise.fold(torch.arange(count), self.options.seed), _TURNS)
             order, here = torch.argsort(noise.fold(ticket, number), stable=True), rounds == number
             who[here] = order[numbers[here] % count]
         if self._order is None:

@@ -1,9 +1,10 @@
-"""Ways to act that look: sweeping through the reachable space, and driving at things that catch the eye.
+"""Goal-directed exploration: policies that drive a tracked point to one goal after another.
 
-Neither knows the robot: how actions move what is watched is learned within the episode, by ridge regression of observed
-motion on actions. Not for solving tasks.
+The point is the robot's own proprioception (`sweep`) or what moves in the picture (`contact_seeking`, which needs frames
+only). Neither knows the robot: how actions move the point is learned within the episode, by ridge regression of observed
+motion on actions. `varied_behaviours` mixes both with random exploration.
 
-Shape legend: n episodes, A action, D watched coordinates, P proprio, H W pixels, S steps of a block.
+Shape legend: n episodes, A action, D tracked coordinates, P proprio, H W pixels, S steps of a block.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, STATE, Observation
-from worldsim.data.collect.exploration import BLOCK, Behaviour, Corrupted, Hold, Switching, Wander
+from worldsim.data.collect.random_exploration import BLOCK, Behaviour, Corrupted, Hold, Switching, Wander
 from worldsim.noise import normal, uniform
 
 _DRAW, _NOISE = 0x5EE0, 0x5EE1
@@ -22,33 +23,33 @@ _PROBE = 3
 """First steps of an episode, spent on random actions to see what they do."""
 _RIDGE = 0.05
 _COARSE_PX = 32
-"""Frames are looked at in about this many rows and columns."""
+"""Frames are subsampled to about this many rows and columns."""
 _CHANGED = 24.0
 """A pixel has changed when its three colours together differ by more than this."""
 _AROUND = 0.12
-"""What is nearer to the watched point than this share of the picture is taken for the robot itself."""
+"""What is nearer to the tracked point than this share of the picture is taken for the robot itself."""
 
 
-class Eye(Protocol):
-    """What is watched, and where it should go next. Holds no state: what it remembers is handed to it."""
+class Tracker(Protocol):
+    """Locates the tracked point and proposes goals for it. Holds no state: its memory is passed in and returned."""
 
     @property
     def needs(self) -> frozenset[str]:
         """Observation keys it reads."""
 
-    def see(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the watched point is, float32 [n, D]; whether that can be told, bool [n]; and what to remember."""
+    def locate(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Position of the tracked point, float32 [n, D]; whether it is known, bool [n]; and the new memory."""
 
     def propose(self, observation: Observation, memory: Tensor, at: Tensor, chance: Tensor) -> Tensor:
         """A new goal, float32 [n, D], given where the point is and uniform draws, both [n, D]."""
 
 
-class ProprioEye:
-    """Watches proprioception; goals lie in and around the range it has covered so far."""
+class ProprioTracker:
+    """Tracks proprioception; goals lie in and around the range that it has covered so far."""
 
     needs: frozenset[str] = frozenset({STATE})
 
-    def see(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def locate(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The robot's own coordinates; memory is their range, float32 [n, 2, P]."""
         at = observation[STATE].float()
         low, high = (at, at) if memory is None else (memory[:, 0].minimum(at), memory[:, 1].maximum(at))
@@ -60,12 +61,12 @@ class ProprioEye:
         return low + (high - low) * (3 * chance - 1)
 
 
-class FrameEye:
-    """Watches where the picture changes, in shares of its height and width; goals are conspicuous places elsewhere."""
+class MotionTracker:
+    """Tracks where the picture changes, in shares of its height and width; goals are conspicuous places elsewhere."""
 
     needs: frozenset[str] = frozenset({IMAGE})
 
-    def see(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def locate(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The middle of what changed since the last frame, which is the memory."""
         frame = self._coarse(observation)
         before = frame if memory is None else memory
@@ -92,91 +93,91 @@ class FrameEye:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bearings:
-    """What steering has learned and intends."""
+class MotionModel:
+    """How actions have moved the tracked point so far, by least squares, and the current goal."""
 
     gram: Tensor  # float32 [n, A, A], sum of products of actions
     cross: Tensor  # float32 [n, D, A], sum of products of motion and action
     at: Tensor  # float32 [n, D]
     goal: Tensor  # float32 [n, D]
     last: Tensor  # float32 [n, A], in [-1, 1]
-    memory: Tensor  # the eye's
+    memory: Tensor  # the tracker's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SteerCarry:
-    """What steering remembers; None before the first step."""
+class GoalCarry:
+    """Memory of `GoalSeeking`; None before the first step."""
 
     step: int = 0
     noise: Tensor | None = None  # float32 [n, S, A]
-    chance: Tensor | None = None  # float32 [n, S, 1 + D]: whether to choose anew, and the goal
-    bearings: Bearings | None = None
+    chance: Tensor | None = None  # float32 [n, S, 1 + D]: whether to choose a new goal, and the goal
+    model: MotionModel | None = None
 
 
-class Steering:
-    """Drives a watched point to one goal after the other, with some noise.
+class GoalSeeking:
+    """Drives the tracked point to one goal after another, with some noise.
 
     Args:
         action: Meaning of the actions.
-        eye: What is watched.
+        tracker: What is tracked.
         steps: How long a goal is pursued, on average.
         noise: Standard deviation of added noise, in units of half the action's range.
     """
 
-    def __init__(self, action: ActionSpec, eye: Eye, *, steps: float = 14.0, noise: float = 0.2) -> None:
-        self.action, self.eye, self.steps, self.noise = action, eye, steps, noise
+    def __init__(self, action: ActionSpec, tracker: Tracker, *, steps: float = 14.0, noise: float = 0.2) -> None:
+        self.action, self.tracker, self.steps, self.noise = action, tracker, steps, noise
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the eye reads."""
-        return self.eye.needs
+        """What the tracker reads."""
+        return self.tracker.needs
 
-    def initial(self, n: int) -> SteerCarry:
+    def initial(self, n: int) -> GoalCarry:
         """Return the carry of n fresh episodes."""
-        return SteerCarry()
+        return GoalCarry()
 
-    def act(self, observation: Observation, carry: SteerCarry, keys: Tensor) -> tuple[Tensor, SteerCarry]:
+    def act(self, observation: Observation, carry: GoalCarry, keys: Tensor) -> tuple[Tensor, GoalCarry]:
         """Choose actions."""
-        memory = carry.bearings.memory if carry.bearings else None
-        at, told, memory = self.eye.see(observation, memory)
+        memory = carry.model.memory if carry.model else None
+        at, known, memory = self.tracker.locate(observation, memory)
         noise, chance = carry.noise, carry.chance
         if noise is None or chance is None or carry.step % BLOCK == 0:
             noise = normal(keys, 0, (BLOCK, self.action.dim), stream=_NOISE)
             chance = uniform(keys, 0, (BLOCK, 1 + at.shape[1]), stream=_DRAW)
         fresh, draw = noise[:, carry.step % BLOCK], chance[:, carry.step % BLOCK]
-        learned = self._learn(carry.bearings, at, told, memory)
-        moved = learned.at - carry.bearings.at if carry.bearings else torch.zeros_like(at)
+        learned = self._learn(carry.model, at, known, memory)
+        moved = learned.at - carry.model.at if carry.model else torch.zeros_like(at)
         near = (learned.goal - learned.at).norm(dim=1) < 1.5 * moved.norm(dim=1)
-        anew = near | (draw[:, 0] * self.steps < 1) | (carry.step <= _PROBE)
+        renew = near | (draw[:, 0] * self.steps < 1) | (carry.step <= _PROBE)
         goal = learned.goal
-        if bool(anew.any()):
-            goal = torch.where(anew[:, None], self.eye.propose(observation, memory, learned.at, draw[:, 1:]), goal)
+        if bool(renew.any()):
+            goal = torch.where(renew[:, None], self.tracker.propose(observation, memory, learned.at, draw[:, 1:]), goal)
         towards = fresh if carry.step < _PROBE else self._towards(goal - learned.at, learned) + self.noise * fresh
         last = towards.clamp(-1, 1)
-        bearings = dataclasses.replace(learned, goal=goal, last=last)
-        kept = SteerCarry(step=carry.step + 1, noise=noise, chance=chance, bearings=bearings)
+        model = dataclasses.replace(learned, goal=goal, last=last)
+        kept = GoalCarry(step=carry.step + 1, noise=noise, chance=chance, model=model)
         return self.action.denormalize(last), kept
 
-    def _learn(self, before: Bearings | None, at: Tensor, told: Tensor, memory: Tensor) -> Bearings:
+    def _learn(self, before: MotionModel | None, at: Tensor, known: Tensor, memory: Tensor) -> MotionModel:
         """Add what the last action did."""
         n, d = at.shape
         if before is None:
             gram = _RIDGE * torch.eye(self.action.dim).repeat(n, 1, 1)
             nothing = torch.zeros(n, d, self.action.dim)
-            return Bearings(gram=gram, cross=nothing, at=at, goal=at, last=nothing[:, 0], memory=memory)
-        at = torch.where(told[:, None], at, before.at)
+            return MotionModel(gram=gram, cross=nothing, at=at, goal=at, last=nothing[:, 0], memory=memory)
+        at = torch.where(known[:, None], at, before.at)
         rows = before.last[:, None]
         return dataclasses.replace(
             before,
-            gram=before.gram + told[:, None, None] * rows.mT * rows,
+            gram=before.gram + known[:, None, None] * rows.mT * rows,
             cross=before.cross + (at - before.at)[:, :, None] * rows,
             at=at,
             memory=memory,
         )
 
     @staticmethod
-    def _towards(delta: Tensor, learned: Bearings) -> Tensor:
-        """The action, at most full speed, that should move the watched point by delta: damped least squares."""
+    def _towards(delta: Tensor, learned: MotionModel) -> Tensor:
+        """The action, at most full speed, that should move the tracked point by delta: damped least squares."""
         effect = torch.linalg.solve(learned.gram, learned.cross.mT).mT  # [n, D, A]
         square = effect.mT @ effect
         size = square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
@@ -186,18 +187,18 @@ class Steering:
         return action / fastest
 
 
-def sweep(action: ActionSpec, *, noise: float = 0.2) -> Steering:
+def sweep(action: ActionSpec, *, noise: float = 0.2) -> GoalSeeking:
     """Goal-directed random motion through the space of proprioception."""
-    return Steering(action, ProprioEye(), noise=noise)
+    return GoalSeeking(action, ProprioTracker(), noise=noise)
 
 
-def contact_seeking(action: ActionSpec, *, noise: float = 0.2) -> Steering:
+def contact_seeking(action: ActionSpec, *, noise: float = 0.2) -> GoalSeeking:
     """Drives what moves in the picture at what stands out in it; needs frames only."""
-    return Steering(action, FrameEye(), noise=noise)
+    return GoalSeeking(action, MotionTracker(), noise=noise)
 
 
 def varied_behaviours(action: ActionSpec) -> tuple[Behaviour, ...]:
-    """A mixture for any environment: noise, held actions, sweeps, contact, corruption, changes of mind."""
+    """A mixture for any environment: noise, held actions, sweeps, contact, corruption, switching."""
     seek, roam = contact_seeking(action), sweep(action)
     return (
         Behaviour(name="wander", policy=Wander(action), weight=0.2),

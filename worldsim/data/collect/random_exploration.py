@@ -1,8 +1,9 @@
-"""Ways to act that need no knowledge of the simulator, for collecting varied data, failures included.
+"""Random exploration: policies that act by noise alone, and wrappers that corrupt or mix other policies.
 
-Each is a policy (`worldsim.protocols.Policy`); whatever an episode draws for itself it draws from its key at the first
-step and keeps in the carry. Noise is drawn in blocks of steps, because drawing is dearer than acting. Not for policies
-that shall succeed, and not for calibrated degradations of one policy (`worldsim.policies.degraded`).
+For collecting varied data, failures included, without knowledge of the simulator or the robot. Each is a policy
+(`worldsim.protocols.Policy`); what an episode draws for itself it draws from its key at the first step and keeps in the
+carry. Noise is drawn in blocks of steps, because one draw costs more than one action. Calibrated degradations of a policy
+are `worldsim.policies.degraded`.
 
 Shape legend: n episodes, A action, S steps of a block, M policies.
 """
@@ -228,7 +229,7 @@ class Corrupted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SwitchingCarry:
-    """Carries of all policies, and whose turn it is."""
+    """Carries of all policies, and which of them acts."""
 
     step: int
     inner: tuple[Any, ...]
@@ -237,7 +238,7 @@ class SwitchingCarry:
 
 
 class Switching:
-    """Changes between policies within an episode, at random moments; all of them watch all the time.
+    """Changes between policies within an episode, at random steps; all of them see every observation.
 
     Args:
         policies: At least one.
