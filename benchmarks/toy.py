@@ -68,11 +68,11 @@ class ToyWorld:
 
     @property
     def num_starts(self) -> int:
-        """See `worldsim.triage.engine.episode_table.Startable`."""
+        """See `worldsim.protocols.Startable`."""
         return self.count
 
     def starts(self, indices: Tensor) -> Observation:
-        """See `worldsim.triage.engine.episode_table.Startable`."""
+        """See `worldsim.protocols.Startable`."""
         point = normal(indices, 0, (2,), stream=9).clamp(-2, 2) * 0.5
         return {STATE: point, IMAGE: self.decode(point[..., None, None])}
 

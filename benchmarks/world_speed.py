@@ -19,8 +19,8 @@ from worldsim.core import IMAGE, STATE
 from worldsim.evaluate import loaders
 from worldsim.noise import fold
 from worldsim.protocols import observe
+from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.batches import Slot, Wave
-from worldsim.triage.engine.judge import WorldJudge
 from worldsim.triage.engine.roll import Roller
 from worldsim.worlds import load_world
 

@@ -19,8 +19,8 @@ from worldsim.errors import InvalidInputError, StorageError, WorldsimError
 from worldsim.evaluate.closed_loop import BATCH, Place, play, play_all, summarise
 from worldsim.evaluate.film import worth_filming
 from worldsim.evaluate.planner_refs import PlannerSettings
+from worldsim.rollout.episodes import block
 from worldsim.runs.ledger import EPISODES, Ledger
-from worldsim.triage.engine.episode_table import block
 from worldsim.video import read_video
 from worldsim.worlds import load_world
 

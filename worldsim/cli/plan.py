@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from worldsim.evaluate.planner_refs import PlannerSettings
     from worldsim.planners.costs import LatentGoal
     from worldsim.planners.mpc import MPC
+    from worldsim.rollout.episodes import Block
     from worldsim.runs.ledger import Ledger, Record
-    from worldsim.triage.engine.episode_table import Block
     from worldsim.worlds.latent import LatentWorld
 
 PLACES = ("both", "world", "simulator")
@@ -120,7 +120,7 @@ class _Run:
         """Load the world, find the places, lay out the episodes."""
         from worldsim import storage
         from worldsim.evaluate import loaders
-        from worldsim.triage.engine.episode_table import block
+        from worldsim.rollout.episodes import block
         from worldsim.worlds import load_world
 
         if episodes < 1:

@@ -20,11 +20,11 @@ from worldsim.planners.ensemble_check import Opinions
 from worldsim.planners.mpc import MPC, MPCCarry
 from worldsim.planners.objective import unrolled
 from worldsim.protocols import Startable, World, observe
+from worldsim.rollout import policy_keys
+from worldsim.rollout.episodes import Block
+from worldsim.rollout.judge import WorldJudge
 from worldsim.runs.ledger import Ledger, Record
 from worldsim.stats.intervals import clopper_pearson
-from worldsim.triage.engine.episode_table import Block
-from worldsim.triage.engine.judge import WorldJudge
-from worldsim.triage.engine.roll import policy_keys
 
 BATCH = 16
 """Episodes that are played together, and that a kill may cost."""

@@ -21,8 +21,8 @@ from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective
 from worldsim.planners.plot import Backdrop, Futures, Ride, Witness, imagine, plan_picture
 from worldsim.protocols import observe, require_drawable
+from worldsim.rollout import policy_keys
 from worldsim.runs.ledger import Record
-from worldsim.triage.engine.roll import policy_keys
 from worldsim.video import Frames, side_by_side, write_mp4
 from worldsim.worlds.latent import LatentWorld
 

@@ -19,8 +19,8 @@ from worldsim.policies.load import load_policy, policy_digest
 from worldsim.protocols import Policy, Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.reason.trial import Errors
+from worldsim.rollout.wrappers import LoadBorrowed, LoadRoundTrip
 from worldsim.stats.judge_rates import JudgeRates
-from worldsim.triage.engine.world_wrappers import LoadBorrowed, LoadRoundTrip
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
 from worldsim.worlds import load_world, world_folder

@@ -55,7 +55,7 @@ def rolled(
         own = {k: v[first : first + batch] for k, v in starts.items()}
         here = keys[first : first + batch]
         actor = Actor(name=name, policy=policy, rows=torch.arange(len(here)))
-        played = play(world, [actor], own, here, steps=steps or world.spec.horizon, stream=POLICY_STREAM)
+        played = play(world, [actor], own, here, steps=steps, stream=POLICY_STREAM).played()
         for row, seed in enumerate(here.tolist()):
             rate_hz = world.spec.action.rate_hz
             origin = Provenance(kind=kind, episode=str(first + row), seed=seed, policy=name, rate_hz=rate_hz)

@@ -9,12 +9,12 @@ import time
 
 from scipy import special
 
+from worldsim.rollout.wrappers import ShortWorld
 from worldsim.triage.allocate.halving import SequentialHalving, Uniform
 from worldsim.triage.engine.batches import compose
 from worldsim.triage.engine.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
 from worldsim.triage.engine.plan import Plan
 from worldsim.triage.engine.replay import WORLD, scope_of
-from worldsim.triage.engine.world_wrappers import ShortWorld
 from worldsim.triage.request import TriageRequest
 
 _STEPS = 8

@@ -6,9 +6,9 @@ Not for what it comes to (`worldsim.triage.engine.plan`).
 import dataclasses
 
 from worldsim.errors import InvalidInputError
+from worldsim.rollout.judge import WorldJudge
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.allocate.halving import AnyAllocator, make_allocator
-from worldsim.triage.engine.judge import WorldJudge
 
 _FREE = (
     "budget",

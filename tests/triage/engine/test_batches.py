@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError
+from worldsim.rollout.episodes import TRIAGE, block
 from worldsim.triage.engine.batches import Scope, compose
-from worldsim.triage.engine.episode_table import TRIAGE, block
 from worldsim.triage.request import Ref
 
 BLOCK = block(TRIAGE, seed=0, episodes=30, num_starts=20)

@@ -8,11 +8,12 @@ import torch
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.core import IMAGE, STATE, TRUE_STATE, Verdict
 from worldsim.errors import InvalidInputError
+from worldsim.rollout import policy_keys
+from worldsim.rollout.episodes import TRIAGE, block
+from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.batches import Scope, compose
-from worldsim.triage.engine.episode_table import TRIAGE, block
 from worldsim.triage.engine.group import hang
-from worldsim.triage.engine.judge import WorldJudge
-from worldsim.triage.engine.roll import Roller, policy_keys
+from worldsim.triage.engine.roll import Roller
 
 BLOCK = block(TRIAGE, seed=0, episodes=40, num_starts=1000)
 WORLD = ToyWorld(horizon=12)

@@ -5,8 +5,8 @@ import sqlite3
 import pytest
 
 from worldsim.errors import StorageError
+from worldsim.rollout.episodes import TRIAGE, block
 from worldsim.triage.engine.batches import Crash, Finished, Scope, WaveResult, compose
-from worldsim.triage.engine.episode_table import TRIAGE, block
 from worldsim.triage.engine.store import DATABASE, Store
 from worldsim.triage.request import Ref
 

@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.rollout.episodes import TRIAGE, block
 from worldsim.storage import read_json
 from worldsim.triage.engine.batches import Scope, compose
 from worldsim.triage.engine.bench import Bench, Loaders
-from worldsim.triage.engine.episode_table import TRIAGE, block
 from worldsim.triage.engine.workers import InProcess, Pool, make_executor
 from worldsim.triage.request import Ref, TriageRequest
 

@@ -27,7 +27,8 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
-from worldsim.rollout import POLICY_STREAM, checked
+from worldsim.rollout import POLICY_STREAM
+from worldsim.rollout.fence import check_actions
 
 EnvFactory = Callable[[], gymnasium.Env[Any, Any]]
 _CHOICE = 0xC401CE
@@ -188,7 +189,7 @@ class Recorder:
         keys = noise.fold(noise.fold(key, POLICY_STREAM).expand(self.steps), torch.arange(self.steps))
         for t in range(self.steps):
             given, carry = policy.act(_observation(seen[-1], policy.needs, behaviour.name), carry, keys[t : t + 1])
-            actions.append(checked(given, adapter.action, name=behaviour.name, n=1)[0].numpy().astype(np.float32))
+            actions.append(check_actions(given, adapter.action, name=behaviour.name, n=1)[0].numpy().astype(np.float32))
             observation, reward, terminated, truncated, info = env.step(actions[-1].astype(env.action_space.dtype))
             seen.append(adapter.read(observation, info))
             rewards.append(float(reward))

@@ -155,7 +155,7 @@ class _Stage:
         starts = self.world.starts(start)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(key[0]) & 0x7FFFFFFF)
-            played = play(self.world, actors, starts, key, steps=self.steps)
+            played = play(self.world, actors, starts, key, steps=self.steps).played()
         for row in range(number - first, self.batch):
             yield self._episode(played, starts, row, behaviour=names[int(who[row])], seed=int(start[row]))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.triage.engine.episode_table import Block
+from worldsim.rollout.episodes import Block
 from worldsim.triage.request import Ref
 
 Stage = Literal["load", "start", "act", "hang", "death", "world"]

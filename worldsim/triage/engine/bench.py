@@ -13,9 +13,9 @@ import torch
 
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.protocols import Judge, Policy, Startable
+from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.batches import Crash, Wave, WaveResult
 from worldsim.triage.engine.group import NoWatch, Watch
-from worldsim.triage.engine.judge import WorldJudge
 from worldsim.triage.engine.plan import Description
 from worldsim.triage.engine.replay import WORLD
 from worldsim.triage.engine.roll import Roller

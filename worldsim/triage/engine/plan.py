@@ -15,8 +15,8 @@ import torch
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.triage.engine.episode_table import AUDIT, TRIAGE, Block, block
-from worldsim.triage.engine.judge import WorldJudge
+from worldsim.rollout.episodes import AUDIT, TRIAGE, Block, block
+from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.request import Ref, TriageRequest
 
 FORMAT = "worldsim-triage-1"

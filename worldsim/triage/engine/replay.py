@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from worldsim.errors import InvalidInputError
+from worldsim.rollout.episodes import TRIAGE, Block
+from worldsim.rollout.episodes import block as lay_out
 from worldsim.triage.engine.batches import Crash, Scope, Wave, compose
-from worldsim.triage.engine.episode_table import TRIAGE, Block
-from worldsim.triage.engine.episode_table import block as lay_out
 from worldsim.triage.engine.plan import ArenaPlan, Plan
 from worldsim.triage.engine.store import Store
 from worldsim.triage.ranking.evidence import Evidence, Outcome

@@ -21,14 +21,11 @@ from torch import Tensor
 
 from worldsim.core import IMAGE, Observation, Rollout, Verdict, WorldStep
 from worldsim.errors import InvalidInputError, PolicyError
-from worldsim.noise import fold
 from worldsim.protocols import Judge, Policy, Startable, observe
+from worldsim.rollout import policy_keys
+from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.batches import Crash, Finished, Wave, WaveResult
 from worldsim.triage.engine.group import Group, NoWatch, Watch, crash_of
-from worldsim.triage.engine.judge import WorldJudge
-
-POLICY_STREAM = 0xAC7
-"""Separates the policies' noise from the world's, which both grow from the episode's key."""
 
 
 class _Tape:
@@ -151,13 +148,6 @@ class Roller:
                 group.load(self.policy_of)
             groups.append(group)
         return groups
-
-
-def policy_keys(key: Tensor, horizon: int) -> Tensor:
-    """Noise keys that policies see, int64 [T, W], from the episodes' keys int64 [W]."""
-    width = len(key)
-    steps = torch.arange(horizon).repeat_interleave(width)
-    return fold(fold(key, POLICY_STREAM).repeat(horizon), steps).reshape(horizon, width)
 
 
 def _act(groups: Sequence[Group], seen: Observation, idle_wa: Tensor, keys: Tensor, t: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""How an episode went, read off the world's own success and progress heads.
+"""Judges episodes by the world's own success and progress heads.
 
-The judge that costs nothing: a world predicts success and progress at each step, and this reads them by the task's rule
-("solved at the end" or "solved at any step"). Its version is part of every stored rollout's key, so outcomes judged in
-two ways never mix. Judges that look at pixels live elsewhere and meet triage through `worldsim.protocols.Judge`.
+A world predicts success and progress at each step, and this reads them by the task's rule ("solved at the end" or
+"solved at any step"). Its version is part of every stored rollout's key, so outcomes judged in two ways never mix.
+Judges that look at pixels implement `worldsim.protocols.Judge` in other packages.
 
 Shape legend: B episodes, T steps.
 """
@@ -46,22 +46,22 @@ class WorldJudge:
         """Judge B episodes; see `worldsim.protocols.Judge`. Never abstains and gives no text."""
         return self.read(rollout.success, rollout.progress)
 
-    def read(self, success_bt: Tensor, progress_bt: Tensor) -> Verdict:
+    def read(self, success_BT: Tensor, progress_BT: Tensor) -> Verdict:
         """Judge from the heads alone.
 
         Args:
-            success_bt: [B, T], probability that the task stands solved at each step.
-            progress_bt: [B, T], progress in 0..1.
+            success_BT: [B, T], probability that the task stands solved at each step.
+            progress_BT: [B, T], progress in 0..1.
         """
-        probability = self.probability(success_bt)
+        probability = self.probability(success_BT)
         solved = probability if self.threshold is None else (probability >= self.threshold).float()
         return Verdict(
             success=solved,
-            progress=progress_bt[:, -1] if self.success_at == "end" else progress_bt.amax(dim=1),
+            progress=progress_BT[:, -1] if self.success_at == "end" else progress_BT.amax(dim=1),
             abstain=torch.zeros_like(probability, dtype=torch.bool),
             failed_at=torch.full_like(probability, -1, dtype=torch.int64),
         )
 
-    def probability(self, success_bt: Tensor) -> Tensor:
+    def probability(self, success_BT: Tensor) -> Tensor:
         """Probability [B] that the episode was solved, before any threshold."""
-        return success_bt[:, -1] if self.success_at == "end" else success_bt.amax(dim=1)
+        return success_BT[:, -1] if self.success_at == "end" else success_BT.amax(dim=1)

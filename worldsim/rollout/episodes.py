@@ -1,8 +1,8 @@
-"""The frozen episode table: which start and which noise each episode has, settled before the first rollout.
+"""The episode table: which start and which noise key each episode has, fixed before the first rollout.
 
 An episode is an index into a block. Its start and its noise key depend on the seed, the block's name and the index
 alone, so every policy meets the same episodes (common random numbers), a longer block begins with the shorter one,
-and nothing depends on workers, order or slots. Not for outcomes (`worldsim.triage.ranking.evidence`).
+and nothing depends on workers or order.
 """
 
 import dataclasses
@@ -55,11 +55,11 @@ def block(name: str, *, seed: int, episodes: int, num_starts: int) -> Block:
     """Lay out a block of episodes.
 
     The starts are shuffled by the seed. The audit block takes the first fifth of them and the triage block the rest, so
-    that winners are judged again on starts that did not select them; any other block uses all. A block that is longer
+    that winners are judged a second time on starts that did not select them; any other block uses all. A block that is longer
     than its share of the starts goes round again, with fresh noise.
 
     Args:
-        name: `TRIAGE`, `AUDIT`, or a name of the caller's own.
+        name: `TRIAGE`, `AUDIT`, or another name.
         seed: Any integer of 63 bits.
         episodes: Length N, at least 0.
         num_starts: How many starts the world has; of very many only the first 65,536 are used.

@@ -1,6 +1,6 @@
 """Worlds that differ from another one in one respect: borrowed starts, frames seen through a codec, a shorter horizon.
 
-Each is a `Startable` like the one inside. The loaders are picklable if what they are given is.
+Each is a `Startable` like the one inside.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ class BorrowedStarts(WrappedWorld):
 
 
 class RoundTripWorld(WrappedWorld):
-    """A world whose frames go through a codec before anybody sees them; what happens in it stays the same.
+    """A world whose frames go through a codec before policies see them; what happens in it stays the same.
 
     In the simulator it asks one question: what do policies lose by seeing the world model's pictures?
     """

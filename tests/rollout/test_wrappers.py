@@ -7,7 +7,7 @@ from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Startable, World
-from worldsim.triage.engine.world_wrappers import (
+from worldsim.rollout.wrappers import (
     BorrowedStarts,
     LoadBorrowed,
     LoadRoundTrip,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError
-from worldsim.triage.engine.episode_table import AUDIT, TRIAGE, block
+from worldsim.rollout.episodes import AUDIT, TRIAGE, block
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,278 @@
+"""The one rollout loop: policies act on their rows of a world, and what happens is recorded.
+
+One world steps the whole batch; its rows may belong to different policies. A row's result depends on its start, its key
+and its policy, and on nothing else in the batch. Frames are drawn for the whole batch or not at all, so that a frame does
+not depend on who else looks. Policies get copies of what they see.
+
+Shape legend: B episodes, T steps, n rows of one policy, H W image, P proprio, A action, E true state.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from worldsim.core import IMAGE, STATE, Observation, Rollout, Rows, WorldState, WorldStep
+from worldsim.errors import InvalidInputError
+from worldsim.noise import fold
+from worldsim.protocols import Filterable, Policy, World, observe, require_drawable
+from worldsim.rollout.fence import Fence, Stage, action_rows
+
+POLICY_STREAM = 0xAC7
+"""Separates the policies' noise from the world's, which both grow from the episode's key."""
+Detail = Literal["heads", "latents", "frames"]
+"""What a recording keeps: success, progress and uncertainty; whole steps too; frames too."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Actor:
+    """A policy and the episodes it plays.
+
+    Attributes:
+        name: For messages.
+        policy: What acts.
+        rows: Its rows in the batch, a slice or int64 [n].
+        fence: Isolates its failures; None lets them end the rollout.
+    """
+
+    name: str
+    policy: Policy
+    rows: slice | Tensor
+    fence: Fence | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Played(Rows):
+    """B episodes of T actions and the T + 1 observations around them, on the CPU.
+
+    What the world says of the first observation is nan where it cannot tell (it has no `present`).
+    """
+
+    frames: Tensor  # uint8 [B, T + 1, H, W, 3]
+    proprio: Tensor  # float32 [B, T + 1, P], physical units
+    action: Tensor  # float32 [B, T, A], physical units, within the limits
+    success: Tensor  # float32 [B, T + 1], probability in 0..1 that the task stands solved
+    progress: Tensor  # float32 [B, T + 1], 0..1
+    true_state: Tensor | None = None  # float32 [B, T, E], after each action; only simulators and state worlds
+
+
+class Recording:
+    """What happened, step by step; only as much of it is kept as was asked for.
+
+    Attributes:
+        keep: What is kept.
+    """
+
+    def __init__(self, keep: Detail) -> None:
+        """Begin an empty recording."""
+        self.keep = keep
+        self._heads: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._steps: list[WorldStep] = []
+        self._actions: list[Tensor] = []
+        self._frames: list[Tensor] = []
+        self._first: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self._heads)
+
+    def begin(self, world: World, state: WorldState, starts: Observation) -> Tensor:
+        """Keep what the world says of the first observations; returns its drawing of them, uint8 [B, H, W, 3]."""
+        frame, progress, success = _beginning(world, state, starts)
+        self._frames.append(frame.cpu())
+        self._first = (starts[STATE].float(), success, progress)
+        return frame
+
+    def add(self, step: WorldStep, action: Tensor, frame: Tensor | None = None) -> None:
+        """Record one step, the actions [B, A] that led to it and its frame."""
+        self._heads.append((step.success, step.progress, step.uncertainty))
+        if self.keep != "heads":
+            self._steps.append(step)
+            self._actions.append(action)
+        if frame is not None:
+            self._frames.append(frame.cpu())
+
+    def heads(self) -> list[Tensor]:
+        """Success, progress and uncertainty, [B, T] each."""
+        return [torch.stack(head, dim=1) for head in zip(*self._heads, strict=True)]
+
+    def rollout(self) -> Rollout:
+        """All steps [B, T, ...]; not for a recording of heads."""
+        return Rollout.stack(self._steps, torch.stack(self._actions, dim=1))
+
+    def played(self) -> Played:
+        """Everything around the actions; only for a recording of frames."""
+        assert self._first is not None
+        proprio, success, progress = (
+            torch.stack([first.cpu(), *(getattr(s, name).cpu() for s in self._steps)], dim=1)
+            for first, name in zip(self._first, ("proprio", "success", "progress"), strict=True)
+        )
+        true = [s.true_state.cpu() for s in self._steps if s.true_state is not None]
+        return Played(
+            frames=torch.stack(self._frames, dim=1),
+            proprio=proprio,
+            action=torch.stack(self._actions, dim=1).cpu(),
+            success=success,
+            progress=progress,
+            true_state=torch.stack(true, dim=1) if len(true) == len(self._steps) else None,
+        )
+
+
+@torch.no_grad()
+def play(
+    world: World,
+    actors: Sequence[Actor],
+    starts: Observation,
+    keys: Tensor,
+    *,
+    steps: int | None = None,
+    keep: Detail = "frames",
+    stream: int = POLICY_STREAM,
+    on_step: Callable[[int], None] | None = None,
+) -> Recording:
+    """Play episodes to their end; where every actor is fenced and has failed, only as far as one acted.
+
+    Args:
+        world: Any world; one that draws where frames are kept or a policy looks.
+        actors: Who plays. Rows that belong to nobody idle.
+        starts: First observations of B episodes, with what the world and the policies read.
+        keys: int64 [B], the episodes' noise keys.
+        steps: Actions per episode; by default the world's horizon.
+        keep: What the recording keeps. With ``"frames"`` every frame is the world's own drawing, and policies see what is
+            kept: a learned world's first frame is decoded too, where the world can say where it stands (`present`).
+        stream: Separates the policies' noise from the world's.
+        on_step: Called with the number of steps done, after each.
+
+    Raises:
+        InvalidInputError: As the world's `reset` and `decode`; or a policy without a fence needs what the world does not
+            give, or its actions are misshapen or not finite. It is named.
+        PolicyError: As the policies' `act`, without a fence.
+    """
+    spec, steps = world.spec, steps or world.spec.horizon
+    state, recording = world.reset(starts, keys), Recording(keep)
+    seen: Observation = starts
+    if keep == "frames":
+        seen = {**starts, IMAGE: recording.begin(world, state, starts)}
+    seats = [_Seat(actor, dim=spec.action.dim, batch=len(keys)) for actor in actors]
+    for seat in seats:
+        seat.begin(seen)
+    needs = frozenset({IMAGE} if keep == "frames" else ()).union(*(seat.needs for seat in seats if not seat.out))
+    keys_TB = policy_keys(keys, steps, stream=stream).to(state.key.device)
+    idle_BA = torch.tensor(spec.action.idle, dtype=torch.float32, device=state.key.device).repeat(len(keys), 1)
+    for t in range(steps):
+        action_BA = _act(seats, seen, idle_BA, keys_TB[t], t)
+        if seats and all(seat.out for seat in seats):
+            break
+        action_BA = spec.action.check(action_BA)
+        state, step = world.step(state, action_BA)
+        if t + 1 < steps or keep == "frames":
+            seen = observe(world, step, needs)
+        recording.add(step, action_BA, seen[IMAGE] if keep == "frames" else None)
+        if on_step is not None:
+            on_step(t + 1)
+    return recording
+
+
+class _Seat:
+    """A policy in its place: its rows, its carry, its fence."""
+
+    def __init__(self, actor: Actor, *, dim: int, batch: int) -> None:
+        self.rows, self.needs = actor.rows, frozenset[str]()
+        self._actor, self._dim = actor, dim
+        self._size = len(range(batch)[actor.rows]) if isinstance(actor.rows, slice) else len(actor.rows)
+        self._carry: Any = None
+
+    @property
+    def out(self) -> bool:
+        """Whether the policy has failed."""
+        return self._actor.fence is not None and self._actor.fence.failure is not None
+
+    def begin(self, seen: Observation) -> None:
+        """Let the policy begin its episodes."""
+        self._call("start", 0, lambda: self._begin(seen))
+
+    def act(self, seen: Observation, keys: Tensor, step: int) -> Tensor | None:
+        """Actions [n, A], not yet checked for NaN; None if the policy has failed, now or before."""
+        return self._call("act", step, lambda: self._ask(seen, keys, step))
+
+    def refuse(self, step: int) -> None:
+        """Take out a policy whose actions are not finite."""
+
+        def fail() -> None:
+            raise self._error("it returned NaN or infinite actions")
+
+        self._call("act", step, fail)
+
+    def _call[T](self, stage: Stage, step: int, function: Callable[[], T]) -> T | None:
+        fence = self._actor.fence
+        return function() if fence is None else fence.call(stage, step, function)
+
+    def _begin(self, seen: Observation) -> None:
+        self.needs = frozenset(self._actor.policy.needs)
+        self._require(seen)
+        self._carry = self._actor.policy.initial(self._size)
+
+    def _ask(self, seen: Observation, keys: Tensor, step: int) -> Tensor:
+        if step == 1:  # from here on it is the world that gives
+            self._require(seen)
+        own = {name: self._copy(seen[name]) for name in self.needs}
+        given, self._carry = self._actor.policy.act(own, self._carry, self._copy(keys))
+        try:
+            return action_rows(given, n=self._size, dim=self._dim)
+        except InvalidInputError as error:
+            raise self._error(str(error)) from error
+
+    def _copy(self, values: Tensor) -> Tensor:
+        """Its rows, copied, so that no policy can write into the world's own state."""
+        return values[self.rows].clone() if isinstance(self.rows, slice) else values[self.rows]
+
+    def _require(self, seen: Observation) -> None:
+        missing = sorted(self.needs - seen.keys())
+        if missing:
+            raise self._error(f"it needs {', '.join(map(str, missing))}, which this world does not give")
+
+    def _error(self, text: str) -> InvalidInputError:
+        """A fence knows whose fault it is; without one the message names the policy."""
+        named = f"Policy {self._actor.name!r} {text.removeprefix('it ')}."
+        return InvalidInputError(text if self._actor.fence is not None else named)
+
+
+def _act(seats: Sequence[_Seat], seen: Observation, idle_BA: Tensor, keys: Tensor, t: int) -> Tensor:
+    """Actions [B, A] of one step; rows without a policy idle."""
+    action_BA = idle_BA.clone()
+    for seat in seats:
+        own = seat.act(seen, keys, t)
+        if own is not None:
+            action_BA[seat.rows] = own.to(action_BA.device)
+    if not bool(action_BA.isfinite().all()):
+        for seat in seats:
+            if not bool(action_BA[seat.rows].isfinite().all()):
+                seat.refuse(t)
+                action_BA[seat.rows] = idle_BA[seat.rows]
+    return action_BA
+
+
+def _beginning(world: World, state: WorldState, starts: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """First frame [B, H, W, 3], progress [B] and success [B], as far as the world can say."""
+    if not isinstance(world, Filterable):
+        unknown = torch.full((state.batch,), float("nan"))
+        return starts[IMAGE], unknown, unknown
+    present = world.present(state)
+    return require_drawable(world).decode(present.latent), present.progress, present.success
+
+
+def policy_keys(keys: Tensor, steps: int, *, stream: int = POLICY_STREAM) -> Tensor:
+    """Noise keys that policies see, int64 [T, B], from the episodes' keys int64 [B]."""
+    at = torch.arange(steps).repeat_interleave(len(keys))
+    return fold(fold(keys, stream).repeat(steps), at).reshape(steps, len(keys))
+
+
+def rollout(world: World, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
+    """Step a world through `actions` [B, T, ...] and stack the steps; what `World.rollout` promises, for any world."""
+    steps = []
+    for action in actions.unbind(1):
+        state, step = world.step(state, action)
+        steps.append(step)
+    return state, Rollout.stack(steps, actions)
