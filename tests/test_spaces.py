@@ -90,7 +90,7 @@ def test_spaces_come_back_and_specs_are_written_to_json(space: spaces.Space[Any]
     assert ours.action_space(spec) == space
     assert repr(ours.action_space(spec)) == repr(space)
     assert from_json(ActionSpec, to_json(spec)) == spec
-    ours.check_space(spec, space)
+    assert ours.fit_spec(spec, space) is spec
 
 
 @given(SPACES, st.integers(0, 1000))
@@ -188,8 +188,42 @@ def test_bad_actions_are_refused() -> None:
     ]:
         with pytest.raises(InvalidInputError, match=words):
             ours.from_env(spec, action)
+
+
+def test_a_spec_takes_the_structure_of_the_space_it_describes() -> None:
+    spec = ActionSpec(names=tuple("abcd"), units=("m",) * 4, low=(-1, -1, -1, 0), high=(1, 1, 1, 2), rate_hz=10)
+    space = spaces.Dict({"arm": spaces.Box(-2, 2, (3,), np.float64), "tool": spaces.Discrete(3)})
+    fitted = ours.fit_spec(spec, space)
+    assert fitted.names == spec.names and fitted.high == spec.high
+    action = ours.to_env(fitted, torch.tensor([0.5, 0, 0, 2]))
+    assert space.contains(action) and action["tool"] == 2
+    with pytest.raises(InvalidInputError, match="has 4 choices of action 'd'"):
+        ours.fit_spec(spec, spaces.Dict({"arm": spaces.Box(-2, 2, (3,)), "tool": spaces.Discrete(4)}))
     with pytest.raises(InvalidInputError, match="The environment takes actions of"):
-        ours.check_space(spec, spaces.Box(-1, 1, (3,)))
+        ours.fit_spec(spec, spaces.Box(-1, 1, (3,)))
+    with pytest.raises(InvalidInputError, match="The environment takes actions of"):
+        ours.fit_spec(fitted, spaces.Box(-1, 1, (4,)))
+
+
+class Arm(gymnasium.Env[Any, Any]):
+    """An environment with an ActionSpec of its own."""
+
+    metadata = {"render_modes": [], "render_fps": 20}  # noqa: RUF012
+    action_space = spaces.Box(-2, 2, (1,))
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_spec = ActionSpec(names=("torque",), units=("N",), low=(-2,), high=(2,), rate_hz=50)
+
+
+def test_an_environments_own_spec_holds_only_while_no_wrapper_changes_actions() -> None:
+    assert ours.action_spec_of(Arm()) is Arm.action_spec
+    assert ours.action_spec_of(gymnasium.wrappers.TimeLimit(Arm(), 3)) is Arm.action_spec
+    scaled = ours.action_spec_of(gymnasium.wrappers.RescaleAction(Arm(), -1, 1))
+    assert (scaled.names, scaled.low, scaled.high, scaled.rate_hz) == (("action_0",), (-1,), (1,), 20)
+
+    class Narrowed(gymnasium.Wrapper[Any, Any, Any, Any]):
+        action_space = spaces.Box(-1, 1, (1,))
+
+    assert ours.action_spec_of(Narrowed(Arm())).high == (1,)
 
 
 def test_parts_of_one_box_stay_one_box() -> None:

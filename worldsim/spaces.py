@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.actions import LARGEST, ActionPart, ActionSpec, Kind
+from worldsim.arrays import Float32s, Float64s
 from worldsim.errors import InvalidInputError
 
-Floats = NDArray[np.float32]
-Floats64 = NDArray[np.float64]
 Path = tuple[str | int, ...]
 EnvAction = Any
 """An action in the environment's own form: what `env.action_space.sample()` gives."""
@@ -60,9 +59,7 @@ def action_spec(
         InvalidInputError: A space that no vector of numbers can hold, or limits that are none.
     """
     leaves = list(_leaves(space, ()))
-    parts = tuple(_part(leaf, path) for path, leaf in leaves)
-    unique = _different(p.name for p in parts)
-    parts = tuple(dataclasses.replace(p, name=name) for p, name in zip(parts, unique, strict=True))
+    parts = _parts(leaves)
     limits = [_limits(leaf) for _, leaf in leaves]
     lowest, highest = (np.concatenate([pair[i] for pair in limits]) for i in (0, 1))
     names = _names(parts)
@@ -93,12 +90,13 @@ def action_spec_of(env: gymnasium.Env[Any, Any]) -> ActionSpec:
     Its own is used only while no wrapper changes what an action means.
 
     Raises:
-        InvalidInputError: As `action_spec`.
+        InvalidInputError: As `action_spec` and `fit_spec`.
     """
     inner = env.unwrapped
     own = getattr(inner, "action_spec", None)
-    if isinstance(own, ActionSpec) and not any(isinstance(w, gymnasium.ActionWrapper) for w in wrappers_of(env)):
-        return own
+    changed = any(isinstance(w, gymnasium.ActionWrapper) for w in wrappers_of(env))
+    if isinstance(own, ActionSpec) and not changed and env.action_space == inner.action_space:
+        return fit_spec(own, env.action_space)
     return action_spec(env.action_space, rate_hz=float((inner.metadata or {}).get("render_fps") or _RATE_HZ))
 
 
@@ -120,23 +118,40 @@ def action_space(spec: ActionSpec) -> spaces.Space[Any]:
     return _nest(leaves, as_dict=spaces.Dict, as_tuple=spaces.Tuple)  # type: ignore[no-any-return]
 
 
-def check_space(spec: ActionSpec, space: spaces.Space[Any]) -> None:
-    """Whether actions of `spec` fit `space`: the same structure, kinds and shapes; limits may differ.
+def fit_spec(spec: ActionSpec, space: spaces.Space[Any]) -> ActionSpec:
+    """The spec with the structure and number types of a space that it describes.
+
+    Args:
+        spec: Names, units and limits of the numbers; if it is of one plain part [A], it may describe any space of A
+            numbers. Limits of continuous numbers may differ from the space's.
+        space: What the environment takes.
 
     Raises:
-        InvalidInputError: They do not.
+        InvalidInputError: They differ in structure, kind, shape or choices.
     """
-    own, given = (dict(_leaves(s, ())) for s in (action_space(spec), space))
-    fits = own.keys() == given.keys() and all(
-        _kind(own[path]) == _kind(given[path]) and own[path].shape == given[path].shape for path in own
-    )
-    if not fits:
+    leaves = list(_leaves(space, ()))
+    given = tuple(_part(leaf, path) for path, leaf in leaves)
+    own = [(path, parts[0].kind, shape) for path, parts, _, shape in _boxes(spec)]
+    if own == [(p.path, p.kind, p.shape) for p in given]:
+        like = {p.path: p for p in given}
+        parts = tuple(dataclasses.replace(p, dtype=like[p.path].dtype, start=like[p.path].start) for p in spec.parts)
+    elif own == [((), "box", (sum(p.size for p in given),))] and len(spec.parts) == 1:
+        parts = _parts(leaves)
+    else:
+        raise InvalidInputError(f"The environment takes actions of {space}; the ActionSpec is of {action_space(spec)}.")
+    high = np.concatenate([_limits(leaf)[1] for _, leaf in leaves])
+    wrong = [
+        i for i, n in enumerate(p.is_discrete for p in parts for _ in range(p.size)) if n and high[i] != spec.high[i]
+    ]
+    if wrong:
         raise InvalidInputError(
-            f"The environment takes actions of {space}; the ActionSpec describes {action_space(spec)}."
+            f"The environment has {int(high[wrong[0]]) + 1} choices of action {spec.names[wrong[0]]!r}; the ActionSpec's "
+            f"limits are [{spec.low[wrong[0]]:g}, {spec.high[wrong[0]]:g}], expected [0, {high[wrong[0]]:g}]."
         )
+    return spec if parts == spec.parts else dataclasses.replace(spec, parts=parts)
 
 
-def to_env(spec: ActionSpec, action_A: Tensor | Floats) -> EnvAction:
+def to_env(spec: ActionSpec, action_A: Tensor | Float32s) -> EnvAction:
     """One action in the environment's form.
 
     Args:
@@ -156,7 +171,7 @@ def to_env(spec: ActionSpec, action_A: Tensor | Floats) -> EnvAction:
     return _nest(leaves)
 
 
-def from_env(spec: ActionSpec, action: EnvAction, lead: tuple[int, ...] = ()) -> Floats:
+def from_env(spec: ActionSpec, action: EnvAction, lead: tuple[int, ...] = ()) -> Float32s:
     """An action in the environment's form as float32 [*lead, A].
 
     Args:
@@ -219,6 +234,13 @@ def _kind(space: spaces.Space[Any]) -> Kind:
     )
 
 
+def _parts(leaves: Sequence[tuple[Path, spaces.Space[Any]]]) -> tuple[ActionPart, ...]:
+    """The parts that simple spaces are, with different names."""
+    parts = [_part(leaf, path) for path, leaf in leaves]
+    names = _different(p.name for p in parts)
+    return tuple(dataclasses.replace(p, name=name) for p, name in zip(parts, names, strict=True))
+
+
 def _part(space: spaces.Space[Any], path: Path) -> ActionPart:
     """The part that a simple space is."""
     start: NDArray[Any] = np.zeros(0, np.int64)
@@ -234,7 +256,7 @@ def _part(space: spaces.Space[Any], path: Path) -> ActionPart:
     )
 
 
-def _limits(space: spaces.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _limits(space: spaces.Space[Any]) -> tuple[Float64s, Float64s]:
     """Lowest and highest number of each dimension, [A] each."""
     if isinstance(space, spaces.Box):
         return space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
@@ -301,7 +323,7 @@ def _index(part: ActionPart, value: Any) -> NDArray[Any]:
     return array.astype(np.int64) - start
 
 
-def _env_value(part: ActionPart, shape: tuple[int, ...], space_A: Floats, low: Floats64, high: Floats64) -> Any:
+def _env_value(part: ActionPart, shape: tuple[int, ...], space_A: Float32s, low: Float64s, high: Float64s) -> Any:
     """Numbers of one simple space in its own type; rounding to that type does not leave its limits."""
     kind = np.dtype(part.dtype)
     if part.kind == "box":
@@ -327,7 +349,7 @@ def _different(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _spread(value: float | Sequence[float], size: int, name: str) -> NDArray[np.float64]:
+def _spread(value: float | Sequence[float], size: int, name: str) -> Float64s:
     """One limit, or one per dimension, as [A]."""
     array = np.asarray(value, np.float64)
     if array.shape not in ((), (size,)) or not np.isfinite(array).all():

@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 
 from worldsim.data.collect import record as recording
-from worldsim.data.collect.env_adapter import action_spec_of
 from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.data.collect.rollouts import RolloutOptions
 from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.spaces import action_spec_of
 from worldsim.train.collection import push_behaviours, push_demonstrations
 
 ALIASES = {"push": "worldsim/Push-v0"}

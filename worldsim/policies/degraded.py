@@ -147,7 +147,7 @@ class DegradedPolicy:
         h, dim = self.how, (self.action.dim,)
         if h.random:
             coin = uniform(keys, carry.step, (1,), stream=_COIN + 16 * h.salt)
-            anything = self.action.denormalize(uniform(keys, carry.step, dim, stream=_RANDOM + 16 * h.salt) * 2 - 1)
+            anything = self.action.from_unit(uniform(keys, carry.step, dim, stream=_RANDOM + 16 * h.salt) * 2 - 1)
             action = torch.where(coin < h.random, anything, action)
         if not h.noise:
             return action, carry.noise

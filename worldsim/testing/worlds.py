@@ -68,7 +68,7 @@ def _first_observations(world: World, starts: Observation | None, clauses: Claus
 def _actions(spec: ActionSpec, batch: int) -> Tensor:
     """Actions [B, T, A] inside the limits, the same at every call."""
     unit = torch.rand((batch, STEPS, spec.dim), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return spec.denormalize(unit)
+    return spec.from_unit(unit)
 
 
 def _play(world: World, state: WorldState, action_bta: Tensor) -> list[tuple[WorldState, WorldStep]]:

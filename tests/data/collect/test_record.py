@@ -241,11 +241,13 @@ def test_one_of_several_cameras(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "d").episodes == 1
 
 
-def test_no_pixels_and_no_continuous_actions(tmp_path: Path) -> None:
+def test_no_pixels_and_actions_that_no_vector_holds(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="render_mode"):
         collect(lambda: Plain("blind"), MIXTURE, episodes=1, out=tmp_path / "d")
-    with pytest.raises(InvalidInputError, match="bounded Box"):
-        collect(lambda: gymnasium.make("CartPole-v1"), MIXTURE, episodes=1, out=tmp_path / "d")
+    talking = Plain("image")
+    talking.action_space = gymnasium.spaces.Text(5)
+    with pytest.raises(InvalidInputError, match="text has no fixed number"):
+        collect(lambda: talking, MIXTURE, episodes=1, out=tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 

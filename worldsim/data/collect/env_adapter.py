@@ -21,14 +21,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from worldsim.actions import ActionSpec
+from worldsim.arrays import Float32s
 from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.spaces import EnvAction, action_spec_of, fit_spec, from_env, to_env
 
 _PROPRIO = ("agent_pos", "state", "observation")
 _TRUE_STATE = "environment_state"
-_RATE_HZ = 10.0
-"""Assumed where an environment does not tell its `render_fps`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,13 +47,13 @@ class EnvAdapter:
     """An environment and how to look at it.
 
     Args:
-        env: With continuous actions and some way to get pixels.
+        env: With actions that a vector of numbers can hold (`worldsim.spaces`) and some way to get pixels.
         camera: Which of several cameras; None for the only one.
         image_px: Frames are brought to this side length by area averaging; None leaves them as they are.
-        action: Meaning of the actions; None to take `env.unwrapped.action_spec`, or make one from the action space.
+        action: Meaning of the actions; None to take the environment's own, or make one from its action space.
 
     Raises:
-        InvalidInputError: Actions are not a bounded box of numbers, or do not fit `action`.
+        InvalidInputError: Actions cannot be held by a vector, have no usable limits, or do not fit `action`.
     """
 
     def __init__(
@@ -64,12 +65,7 @@ class EnvAdapter:
         action: ActionSpec | None = None,
     ) -> None:
         self.env, self.camera, self.image_px = env, camera, image_px
-        self.action = action or action_spec_of(env)
-        shape = env.action_space.shape
-        if shape != (self.action.dim,):
-            raise InvalidInputError(
-                f"The environment takes actions of shape {shape}; the spec has {self.action.dim} numbers."
-            )
+        self.action = action_spec_of(env) if action is None else fit_spec(action, env.action_space)
 
     @property
     def task(self) -> str:
@@ -94,6 +90,15 @@ class EnvAdapter:
     def max_steps(self) -> int | None:
         """Its own limit on steps, where there is one."""
         return self.env.spec.max_episode_steps if self.env.spec else None
+
+    def executable(self, action_A: Tensor) -> tuple[EnvAction, Float32s]:
+        """An action as the environment takes it, and float32 [A], what that form holds of it: what is to be recorded.
+
+        Args:
+            action_A: As `ActionSpec.check` returns it.
+        """
+        action = to_env(self.action, action_A)
+        return action, from_env(self.action, action)
 
     def simulator_state(self) -> NDArray[np.float64] | None:
         """What `get_state` of the environment gives, float64 [S]; None where there is no such method."""
@@ -143,28 +148,6 @@ class EnvAdapter:
         if self.image_px is None or frame.shape[:2] == (self.image_px, self.image_px):
             return frame
         return np.array(Image.fromarray(frame).resize((self.image_px, self.image_px), Image.Resampling.BOX))
-
-
-def action_spec_of(env: gymnasium.Env[Any, Any]) -> ActionSpec:
-    """The environment's own `action_spec`, or one made from its action space and `render_fps`.
-
-    Raises:
-        InvalidInputError: Actions are not a bounded box of numbers.
-    """
-    own = getattr(env.unwrapped, "action_spec", None)
-    if isinstance(own, ActionSpec):
-        return own
-    space = env.action_space
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
-        raise InvalidInputError(f"Actions must be a bounded Box [A]; the environment has {space}. Wrap it.")
-    rate = float((env.unwrapped.metadata or {}).get("render_fps") or _RATE_HZ)
-    return ActionSpec(
-        names=tuple(f"action_{i}" for i in range(space.shape[0])),
-        units=("unknown",) * space.shape[0],
-        low=tuple(float(x) for x in space.low),
-        high=tuple(float(x) for x in space.high),
-        rate_hz=rate,
-    )
 
 
 def _is_image(value: Any) -> bool:

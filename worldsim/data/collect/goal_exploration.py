@@ -156,7 +156,7 @@ class GoalSeeking:
         last = towards.clamp(-1, 1)
         model = dataclasses.replace(learned, goal=goal, last=last)
         kept = GoalCarry(step=carry.step + 1, noise=noise, chance=chance, model=model)
-        return self.action.denormalize(last), kept
+        return self.action.from_unit(last), kept
 
     def _learn(self, before: MotionModel | None, at: Tensor, known: Tensor, memory: Tensor) -> MotionModel:
         """Add what the last action did."""

@@ -98,7 +98,7 @@ class Wander:
         spread, memory = own[:, :1], own[:, 1:]
         fresh = spread * block[:, carry.step % BLOCK]
         last = fresh if carry.step == 0 else memory * carry.last + (1 - memory**2).sqrt() * fresh
-        return self.action.denormalize(last.clamp(-1, 1)), NoiseCarry(
+        return self.action.from_unit(last.clamp(-1, 1)), NoiseCarry(
             step=carry.step + 1, own=own, block=block, last=last
         )
 
@@ -135,7 +135,7 @@ class Hold:
         now = block[:, carry.step % BLOCK]
         change = (now[:, :1] * own < 1) if carry.step else torch.ones_like(now[:, :1], dtype=torch.bool)
         last = torch.where(change, now[:, 1:] * 2 - 1, carry.last)
-        return self.action.denormalize(last), NoiseCarry(step=carry.step + 1, own=own, block=block, last=last)
+        return self.action.from_unit(last), NoiseCarry(step=carry.step + 1, own=own, block=block, last=last)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,8 +206,8 @@ class Corrupted:
                 [normal(keys, 0, (BLOCK, dim), stream=_OTHER), uniform(keys, 1, (BLOCK, dim + 1), stream=_OTHER)], dim=2
             )
         now = block[:, mine.step % BLOCK]
-        idle = self.action.normalize(given.new_tensor(self.action.idle))
-        delta = self.action.normalize(given.float()) - idle
+        idle = self.action.to_unit(given.new_tensor(self.action.idle))
+        delta = self.action.to_unit(given.float()) - idle
         if dim >= 2:
             cos, sin = own[:, :1].cos(), own[:, :1].sin()
             x, y = delta[:, :1], delta[:, 1:2]
@@ -215,7 +215,7 @@ class Corrupted:
         result = idle + own[:, 1:2] * delta + own[:, 2:3] * now[:, :dim] + own[:, 4:]
         result = torch.where(now[:, dim : dim + 1] < own[:, 3:4], now[:, dim + 1 :] * 2 - 1, result).clamp(-1, 1)
         kept = NoiseCarry(step=mine.step + 1, own=own, block=block, last=mine.last)
-        return self.action.denormalize(result), CorruptedCarry(inner=inner, mine=kept)
+        return self.action.from_unit(result), CorruptedCarry(inner=inner, mine=kept)
 
     def _amounts(self, keys: Tensor) -> Tensor:
         """Rotation, gain, noise, random, then offsets: float32 [n, 4 + A]. Squared draws keep most episodes mild."""

@@ -124,7 +124,7 @@ def _record_spec(adapter: EnvAdapter, options: RecordingOptions, seed: int) -> R
     _, first = episode_key(seed, 0)
     observation, info = adapter.env.reset(seed=first)
     begin = adapter.read(observation, info)
-    idle = np.array(adapter.action.idle, np.float32).astype(adapter.env.action_space.dtype)
+    idle, _ = adapter.executable(adapter.action.check(torch.tensor(adapter.action.idle)))
     observation, _, _, _, info = adapter.env.step(idle)
     seen = adapter.read(observation, info)
     known = begin.true_state is not None and seen.true_state is not None
@@ -189,8 +189,9 @@ class Recorder:
         keys = noise.fold(noise.fold(key, POLICY_STREAM).expand(self.steps), torch.arange(self.steps))
         for t in range(self.steps):
             given, carry = policy.act(_observation(seen[-1], policy.needs, behaviour.name), carry, keys[t : t + 1])
-            actions.append(check_actions(given, adapter.action, name=behaviour.name, n=1)[0].numpy().astype(np.float32))
-            observation, reward, terminated, truncated, info = env.step(actions[-1].astype(env.action_space.dtype))
+            action, executed = adapter.executable(check_actions(given, adapter.action, name=behaviour.name, n=1)[0])
+            actions.append(executed)
+            observation, reward, terminated, truncated, info = env.step(action)
             seen.append(adapter.read(observation, info))
             rewards.append(float(reward))
             if terminated or truncated:
