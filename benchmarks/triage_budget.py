@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from benchmarks.record import Figure, run, write
-from worldsim.stats import correlation as metrics
-from worldsim.triage.allocate.halving import SequentialHalving, Uniform
+from worldsim.arrays import Float64s, Int64s
+from worldsim.stats.correlation import recall
+from worldsim.triage.allocate import SequentialHalving, Uniform
 from worldsim.triage.ranking.evidence import Evidence
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 POLICIES, K = 1000, 10
 SWEEPS = {"wide": (2.0, 3.0), "narrow": (30.0, 30.0), "sparse": (0.6, 3.0), "rare": (0.3, 8.0)}
 CLAIMED = ("wide", "narrow", "sparse")
@@ -33,13 +31,15 @@ SEED = 2026
 _TO_PROGRESS = 0.35  # progress per standard deviation by which an episode misses
 
 
-def success_rates(name: str, replica: int) -> Floats:
+def success_rates(name: str, replica: int) -> Float64s:
     """True success rates [POLICIES] of one synthetic sweep."""
     a, b = SWEEPS[name]
     return np.random.default_rng([SEED, list(SWEEPS).index(name), replica]).beta(a, b, POLICIES)
 
 
-def outcomes(rates: Floats, episodes: int, generator: np.random.Generator, informative: bool) -> tuple[Floats, Floats]:
+def outcomes(
+    rates: Float64s, episodes: int, generator: np.random.Generator, informative: bool
+) -> tuple[Float64s, Float64s]:
     """Success and progress [K, N]: an episode succeeds if skill plus luck is above 0; progress says how far below."""
     if not informative:
         success = (generator.random((rates.size, episodes), dtype=np.float32) < rates[:, None]).astype(np.float64)
@@ -49,7 +49,9 @@ def outcomes(rates: Floats, episodes: int, generator: np.random.Generator, infor
     return (margin > 0).astype(np.float64), np.clip(1 + _TO_PROGRESS * margin, 0, 1)
 
 
-def halving_picks(rates: Floats, *, per_policy: int, generator: np.random.Generator, informative: bool = False) -> Ints:
+def halving_picks(
+    rates: Float64s, *, per_policy: int, generator: np.random.Generator, informative: bool = False
+) -> Int64s:
     """Replay sequential halving through its allocator; return the k policies that remain."""
     allocator = SequentialHalving(k=K, budget=per_policy * rates.size)
     truth, shown = outcomes(rates, allocator.table_size(rates.size), generator, informative)
@@ -66,24 +68,24 @@ def halving_picks(rates: Floats, *, per_policy: int, generator: np.random.Genera
         spent += len(pairs)
 
 
-def uniform_picks(rates: Floats, *, per_policy: int, generator: np.random.Generator) -> Ints:
+def uniform_picks(rates: Float64s, *, per_policy: int, generator: np.random.Generator) -> Int64s:
     """The k best after uniform allocation: with equal counts the ranking's order is that of wins, then of the index."""
     episodes = Uniform(budget=per_policy * rates.size).table_size(rates.size)
     wins = generator.binomial(episodes, rates)
     return np.asarray(np.lexsort((np.arange(rates.size), -wins))[:K], dtype=np.int64)
 
 
-def found(picks: Ints, rates: Floats) -> float:
+def found(picks: Int64s, rates: Float64s) -> float:
     """Share of the true best k among the picks."""
     score = np.zeros(rates.size)
     score[picks] = 1
-    return metrics.recall(truth=rates, world=score, k=K)
+    return recall(truth=rates, world=score, k=K)
 
 
 class Pick(Protocol):
     """Names the k policies that a method takes for the best."""
 
-    def __call__(self, rates: Floats, *, generator: np.random.Generator) -> Ints:
+    def __call__(self, rates: Float64s, *, generator: np.random.Generator) -> Int64s:
         """Replay the method on policies with these success rates."""
 
 

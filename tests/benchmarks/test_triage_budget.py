@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.triage_budget import found, halving_picks, needed, uniform_picks
-from worldsim.triage.allocate.halving import Uniform
+from worldsim.triage.allocate import Uniform
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.posterior import order
 

@@ -18,7 +18,7 @@ from worldsim.triage.engine.plan import Plan
 from worldsim.triage.engine.store import DATABASE
 from worldsim.triage.film import film
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.judge_correction import corrected_rates
+from worldsim.triage.ranking.judge_correction import correct_rates
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import from_results, render
 from worldsim.triage.report.leaderboard import leaderboard
@@ -215,7 +215,7 @@ def test_correction_makes_up_for_a_judge_that_favours_some_policies():
         judged[:, :24] = np.clip(np.where(truth == 1, 0.8, 0.2) + kind[:, None], 0, 1)
         tables = [Evidence(success=x, progress=x, failed=np.zeros(12, bool)) for x in (judged, truth)]
         names = [str(i) for i in range(12)]
-        found = corrected_rates(tables[0], audit=None, truth=tables[1], names=names, rates=(), alpha=0.05)
+        found = correct_rates(tables[0], audit=None, truth=tables[1], names=names, rates=(), alpha=0.05)
         order = {
             name: [p.policy for p in Ranking.from_evidence(tables[0], names=names, k=3, corrected=c).policies]
             for name, c in (("raw", None), ("corrected", found))

@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from worldsim.arrays import Bools
 from worldsim.errors import InvalidInputError
-from worldsim.stats.intervals import Bools, clopper_pearson
+from worldsim.stats.intervals import clopper_pearson
 
 _GROUP = 20  # solved and unsolved episodes each, from which a group's own rates are used
 

@@ -10,7 +10,7 @@ import time
 from scipy import special
 
 from worldsim.rollout.wrappers import ShortWorld
-from worldsim.triage.allocate.halving import SequentialHalving, Uniform
+from worldsim.triage.allocate import SequentialHalving, Uniform
 from worldsim.triage.engine.batches import compose
 from worldsim.triage.engine.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
 from worldsim.triage.engine.plan import Plan

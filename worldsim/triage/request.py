@@ -8,7 +8,7 @@ import dataclasses
 from worldsim.errors import InvalidInputError
 from worldsim.rollout.judge import WorldJudge
 from worldsim.stats.judge_rates import JudgeRates
-from worldsim.triage.allocate.halving import AnyAllocator, make_allocator
+from worldsim.triage.allocate import AnyAllocator, make_allocator
 
 _FREE = (
     "budget",
@@ -42,7 +42,7 @@ class TriageRequest:
         world: The world they are tried in.
         k: How many best policies are wanted.
         budget: Rollouts in the world, audit included.
-        allocator: Name of the rule that spends them (`worldsim.triage.allocate.halving`).
+        allocator: Name of the rule that spends them (`worldsim.triage.allocate`).
         seed: Of the episode table.
         audit: Share of the budget kept for trying the winners again on fresh episodes; 0 for none.
         spare: How many policies beyond the best k are tried again too.

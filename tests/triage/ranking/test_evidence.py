@@ -120,7 +120,7 @@ def test_wrong_tables_are_refused():
         Evidence.empty(1, episodes=1).fail(9)
     with pytest.raises(InvalidInputError, match="cannot be merged"):
         Evidence.empty(1, episodes=1).merge(Evidence.empty(1, episodes=2))
-    with pytest.raises(InvalidInputError, match="side by side"):
+    with pytest.raises(InvalidInputError, match="cannot be joined"):
         Evidence.empty(1, episodes=1).beside(Evidence.empty(2, episodes=1))
 
 
@@ -128,3 +128,11 @@ def test_a_crashed_policy_keeps_what_it_had():
     table = Evidence.empty(2, episodes=2).add([Outcome(policy=1, episode=0, success=1.0, progress=1.0)]).fail(1)
     assert table.failed.tolist() == [False, True] and table.rollouts == 1
     assert table.merge(Evidence.empty(2, episodes=2)).failed[1]
+
+
+@given(outcomes(), st.integers(0, N), st.integers(0, N))
+def test_missing_pairs_are_those_not_rolled_out_episode_by_episode(rows, start, stop):
+    table = Evidence.empty(K, episodes=N).add(rows)
+    chosen = [2, 0, 3]
+    expected = [(p, e) for e in range(start, stop) for p in chosen if not table.done[p, e]]
+    assert table.missing(chosen, stop, start=start) == expected

@@ -7,8 +7,13 @@ from worldsim.errors import InvalidInputError
 from worldsim.stats.intervals import clopper_pearson
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.judge_correction import by_rates, by_truth, corrected_rates, rates_for
-from worldsim.triage.ranking.standing import Standing
+from worldsim.triage.ranking.judge_correction import (
+    correct_by_rates,
+    correct_by_truth,
+    correct_rates,
+    find_rates,
+)
+from worldsim.triage.ranking.posterior import CorrectedTally
 
 
 def sweep(rates, *, pairs, others, accuracy, seed, uneven=False):
@@ -23,7 +28,7 @@ def sweep(rates, *, pairs, others, accuracy, seed, uneven=False):
 
 def corrected(rates, **options):
     y, f, others = sweep(rates, **options)
-    found = by_truth(y, judged_kn=f, others_km=others)
+    found = correct_by_truth(y, judged_KN=f, others_KM=others)
     return y, f, others, found
 
 
@@ -55,7 +60,7 @@ def test_a_judge_that_is_always_wrong_in_the_same_way_is_corrected():
     rates = np.full(30, 0.5)
     y, f, others = sweep(rates, pairs=12, others=60, accuracy=0.97, seed=3)
     kind = [np.clip(x + 0.3, 0, 1) for x in (f, others)]
-    found = by_truth(y, judged_kn=kind[0], others_km=kind[1])
+    found = correct_by_truth(y, judged_KN=kind[0], others_KM=kind[1])
     assert np.mean([c.value for c in found]) == pytest.approx(0.5, abs=0.03)
     assert kind[1].mean() > 0.65
 
@@ -64,7 +69,7 @@ def test_without_weight_it_is_the_plain_mean_with_its_exact_interval():
     rates = np.linspace(0.1, 0.9, 10)
     y, f, _ = sweep(rates, pairs=12, others=8, accuracy=0.9, seed=0)
     for judged, others in ((f, np.full((10, 0), np.nan)), (np.full_like(f, 0.4), np.full((10, 5), 0.4))):
-        for i, c in enumerate(by_truth(y, judged_kn=judged, others_km=others)):
+        for i, c in enumerate(correct_by_truth(y, judged_KN=judged, others_KM=others)):
             low, high = clopper_pearson([y[i].sum()], [12])
             assert c.weight == 0 and c.value == pytest.approx(y[i].mean()) and c.effective == 12
             assert c.interval.low == pytest.approx(float(low[0])) and c.interval.high == pytest.approx(float(high[0]))
@@ -88,8 +93,8 @@ def test_a_rate_is_worth_what_the_theory_says(others):
 
 def test_a_judge_that_contradicts_the_truth_gets_no_weight():
     y, f, others = sweep(np.full(10, 0.5), pairs=12, others=40, accuracy=0.1, seed=0)
-    assert all(c.weight == 0 for c in by_truth(y, judged_kn=f, others_km=others))
-    few = by_truth(y[:1, :6], judged_kn=1 - f[:1, :6], others_km=1 - others[:1])[0]
+    assert all(c.weight == 0 for c in correct_by_truth(y, judged_KN=f, others_KM=others))
+    few = correct_by_truth(y[:1, :6], judged_KN=1 - f[:1, :6], others_KM=1 - others[:1])[0]
     assert few.weight == 0  # five degrees of freedom are too few to trust anybody
 
 
@@ -99,7 +104,7 @@ def test_true_episodes_that_nobody_judged_count_too():
     for seed in range(60):
         y, f, others = sweep(rates, pairs=12, others=60, accuracy=0.95, seed=seed)
         known = np.where(np.arange(12) < (np.arange(20) % 12)[:, None], f, np.nan)
-        found = by_truth(y, judged_kn=known, others_km=others)
+        found = correct_by_truth(y, judged_KN=known, others_KM=others)
         assert found[0].weight == 0 and found[0].value == pytest.approx(y[0].mean())  # none of its episodes was judged
         assert all(c.truths == 12 for c in found)
         covered.append([c.interval.low <= r <= c.interval.high for c, r in zip(found, rates, strict=True)])
@@ -122,7 +127,7 @@ def test_whatever_is_known_rates_and_intervals_are_in_order(seed, policies, pair
     f, more = draw.random((policies, pairs)).round(1), draw.random((policies, others)).round(1)
     for x in (y, f, more):
         x[draw.random(x.shape) < blank] = np.nan
-    found = by_truth(y, judged_kn=f, others_km=more)
+    found = correct_by_truth(y, judged_KN=f, others_KM=more)
     for i, c in enumerate(found):
         truths = int((~np.isnan(y[i])).sum())
         assert (c is None) == (truths < 2)
@@ -144,7 +149,7 @@ def test_known_rates_correct_and_their_intervals_cover(se, sp, measured):
                 unsolved=measured,
                 unsolved_right=draw.binomial(measured, sp),
             )
-            found = by_rates(np.r_[np.full(wins, 0.8), np.full(60 - wins, 0.3)], rates=rates)
+            found = correct_by_rates(np.r_[np.full(wins, 0.8), np.full(60 - wins, 0.3)], rates=rates)
             hits.append(found.interval.low <= p <= found.interval.high)
             values.append(found.value)
         assert np.mean(hits) > 0.92, p
@@ -154,21 +159,25 @@ def test_known_rates_correct_and_their_intervals_cover(se, sp, measured):
 
 def test_rogan_gladen_by_hand():
     rates = JudgeRates(solved=100, solved_right=90, unsolved=100, unsolved_right=70)
-    found = by_rates(np.r_[np.full(48, 0.9), np.full(52, 0.1), [np.nan]], rates=rates)
+    found = correct_by_rates(np.r_[np.full(48, 0.9), np.full(52, 0.1), [np.nan]], rates=rates)
     assert found.value == pytest.approx(0.3) and found.episodes == 100 and found.method == "rates"  # B.4's example
-    assert by_rates(np.zeros(10), rates=rates).value == 0 and by_rates(np.ones(10), rates=rates).value == 1
+    assert (
+        correct_by_rates(np.zeros(10), rates=rates).value == 0 and correct_by_rates(np.ones(10), rates=rates).value == 1
+    )
     perfect = JudgeRates(solved=10**6, solved_right=10**6, unsolved=10**6, unsolved_right=10**6)
-    exact = by_rates(np.r_[np.ones(3), np.zeros(7)], rates=perfect)
+    exact = correct_by_rates(np.r_[np.ones(3), np.zeros(7)], rates=perfect)
     assert exact.value == pytest.approx(0.3) and exact.effective == pytest.approx(10)
     loose = JudgeRates(solved=20, solved_right=18, unsolved=20, unsolved_right=14)
     votes = np.r_[np.ones(48), np.zeros(52)]
-    assert by_rates(votes, rates=loose).interval.width > 1.4 * by_rates(votes, rates=rates).interval.width
+    assert (
+        correct_by_rates(votes, rates=loose).interval.width > 1.4 * correct_by_rates(votes, rates=rates).interval.width
+    )
     grouped = JudgeRates(group="a", solved=20, solved_right=18, unsolved=20, unsolved_right=14)
-    assert by_rates(votes, rates=grouped).effective < 0.6 * by_rates(votes, rates=loose).effective
+    assert correct_by_rates(votes, rates=grouped).effective < 0.6 * correct_by_rates(votes, rates=loose).effective
 
 
 def test_lang_and_reiczigels_interval_by_hand():
-    found = by_rates(
+    found = correct_by_rates(
         np.r_[np.ones(6), np.zeros(34)], rates=JudgeRates(solved=20, solved_right=14, unsolved=30, unsolved_right=27)
     )
     z = 1.959964
@@ -183,11 +192,14 @@ def test_lang_and_reiczigels_interval_by_hand():
 
 def test_what_cannot_be_corrected_is_not():
     coin = JudgeRates(solved=100, solved_right=52, unsolved=100, unsolved_right=51)
-    assert by_rates(np.ones(5), rates=coin) is None
+    assert correct_by_rates(np.ones(5), rates=coin) is None
     assert (
-        by_rates(np.full(5, np.nan), rates=JudgeRates(solved=9, solved_right=9, unsolved=9, unsolved_right=9)) is None
+        correct_by_rates(np.full(5, np.nan), rates=JudgeRates(solved=9, solved_right=9, unsolved=9, unsolved_right=9))
+        is None
     )
-    assert by_rates(np.ones(5), rates=JudgeRates(solved=0, solved_right=0, unsolved=9, unsolved_right=9)) is None
+    assert (
+        correct_by_rates(np.ones(5), rates=JudgeRates(solved=0, solved_right=0, unsolved=9, unsolved_right=9)) is None
+    )
 
 
 def test_the_closest_group_with_enough_episodes_counts():
@@ -195,7 +207,7 @@ def test_the_closest_group_with_enough_episodes_counts():
         return JudgeRates(group=group, solved=count, solved_right=count, unsolved=count, unsolved_right=count)
 
     known = [rates("", 50), rates("run1", 30), rates("run1/100", 30), rates("run2", 5)]
-    chosen = {n: rates_for(n, known).group for n in ("run1/100", "run1/200", "run1", "run10", "run2/100", "other")}
+    chosen = {n: find_rates(n, known).group for n in ("run1/100", "run1/200", "run1", "run10", "run2/100", "other")}
     assert chosen == {
         "run1/100": "run1/100",
         "run1/200": "run1",
@@ -204,7 +216,7 @@ def test_the_closest_group_with_enough_episodes_counts():
         "run2/100": "",
         "other": "",
     }
-    assert rates_for("run2", known[3:]) is None
+    assert find_rates("run2", known[3:]) is None
 
 
 def table(success):
@@ -219,22 +231,22 @@ def test_each_policy_is_corrected_in_the_best_way_that_is_open():
     truth[2, 1:] = np.nan
     rates = [JudgeRates(solved=90, solved_right=80, unsolved=90, unsolved_right=80)]
     names = ["a", "b", "c", "d"]
-    found = corrected_rates(triage, audit=audit, truth=table(truth), names=names, rates=rates, alpha=0.05)
+    found = correct_rates(triage, audit=audit, truth=table(truth), names=names, rates=rates, alpha=0.05)
     assert [c.method for c in found] == ["truth", "truth", "rates", "truth"]
     assert [c.episodes for c in found] == [29, 29, 20, 20]
-    alone = corrected_rates(triage, audit=audit, truth=None, names=names, rates=rates, alpha=0.05)
+    alone = correct_rates(triage, audit=audit, truth=None, names=names, rates=rates, alpha=0.05)
     assert [c.method for c in alone] == ["rates"] * 4 and alone[0].episodes == 29
     assert alone[2] == found[2]
-    none = corrected_rates(triage, audit=None, truth=None, names=names, rates=(), alpha=0.05)
-    assert none == [None] * 4 and Standing.of(triage, none) is None
-    mixed = Standing.of(triage, [*found[:3], None])
-    assert mixed is None and Standing.of(triage.fail(3), [*found[:3], None]) is not None
+    none = correct_rates(triage, audit=None, truth=None, names=names, rates=(), alpha=0.05)
+    assert none == [None] * 4 and CorrectedTally.of(triage, none) is None
+    mixed = CorrectedTally.of(triage, [*found[:3], None])
+    assert mixed is None and CorrectedTally.of(triage.fail(3), [*found[:3], None]) is not None
 
 
 def test_bad_input():
     with pytest.raises(InvalidInputError, match="same episodes"):
-        by_truth(np.zeros((2, 3)), judged_kn=np.zeros((2, 4)), others_km=np.zeros((2, 1)))
+        correct_by_truth(np.zeros((2, 3)), judged_KN=np.zeros((2, 4)), others_KM=np.zeros((2, 1)))
     with pytest.raises(InvalidInputError, match="0..1"):
-        by_truth(np.zeros((2, 3)), judged_kn=np.full((2, 3), 1.5), others_km=np.zeros((2, 1)))
+        correct_by_truth(np.zeros((2, 3)), judged_KN=np.full((2, 3), 1.5), others_KM=np.zeros((2, 1)))
     with pytest.raises(InvalidInputError, match="more often"):
         JudgeRates(solved=1, solved_right=2, unsolved=1, unsolved_right=0)

@@ -8,7 +8,15 @@ from scipy import integrate, stats
 
 from worldsim.errors import InvalidInputError
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.posterior import Prior, fit_prior, fit_sweep, keyed, order, parameters, posterior
+from worldsim.triage.ranking.posterior import (
+    Prior,
+    beta_parameters,
+    compute_posterior,
+    fit_prior,
+    fit_sweep,
+    order,
+    seeded_generator,
+)
 
 
 def table(success: np.ndarray, progress: np.ndarray | None = None, failed: list[int] | None = None) -> Evidence:
@@ -27,7 +35,7 @@ def flat(policies: int) -> Prior:
 
 def test_two_policies_are_compared_as_the_integral_says():
     evidence = table(np.array([[1, 1, 1, 0, 1, 1.0], [1, 0, 1, 0, 0, 1.0]]))
-    belief = posterior(evidence, k=1, prior=flat(2), draws=40_000)
+    belief = compute_posterior(evidence, k=1, prior=flat(2), draws=40_000)
     exact, _ = integrate.quad(lambda p: stats.beta.pdf(p, 6, 2) * stats.beta.cdf(p, 4, 4), 0, 1)
     assert belief.p_best[0] == pytest.approx(exact, abs=0.008)
     assert belief.p_top_k == pytest.approx(belief.p_best)
@@ -41,7 +49,7 @@ def test_probabilities_add_up(seed, policies, k):
     random = np.random.default_rng(seed)
     failed = [0] if policies > 1 and seed % 2 else []
     evidence = table(bernoulli(random, random.random(policies), 5), failed=failed)
-    belief = posterior(evidence, k=k, draws=200)
+    belief = compute_posterior(evidence, k=k, draws=200)
     alive = policies - len(failed)
     assert belief.p_top_k.sum() == pytest.approx(min(k, alive)) and belief.p_best.sum() == pytest.approx(1)
     assert belief.expected_rank[~evidence.failed].sum() == pytest.approx(alive * (alive + 1) / 2)
@@ -53,12 +61,18 @@ def test_equal_evidence_gives_equal_draws_and_nothing_else_matters():
     random = np.random.default_rng(0)
     success = bernoulli(random, random.random(6), 10)
     shuffled = random.permuted(success, axis=1)
-    first, again = posterior(table(success), k=2, prior=flat(6)), posterior(table(shuffled), k=2, prior=flat(6))
+    first, again = (
+        compute_posterior(table(success), k=2, prior=flat(6)),
+        compute_posterior(table(shuffled), k=2, prior=flat(6)),
+    )
     assert np.array_equal(first.p_top_k, again.p_top_k)
     np.random.seed(1)  # a global generator must be without effect
-    assert np.array_equal(posterior(table(success), k=2).p_best, posterior(table(success), k=2).p_best)
-    assert keyed(table(success), label="a").random() != keyed(table(success), label="b").random()
-    assert keyed(table(success), label="a").random() != keyed(table(success), label="a", seed=1).random()
+    assert np.array_equal(compute_posterior(table(success), k=2).p_best, compute_posterior(table(success), k=2).p_best)
+    assert seeded_generator(table(success), label="a").random() != seeded_generator(table(success), label="b").random()
+    assert (
+        seeded_generator(table(success), label="a").random()
+        != seeded_generator(table(success), label="a", seed=1).random()
+    )
 
 
 @pytest.mark.parametrize(("a", "b"), [(2, 3), (30, 30), (8, 2)])
@@ -85,7 +99,7 @@ def test_shrunk_means_are_closer_to_the_truth_than_bare_ones():
     random = np.random.default_rng(3)
     rates = random.beta(20, 20, 500)
     evidence = table(bernoulli(random, rates, 10))
-    a, b = parameters(evidence, fit_prior(evidence))
+    a, b = beta_parameters(evidence, fit_prior(evidence))
     assert np.mean((a / (a + b) - rates) ** 2) < 0.5 * np.mean((evidence.success_mean - rates) ** 2)
 
 
@@ -120,7 +134,7 @@ def test_progress_fades_as_successes_accumulate():
     shifts = []
     for n in (6, 2000):
         plain, informed = table(success[:, :n]), table(success[:, :n], progress[:, :n])
-        (a, b), (c, d) = (parameters(e, fit_prior(e)) for e in (plain, informed))
+        (a, b), (c, d) = (beta_parameters(e, fit_prior(e)) for e in (plain, informed))
         shifts.append(np.abs(a / (a + b) - c / (c + d)).mean())
     assert shifts[1] < 0.1 * shifts[0]
 
@@ -135,7 +149,7 @@ def test_ties_go_to_progress_then_success_then_index_and_crashed_policies_go_las
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_sweep_without_any_spread_is_no_trouble(value):
     evidence = table(np.full((20, 5), value))
-    belief = posterior(evidence, k=4, draws=2000)
+    belief = compute_posterior(evidence, k=4, draws=2000)
     assert belief.p_top_k == pytest.approx(0.2, abs=0.05)
     prior = fit_prior(evidence)
     assert (prior.mean > 0).all() and (prior.mean < 1).all() and np.isfinite(prior.strength).all()
@@ -161,4 +175,4 @@ def test_adaptive_episodes_do_not_tilt_the_prior():
 
 def test_wrong_settings_are_refused():
     with pytest.raises(InvalidInputError, match="k and draws"):
-        posterior(Evidence.empty(2, episodes=2), k=0)
+        compute_posterior(Evidence.empty(2, episodes=2), k=0)

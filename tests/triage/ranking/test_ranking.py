@@ -1,6 +1,7 @@
 """The leaderboard: same evidence, same digest; no winner's curse in the audit; a file others can read."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError
-from worldsim.stats.intervals import clopper_pearson, confidence_sequence, mean_sequence
+from worldsim.stats.intervals import Interval, clopper_pearson, confidence_sequence, mean_sequence
 from worldsim.triage.ranking.evidence import Evidence, Outcome
-from worldsim.triage.ranking.ranking import Ranking
+from worldsim.triage.ranking.ranking import Ranking, assign_letters, assign_tiers
 
 
 def bernoulli(random: np.random.Generator, rates: np.ndarray, n: int) -> np.ndarray:
@@ -149,8 +150,14 @@ def test_an_edited_or_foreign_file_is_refused():
     edited["per_policy"][0]["name"] = "mine"
     with pytest.raises(InvalidInputError, match="edited or is damaged"):
         Ranking.from_json(edited)
-    with pytest.raises(InvalidInputError, match="Not a ranking"):
-        Ranking.from_json({"overall": {}})
+    for foreign in ({"overall": {}}, [], "ranking", None):
+        with pytest.raises(InvalidInputError, match="Not a ranking"):
+            Ranking.from_json(foreign)
+    for key, wrong in (("rank", "1"), ("name", 3), ("p_best", [0.5]), ("triage", [1, 2]), ("audit", {"a": 1})):
+        broken = json.loads(json.dumps(value))
+        broken["per_policy"][0][key] = wrong
+        with pytest.raises(InvalidInputError, match="cannot be read"):
+            Ranking.from_json(broken)
     for key in ("triage", "tier"):
         broken = json.loads(json.dumps(value))
         del broken["per_policy"][0][key]
@@ -190,3 +197,48 @@ def test_intervals_of_the_audit_cover():
 def test_names_must_match():
     with pytest.raises(InvalidInputError, match="a name for each of 6 policies; got 2"):
         Ranking.from_evidence(sample()[0], names=["a", "b"], k=1)
+
+
+ENDS = st.tuples(st.integers(0, 12), st.integers(0, 5)).map(lambda t: Interval(t[0] / 10, (t[0] + t[1]) / 10))
+
+
+def meet(a: Interval, b: Interval) -> bool:
+    return a.low <= b.high and b.low <= a.high
+
+
+@given(st.lists(ENDS, max_size=9))
+def test_a_common_letter_means_not_separated(intervals):
+    marks = [set(text.split()) for text in assign_letters(intervals)]
+    for i, a in enumerate(intervals):
+        for j, b in enumerate(intervals):
+            assert bool(marks[i] & marks[j]) == meet(a, b)
+
+
+@given(st.lists(ENDS, max_size=9))
+def test_no_letter_is_redundant(intervals):
+    groups: dict[str, set[int]] = {}
+    for i, text in enumerate(assign_letters(intervals)):
+        for letter in text.split():
+            groups.setdefault(letter, set()).add(i)
+    assert not any(a < b or (a == b and x != y) for x, a in groups.items() for y, b in groups.items())
+
+
+def test_letters_start_at_the_top_and_go_on_after_z():
+    apart = [Interval(1 - i / 30, 1 - i / 30) for i in range(28)]
+    assert assign_letters(apart)[0] == "a" and assign_letters(apart)[25:] == ("z", "aa", "ab")
+
+
+@given(st.lists(ENDS, min_size=1, max_size=9))
+def test_a_tier_ends_at_the_first_policy_separated_from_its_leader(intervals):
+    found = assign_tiers(intervals)
+    assert found[0] == 1 and all(b - a in (0, 1) for a, b in itertools.pairwise(found))
+    for tier in set(found):
+        members = [i for i, t in enumerate(found) if t == tier]
+        leader = intervals[members[0]]
+        assert all(intervals[i].high >= leader.low for i in members)
+        if members[-1] + 1 < len(intervals):
+            assert intervals[members[-1] + 1].high < leader.low
+
+
+def test_no_policies_give_no_tiers():
+    assert assign_tiers([]) == () and assign_letters([]) == ()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.intervals import clopper_pearson
-from worldsim.triage.allocate.halving import SequentialHalving
+from worldsim.triage.allocate import SequentialHalving
 from worldsim.triage.ranking.evidence import Evidence, Outcome
 from worldsim.triage.ranking.posterior import order
 from worldsim.triage.ranking.ranking import Ranking

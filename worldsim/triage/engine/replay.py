@@ -16,7 +16,7 @@ from worldsim.triage.engine.batches import Crash, Scope, Wave, compose
 from worldsim.triage.engine.plan import ArenaPlan, Plan
 from worldsim.triage.engine.store import Store
 from worldsim.triage.ranking.evidence import Evidence, Outcome
-from worldsim.triage.ranking.judge_correction import Corrected, corrected_rates
+from worldsim.triage.ranking.judge_correction import Corrected, correct_rates
 from worldsim.triage.ranking.posterior import order
 from worldsim.triage.ranking.ranking import Ranking
 
@@ -112,7 +112,7 @@ class Course:
         """What the judge said, corrected by the paired truth or by its known rates."""
         request = self._plan.request
         paired = any(a.kind == TRUTH and a.paired for a in self._plan.arenas)
-        return corrected_rates(
+        return correct_rates(
             triage,
             audit=audit,
             truth=arenas[TRUTH] if paired else None,

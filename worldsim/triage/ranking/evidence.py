@@ -1,7 +1,6 @@
-"""What has been rolled out so far, and how it went: a table of K policies by N episodes.
+"""The outcomes known so far: a table of K policies by N episodes.
 
-Allocators and rankings read this table and nothing else, so every decision is a function of it. Not for durable storage
-(`worldsim.triage.engine.store`) and not for statistics beyond counts and means (`intervals`, `posterior`, `agreement`).
+Allocators and rankings read this table and nothing else, so every decision is a function of it.
 
 Shape legend: K policies, N episodes of one frozen episode table. The episode index is the position in that table, and
 it is the same start and the same noise for every policy.
@@ -14,13 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worldsim.arrays import Bools, Float64s, Int64s
 from worldsim.errors import InvalidInputError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +41,8 @@ class Evidence:
         InvalidInputError: Shapes disagree, a value lies outside 0..1, or only one of success and progress is known.
     """
 
-    success: Floats
-    progress: Floats
+    success: Float64s
+    progress: Float64s
     failed: Bools
 
     def __post_init__(self) -> None:
@@ -83,10 +78,10 @@ class Evidence:
         return cls(success=blank, progress=blank, failed=np.zeros(policies, dtype=np.bool_))
 
     @classmethod
-    def sharing(cls, *, success: Floats, progress: Floats, failed: Bools) -> Self:
-        """Return a table over arrays that are known to be right: nothing is checked and nothing copied.
+    def sharing(cls, *, success: Float64s, progress: Float64s, failed: Bools) -> Self:
+        """Return a table over arrays that are known to be valid: nothing is checked and nothing copied.
 
-        For parts of another table, and for replays that fill millions of cells. The arrays must not change while the
+        For parts of another table, and for simulations that fill millions of cells. The arrays must not change while the
         table is in use.
         """
         table = object.__new__(cls)
@@ -110,12 +105,12 @@ class Evidence:
         return ~np.isnan(self.success)
 
     @functools.cached_property
-    def count(self) -> Ints:
+    def count(self) -> Int64s:
         """int64 [K]: rollouts finished per policy."""
         return np.asarray(self.done.sum(axis=1), dtype=np.int64)
 
     @functools.cached_property
-    def wins(self) -> Floats:
+    def wins(self) -> Float64s:
         """float64 [K]: sum of success per policy."""
         return np.asarray(np.nansum(self.success, axis=1), dtype=np.float64)
 
@@ -125,14 +120,14 @@ class Evidence:
         return int(self.done.sum())
 
     @functools.cached_property
-    def success_mean(self) -> Floats:
+    def success_mean(self) -> Float64s:
         """float64 [K]: mean success; nan where a policy has no rollout."""
-        return _mean(self.success)
+        return row_means(self.success)
 
     @functools.cached_property
-    def progress_mean(self) -> Floats:
+    def progress_mean(self) -> Float64s:
         """float64 [K]: mean progress; nan where a policy has no rollout."""
-        return _mean(self.progress)
+        return row_means(self.progress)
 
     @property
     def digest(self) -> str:
@@ -180,6 +175,16 @@ class Evidence:
         failed[policy] = True
         return dataclasses.replace(self, failed=failed)
 
+    def missing(self, policies: Sequence[int] | Int64s, stop: int, *, start: int = 0) -> list[tuple[int, int]]:
+        """Return the (policy, episode) pairs that `policies` have not rolled out of episodes start..stop-1.
+
+        Pairs come episode by episode, within one in the order of `policies`: cut anywhere, all policies have seen the
+        same episodes to within one.
+        """
+        index = np.asarray(policies, dtype=np.int64)
+        columns, rows = np.nonzero(np.isnan(self.success[:, start:stop][index]).T)
+        return list(zip(index[rows].tolist(), (columns + start).tolist(), strict=True))
+
     def merge(self, other: "Evidence") -> Self:
         """Return the union of two tables over the same policies and episodes.
 
@@ -210,9 +215,7 @@ class Evidence:
             InvalidInputError: The tables have different numbers of policies.
         """
         if other.policies != self.policies:
-            raise InvalidInputError(
-                f"Tables of {self.policies} and {other.policies} policies cannot stand side by side."
-            )
+            raise InvalidInputError(f"Tables of {self.policies} and {other.policies} policies cannot be joined.")
         return dataclasses.replace(
             self,
             success=np.concatenate([self.success, other.success], axis=1),
@@ -220,7 +223,7 @@ class Evidence:
             failed=self.failed | other.failed,
         )
 
-    def rows(self, policies: Sequence[int] | Ints) -> Self:
+    def rows(self, policies: Sequence[int] | Int64s) -> Self:
         """Return the table of these policies only, in this order."""
         index = np.asarray(policies, dtype=np.int64)
         return self.sharing(success=self.success[index], progress=self.progress[index], failed=self.failed[index])
@@ -230,8 +233,8 @@ class Evidence:
         return self.sharing(success=self.success[:, :stop], progress=self.progress[:, :stop], failed=self.failed)
 
 
-def _check_values(success: Floats, progress: Floats) -> None:
-    """Refuse values outside 0..1 and pairs of which only half is known."""
+def _check_values(success: Float64s, progress: Float64s) -> None:
+    """Refuse values outside 0..1 and pairs with only one of success and progress."""
     for name, array in (("success", success), ("progress", progress)):
         wrong = (array < 0) | (array > 1)
         if wrong.any():
@@ -255,8 +258,8 @@ def _conflict(policy: int, episode: int) -> InvalidInputError:
     )
 
 
-def _mean(array_kn: Floats) -> Floats:
-    """Row means over what is known, nan for an empty row, without a warning."""
-    count = (~np.isnan(array_kn)).sum(axis=1)
-    total = np.nansum(array_kn, axis=1)
+def row_means(array_KN: Float64s) -> Float64s:
+    """Return row means [K] of [K, N] over what is not nan; nan for an empty row, without a warning."""
+    count = (~np.isnan(array_KN)).sum(axis=1)
+    total = np.nansum(array_KN, axis=1)
     return np.asarray(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))

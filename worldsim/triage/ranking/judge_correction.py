@@ -1,28 +1,28 @@
-"""Success rates corrected for what a judge gets wrong.
+"""Success rates corrected for a judge's errors.
 
-Two ways. Where some episodes were also run in the truth, the judge's opinion is a prediction and the truth corrects it:
+Two ways. Where some episodes were also run in the truth, the judge's verdict is a prediction and the truth corrects it:
 PPI++, which never trusts the judge more than the paired episodes warrant, and corrects the world's error with the
 judge's. Else the judge's known sensitivity and specificity correct its rate: Rogan-Gladen, which corrects the judge and
-not the world. Not for measuring a judge, or for the leaderboard (`worldsim.triage.ranking.ranking`).
+not the world.
 
 Shape legend: K policies, n paired episodes, M others.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
+from worldsim.arrays import Float64s, Int64s
 from worldsim.errors import InvalidInputError
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Interval, clopper_pearson
 from worldsim.stats.judge_rates import JudgeRates
-from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.evidence import Evidence, row_means
+from worldsim.triage.ranking.measured import interval_from_percent, interval_to_percent, round_number
 
-Floats = NDArray[np.float64]
 Method = Literal["truth", "rates"]
 _FEWEST = 2  # true episodes of a policy from which the truth corrects
 _PAIRS = 8  # degrees of freedom of all pairs together below which the judge is given no weight
@@ -40,7 +40,7 @@ class Corrected:
         method: ``"truth"`` by paired true episodes (PPI++), ``"rates"`` by sensitivity and specificity (Rogan-Gladen).
         episodes: Judged episodes.
         truths: True episodes; 0 for ``"rates"``.
-        weight: Of the judge's opinion, 0..1 (lambda of PPI++); 1 for ``"rates"``.
+        weight: Of the judge's verdicts, 0..1 (lambda of PPI++); 1 for ``"rates"``.
         effective: True episodes that would say as much about this policy against the others. Errors of rates that hold for
             all policies leave the order as it is, so they count in the interval and not here.
     """
@@ -53,25 +53,56 @@ class Corrected:
     weight: float
     effective: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; success in percent."""
+        return {
+            "pc_success": round_number(100 * self.value),
+            "pc_success_interval": interval_to_percent(self.interval),
+            "method": self.method,
+            "n_episodes": self.episodes,
+            "n_truths": self.truths,
+            "weight": round_number(self.weight),
+            "n_effective": round_number(self.effective),
+        }
 
-def by_truth(truth_kn: Floats, *, judged_kn: Floats, others_km: Floats, alpha: float = 0.05) -> list[Corrected | None]:
+    @staticmethod
+    def fields_from_json(value: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `to_json` gave as fields for `storage.from_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The value is something else.
+        """
+        return {
+            "value": value["pc_success"] / 100,
+            "interval": interval_from_percent(value["pc_success_interval"]),
+            "method": value["method"],
+            "episodes": value["n_episodes"],
+            "truths": value["n_truths"],
+            "weight": value["weight"],
+            "effective": value["n_effective"],
+        }
+
+
+def correct_by_truth(
+    truth_KN: Float64s, *, judged_KN: Float64s, others_KM: Float64s, alpha: float = 0.05
+) -> list[Corrected | None]:
     """PPI++ (Angelopoulos, Duchi and Zrnic, 2023) for the mean of each policy.
 
     theta = mean_n(Y) + lambda (mean_M(f) - mean_n(f)), lambda = Cov(Y, f) / ((1 + n / M) Var f), with the truth Y and the
-    judge's probability f. A dozen pairs tell little about a covariance, so Cov and Var are those within policies, pooled
+    judge's probability f. A dozen pairs say little about a covariance, so Cov and Var are those within policies, pooled
     over all of them, and lambda is kept in 0..1; with fewer than 8 degrees of freedom in all, or without other episodes,
     it is 0 and the truth stands alone. So lambda hardly depends on any one policy's outcomes, and theta is unbiased.
     True episodes that the judge did not see count in mean_n(Y) and not in mean_n(f); lambda shrinks accordingly.
 
     The interval is Clopper and Pearson's for as many episodes as theta is worth: theirs of the truth alone where lambda is
-    0, and it keeps a width where all outcomes are alike. For the worth, Y is parted into what f explains with the pooled
-    slope and a rest; the variances of f and of the rest are the policy's own, drawn to the pooled ones as if these had 4
+    0, and it keeps a width where all outcomes are alike. For the worth, Y is split into what f explains with the pooled
+    slope and a rest; the variances of f and of the rest are the policy's own, shrunk towards the pooled ones as if these had 4
     degrees of freedom more.
 
     Args:
-        truth_kn: [K, n] true outcomes in 0..1; nan where there is none.
-        judged_kn: [K, n] the judge's probabilities of the same episodes in the world; nan where there is none.
-        others_km: [K, M] its probabilities of other episodes; nan where there is none.
+        truth_KN: [K, n] true outcomes in 0..1; nan where there is none.
+        judged_KN: [K, n] the judge's probabilities of the same episodes in the world; nan where there is none.
+        others_KM: [K, M] its probabilities of other episodes; nan where there is none.
         alpha: Probability to miss of each interval.
 
     Returns:
@@ -80,37 +111,40 @@ def by_truth(truth_kn: Floats, *, judged_kn: Floats, others_km: Floats, alpha: f
     Raises:
         InvalidInputError: Shapes that do not fit, or values outside 0..1.
     """
-    _check(truth_kn, judged_kn, others_km)
-    f_kn = np.where(np.isnan(truth_kn), np.nan, judged_kn)
-    true_k, pair_k, other_k = (_count(x) for x in (truth_kn, f_kn, others_km))
-    n, p, m = (np.maximum(x, 1) for x in (true_k, pair_k, other_k))
-    useful, slope = (pair_k > 0) & (other_k > 0), _slope(truth_kn, f_kn, others_km)
-    weight_k = np.where(useful, np.clip(slope / n / (1 / m + 1 / p), 0, 1), 0.0)
-    shift_k = np.where(useful, _mean(others_km) - _mean(f_kn), 0.0)
-    theta_k = np.clip(np.nan_to_num(_mean(truth_kn)) + weight_k * shift_k, 0, 1)
-    spread, rest = _moderated(np.concatenate([f_kn, others_km], axis=1)), _moderated(truth_kn - slope * f_kn)
+    _check(truth_KN, judged_KN, others_KM)
+    f_KN = np.where(np.isnan(truth_KN), np.nan, judged_KN)
+    true_K, pair_K, other_K = (_count(x) for x in (truth_KN, f_KN, others_KM))
+    n, p, m = (np.maximum(x, 1) for x in (true_K, pair_K, other_K))
+    useful, slope = (pair_K > 0) & (other_K > 0), _pool_slope(truth_KN, f_KN, others_KM)
+    weight_K = np.where(useful, np.clip(slope / n / (1 / m + 1 / p), 0, 1), 0.0)
+    shift_K = np.where(useful, row_means(others_KM) - row_means(f_KN), 0.0)
+    theta_K = np.clip(np.nan_to_num(row_means(truth_KN)) + weight_K * shift_K, 0, 1)
+    spread, rest = (
+        _moderate_variance(np.concatenate([f_KN, others_KM], axis=1)),
+        _moderate_variance(truth_KN - slope * f_KN),
+    )
     own = rest / n + slope**2 * spread / n
-    seen = (slope * p / n - weight_k) ** 2 / p + slope**2 * (true_k - pair_k) / n**2 + weight_k**2 / m
-    gain = np.divide(own, rest / n + spread * seen, out=np.ones(len(own)), where=(weight_k > 0) & (own > 0))
-    worth_k = np.minimum(true_k * gain, true_k + other_k)
-    low, high = clopper_pearson(theta_k * worth_k, worth_k, alpha=alpha)
+    seen = (slope * p / n - weight_K) ** 2 / p + slope**2 * (true_K - pair_K) / n**2 + weight_K**2 / m
+    gain = np.divide(own, rest / n + spread * seen, out=np.ones(len(own)), where=(weight_K > 0) & (own > 0))
+    worth_K = np.minimum(true_K * gain, true_K + other_K)
+    low, high = clopper_pearson(theta_K * worth_K, worth_K, alpha=alpha)
     return [
         Corrected(
-            value=float(theta_k[i]),
+            value=float(theta_K[i]),
             interval=Interval(float(low[i]), float(high[i])),
             method="truth",
-            episodes=int(_count(judged_kn)[i] + other_k[i]),
-            truths=int(true_k[i]),
-            weight=float(weight_k[i]),
-            effective=float(worth_k[i]),
+            episodes=int(_count(judged_KN)[i] + other_K[i]),
+            truths=int(true_K[i]),
+            weight=float(weight_K[i]),
+            effective=float(worth_K[i]),
         )
-        if true_k[i] >= _FEWEST
+        if true_K[i] >= _FEWEST
         else None
-        for i in range(len(true_k))
+        for i in range(len(true_K))
     ]
 
 
-def by_rates(judged: Floats, *, rates: JudgeRates, alpha: float = 0.05) -> Corrected | None:
+def correct_by_rates(judged: Float64s, *, rates: JudgeRates, alpha: float = 0.05) -> Corrected | None:
     """Rogan and Gladen's estimate of one policy's rate (Am. J. Epidemiol. 107, 1978).
 
     p = (q + Sp - 1) / (Se + Sp - 1), q the share of episodes that the judge calls solved, kept in 0..1. The interval is
@@ -123,8 +157,8 @@ def by_rates(judged: Floats, *, rates: JudgeRates, alpha: float = 0.05) -> Corre
         alpha: Probability to miss.
 
     Returns:
-        None where no episode was judged, an outcome never occurred in measuring the judge, or it is hardly better than a
-        coin (Se + Sp - 1 below 0.1).
+        None where no episode was judged, an outcome never occurred in measuring the judge, or it is hardly better than
+        chance (Se + Sp - 1 below 0.1).
     """
     votes = judged[~np.isnan(judged)] >= SOLVED
     n, z = votes.size, float(special.ndtri(1 - alpha / 2))
@@ -154,7 +188,7 @@ def by_rates(judged: Floats, *, rates: JudgeRates, alpha: float = 0.05) -> Corre
     )
 
 
-def corrected_rates(
+def correct_rates(
     triage: Evidence,
     *,
     audit: Evidence | None,
@@ -163,7 +197,7 @@ def corrected_rates(
     rates: Sequence[JudgeRates],
     alpha: float,
 ) -> list[Corrected | None]:
-    """Correct what a judge said of every policy: by the truth where it has paired episodes, else by the judge's rates.
+    """Correct a judge's success rate of every policy: by the truth where it has paired episodes, else by the judge's rates.
 
     Args:
         triage: The judge's outcomes [K, N].
@@ -174,7 +208,7 @@ def corrected_rates(
         alpha: Probability to miss of each interval.
 
     Returns:
-        A rate for each policy; None where neither way is open.
+        A rate for each policy; None where neither way applies.
     """
     n = 0 if truth is None else truth.episodes
     others = [triage.success[:, n:]] + ([] if audit is None else [audit.success])
@@ -182,66 +216,60 @@ def corrected_rates(
     if truth is None:
         found: list[Corrected | None] = [None] * triage.policies
     else:
-        others_km = np.concatenate(others, axis=1)
-        found = by_truth(truth.success, judged_kn=triage.success[:, :n], others_km=others_km, alpha=alpha)
+        others_KM = np.concatenate(others, axis=1)
+        found = correct_by_truth(truth.success, judged_KN=triage.success[:, :n], others_KM=others_KM, alpha=alpha)
     for i, name in enumerate(names):
-        own = rates_for(name, rates)
+        own = find_rates(name, rates)
         if found[i] is None and own is not None:
-            found[i] = by_rates(judged[i], rates=own, alpha=alpha)
+            found[i] = correct_by_rates(judged[i], rates=own, alpha=alpha)
     return found
 
 
-def rates_for(policy: str, rates: Sequence[JudgeRates]) -> JudgeRates | None:
+def find_rates(policy: str, rates: Sequence[JudgeRates]) -> JudgeRates | None:
     """The rates of the closest group that a policy's name belongs to and that has enough episodes; else those of all."""
     fitting = [r for r in rates if not r.group or policy == r.group or policy.startswith(f"{r.group}/")]
     known = [r for r in fitting if not r.group or not r.few]
     return max(known, key=lambda r: len(r.group), default=None)
 
 
-def _slope(y_kn: Floats, f_kn: Floats, others_km: Floats) -> float:
+def _pool_slope(y_KN: Float64s, f_KN: Float64s, others_KM: Float64s) -> float:
     """Cov(Y, f) / Var(f) within policies, pooled; 0 where they are not known."""
-    both = ~np.isnan(f_kn)
-    y, f = _centred(np.where(both, y_kn, np.nan)), _centred(f_kn)
-    everywhere = np.concatenate([f_kn, others_km], axis=1)
-    pairs, freedom = (int(np.maximum(_count(x) - 1, 0).sum()) for x in (f_kn, everywhere))
-    square = float(np.nansum(_centred(everywhere) ** 2))
+    both = ~np.isnan(f_KN)
+    y, f = _centre(np.where(both, y_KN, np.nan)), _centre(f_KN)
+    everywhere = np.concatenate([f_KN, others_KM], axis=1)
+    pairs, freedom = (int(np.maximum(_count(x) - 1, 0).sum()) for x in (f_KN, everywhere))
+    square = float(np.nansum(_centre(everywhere) ** 2))
     if pairs < _PAIRS or square <= 1e-12:
         return 0.0
     return float(np.nansum(y * f)) / pairs / (square / freedom)
 
 
-def _moderated(x_kn: Floats) -> Floats:
-    """Variance of each row, drawn to that within all rows."""
-    freedom = np.maximum(_count(x_kn) - 1, 0)
-    square = np.nansum(_centred(x_kn) ** 2, axis=1)
+def _moderate_variance(x_KN: Float64s) -> Float64s:
+    """Variance of each row, shrunk towards that within all rows."""
+    freedom = np.maximum(_count(x_KN) - 1, 0)
+    square = np.nansum(_centre(x_KN) ** 2, axis=1)
     pooled = square.sum() / max(int(freedom.sum()), 1)
     return np.asarray((square + _PRIOR * pooled) / (freedom + _PRIOR))
 
 
-def _mean(x_kn: Floats) -> Floats:
-    """Row means over what is known; nan for an empty row, silently."""
-    count = _count(x_kn)
-    return np.asarray(np.divide(np.nansum(x_kn, axis=1), count, out=np.full(len(count), np.nan), where=count > 0))
+def _centre(x_KN: Float64s) -> Float64s:
+    return np.asarray(x_KN - row_means(x_KN)[:, None])
 
 
-def _centred(x_kn: Floats) -> Floats:
-    return np.asarray(x_kn - _mean(x_kn)[:, None])
+def _count(x_KN: Float64s) -> Int64s:
+    return np.asarray((~np.isnan(x_KN)).sum(1), dtype=np.int64)
 
 
-def _count(x_kn: Floats) -> NDArray[np.int64]:
-    return np.asarray((~np.isnan(x_kn)).sum(1), dtype=np.int64)
-
-
-def _check(truth_kn: Floats, judged_kn: Floats, others_km: Floats) -> None:
+def _check(truth_KN: Float64s, judged_KN: Float64s, others_KM: Float64s) -> None:
     if (
-        truth_kn.ndim != 2
-        or truth_kn.shape != judged_kn.shape
-        or others_km.ndim != 2
-        or len(others_km) != len(truth_kn)
+        truth_KN.ndim != 2
+        or truth_KN.shape != judged_KN.shape
+        or others_KM.ndim != 2
+        or len(others_KM) != len(truth_KN)
     ):
         raise InvalidInputError(
-            f"Needs truth and judgements [K, n] of the same episodes and judgements [K, M] of others; got {truth_kn.shape}, "
-            f"{judged_kn.shape} and {others_km.shape}."
+            f"Needs truth and judgements [K, n] of the same episodes and judgements [K, M] of others; got {truth_KN.shape}, "
+            f"{judged_KN.shape} and {others_KM.shape}."
         )
-    if any(bool(((x < 0) | (x > 1)).any()) for x in (truth_kn, judged_kn, others_km)):
+    if any(bool(((x < 0) | (x > 1)).any()) for x in (truth_KN, judged_KN, others_KM)):
         raise InvalidInputError("Outcomes and probabilities must lie in 0..1, or be nan where there is none.")

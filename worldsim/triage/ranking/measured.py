@@ -1,6 +1,4 @@
-"""Success and progress of one policy on one set of episodes, with intervals; and how they are written.
-
-Not for the order of policies (`worldsim.triage.ranking.ranking`).
+"""Success and progress of one policy on one set of episodes, with intervals: the numbers every table shows.
 
 Shape legend: K policies.
 """
@@ -9,15 +7,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from worldsim.arrays import Float64s
 from worldsim.stats.intervals import Interval, clopper_pearson, confidence_sequence, mean_sequence
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.judge_correction import Corrected
 
-Floats = NDArray[np.float64]
-_DECIMALS = 9  # numbers are rounded so before they are written or hashed
+_DECIMALS = 9  # of numbers that are written or hashed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +21,9 @@ class Measured:
     Attributes:
         rollouts: Episodes rolled out.
         success: Mean success in 0..1; None without rollouts.
-        success_exact: Clopper-Pearson interval. It holds where the number of rollouts was fixed beforehand: for an
+        success_exact: Clopper-Pearson interval. It holds where the number of rollouts was fixed in advance: for an
             audit and a uniform allocation, not after adaptive stopping.
-        success_anytime: Beta-binomial confidence sequence. It holds whenever and why ever the rollouts stopped.
+        success_anytime: Beta-binomial confidence sequence. It holds no matter when and why the rollouts stopped.
         progress: Mean progress in 0..1; None without rollouts.
         progress_anytime: Betting confidence sequence of the mean progress.
     """
@@ -41,13 +35,44 @@ class Measured:
     progress: float | None
     progress_anytime: Interval
 
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; success in percent."""
+        return {
+            "n_episodes": self.rollouts,
+            "pc_success": None if self.success is None else round_number(100 * self.success),
+            "pc_success_exact": interval_to_percent(self.success_exact),
+            "pc_success_anytime": interval_to_percent(self.success_anytime),
+            "avg_progress": None if self.progress is None else round_number(self.progress),
+            "avg_progress_anytime": [
+                round_number(self.progress_anytime.low),
+                round_number(self.progress_anytime.high),
+            ],
+        }
+
+    @staticmethod
+    def fields_from_json(value: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `to_json` gave as fields for `storage.from_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The value is something else.
+        """
+        percent, (low, high) = value["pc_success"], value["avg_progress_anytime"]
+        return {
+            "rollouts": value["n_episodes"],
+            "success": None if percent is None else percent / 100,
+            "success_exact": interval_from_percent(value["pc_success_exact"]),
+            "success_anytime": interval_from_percent(value["pc_success_anytime"]),
+            "progress": value["avg_progress"],
+            "progress_anytime": {"low": low, "high": high},
+        }
+
 
 def measure(evidence: Evidence, *, alpha: float) -> list[Measured]:
     """Measure every policy; `alpha` is the probability to miss of each interval."""
     wins, count = evidence.wins, evidence.count
-    exact = _spans(*clopper_pearson(wins, count, alpha=alpha))
-    anytime = _spans(*confidence_sequence(wins, count, alpha=alpha))
-    progress = _spans(*mean_sequence(evidence.progress, alpha=alpha))
+    exact = _intervals(*clopper_pearson(wins, count, alpha=alpha))
+    anytime = _intervals(*confidence_sequence(wins, count, alpha=alpha))
+    progress = _intervals(*mean_sequence(evidence.progress, alpha=alpha))
     means = zip(evidence.success_mean, evidence.progress_mean, strict=True)
     return [
         Measured(
@@ -62,70 +87,21 @@ def measure(evidence: Evidence, *, alpha: float) -> list[Measured]:
     ]
 
 
-def _spans(low: Floats, high: Floats) -> list[Interval]:
-    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-
-def rounded(value: float) -> float:
-    """A number as it is written and hashed; never minus zero."""
+def round_number(value: float) -> float:
+    """Round a number as it is written and hashed; never minus zero."""
     return round(value, _DECIMALS) + 0.0
 
 
-def measured_to_json(measured: Measured | None) -> dict[str, Any] | None:
-    """JSON values; success in percent."""
-    if measured is None:
-        return None
-    return {
-        "n_episodes": measured.rollouts,
-        "pc_success": None if measured.success is None else rounded(100 * measured.success),
-        "pc_success_exact": [rounded(100 * measured.success_exact.low), rounded(100 * measured.success_exact.high)],
-        "pc_success_anytime": [
-            rounded(100 * measured.success_anytime.low),
-            rounded(100 * measured.success_anytime.high),
-        ],
-        "avg_progress": None if measured.progress is None else rounded(measured.progress),
-        "avg_progress_anytime": [rounded(measured.progress_anytime.low), rounded(measured.progress_anytime.high)],
-    }
+def interval_to_percent(interval: Interval) -> list[float]:
+    """Return both ends in percent, rounded."""
+    return [round_number(100 * interval.low), round_number(100 * interval.high)]
 
 
-def measured_from_json(value: Mapping[str, Any] | None) -> Measured | None:
-    """Rebuild what `measured_to_json` gave."""
-    if value is None:
-        return None
-    percent = value["pc_success"]
-    return Measured(
-        rollouts=int(value["n_episodes"]),
-        success=None if percent is None else percent / 100,
-        success_exact=Interval(*(x / 100 for x in value["pc_success_exact"])),
-        success_anytime=Interval(*(x / 100 for x in value["pc_success_anytime"])),
-        progress=value["avg_progress"],
-        progress_anytime=Interval(*value["avg_progress_anytime"]),
-    )
+def interval_from_percent(ends: list[float]) -> dict[str, float]:
+    """Return the fields of an `Interval` from its ends in percent."""
+    low, high = ends
+    return {"low": low / 100, "high": high / 100}
 
 
-def corrected_to_json(corrected: Corrected) -> dict[str, Any]:
-    """JSON values; success in percent."""
-    return {
-        "pc_success": rounded(100 * corrected.value),
-        "pc_success_interval": [rounded(100 * corrected.interval.low), rounded(100 * corrected.interval.high)],
-        "method": corrected.method,
-        "n_episodes": corrected.episodes,
-        "n_truths": corrected.truths,
-        "weight": rounded(corrected.weight),
-        "n_effective": rounded(corrected.effective),
-    }
-
-
-def corrected_from_json(value: Mapping[str, Any] | None) -> Corrected | None:
-    """Rebuild what `corrected_to_json` gave."""
-    if value is None:
-        return None
-    return Corrected(
-        value=value["pc_success"] / 100,
-        interval=Interval(*(x / 100 for x in value["pc_success_interval"])),
-        method=value["method"],
-        episodes=int(value["n_episodes"]),
-        truths=int(value["n_truths"]),
-        weight=float(value["weight"]),
-        effective=float(value["n_effective"]),
-    )
+def _intervals(low: Float64s, high: Float64s) -> list[Interval]:
+    return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]

@@ -1,36 +1,25 @@
-"""The leaderboard: which policies come first, how sure that is, and what it cost.
+"""The leaderboard: which policies come first, how certain that is, and what it cost.
 
 A `Ranking` is a pure function of the evidence (and of the audit, where winners were run again on fresh episodes), so
-its digest says whether two runs reached the same conclusion. Not for drawing: the report and the terminal read it.
+its digest says whether two runs reached the same conclusion. Tiers and letters group policies that the data cannot
+separate: two policies are separated when their simultaneous intervals do not meet.
 """
 
 import dataclasses
 import hashlib
 import json
+import string
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.stats.intervals import Interval, confidence_sequence
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.judge_correction import Corrected
-from worldsim.triage.ranking.measured import (
-    Measured,
-    corrected_from_json,
-    corrected_to_json,
-    measure,
-    measured_from_json,
-    measured_to_json,
-    rounded,
-)
-from worldsim.triage.ranking.posterior import Tally, fit_prior, order, posterior
-from worldsim.triage.ranking.standing import Standing
-from worldsim.triage.ranking.tiers import letters, tiers
+from worldsim.triage.ranking.measured import Measured, measure, round_number
+from worldsim.triage.ranking.posterior import CorrectedTally, Tally, compute_posterior, fit_prior, order
 
-Floats = NDArray[np.float64]
 FORMAT = "worldsim-ranking-1"
 _LETTERED = 30  # compact letters are for leaderboards a person can read; longer ones have tiers only
 
@@ -49,8 +38,8 @@ class RankedPolicy:
         p_top_k: Posterior probability to be among the best k.
         p_best: Posterior probability to be the best.
         expected_rank: Posterior mean of the rank, 1..K.
-        triage: What the triage episodes said. Their mean is optimistic for winners (winner's curse).
-        audit: What fresh episodes said, free of that optimism; None where there were none.
+        triage: Measured on the triage episodes. The mean is optimistic for winners (winner's curse).
+        audit: Measured on fresh episodes, free of that optimism; None where there were none.
         failed: Why the policy crashed; None if it did not.
         corrected: Success without the errors of the judge, where one judged and they could be corrected.
     """
@@ -73,6 +62,29 @@ class RankedPolicy:
     def shown(self) -> Measured:
         """The audit where there is one, else the triage: what a reader should be shown."""
         return self.audit or self.triage
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; ``corrected`` only where there is one."""
+        value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "corrected"}
+        value |= {name: round_number(number) for name, number in value.items() if isinstance(number, float)}
+        value |= {"triage": self.triage.to_json(), "audit": self.audit.to_json() if self.audit else None}
+        return value | ({"corrected": self.corrected.to_json()} if self.corrected else {})
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Rebuild what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: The value is something else.
+        """
+        audit, corrected = value["audit"], value.get("corrected")
+        fields = {
+            **value,
+            "triage": Measured.fields_from_json(value["triage"]),
+            "audit": None if audit is None else Measured.fields_from_json(audit),
+            "corrected": None if corrected is None else Corrected.fields_from_json(corrected),
+        }
+        return storage.from_json(cls, fields)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,8 +112,8 @@ class Ranking:
         audit: Evidence | None = None,
         failures: Mapping[int, str] | None = None,
         corrected: Sequence[Corrected | None] | None = None,
-    ) -> "Ranking":
-        """Draw up the leaderboard.
+    ) -> Self:
+        """Rank the policies.
 
         Order, probabilities and tiers use triage and audit together; a Bayesian mean needs no correction for having
         been selected, and the tiers' confidence sequences hold under any selection.
@@ -114,7 +126,7 @@ class Ranking:
             audit: The same K policies on other episodes, rolled out for the winners only.
             failures: Why a policy crashed, by row.
             corrected: Rates without the judge's errors. If every policy that did not crash has one, order,
-                probabilities and tiers go by them: each counts as the true episodes that it is worth.
+                probabilities and tiers follow them: each counts as the true episodes that it is worth.
 
         Raises:
             InvalidInputError: The number of names or audited policies is not K, or k is below 1.
@@ -122,12 +134,12 @@ class Ranking:
         if len(names) != evidence.policies:
             raise InvalidInputError(f"Ranking needs a name for each of {evidence.policies} policies; got {len(names)}.")
         both = evidence if audit is None else evidence.beside(audit)
-        standing = None if corrected is None else Standing.of(both, corrected)
-        tally: Tally = both if standing is None else standing
-        prior = fit_prior(both) if standing is None else standing.prior()
-        belief = posterior(tally, k=k, prior=prior)
+        corrected_tally = None if corrected is None else CorrectedTally.of(both, corrected)
+        tally: Tally = both if corrected_tally is None else corrected_tally
+        prior = fit_prior(tally)
+        posterior = compute_posterior(tally, k=k, prior=prior)
         best_first = [int(i) for i in order(tally, prior=prior)]
-        tier, letter = _groups(tally, best_first, alpha)
+        tier, letters = _group(tally, best_first, alpha)
         triage, audited = measure(evidence, alpha=alpha), None if audit is None else measure(audit, alpha=alpha)
         reasons = failures or {}
         lines = [
@@ -136,11 +148,11 @@ class Ranking:
                 policy=i,
                 name=names[i],
                 tier=tier[i],
-                letters=letter[i],
-                score=None if both.failed[i] else float(belief.score[i]),
-                p_top_k=float(belief.p_top_k[i]),
-                p_best=float(belief.p_best[i]),
-                expected_rank=float(belief.expected_rank[i]),
+                letters=letters[i],
+                score=None if both.failed[i] else float(posterior.score[i]),
+                p_top_k=float(posterior.p_top_k[i]),
+                p_best=float(posterior.p_best[i]),
+                expected_rank=float(posterior.expected_rank[i]),
                 triage=triage[i],
                 audit=audited[i] if audited and audited[i].rollouts else None,
                 failed=reasons.get(i, "crashed") if both.failed[i] else None,
@@ -157,7 +169,7 @@ class Ranking:
 
     @property
     def corrected(self) -> bool:
-        """Whether the order goes by corrected rates: every policy that did not crash has one, and one is there."""
+        """Whether the order follows corrected rates: every policy that did not crash has one, and one is there."""
         alive = [p for p in self.policies if p.failed is None]
         return bool(alive) and all(p.corrected is not None for p in alive)
 
@@ -176,55 +188,104 @@ class Ranking:
         return {**self._content(), "digest": self.digest}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Ranking":
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Rebuild a ranking from `to_json`.
 
         Raises:
             InvalidInputError: The value is not a ranking, or its digest does not match its content.
         """
-        if value.get("format") != FORMAT:
-            raise InvalidInputError(f"Not a ranking: format is {value.get('format')!r}, expected {FORMAT!r}.")
+        found = value.get("format") if isinstance(value, Mapping) else type(value).__name__
+        if found != FORMAT:
+            raise InvalidInputError(f"Not a ranking: format is {found!r}, expected {FORMAT!r}.")
         try:
-            lines = tuple(_line_from_json(line) for line in value["per_policy"])
+            lines = tuple(RankedPolicy.from_json(line) for line in value["per_policy"])
             ranking = cls(k=int(value["k"]), alpha=float(value["alpha"]), policies=lines)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, LookupError) as error:
             raise InvalidInputError(f"The ranking cannot be read ({error!r}). Make it again from its run.") from error
         if ranking.digest != value.get("digest"):
             raise InvalidInputError("The ranking's digest does not match its content: it was edited or is damaged.")
         return ranking
 
     def _content(self) -> dict[str, Any]:
-        percent = [rounded(100 * p.shown.success) for p in self.top if p.shown.success is not None]
+        percent = [round_number(100 * p.shown.success) for p in self.top if p.shown.success is not None]
         overall = {
             "n_episodes": self.rollouts,
             "n_policies": len(self.policies),
-            "pc_success": rounded(sum(percent) / len(percent)) if percent else None,
+            "pc_success": round_number(sum(percent) / len(percent)) if percent else None,
         }
-        lines = [_line_to_json(line) for line in self.policies]
+        lines = [line.to_json() for line in self.policies]
         return {"format": FORMAT, "k": self.k, "alpha": self.alpha, "overall": overall, "per_policy": lines}
 
 
-def _groups(both: Tally, best_first: Sequence[int], alpha: float) -> tuple[dict[int, int], dict[int, str]]:
-    """Tier and letters by row; 0 and nothing for crashed policies."""
-    low, high = confidence_sequence(both.wins, both.count, alpha=alpha / both.policies)
-    alive = [i for i in best_first if not both.failed[i]]
-    spans = [Interval(float(low[i]), float(high[i])) for i in alive]
-    tier = dict.fromkeys(best_first, 0) | dict(zip(alive, tiers(spans), strict=True))
-    marks = letters(spans) if len(alive) <= _LETTERED else [""] * len(alive)
+def _group(tally: Tally, best_first: Sequence[int], alpha: float) -> tuple[dict[int, int], dict[int, str]]:
+    """Return tier and letters by row; 0 and nothing for crashed policies."""
+    low, high = confidence_sequence(tally.wins, tally.count, alpha=alpha / tally.policies)
+    alive = [i for i in best_first if not tally.failed[i]]
+    intervals = [Interval(float(low[i]), float(high[i])) for i in alive]
+    tier = dict.fromkeys(best_first, 0) | dict(zip(alive, assign_tiers(intervals), strict=True))
+    marks = assign_letters(intervals) if len(alive) <= _LETTERED else [""] * len(alive)
     return tier, dict.fromkeys(best_first, "") | dict(zip(alive, marks, strict=True))
 
 
-def _line_to_json(line: RankedPolicy) -> dict[str, Any]:
-    value = {f.name: getattr(line, f.name) for f in dataclasses.fields(line)}
-    value = {k: rounded(v) if isinstance(v, float) else v for k, v in value.items()}
-    told = {} if line.corrected is None else {"corrected": corrected_to_json(line.corrected)}
-    del value["corrected"]  # a line without a correction reads as it always has
-    return {**value, "triage": measured_to_json(line.triage), "audit": measured_to_json(line.audit), **told}
+def assign_tiers(intervals: Sequence[Interval]) -> tuple[int, ...]:
+    """Cut a leaderboard into consecutive groups.
+
+    A tier opens with a leader and holds everyone after it who is not separated from that leader; the first who is opens
+    the next tier.
+
+    Args:
+        intervals: Simultaneous intervals in rank order, best first.
+
+    Returns:
+        The tier of each, from 1.
+    """
+    found: list[int] = []
+    leader = 0
+    for i, interval in enumerate(intervals):
+        if i == 0 or interval.high < intervals[leader].low:
+            leader = i
+            found.append((found[-1] if found else 0) + 1)
+        else:
+            found.append(found[-1])
+    return tuple(found)
 
 
-def _line_from_json(value: Mapping[str, Any]) -> RankedPolicy:
-    triage = measured_from_json(value["triage"])
-    if triage is None:
-        raise ValueError("a line without triage")
-    known = {"audit": measured_from_json(value["audit"]), "corrected": corrected_from_json(value.get("corrected"))}
-    return RankedPolicy(**{**value, "triage": triage, **known})
+def assign_letters(intervals: Sequence[Interval]) -> tuple[str, ...]:
+    """Compact letter display: two policies share a letter exactly if they are not separated.
+
+    The groups are the maximal sets of mutually meeting intervals, which insert-and-absorb finds for any relation
+    (Piepho, J. Comput. Graph. Stat. 13, 2004). Intervals that meet pairwise have a common point (Helly), so one pass
+    from the top finds them: a group is complete when an interval ends after another has begun.
+
+    Args:
+        intervals: Simultaneous intervals in any order.
+
+    Returns:
+        The letters of each; ``a`` is the group with the highest values, after ``z`` comes ``aa``.
+    """
+    opens = sorted((-interval.high, 0, j) for j, interval in enumerate(intervals))
+    closes = sorted((-interval.low, 1, j) for j, interval in enumerate(intervals))
+    found: list[list[str]] = [[] for _ in intervals]
+    open_now: set[int] = set()
+    grown, groups = False, 0
+    for _, closing, j in sorted(opens + closes):
+        if not closing:
+            open_now.add(j)
+            grown = True
+            continue
+        if grown:
+            for member in open_now:
+                found[member].append(_label(groups))
+            grown, groups = False, groups + 1
+        open_now.remove(j)
+    return tuple(" ".join(labels) for labels in found)
+
+
+def _label(i: int) -> str:
+    """Return a, b, ..., z, aa, ab, ..."""
+    text = ""
+    i += 1
+    while i > 0:
+        i, rest = divmod(i - 1, 26)
+        text = string.ascii_lowercase[rest] + text
+    return text

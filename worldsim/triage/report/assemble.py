@@ -10,7 +10,7 @@ import numpy as np
 
 from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.intervals import Interval, clopper_pearson, mean_sequence
-from worldsim.triage.allocate.halving import SequentialHalving
+from worldsim.triage.allocate import SequentialHalving
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.report.data import Clip, Manifest, ReportData, RoundTrip, rounds_of

@@ -5,7 +5,7 @@ Not for correcting (`worldsim.triage.ranking.judge_correction`).
 
 from worldsim.stats.intervals import clopper_pearson
 from worldsim.stats.judge_rates import JudgeRates
-from worldsim.triage.ranking.judge_correction import rates_for
+from worldsim.triage.ranking.judge_correction import find_rates
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report.words import percent, plural
 from worldsim.triage.request import TriageRequest
@@ -37,7 +37,7 @@ def judging(ranking: Ranking, request: TriageRequest) -> tuple[str, ...]:
             "it weighs). This corrects the world's errors too."
         )
     if by_rates:
-        used = {r.group: r for p in by_rates if (r := rates_for(p.name, request.judge_rates)) is not None}
+        used = {r.group: r for p in by_rates if (r := find_rates(p.name, request.judge_rates)) is not None}
         told = "; ".join(_rates(used[name], request.confidence) for name in sorted(used))
         found.append(
             f"{_policies(len(by_rates))} corrected by how often the judge was right where the truth was known (Rogan-Gladen; "
