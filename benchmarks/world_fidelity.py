@@ -21,7 +21,7 @@ from worldsim.envs.push.env import PushEnv
 from worldsim.noise import fold
 from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
-from worldsim.protocols import Policy
+from worldsim.protocols import Policy, require_drawable
 from worldsim.train.recipes.world_figures import psnr_db
 from worldsim.worlds import load_world
 
@@ -116,7 +116,7 @@ def curve(name: str, truth: Recorded, meter: PushMeter) -> dict[int, dict[str, f
             position, turn = state_errors(rollout.true_state[rows, h - 1], there)
             found[h] = {"block_mm": position, "turn_deg": turn}
         else:
-            drawn = world.decode(rollout.latent[:, h - 1])[rows]
+            drawn = require_drawable(world).decode(rollout.latent[:, h - 1])[rows]
             position, turn, lost = errors(meter, drawn, there)
             found[h] = {"block_mm": position, "turn_deg": turn, "lost": lost}
             found[h]["psnr_db"] = psnr_db(drawn, truth.frames[rows, h])

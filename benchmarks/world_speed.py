@@ -18,7 +18,7 @@ from benchmarks.record import Figure, run, write
 from worldsim.core import IMAGE, STATE
 from worldsim.evaluate import loaders
 from worldsim.noise import fold
-from worldsim.protocols import observe
+from worldsim.protocols import observe, require_drawable
 from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.batches import Slot, Wave
 from worldsim.triage.engine.roll import Roller
@@ -57,7 +57,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
         state = model.reset(starts, keys)
         for t in range(horizon):
             state, step = model.step(state, actions[:, t])
-            model.decode(step.latent)
+            require_drawable(model).decode(step.latent)
 
     envs = gymnasium.make_vec("worldsim/World-v0", num_envs=BATCH, world=model)
 

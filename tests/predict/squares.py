@@ -53,7 +53,7 @@ def rollout_error(predictor: torch.nn.Module, *, horizon: int, noise: Tensor | N
                 if predictor.noise_shape is None
                 else torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(h))
             )
-            step, _ = predictor.predict_with_spread(z, clip.proprio_BTP[:, h : h + 2], clip.action_BTA[:, h : h + 2], e)
+            step, _ = predictor.predict(z, clip.proprio_BTP[:, h : h + 2], clip.action_BTA[:, h : h + 2], e)
             z = torch.cat([z[:, 1:], step[:, None]], dim=1)
     last = clip.z_BTCHW[:, 1 + horizon]
     return float((z[:, -1] - last).square().mean()), float((clip.z_BTCHW[:, 1] - last).square().mean())

@@ -32,7 +32,7 @@ def inputs(batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_untrained_it_predicts_no_change() -> None:
     z, proprio, action = inputs()
-    assert torch.equal(ConvPredictor(CONFIG).predict(z, proprio, action), z[:, -1])
+    assert torch.equal(ConvPredictor(CONFIG).predict(z, proprio, action)[0], z[:, -1])
 
 
 def test_it_learns_squares_and_knows_how_wrong_it_is() -> None:
@@ -45,9 +45,7 @@ def test_it_learns_squares_and_knows_how_wrong_it_is() -> None:
         assert error < 0.5 * copied
     clip = squares(128, 3, seed=77)
     with torch.no_grad():
-        y, expected = predictor.predict_with_spread(
-            clip.z_BTCHW[:, :2], clip.proprio_BTP[:, :2], clip.action_BTA[:, :2]
-        )
+        y, expected = predictor.predict(clip.z_BTCHW[:, :2], clip.proprio_BTP[:, :2], clip.action_BTA[:, :2])
     made = ((y - clip.z_BTCHW[:, 2]) / predictor.change_scale).square().mean((1, 2, 3)).sqrt()
     assert float(expected.mean()) == pytest.approx(float(made.mean()), rel=0.5)
 
@@ -69,20 +67,20 @@ def test_the_rollout_is_its_own_and_differentiable(predictor: ConvPredictor) -> 
 
 def test_an_episode_is_the_same_alone_and_in_a_batch(predictor: ConvPredictor) -> None:
     z, proprio, action = inputs(5)
-    whole, spread = predictor.predict_with_spread(z, proprio, action)
-    alone, one = predictor.predict_with_spread(z[3:4], proprio[3:4], action[3:4])
+    whole, spread = predictor.predict(z, proprio, action)
+    alone, one = predictor.predict(z[3:4], proprio[3:4], action[3:4])
     assert torch.allclose(whole[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
     assert whole.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread >= 0).all())
 
 
 def test_action_history_and_proprioception_all_matter(predictor: ConvPredictor) -> None:
     z, proprio, action = inputs()
-    y = predictor.predict(z, proprio, action)
+    y = predictor.predict(z, proprio, action)[0]
     older = torch.cat([z[:, :1] + 1, z[:, 1:]], dim=1)
     for other in (
-        predictor.predict(z, proprio, action.flip(0)),
-        predictor.predict(z, proprio + 1, action),
-        predictor.predict(older, proprio, action),
+        predictor.predict(z, proprio, action.flip(0))[0],
+        predictor.predict(z, proprio + 1, action)[0],
+        predictor.predict(older, proprio, action)[0],
     ):
         assert (other - y).abs().max() > 1e-4
 
@@ -91,7 +89,7 @@ def test_folders_are_read_strictly(predictor: ConvPredictor, tmp_path) -> None:
     PREDICTORS.save(predictor, tmp_path / "p")
     again = PREDICTORS.load(tmp_path / "p")
     _, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
-    assert torch.equal(again.predict(*inputs()), predictor.predict(*inputs()))
+    assert torch.equal(again.predict(*inputs())[0], predictor.predict(*inputs())[0])
     with pytest.raises(StorageError, match="missing"):
         load_weights(ConvPredictor(dataclasses.replace(CONFIG, blocks=3)), tensors, source="p")
 
@@ -107,7 +105,7 @@ def test_golden_values() -> None:
         parameter.copy_(0.2 * (torch.arange(parameter.numel()).view(parameter.shape) * 0.7 + i).sin())
     z = (torch.arange(2 * 4 * 64).view(1, 2, *SHAPE) * 0.3).sin()
     body, action = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), torch.tensor([[[-0.5, 0.4], [0.2, 0.9]]])
-    y, spread = predictor.predict_with_spread(z, body, action)
+    y, spread = predictor.predict(z, body, action)
     assert [*y[0, :, 3, 4].tolist(), float(spread)] == pytest.approx(GOLDEN, abs=1e-3)
 
 

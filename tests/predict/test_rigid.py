@@ -63,8 +63,8 @@ def test_contact_does_not_depend_on_place_or_angle(
 def test_prediction_does_not_depend_on_the_batch(predictor: RigidPredictor) -> None:
     z = poses(6, 2, seed=2).flatten(2)[..., None, None]
     action = torch.rand(6, 2, 2)
-    together, spread = predictor.predict_with_spread(z, torch.zeros(6, 2, 2), action)
-    alone = torch.cat([predictor.predict(z[i : i + 1], torch.zeros(1, 2, 2), action[i : i + 1]) for i in range(6)])
+    together, spread = predictor.predict(z, torch.zeros(6, 2, 2), action)
+    alone = torch.cat([predictor.predict(z[i : i + 1], torch.zeros(1, 2, 2), action[i : i + 1])[0] for i in range(6)])
     assert torch.allclose(together, alone, atol=1e-6)
     assert bool((spread >= 0).all())
     assert torch.allclose(together[:, 2, 0, 0] ** 2 + together[:, 3, 0, 0] ** 2, torch.ones(6), atol=1e-5)

@@ -24,7 +24,7 @@ def frames() -> Tensor:
 def tokenizer(frames: Tensor) -> HaarPCATokenizer:
     torch.manual_seed(0)
     made = HaarPCATokenizer(CONFIG)
-    made.fit(frames)
+    made.fit_frames(frames)
     return made
 
 
@@ -65,7 +65,7 @@ def test_latents_are_uncorrelated_and_scaled_by_the_root_of_their_deviation(
 def test_all_components_reconstruct_exactly(frames: Tensor) -> None:
     whole = HaarPCATokenizer(HaarPCAConfig(image_size=(SIZE, SIZE), levels=2, channels=48, width=0))
     noise = torch.rand(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    whole.fit(noise)
+    whole.fit_frames(noise)
     assert whole.latent_shape == (48, SIZE // 4, SIZE // 4)
     assert (whole.decode(whole.encode(noise[:, :, None]))[:, :, 0] - noise).abs().max() < 1e-5
 
@@ -145,7 +145,7 @@ GOLDEN = [3.2891946, 1.25499999, 1.17021894, 0.41753978]
 )
 def test_unfit_frames_are_refused(x: Tensor, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        HaarPCATokenizer(CONFIG).fit(x)
+        HaarPCATokenizer(CONFIG).fit_frames(x)
 
 
 def test_wrong_sizes_are_refused(tokenizer: HaarPCATokenizer) -> None:

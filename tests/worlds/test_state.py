@@ -15,6 +15,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.policies.scripted import PushExpert
 from worldsim.predict.mlp import MLPConfig, MLPPredictor
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
+from worldsim.protocols import Drawable, require_drawable
 from worldsim.testing import check_world
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.poses import PosesTokenizer
@@ -72,7 +73,7 @@ def test_an_episode_begins_where_its_true_state_says(world: StateWorld) -> None:
     state = world.reset(starts, torch.arange(5))
     held = world.tokenizer.decode(state.start[:, :, None])[:, :4, 0, 0, 0]
     assert torch.allclose(held, starts[TRUE_STATE], atol=1e-5)
-    assert torch.equal(state.proprio[:, -1], starts[STATE])
+    assert torch.equal(state.proprio, starts[STATE])
 
 
 def test_each_step_says_what_its_latent_holds(world: StateWorld) -> None:
@@ -81,7 +82,7 @@ def test_each_step_says_what_its_latent_holds(world: StateWorld) -> None:
     assert torch.equal(rollout.true_state, held[..., :4])
     if held.shape[-1] > 4:  # poses hold the body too
         assert torch.equal(rollout.proprio, held[..., 4:])
-    assert torch.equal(end.proprio[:, -1], rollout.proprio[:, -1])
+    assert torch.equal(end.proprio, rollout.proprio[:, -1])
 
 
 def test_the_cost_of_a_rollout_tells_its_actions_where_to_go(world: StateWorld) -> None:
@@ -99,9 +100,10 @@ def test_what_is_seen_takes_the_place_of_what_was_predicted(world: StateWorld) -
     seen = world.starts(torch.arange(2, 4))
     following = world.see(state, seen, torch.ones(2, 2))
     there = world.reset(seen, torch.arange(2))
-    assert torch.equal(following.z[:, -1], there.start)
-    assert torch.equal(following.z[:, 0], state.z[:, 1])
-    assert torch.equal(following.proprio[:, -1], seen[STATE])
+    assert torch.equal(following.z, there.start)
+    assert torch.equal(following.carry.z[:, -1], there.start)
+    assert torch.equal(following.carry.z[:, 0], state.z)
+    assert torch.equal(following.proprio, seen[STATE])
 
 
 @pytest.mark.parametrize("broken", [{}, {TRUE_STATE: torch.zeros(2, 3)}, {TRUE_STATE: None}])
@@ -112,8 +114,9 @@ def test_starts_without_a_true_state_are_refused(world: StateWorld, broken: dict
 
 
 def test_it_draws_no_pictures(world: StateWorld) -> None:
+    assert not isinstance(world, Drawable)
     with pytest.raises(InvalidInputError, match="cannot draw"):
-        world.decode(torch.zeros(1, *world.spec.latent_shape))
+        require_drawable(world)
 
 
 @pytest.fixture(scope="module")

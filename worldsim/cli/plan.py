@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worldsim.planners.mpc import MPC
     from worldsim.rollout.episodes import Block
     from worldsim.runs.ledger import Ledger, Record
-    from worldsim.worlds.latent import LatentWorld
+    from worldsim.worlds.latent import LearnedWorld
 
 PLACES = ("both", "world", "simulator")
 
@@ -98,7 +98,7 @@ class _Run:
     """Everything a run consists of, before the first episode."""
 
     settings: "PlannerSettings"
-    world: "LatentWorld"
+    world: "LearnedWorld"
     places: "tuple[Place, ...]"
     goal: "LatentGoal | None"
     episodes: "Block"
@@ -236,7 +236,7 @@ class _Run:
         Console().print(_table(found), soft_wrap=True)
 
 
-def _places(world: "LatentWorld", name: str, where: str) -> "tuple[Place, ...]":
+def _places(world: "LearnedWorld", name: str, where: str) -> "tuple[Place, ...]":
     """Where to play; the true environment last."""
     from worldsim.evaluate import loaders
     from worldsim.evaluate.closed_loop import Place
@@ -252,7 +252,7 @@ def _places(world: "LatentWorld", name: str, where: str) -> "tuple[Place, ...]":
     return tuple(places)
 
 
-def _goal(world: "LatentWorld", path: Path) -> "LatentGoal":
+def _goal(world: "LearnedWorld", path: Path) -> "LatentGoal":
     """The latent goal that a picture shows."""
     import io
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worldsim.triage.report import ReportData
     from worldsim.triage.request import TriageRequest
     from worldsim.triage.run import Arena
-    from worldsim.worlds.latent import LatentWorld
+    from worldsim.worlds.latent import LearnedWorld
 
 
 def triage(
@@ -121,7 +121,7 @@ def _rank(
     show(_play(request, arenas, out, videos=videos, load_judge=None if judging is None else judging.load), out)
 
 
-def _world(request: "TriageRequest", judging: "Judging | None") -> "LatentWorld":
+def _world(request: "TriageRequest", judging: "Judging | None") -> "LearnedWorld":
     """Load the world, and see that a judge can watch it."""
     from worldsim.evaluate.planner_refs import image_world
     from worldsim.worlds import load_world

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
 
 _DIRECTIONS = 64
@@ -19,7 +20,7 @@ _DIRECTIONS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Clip:
+class Clip(Rows):
     """A batch of windows."""
 
     z_BTCHW: Tensor  # latents
@@ -28,6 +29,7 @@ class Clip:
     progress_BT: Tensor  # 0..1, nan where the data has none
     success_BT: Tensor  # 0 or 1, nan where the data has none
     start_BCHW: Tensor  # the episode's first latent
+    text_BL: Tensor | None = None  # uint8, the episode's task, see `worldsim.core.text_rows`; None where nobody asks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from worldsim.protocols import observe, require_drawable
 from worldsim.rollout import policy_keys
 from worldsim.runs.ledger import Record
 from worldsim.video import Frames, side_by_side, write_mp4
-from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.latent import LatentWorld, LearnedWorld
 
 FILMED = 4
 _PANE_PX = 256
@@ -34,7 +34,7 @@ Make = Callable[[Callable[[Objective], Objective]], MPC]
 """Makes the controller around watched objectives."""
 
 
-def draw_plan(world: LatentWorld, record: Record, make: Make, out: Path) -> list[Path]:
+def draw_plan(world: LearnedWorld, record: Record, make: Make, out: Path) -> list[Path]:
     """Draw an episode's first plan, its search and what came of it, as ``plan.png`` and ``plan.svg``."""
     witnesses: list[Witness] = []
 
@@ -74,7 +74,7 @@ def worth_filming(records: Sequence[Record]) -> list[Record]:
     return sorted([*chosen, *won[: FILMED - len(chosen)]], key=lambda r: int(r["episode"]))
 
 
-def film(world: LatentWorld, place: Place, record: Record, controller: MPC, out: Path) -> Path | None:
+def film(world: LearnedWorld, place: Place, record: Record, controller: MPC, out: Path) -> Path | None:
     """Film an episode: what happened, and beside it what the plans along the way imagined, if the world can draw.
 
     Args:
@@ -99,7 +99,7 @@ def film(world: LatentWorld, place: Place, record: Record, controller: MPC, out:
 
 
 @torch.no_grad()
-def _replay(world: LatentWorld, place: Place, record: Record, controller: MPC) -> tuple[Frames | None, Frames | None]:
+def _replay(world: LearnedWorld, place: Place, record: Record, controller: MPC) -> tuple[Frames | None, Frames | None]:
     """Frames [T + 1, H, W, 3] of the plant and of the imagination, each None where it cannot be drawn."""
     (first, keys_t), plant, needs = _begin(world, record), place.plant, controller.needs
     key, actions = torch.tensor([record["key"]]), torch.tensor(record["actions"])
@@ -111,7 +111,8 @@ def _replay(world: LatentWorld, place: Place, record: Record, controller: MPC) -
         if t in dreams and image_world(world):
             _, path = world.rollout(belief, dreams[t])
             dreamt += dreamt[-1:] * (t - len(dreamt))  # a plan has run out before the next was filmed
-            dreamt = [*dreamt[:t], world.decode(world.present(belief).latent), *world.decode(path.latent)[0][:, None]]
+            draw = require_drawable(world).decode
+            dreamt = [*dreamt[:t], draw(world.present(belief).latent), *draw(path.latent)[0][:, None]]
         state, step = plant.step(state, action[None])
         if draws:
             real.append(require_drawable(plant).decode(step.latent))
@@ -124,18 +125,18 @@ def _film_of(frames: Sequence[Tensor]) -> Frames | None:
     return film
 
 
-def _begin(world: LatentWorld, record: Record) -> tuple[Observation, Tensor]:
+def _begin(world: LearnedWorld, record: Record) -> tuple[Observation, Tensor]:
     """First observation of an episode, and the keys its policy saw, [T, 1]."""
     first = world.starts(torch.tensor([record["start"]]))
     return first, policy_keys(torch.tensor([record["key"]]), world.spec.horizon)
 
 
-def _backdrop(world: LatentWorld, first: Observation, futures: Futures) -> Backdrop | None:
+def _backdrop(world: LearnedWorld, first: Observation, futures: Futures) -> Backdrop | None:
     """The first frame as the world sees it, where it is known how places lie in it."""
     extent = _EXTENTS.get(world.spec.task_id)
     if extent is None or futures.place is None or IMAGE not in first:
         return None
-    frame = world.roundtrip(first[IMAGE])[0] if image_world(world) else first[IMAGE][0]
+    frame = world.roundtrip(first[IMAGE])[0] if isinstance(world, LatentWorld) else first[IMAGE][0]
     return Backdrop(frame=frame, extent=extent)
 
 

@@ -24,7 +24,7 @@ from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
 from worldsim.worlds import load_world, world_folder
-from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.latent import LatentWorld, LearnedWorld
 
 SHIPPED_BANK = Path(__file__).parents[1] / "policies" / "shipped"
 
@@ -141,10 +141,15 @@ def simulator(task_id: str) -> Startable:
 
 def codec(folder: str) -> Callable[..., object]:
     """A world's own encoding and decoding of frames."""
-    return load_world(folder).roundtrip
+    world = load_world(folder)
+    if not isinstance(world, LatentWorld):
+        raise InvalidInputError(
+            f"The world {folder} draws no frames, so policies cannot see through it. Use --roundtrip 0."
+        )
+    return world.roundtrip
 
 
-def arenas(world: LatentWorld, ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
+def arenas(world: LearnedWorld, ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
     """The simulator, bare and seen through the world's tokenizer, where the world's task has one.
 
     Args:
@@ -177,11 +182,11 @@ def arenas(world: LatentWorld, ref: Ref, *, truth: int, roundtrip: int) -> list[
     return made + ([Arena(kind="roundtrip", world=seen, load=through, episodes=roundtrip)] if roundtrip else [])
 
 
-def knows_simulator(world: LatentWorld) -> bool:
+def knows_simulator(world: LearnedWorld) -> bool:
     """Whether the world's starts can be begun in its simulator too."""
     return world.first_observations is not None and SIMULATOR in world.first_observations.rows
 
 
-def has_simulator(world: LatentWorld) -> bool:
+def has_simulator(world: LearnedWorld) -> bool:
     """Whether the world's task can be played for real on this machine."""
     return world.spec.task_id in gymnasium.registry and knows_simulator(world)

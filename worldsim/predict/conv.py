@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
 from worldsim.errors import InvalidInputError
+from worldsim.predict.base import WindowPredictor
 
 GROUPS = 8
 """Groups of the normalisation."""
@@ -61,10 +63,8 @@ class ModulatedBlock(nn.Module):
         return out
 
 
-class ConvPredictor(nn.Module):
+class ConvPredictor(WindowPredictor):
     """Predict the change of the latent grid."""
-
-    noise_shape: tuple[int, ...] | None = None
 
     change_scale: Tensor
     proprio_mean_P: Tensor
@@ -101,8 +101,13 @@ class ConvPredictor(nn.Module):
         self.proprio_mean_P.copy_(clip.proprio_BTP.mean((0, 1)))
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
-    def predict_with_spread(
-        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
+    def predict(
+        self,
+        z_BKCHW: Tensor,
+        proprio_BKP: Tensor,
+        action_BKE: Tensor,
+        noise: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Next latent [B, C, H, W]; arguments as `worldsim.predict.base.Predictor`.
 
@@ -111,17 +116,13 @@ class ConvPredictor(nn.Module):
             typical change [B].
         """
         body = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
-        condition = self.embed(torch.cat([action_BKA, body], dim=-1).flatten(1))
+        condition = self.embed(torch.cat([action_BKE, body], dim=-1).flatten(1))
         h = self.enter(z_BKCHW.flatten(1, 2)) + self.place
         for block in self.blocks:
             h = block(h, condition)
         h = F.silu(h)
         expected_B = F.softplus(self.doubt(h.detach())).square().mean((1, 2, 3)).sqrt()
         return z_BKCHW[:, -1] + self.leave(h) * self.change_scale, expected_B
-
-    def predict(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Next latent [B, C, H, W]; see `predict_with_spread`."""
-        return self.predict_with_spread(z_BKCHW, proprio_BKP, action_BKA, noise)[0]
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
@@ -138,7 +139,7 @@ class ConvPredictor(nn.Module):
         total, error = clip.z_BTCHW.new_zeros(()), 0.0
         for h in range(unroll):
             proprio, action = clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k]
-            z_BCHW, expected_B = self.predict_with_spread(z_BKCHW, proprio, action)
+            z_BCHW, expected_B = self.predict(z_BKCHW, proprio, action)
             target = clip.z_BTCHW[:, k + h]
             moved = ((target - clip.z_BTCHW[:, k - 1]) / self.change_scale).square().mean(1, keepdim=True) > 0.5
             miss = (z_BCHW - target).square()

@@ -10,7 +10,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
+from worldsim.predict.base import WindowPredictor
 from worldsim.predict.ensemble import MemberMLP
 
 
@@ -37,10 +39,8 @@ class MLPConfig:
     depth: int = 3
 
 
-class MLPPredictor(nn.Module):
+class MLPPredictor(WindowPredictor):
     """Predict the change of latent and body together, so that a rollout is fed its own body too."""
-
-    noise_shape: tuple[int, ...] | None = None
 
     mean_S: Tensor
     scale_S: Tensor
@@ -74,21 +74,26 @@ class MLPPredictor(nn.Module):
         alone.mean_S, alone.scale_S, alone.change_S = self.mean_S, self.scale_S, self.change_S
         return alone.train(self.training)
 
-    def _next(self, s_MBKS: Tensor, action_BKA: Tensor) -> Tensor:
+    def _next(self, s_MBKS: Tensor, action_BKE: Tensor) -> Tensor:
         """Each member's next state [M, B, S]."""
-        entry = torch.cat([((s_MBKS - self.mean_S) / self.scale_S).flatten(2), self._expand(action_BKA)], dim=-1)
+        entry = torch.cat([((s_MBKS - self.mean_S) / self.scale_S).flatten(2), self._expand(action_BKE)], dim=-1)
         out: Tensor = s_MBKS[:, :, -1] + self.net(entry[:, None])[:, 0] * self.change_S
         return out
 
-    def _expand(self, action_BKA: Tensor) -> Tensor:
-        return action_BKA.flatten(1)[None].expand(self.config.members, -1, -1)
+    def _expand(self, action_BKE: Tensor) -> Tensor:
+        return action_BKE.flatten(1)[None].expand(self.config.members, -1, -1)
 
-    def predict_with_spread(
-        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
+    def predict(
+        self,
+        z_BKCHW: Tensor,
+        proprio_BKP: Tensor,
+        action_BKE: Tensor,
+        noise: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean of the members' next latents [B, D, 1, 1], and their spread [B] in typical changes."""
         s_BKS = torch.cat([z_BKCHW[..., 0, 0], proprio_BKP], dim=-1)
-        s_MBS = self._next(s_BKS[None].expand(self.config.members, -1, -1, -1), action_BKA)
+        s_MBS = self._next(s_BKS[None].expand(self.config.members, -1, -1, -1), action_BKE)
         spread = (s_MBS / self.change_S).var(0, correction=0).mean(-1).sqrt()
         return s_MBS.mean(0)[:, : self.config.latent_shape[0], None, None], spread
 

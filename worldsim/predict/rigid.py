@@ -16,9 +16,11 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
+from worldsim.predict.base import WindowPredictor
 from worldsim.predict.ensemble import MemberMLP
 from worldsim.tokenizers.layers.tokenizer import ABSENT, POSE, apply_motion
 
@@ -56,10 +58,8 @@ def _rotate(vector: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1)
 
 
-class RigidPredictor(nn.Module):
+class RigidPredictor(WindowPredictor):
     """Predict the next poses from K past poses and actions."""
-
-    noise_shape: tuple[int, ...] | None = None
 
     motion_scale_LO: Tensor
 
@@ -113,13 +113,13 @@ class RigidPredictor(nn.Module):
         sin = before[..., 2] * after[..., 3] - before[..., 3] * after[..., 2]
         return torch.cat([shift, (torch.atan2(sin, cos) / order)[..., None]], dim=-1)
 
-    def motion(self, z_MBKLP: Tensor, action_BKA: Tensor) -> Tensor:
+    def motion(self, z_MBKLP: Tensor, action_BKE: Tensor) -> Tensor:
         """Every member's prediction of the next motion: [M, B, L, 3], in each layer's own frame."""
         past_MBLF = (self._motions(z_MBKLP) / self.motion_scale_LO).clamp(-10, 10).transpose(2, 3).flatten(3)
         now_MBLP = z_MBKLP[:, :, -1]
         angle_MBL = self._angles(now_MBLP)
         cos, sin = angle_MBL.cos(), angle_MBL.sin()
-        action = action_BKA.flatten(1)[None, :, None].expand(*past_MBLF.shape[:3], -1)
+        action = action_BKE.flatten(1)[None, :, None].expand(*past_MBLF.shape[:3], -1)
         free = self.free(torch.cat([now_MBLP, past_MBLF, action], dim=-1).transpose(1, 2)).transpose(1, 2)
         # The free motion is proposed in image axes (walls and actions live there), then turned into the own frame.
         proposal = torch.cat([_rotate(free[..., :2], cos, sin), free[..., 2:]], dim=-1)
@@ -151,39 +151,39 @@ class RigidPredictor(nn.Module):
         """Turn an image-frame motion [..., 3] into a frame; the turn about the normal is unchanged."""
         return torch.cat([_rotate(motion[..., :2], cos, sin), motion[..., 2:]], dim=-1)
 
-    def predict_members(self, z_MBKD: Tensor, action_BKA: Tensor) -> Tensor:
+    def predict_members(self, z_MBKD: Tensor, action_BKE: Tensor) -> Tensor:
         """Next poses, each member from its own history: [M, B, K, 4 L] -> [M, B, 4 L]."""
         z_MBKLP = z_MBKD.unflatten(-1, (-1, POSE))
-        motion = self.motion(z_MBKLP, action_BKA)
+        motion = self.motion(z_MBKLP, action_BKE)
         now = z_MBKLP[:, :, -1]
         moved = apply_motion(now.flatten(0, 1), motion.flatten(0, 1), self.config.orders)
         return moved.unflatten(0, motion.shape[:2]).flatten(2)
 
-    def predict_with_spread(
-        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise_BCHW: Tensor | None = None
+    def predict(
+        self,
+        z_BKCHW: Tensor,
+        proprio_BKP: Tensor,
+        action_BKE: Tensor,
+        noise: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Move every layer by the members' mean motion.
 
         Args:
             z_BKCHW: [B, K, 4 L, 1, 1] past poses, newest last.
             proprio_BKP: Unused.
-            action_BKA: [B, K, A] in [-1, 1]; the last leads to the frame predicted.
-            noise_BCHW: Unused; this predictor is deterministic.
+            action_BKE: [B, K, E] in network units; the last leads to the frame predicted.
+            noise: Unused; this predictor is deterministic.
+            conditions: Unused.
 
         Returns:
             Next poses [B, 4 L, 1, 1] and the members' disagreement [B] in image half-widths (root mean square).
         """
         z_BKLP = z_BKCHW[..., 0, 0].unflatten(-1, (-1, POSE))
-        motion_MBLO = self.motion(z_BKLP[None].expand(self.config.members, -1, -1, -1, -1), action_BKA)
+        motion_MBLO = self.motion(z_BKLP[None].expand(self.config.members, -1, -1, -1, -1), action_BKE)
         moved = apply_motion(z_BKLP[:, -1], motion_MBLO.mean(0), self.config.orders)
         spread = motion_MBLO.var(0, correction=0).sum((1, 2)).sqrt()
         return moved.flatten(1)[..., None, None], spread
-
-    def predict(
-        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise_BCHW: Tensor | None = None
-    ) -> Tensor:
-        """Next poses [B, 4 L, 1, 1]; see `predict_with_spread`."""
-        return self.predict_with_spread(z_BKCHW, proprio_BKP, action_BKA, noise_BCHW)[0]
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None

@@ -3,9 +3,12 @@
 Shape legend: B batch, C channels, T time, H W pixels or latent cells.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
+
+LatentFamily = Literal["grid", "layers", "vector"]
+"""What the numbers of a latent are: features on a grid, poses of rigid layers, or a plain state vector."""
 
 
 @runtime_checkable
@@ -17,8 +20,12 @@ class Tokenizer(Protocol):
         """The config dataclass beside the class; rebuilds the tokenizer but its weights."""
 
     @property
+    def family(self) -> LatentFamily:
+        """What its latents are, by which a predictor is chosen."""
+
+    @property
     def temporal_stride(self) -> int:
-        """Frames per latent frame."""
+        """Frames per latent frame; where it is above 1, a clip of 1 + k * stride frames has 1 + k latent frames."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -32,3 +39,25 @@ class Tokenizer(Protocol):
 
     def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Training loss of the learned parts on frames, and figures to log."""
+
+
+@runtime_checkable
+class ClosedForm(Tokenizer, Protocol):
+    """A tokenizer with a part that is fitted rather than trained."""
+
+    def fit_frames(self, x_NCHW: Tensor) -> None:
+        """Fit that part on frames [N, 3, H, W] in [-1, 1]."""
+
+
+@runtime_checkable
+class Layered(Tokenizer, Protocol):
+    """A tokenizer whose latents are poses of rigid layers."""
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Rotational symmetry of each layer, 0 for round ones."""
+
+
+def decoded_latents(tokenizer: Tokenizer) -> int:
+    """Latent frames before the newest that `decode` needs to draw its frames: 1 where time is compressed, else 0."""
+    return 1 if tokenizer.temporal_stride > 1 else 0

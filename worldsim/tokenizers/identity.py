@@ -4,6 +4,8 @@ import dataclasses
 
 from torch import Tensor, nn
 
+from worldsim.tokenizers.base import LatentFamily
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdentityConfig:
@@ -19,6 +21,7 @@ class IdentityConfig:
 class IdentityTokenizer(nn.Module):
     """Passes states [B, E, T, 1, 1] through both ways; columns behind them (proprioception) are not encoded."""
 
+    family: LatentFamily = "vector"
     temporal_stride = 1
 
     def __init__(self, config: IdentityConfig) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.haar import check_divisible, haar_2d, haar_2d_inverse
 
 CHUNK = 256
@@ -83,6 +84,7 @@ class HaarPCATokenizer(nn.Module):
     channels is 1: strong components keep more weight than whitening would give them, and less than their raw energy.
     """
 
+    family: LatentFamily = "grid"
     temporal_stride = 1
 
     kernel_CRPP: Tensor
@@ -129,7 +131,7 @@ class HaarPCATokenizer(nn.Module):
         return haar_2d(self.kernel_CRPP, levels=self.config.levels).flatten(1)
 
     @torch.no_grad()
-    def fit(self, x_NRHW: Tensor) -> None:
+    def fit_frames(self, x_NRHW: Tensor) -> None:
         """Find mean, components, scales and background in closed form.
 
         Args:

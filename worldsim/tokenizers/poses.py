@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.layers.tokenizer import POSE
 
 _CIRCLE = 1e-3
@@ -44,6 +45,7 @@ class PosesConfig:
 class PosesTokenizer(nn.Module):
     """Encode true state and proprioception [B, E + P, T, 1, 1] as poses [B, 4 L, T, 1, 1], and decode what they hold."""
 
+    family: LatentFamily = "layers"
     temporal_stride = 1
 
     center_2: Tensor
@@ -55,6 +57,11 @@ class PosesTokenizer(nn.Module):
         self.config = config
         self.register_buffer("center_2", torch.zeros(2))
         self.register_buffer("half_width", torch.ones(()))
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Rotational symmetry of each layer."""
+        return self.config.orders
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

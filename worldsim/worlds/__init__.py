@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 from worldsim.errors import unknown_name
 
 if TYPE_CHECKING:
-    from worldsim.worlds.latent import LatentWorld
+    import torch
+
+    from worldsim.core import WorldSpec
+    from worldsim.worlds.latent import LearnedWorld
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -30,8 +33,15 @@ def world_folder(name: str | Path) -> Path:
     raise unknown_name("world (a folder or a shipped name)", str(name), shipped())
 
 
-def load_world(name: str | Path) -> "LatentWorld":
+def load_world(
+    name: str | Path, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None
+) -> "LearnedWorld":
     """Load a world folder, of pixels or of the true state, or a shipped world by name.
+
+    Args:
+        name: The folder or name.
+        device: Where to compute.
+        dtype: Of weights and latents; as saved by default.
 
     Raises:
         UnknownNameError: No such folder or shipped world.
@@ -42,7 +52,21 @@ def load_world(name: str | Path) -> "LatentWorld":
     from worldsim.worlds.state import StateWorld
 
     path = world_folder(name)
-    kinds = {cls.kind: cls for cls in (LatentWorld, StateWorld)}
     manifest = read_json(path / MANIFEST)
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
-    return kinds.get(str(kind), LatentWorld).from_pretrained(path)
+    cls = StateWorld if kind == StateWorld.kind else LatentWorld
+    return cls.from_pretrained(path, device=device, dtype=dtype)
+
+
+def world_spec(name: str | Path) -> "WorldSpec":
+    """What a world folder or a shipped world promises, without reading its weights.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: Its config is missing or corrupt.
+    """
+    from worldsim.storage import CONFIG, from_json, read_json
+    from worldsim.worlds.latent import LatentWorldConfig
+
+    path = world_folder(name)
+    return from_json(LatentWorldConfig, read_json(path / CONFIG)).spec

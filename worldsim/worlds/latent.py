@@ -1,8 +1,12 @@
-"""LatentWorld: a tokenizer, a predictor and heads behind the one `World` door.
+"""LatentWorld: a tokenizer, a predictor and heads behind the `World` protocol.
 
 Pixels are encoded once, at reset; from there only latents travel, and frames are drawn when somebody looks.
 
-Shape legend: B batch, K history, T steps, c h w (C H W) latent, P proprio, A action.
+Where the tokenizer compresses time by t and the predictor makes n latent frames at once, a step is s = n t frames. A frame of
+such a tokenizer is drawn from its latent and the one before it, so `WorldStep.latent` then holds both.
+
+Shape legend: B batch, T steps, n latent frames per step, s actions per step, C H W latent of one frame, c h w drawable
+latent, P proprio, A action, E encoded action (s actions in network units, flattened).
 """
 
 import dataclasses
@@ -13,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.core import Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.conditions import Conditions
+from worldsim.core import Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep
 from worldsim.data.starts import Starts, seen_pixels
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
-from worldsim.predict.base import Predictor
+from worldsim.predict.base import Context, EnsemblePredictor, Predictor
 from worldsim.predict.registry import PREDICTORS
-from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.base import Tokenizer, decoded_latents
 from worldsim.tokenizers.registry import TOKENIZERS
+from worldsim.video import to_frames, to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
 
 PREDICTOR_STREAM = 1
@@ -32,10 +38,11 @@ STARTS = "starts.npz"
 class LatentState(WorldState):
     """What a latent world remembers of B episodes."""
 
-    z: Tensor  # [B, K, c, h, w], newest last
-    proprio: Tensor  # [B, K, P], physical units
-    action: Tensor  # [B, K - 1, A], in [-1, 1]; the actions that led from each remembered frame to the next
-    start: Tensor  # [B, c, h, w], the episode's first latent
+    carry: Rows  # [B, ...], the predictor's own
+    z: Tensor  # [B, C, H, W], the newest latent frame
+    proprio: Tensor  # [B, P], physical units, now
+    start: Tensor  # [B, C, H, W], the episode's first latent frame
+    conditions: Conditions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,27 +64,33 @@ class LatentWorldConfig:
     heads: HeadsConfig
 
 
-class LatentWorld(nn.Module):
-    """A learned world; see `worldsim.protocols.World` for the meaning of its calls."""
+class LearnedWorld(nn.Module):
+    """What worlds of pixels and worlds of true states share; subclasses say what an observation's latent is.
 
-    kind = "world"
+    See `worldsim.protocols.World` for the meaning of the calls.
+    """
+
+    kind: str
 
     def __init__(
         self, *, spec: WorldSpec, tokenizer: Tokenizer, predictor: Predictor, heads: Heads, starts: Starts | None = None
     ) -> None:
-        """Assemble a world from its trained parts; it is put into evaluation mode.
+        """Assemble a world from its trained parts; it is put into evaluation mode and its weights are frozen.
 
         Raises:
-            InvalidInputError: The parts disagree about the latent's shape.
+            InvalidInputError: The parts disagree about the latent's shape or the number of actions in a step.
         """
         super().__init__()
-        shapes = {
-            "tokenizer": tokenizer.latent_shape,
-            "predictor": predictor.config.latent_shape,
-            "spec": spec.latent_shape,
-        }
-        if len({tuple(s) for s in shapes.values()}) != 1:
+        shapes = {"tokenizer": tokenizer.latent_shape, "predictor": predictor.config.latent_shape}
+        if tuple(shapes["tokenizer"]) != tuple(shapes["predictor"]):
             raise InvalidInputError(f"The parts of a world must share one latent shape; got {shapes}.")
+        frames = predictor.frames_per_step * tokenizer.temporal_stride
+        drawable = drawable_shape(tokenizer, predictor.frames_per_step)
+        if (spec.actions_per_step, tuple(spec.latent_shape)) != (frames, drawable):
+            raise InvalidInputError(
+                f"These parts predict {frames} frames a step and draw from latents {drawable}; the spec says "
+                f"{spec.actions_per_step} and {tuple(spec.latent_shape)}."
+            )
         self._spec = spec
         self.tokenizer = tokenizer
         self.predictor = predictor
@@ -99,12 +112,17 @@ class LatentWorld(nn.Module):
         return next(self.heads.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the world computes in."""
+        return next(self.heads.parameters()).dtype
+
+    @property
     def num_starts(self) -> int:
         """How many first observations the world carries."""
         return 0 if self.first_observations is None else len(self.first_observations)
 
     def starts(self, indices: Tensor) -> Observation:
-        """First observations from the data the world was held out from, int64 [B] -> rows, wrapping around.
+        """First observations from held-out data, int64 [B] -> rows, wrapping around.
 
         Raises:
             InvalidInputError: The world carries none.
@@ -115,9 +133,9 @@ class LatentWorld(nn.Module):
             )
         return self.first_observations.select(indices)
 
-    def members(self) -> "tuple[LatentWorld, ...]":
+    def members(self) -> "tuple[LearnedWorld, ...]":
         """Each member of the predictor's ensemble as a world that shares all else; this world alone where it is none."""
-        if not hasattr(self.predictor, "members"):
+        if not isinstance(self.predictor, EnsemblePredictor):
             return (self,)
         spec, tokenizer, heads, starts = self.spec, self.tokenizer, self.heads, self.first_observations
         return tuple(
@@ -127,63 +145,52 @@ class LatentWorld(nn.Module):
 
     @torch.no_grad()
     def reset(self, starts: Observation, keys: Tensor) -> LatentState:
-        """Begin B episodes from their first observations."""
+        """Begin B episodes from their first observations.
+
+        Raises:
+            InvalidInputError: An observation is missing or misshapen, or a condition is given that changes nothing here.
+        """
         z_BCHW, proprio_BP = self._read(starts)
-        return self._remember(z_BCHW, proprio_BP, keys)
+        conditions = Conditions.of(starts).only(self.predictor.reads).to(self.device)
+        context = Context(z=z_BCHW, proprio=proprio_BP, action=self._idle(len(z_BCHW)), conditions=conditions)
+        return LatentState(
+            key=keys.to(self.device, torch.int64),
+            step=torch.zeros_like(keys, dtype=torch.int64, device=self.device),
+            carry=self.predictor.start(context),
+            z=z_BCHW,
+            proprio=proprio_BP,
+            start=z_BCHW,
+            conditions=conditions,
+        )
 
     @torch.no_grad()
     def see(self, state: WorldState, observation: Observation, action: Tensor) -> LatentState:
-        """Advance by what was really observed instead of by the prediction: how a planner keeps up with its plant.
+        """The state one step later, by what was really observed after `action` instead of what would be predicted.
 
-        Args:
-            state: Where the episodes stood.
-            observation: What was seen one step later; the keys that `reset` needs.
-            action: float32 [B, A] physical units, taken in between.
-
-        Returns:
-            The state one step later, its history ending with the observation.
+        Where a step is several frames, one observed frame does not make a latent: the history then begins again from it.
 
         Raises:
             InvalidInputError: An observation is missing or misshapen, or the action does not fit.
         """
-        state = self._own(state)
+        own = self._own(state)
+        action_BE = self._encoded(action, (own.batch,))
+        if self.spec.actions_per_step > 1:
+            return dataclasses.replace(self.reset(observation, own.key), step=own.step + 1, start=own.start)
         z_BCHW, proprio_BP = self._read(observation)
-        return self._advance(state, z_BCHW, proprio_BP, self._checked(action, (state.batch,)))
-
-    def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Latent [B, c, h, w] and proprioception [B, P] of one observation."""
-        image, proprio = seen_pixels(observation, self.spec)
-        return self.encode({self.spec.camera().key: image}), proprio.to(self.device).float()
-
-    def _remember(self, z_BCHW: Tensor, proprio_BP: Tensor, keys: Tensor) -> LatentState:
-        """The state of episodes that stand still at their first frame."""
-        k = self.predictor.config.history
-        return LatentState(
-            key=keys.to(self.device, torch.int64),
-            step=torch.zeros_like(keys, dtype=torch.int64, device=self.device),
-            z=z_BCHW[:, None].expand(-1, k, *z_BCHW.shape[1:]),
-            proprio=proprio_BP.to(self.device).float()[:, None].expand(-1, k, -1),
-            action=self._idle().expand(z_BCHW.shape[0], k - 1, -1),
-            start=z_BCHW,
-        )
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Encode single frames: IMAGE uint8 [B, H, W, 3] -> [B, c, h, w]."""
-        image = observation[self.spec.camera().key]
-        x_BCTHW = image.to(self.device).movedim(-1, 1)[:, :, None].float() / 127.5 - 1
-        return self.tokenizer.encode(x_BCTHW)[:, :, 0]
+        carry = self.predictor.observe(own.carry, z_BCHW, action_BE, own.proprio)
+        return dataclasses.replace(own, step=own.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP)
 
     def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
-        """Advance every episode by one control period; differentiable in the action."""
+        """Advance every episode by one step; differentiable in the action."""
         own = self._own(state)
-        return self._predict(own, self._checked(action, (own.batch,)))
+        return self._predict(own, self._encoded(action, (own.batch,)))
 
     def rollout(self, state: WorldState, actions: Tensor) -> tuple[LatentState, Rollout]:
-        """Advance open loop through actions [B, T, A]; differentiable in them."""
+        """Advance open loop through `actions`, [B, T, A] or [B, T, s, A]; differentiable in them."""
         own, steps = self._own(state), []
-        action_BTA = self._checked(actions, (own.batch, actions.shape[1] if actions.ndim == 3 else -1))
-        for t in range(action_BTA.shape[1]):
-            own, step = self._predict(own, action_BTA[:, t])
+        action_BTE = self._encoded(actions, (own.batch, actions.shape[1] if actions.ndim > 2 else -1))
+        for t in range(action_BTE.shape[1]):
+            own, step = self._predict(own, action_BTE[:, t])
             steps.append(step)
         return own, Rollout.stack(steps, actions)
 
@@ -191,74 +198,63 @@ class LatentWorld(nn.Module):
     def present(self, state: WorldState) -> WorldStep:
         """Where the episodes stand now, as the step that would have led here by doing nothing; uncertainty is 0."""
         own = self._own(state)
-        z_BCHW, proprio_BP = own.z[:, -1], own.proprio[:, -1]
-        _, progress_B, success_B = self.heads(z_BCHW, own.start, proprio_BP, self._idle().expand(own.batch, -1))
-        zero_B = torch.zeros_like(progress_B)
+        _, progress_B, success_B = self.heads(own.z, own.start, own.proprio, self._idle(own.batch))
         return WorldStep(
-            latent=z_BCHW,
-            proprio=proprio_BP,
+            latent=self._drawable(own.z, own.z[:, None].expand(-1, self.predictor.frames_per_step, -1, -1, -1)),
+            proprio=own.proprio,
             progress=progress_B.sigmoid(),
             success=success_B.sigmoid(),
-            uncertainty=zero_B,
+            uncertainty=torch.zeros_like(progress_B),
         )
 
-    def _idle(self) -> Tensor:
-        """The idle action in [-1, 1], [A]."""
-        return self.spec.action.normalize(torch.tensor(self.spec.action.idle, device=self.device))
+    def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Latent [B, C, H, W] and proprioception [B, P] of one observation."""
+        raise NotImplementedError
+
+    def _idle(self, batch: int) -> Tensor:
+        """The idle action of a step in network units, [B, E]."""
+        spec = self.spec.action
+        idle_A = spec.normalize(torch.tensor(spec.idle, device=self.device, dtype=self.dtype))
+        return idle_A.repeat(self.spec.actions_per_step).expand(batch, -1)
 
     def _own(self, state: WorldState) -> LatentState:
         if not isinstance(state, LatentState):
             raise InvalidInputError(f"A latent world continues its own states; got a {type(state).__name__}.")
         return state
 
-    def _checked(self, action: Tensor, lead: tuple[int, ...]) -> Tensor:
-        """Actions [*lead, A] in [-1, 1]."""
-        if tuple(action.shape) != (*lead, self.spec.action.dim):
+    def _encoded(self, action: Tensor, lead: tuple[int, ...]) -> Tensor:
+        """Actions [*lead, A] or [*lead, s, A] in network units, flattened to [*lead, E]."""
+        spec = self.spec
+        one = (spec.action.dim,) if spec.actions_per_step == 1 else (spec.actions_per_step, spec.action.dim)
+        if tuple(action.shape) != (*lead, *one):
             raise InvalidInputError(
-                f"Got actions {tuple(action.shape)}; expected actions [{lead[0]}, ..., {self.spec.action.dim}]."
+                f"Got actions {tuple(action.shape)}; expected actions [{lead[0]}, ..., {', '.join(map(str, one))}]."
             )
-        return self.spec.action.normalize(self.spec.action.check(action.to(self.device)))
+        unit = spec.action.normalize(spec.action.check(action.to(self.device))).to(self.dtype)
+        return unit.flatten(len(lead))
 
-    def _predict(self, state: LatentState, action_BA: Tensor) -> tuple[LatentState, WorldStep]:
-        """One step under a checked action in [-1, 1]."""
-        action_BKA = torch.cat([state.action, action_BA[:, None]], dim=1)
+    def _predict(self, state: LatentState, action_BE: Tensor) -> tuple[LatentState, WorldStep]:
+        """One step under an action in network units."""
         noise = None
         if self.predictor.noise_shape is not None:
-            noise = normal(state.key, state.step, self.predictor.noise_shape, stream=PREDICTOR_STREAM)
-        z_BCHW, spread_B = self.predictor.predict_with_spread(state.z, state.proprio, action_BKA, noise)
-        proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio[:, -1], action_BA)
+            noise = normal(state.key, state.step, self.predictor.noise_shape, stream=PREDICTOR_STREAM).to(self.dtype)
+        carry, prediction = self.predictor.step(state.carry, action_BE, state.proprio, state.conditions, noise)
+        z_BCHW = prediction.z[:, -1]
+        proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio, action_BE)
         step = WorldStep(
-            latent=z_BCHW,
+            latent=self._drawable(state.z, prediction.z),
             proprio=proprio_BP,
             progress=progress_B.sigmoid(),
             success=success_B.sigmoid(),
-            uncertainty=spread_B,
+            uncertainty=prediction.uncertainty,
         )
-        return self._advance(state, z_BCHW, proprio_BP, action_BA), step
+        return dataclasses.replace(state, step=state.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP), step
 
-    @staticmethod
-    def _advance(state: LatentState, z_BCHW: Tensor, proprio_BP: Tensor, action_BA: Tensor) -> LatentState:
-        """The state one step later; action in [-1, 1]."""
-        return dataclasses.replace(
-            state,
-            step=state.step + 1,
-            z=torch.cat([state.z[:, 1:], z_BCHW[:, None]], dim=1),
-            proprio=torch.cat([state.proprio[:, 1:], proprio_BP[:, None]], dim=1),
-            action=torch.cat([state.action, action_BA[:, None]], dim=1)[:, 1:],
-        )
-
-    @torch.inference_mode()
-    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
-        """Draw frames: [..., c, h, w] -> uint8 [..., H, W, 3]."""
-        self.spec.camera(camera)
-        lead = latent.shape[:-3]
-        x_BCTHW = self.tokenizer.decode(latent.reshape(-1, *latent.shape[-3:])[:, :, None])
-        frames = ((x_BCTHW[:, :, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-        return frames.reshape(*lead, *frames.shape[1:])
-
-    def roundtrip(self, image: Tensor) -> Tensor:
-        """Encode and decode frames, uint8 [B, H, W, 3] both ways: what a policy sees of a frame that does not move."""
-        return self.decode(self.encode({self.spec.camera().key: image}))
+    def _drawable(self, before_BCHW: Tensor, z_BNCHW: Tensor) -> Tensor:
+        """What frames are drawn from, [B, c, h, w]: the step's latents, after the one before where time is compressed."""
+        if self.tokenizer.temporal_stride > 1:
+            z_BNCHW = torch.cat([before_BCHW[:, None], z_BNCHW], dim=1)
+        return z_BNCHW.flatten(1, 2)
 
     def save_pretrained(self, path: str | Path, *, manifest: dict[str, Any] | None = None) -> None:
         """Write the world folder."""
@@ -276,11 +272,18 @@ class LatentWorld(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "LatentWorld":
+    def from_pretrained(
+        cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> "LearnedWorld":
         """Read a world folder.
 
+        Args:
+            path: The folder.
+            device: Where to compute.
+            dtype: Of weights and latents; as saved by default.
+
         Raises:
-            StorageError: Missing, corrupt or of another kind.
+            StorageError: Missing, corrupt or of another kind, or its weights hold NaN or infinity.
         """
         path = Path(path)
         values, tensors, _ = storage.load_folder(path, kind=cls.kind)
@@ -293,4 +296,50 @@ class LatentWorld(nn.Module):
             starts=Starts.load(path / STARTS) if (path / STARTS).exists() else None,
         )
         storage.load_weights(world, tensors, source=path)
-        return world
+        _require_finite(tensors, path)
+        return world.to(device=device, dtype=dtype)
+
+
+class LatentWorld(LearnedWorld):
+    """A world learned from pixels."""
+
+    kind = "world"
+
+    def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        image, proprio = seen_pixels(observation, self.spec)
+        return self.encode({self.spec.camera().key: image}), proprio.to(self.device, self.dtype)
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Encode single observations: uint8 [B, H, W, 3] of every camera -> [B, C, H, W]."""
+        frames = observation[self.spec.camera().key].to(self.device)
+        return self.tokenizer.encode(to_model(frames)[:, :, None].to(self.dtype))[:, :, 0]
+
+    @torch.inference_mode()
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
+        """Draw frames: [..., c, h, w] -> uint8 [..., H, W, 3], or [..., s, H, W, 3] where a step is s frames."""
+        self.spec.camera(camera)
+        lead, frames = latent.shape[:-3], self.spec.actions_per_step
+        z_BNCHW = latent.reshape(-1, latent.shape[-3] // self.tokenizer.latent_shape[0], *self.tokenizer.latent_shape)
+        x_BCTHW = self.tokenizer.decode(z_BNCHW.transpose(1, 2))[:, :, -frames:]
+        drawn = to_frames(x_BCTHW.transpose(1, 2).float())
+        return drawn.reshape(*lead, *drawn.shape[2 if frames == 1 else 1 :])
+
+    def roundtrip(self, image: Tensor, camera: str | None = None) -> Tensor:
+        """Encode and decode frames, uint8 [B, H, W, 3] both ways: what a policy sees of a frame that does not move."""
+        z_BCHW = self.encode({self.spec.camera(camera).key: image})
+        return to_frames(self.tokenizer.decode(z_BCHW[:, :, None])[:, :, 0].float())
+
+
+def drawable_shape(tokenizer: Tokenizer, frames_per_step: int) -> tuple[int, int, int]:
+    """(c, h, w) of `WorldStep.latent`: the latents of one step, and of the frame before where time is compressed."""
+    channels, height, width = tokenizer.latent_shape
+    return (channels * (frames_per_step + decoded_latents(tokenizer)), height, width)
+
+
+def _require_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights that hold NaN or infinity."""
+    broken = sorted(name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all())
+    if broken:
+        raise StorageError(
+            f"The weights of the world {path} hold NaN or infinity ({', '.join(broken[:3])}). Train it again, or restore it."
+        )

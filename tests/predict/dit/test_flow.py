@@ -129,23 +129,23 @@ def test_what_the_network_is_told(predictor: FlowPredictor) -> None:
 
 def test_an_episode_is_the_same_alone_and_in_a_batch(predictor: FlowPredictor) -> None:
     z, proprio, action, e = inputs(5)
-    whole, spread = predictor.predict_with_spread(z, proprio, action, e)
-    alone, one = predictor.predict_with_spread(z[3:4], proprio[3:4], action[3:4], e[3:4])
+    whole, spread = predictor.predict(z, proprio, action, e)
+    alone, one = predictor.predict(z[3:4], proprio[3:4], action[3:4], e[3:4])
     assert torch.allclose(whole[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
     assert whole.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread > 0).all())
 
 
 def test_noise_action_history_and_proprioception_all_matter(predictor: FlowPredictor) -> None:
     z, proprio, action, e = inputs()
-    y = predictor.predict(z, proprio, action, e)
-    assert torch.equal(predictor.predict(z, proprio, action, e), y)
+    y = predictor.predict(z, proprio, action, e)[0]
+    assert torch.equal(predictor.predict(z, proprio, action, e)[0], y)
     keyed = normal(torch.tensor([1, 2, 3]), 0, SHAPE)
     older = torch.cat([z[:, :1] + 1, z[:, 1:]], dim=1)
     for other in (
-        predictor.predict(z, proprio, action, keyed),
-        predictor.predict(z, proprio, action.flip(0), e),
-        predictor.predict(z, proprio + 1, action, e),
-        predictor.predict(older, proprio, action, e),
+        predictor.predict(z, proprio, action, keyed)[0],
+        predictor.predict(z, proprio, action.flip(0), e)[0],
+        predictor.predict(z, proprio + 1, action, e)[0],
+        predictor.predict(older, proprio, action, e)[0],
     ):
         assert (other - y).abs().max() > 1e-3
 
@@ -154,9 +154,9 @@ def test_one_step_has_no_spread_and_more_steps_walk_further(predictor: FlowPredi
     z, proprio, action, e = inputs()
     single = copy.deepcopy(predictor)
     single.config = dataclasses.replace(CONFIG, steps=1)
-    y, spread = single.predict_with_spread(z, proprio, action, e)
+    y, spread = single.predict(z, proprio, action, e)
     assert spread.abs().max() == 0
-    assert not torch.allclose(predictor.predict(z, proprio, action, e), y, atol=1e-3)
+    assert not torch.allclose(predictor.predict(z, proprio, action, e)[0], y, atol=1e-3)
 
 
 def test_training_lowers_the_loss() -> None:
@@ -170,13 +170,13 @@ def test_the_loss_rolls_out_with_the_sampler_that_is_used(
     predictor: FlowPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    original = FlowPredictor.predict_with_spread
+    original = FlowPredictor.predict
 
     def spy(self: FlowPredictor, *args: Tensor) -> tuple[Tensor, Tensor]:
         seen.append((self.config.steps, torch.is_grad_enabled()))
         return original(self, *args)
 
-    monkeypatch.setattr(FlowPredictor, "predict_with_spread", spy)
+    monkeypatch.setattr(FlowPredictor, "predict", spy)
     predictor.requires_grad_(True)
     loss, figures = predictor.loss(squares(4, 6, seed=1), 4, torch.Generator().manual_seed(0))
     loss.backward()
@@ -204,24 +204,24 @@ def test_folders_are_read_strictly(predictor: FlowPredictor, tmp_path) -> None:
     PREDICTORS.save(predictor, tmp_path / "p")
     again = PREDICTORS.load(tmp_path / "p")
     _, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
-    assert torch.equal(again.predict(*inputs()), predictor.predict(*inputs()))
+    assert torch.equal(again.predict(*inputs())[0], predictor.predict(*inputs())[0])
     with pytest.raises(StorageError, match="unexpected"):
         load_weights(FlowPredictor(dataclasses.replace(CONFIG, depth=1)), tensors, source="p")
 
 
 def test_double_precision_runs(predictor: FlowPredictor) -> None:
-    single = predictor.predict(*inputs())
+    single = predictor.predict(*inputs())[0]
     net = predictor.double()
-    double = net.predict(*(x.double() for x in inputs()))
+    double = net.predict(*(x.double() for x in inputs()))[0]
     assert torch.allclose(single.double(), double, atol=1e-3)
 
 
 def test_misuse_is_refused(predictor: FlowPredictor) -> None:
     z, proprio, action, e = inputs()
     with pytest.raises(InvalidInputError, match=r"draws from noise .* got None"):
-        predictor.predict(z, proprio, action, None)
+        predictor.predict(z, proprio, action, None)[0]
     with pytest.raises(InvalidInputError, match="got"):
-        predictor.predict(z, proprio, action, e[:2])
+        predictor.predict(z, proprio, action, e[:2])[0]
     with pytest.raises(InvalidInputError, match="no multiple of patch=2"):
         FlowPredictor(dataclasses.replace(CONFIG, latent_shape=(8, 1, 1)))
     with pytest.raises(InvalidInputError, match="steps=0"):
@@ -235,7 +235,7 @@ def test_golden_values() -> None:
     z = (torch.arange(2 * 4 * 64).view(1, 2, *SHAPE) * 0.3).sin()
     e = (torch.arange(4 * 64).view(1, *SHAPE) * 0.5).cos()
     body, action = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), torch.tensor([[[-0.5, 0.4], [0.2, 0.9]]])
-    y, spread = predictor.predict_with_spread(z, body, action, e)
+    y, spread = predictor.predict(z, body, action, e)
     assert y[0, :, 3, 4].tolist() == pytest.approx(GOLDEN, abs=2e-3)
     assert float(spread) == pytest.approx(GOLDEN_SPREAD, rel=1e-2)
 

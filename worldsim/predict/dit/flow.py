@@ -9,10 +9,14 @@ Shape legend: B batch, K history, T time, C H W latent, P proprio, A action, F =
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.conditions import Conditions
+from worldsim.core import TASK
 from worldsim.data.windows import Clip
 from worldsim.errors import InvalidInputError
+from worldsim.predict.base import WindowPredictor
 from worldsim.predict.dit.blocks import init_linear
 from worldsim.predict.dit.network import DiffusionTransformer, DiffusionTransformerConfig
 from worldsim.predict.dit.rectified_flow import euler, interpolate, sample_times, time_grid
@@ -37,6 +41,9 @@ class FlowConfig:
         mlp_ratio: Hidden width of the MLP over `width`.
         adaln_lora_dim: Rank of the per-block modulation.
         time_scale: Timesteps 0..1 are multiplied by this before their sinusoids.
+        text_bytes: L, how much of each episode's task text is read, by cross-attention; 0 for none.
+        rate_hz: Latent frames a second, for positions in time that hold at other rates; 0 counts frames.
+        rope_ratios: Stretch of positions in time, height and width, as in `worldsim.predict.dit.rope.rope_angles`.
     """
 
     latent_shape: tuple[int, int, int]
@@ -53,9 +60,12 @@ class FlowConfig:
     mlp_ratio: float = 4.0
     adaln_lora_dim: int = 32
     time_scale: float = 1000.0
+    text_bytes: int = 0
+    rate_hz: float = 0.0
+    rope_ratios: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-class FlowPredictor(nn.Module):
+class FlowPredictor(WindowPredictor):
     """Draw the next latent from noise."""
 
     noise_shape: tuple[int, ...] | None
@@ -93,8 +103,14 @@ class FlowPredictor(nn.Module):
                 mlp_ratio=config.mlp_ratio,
                 adaln_lora_dim=config.adaln_lora_dim,
                 condition_dim=config.action_dim + config.proprio_dim,
+                context_dim=config.width if config.text_bytes else 0,
+                rope_ratios=config.rope_ratios,
             )
         )
+        if config.text_bytes:
+            self.text_embedding = nn.Embedding(256, config.width)
+            self.text_position = nn.Parameter(torch.zeros(config.text_bytes, config.width))
+        self.reads = frozenset({"text"} if config.text_bytes else ())
         init_linear(self.net.final_layer.linear, zero=True)  # start from the best guess that needs no network
         self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
         self.register_buffer("latent_scale", torch.ones(1))
@@ -117,7 +133,31 @@ class FlowPredictor(nn.Module):
         self.proprio_mean_P.copy_(clip.proprio_BTP.mean((0, 1)))
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
-    def velocity(self, x_BCHW: Tensor, time_B: Tensor, history_BCKHW: Tensor, condition_BFA: Tensor) -> Tensor:
+    def text_tokens(self, conditions: Conditions | None) -> Tensor | None:
+        """Tokens [B, L, D] of the episodes' texts, cut or padded to `text_bytes`; None for a predictor without text.
+
+        Raises:
+            InvalidInputError: The predictor reads text and none is given.
+        """
+        length = self.config.text_bytes
+        if not length:
+            return None
+        if conditions is None or conditions.text is None:
+            raise InvalidInputError(
+                f"This predictor reads each episode's task text; give it as {TASK!r} with the starts."
+            )
+        text_BL = F.pad(conditions.text[:, :length], (0, max(0, length - conditions.text.shape[1])))
+        tokens_BLD: Tensor = self.text_embedding(text_BL.long()) + self.text_position
+        return tokens_BLD
+
+    def velocity(
+        self,
+        x_BCHW: Tensor,
+        time_B: Tensor,
+        history_BCKHW: Tensor,
+        condition_BFA: Tensor,
+        text_BLD: Tensor | None = None,
+    ) -> Tensor:
         """The flow's velocity at a noisy change.
 
         The network adds to the best guess from x_t and t alone for data of unit variance, v = ((2 t - 1) x_t + s F) / s^2 with
@@ -128,6 +168,7 @@ class FlowPredictor(nn.Module):
             time_B: Timestep of each sample, 0..1.
             history_BCKHW: Normed history frames and their mark, [B, C + 1, K, H, W].
             condition_BFA: Action and proprioception of every frame.
+            text_BLD: Tokens of the episodes' texts, see `text_tokens`.
 
         Returns:
             [B, C, H, W].
@@ -136,14 +177,16 @@ class FlowPredictor(nn.Module):
         clip_BCFHW = torch.cat([history_BCKHW, frame_BCHW[:, :, None]], dim=2)
         clean_BK = time_B.new_zeros(len(time_B), self.config.history)
         time_BF = torch.cat([clean_BK, time_B[:, None]], dim=1) * self.config.time_scale
-        out_BCHW = self.net(clip_BCFHW, time_BF, condition_BTA=condition_BFA)[:, :, -1].float()
+        fps_hz = self.config.rate_hz or None
+        out_BCFHW = self.net(clip_BCFHW, time_BF, condition_BTA=condition_BFA, context_BLD=text_BLD, fps_hz=fps_hz)
+        out_BCHW = out_BCFHW[:, :, -1].float()
         t = time_B[:, None, None, None]
         spread = t.square() + (1 - t).square()
         v_BCHW: Tensor = (2 * t - 1) / spread * x_BCHW + out_BCHW / spread.sqrt()
         return v_BCHW
 
-    def context(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is told: history frames [B, C + 1, K, H, W], and each frame's action and proprioception [B, F, A + P].
+    def context(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKE: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is given: history frames [B, C + 1, K, H, W], and each frame's action and proprioception [B, F, A + P].
 
         A frame's action is the one that led to it: none for the oldest frame. The frame to be drawn carries the last known
         proprioception.
@@ -152,11 +195,16 @@ class FlowPredictor(nn.Module):
         history = torch.cat([z_BCKHW, torch.ones_like(z_BCKHW[:, :1])], dim=1)
         body_BKP = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
         body_BFP = torch.cat([body_BKP, body_BKP[:, -1:]], dim=1)
-        led_BFA = torch.cat([torch.zeros_like(action_BKA[:, :1]), action_BKA], dim=1)
+        led_BFA = torch.cat([torch.zeros_like(action_BKE[:, :1]), action_BKE], dim=1)
         return history, torch.cat([led_BFA, body_BFP], dim=-1)
 
-    def predict_with_spread(
-        self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None
+    def predict(
+        self,
+        z_BKCHW: Tensor,
+        proprio_BKP: Tensor,
+        action_BKE: Tensor,
+        noise: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw the next latent; arguments as `worldsim.predict.base.Predictor`.
 
@@ -170,18 +218,15 @@ class FlowPredictor(nn.Module):
         if noise is None or noise.shape != z_BKCHW[:, -1].shape:
             given = None if noise is None else tuple(noise.shape)
             raise InvalidInputError(f"This predictor draws from noise [B, *{self.noise_shape}]; got {given}.")
-        history, condition = self.context(z_BKCHW, proprio_BKP, action_BKA)
+        history, condition = self.context(z_BKCHW, proprio_BKP, action_BKE)
+        text = self.text_tokens(conditions)
 
         def velocity(x_BCHW: Tensor, time: float) -> Tensor:
-            return self.velocity(x_BCHW, x_BCHW.new_full((len(x_BCHW),), time), history, condition)
+            return self.velocity(x_BCHW, x_BCHW.new_full((len(x_BCHW),), time), history, condition, text)
 
         x, aim = euler(velocity, noise, time_grid(self.config.steps, self.config.shift))
         spread_B = (x - aim).square().flatten(1).mean(1).sqrt()
         return z_BKCHW[:, -1] + x * self.change_scale, spread_B
-
-    def predict(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKA: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Next latent [B, C, H, W]; see `predict_with_spread`."""
-        return self.predict_with_spread(z_BKCHW, proprio_BKP, action_BKA, noise)[0]
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
@@ -196,6 +241,8 @@ class FlowPredictor(nn.Module):
             generator: Source of noise and timesteps.
         """
         k, z_BKCHW = self.config.history, clip.z_BTCHW[:, : self.config.history]
+        conditions = Conditions(text=clip.text_BL)
+        text = self.text_tokens(conditions)
         total, figures = z_BKCHW.new_zeros(()), dict[str, float]()
         for h in range(unroll):
             proprio, action = clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k]
@@ -209,11 +256,11 @@ class FlowPredictor(nn.Module):
                 generator=generator,
             ).to(target)
             history, condition = self.context(z_BKCHW, proprio, action)
-            velocity = self.velocity(interpolate(target, noise, times), times, history, condition)
+            velocity = self.velocity(interpolate(target, noise, times), times, history, condition, text)
             total = total + (velocity - (noise - target)).square().mean()
             if h + 1 < unroll:
                 with torch.no_grad():
-                    z_BCHW = self.predict(z_BKCHW, proprio, action, _normal_like(target, generator))
+                    z_BCHW, _ = self.predict(z_BKCHW, proprio, action, _normal_like(target, generator), conditions)
                 z_BKCHW = torch.cat([z_BKCHW[:, 1:], z_BCHW[:, None]], dim=1)
                 figures["mse"] = float((z_BCHW - clip.z_BTCHW[:, k + h]).square().mean())
         return total / max(unroll, 1), figures

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.causal.blocks import (
     CausalConv3d,
     Downsample,
@@ -199,6 +200,8 @@ class CausalHaarTokenizer(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = CausalConv3d(config.latent_channels, config.latent_channels, kernel=(1, 1, 1))
         self.post_quant_conv = CausalConv3d(config.latent_channels, config.latent_channels, kernel=(1, 1, 1))
+
+    family: LatentFamily = "grid"
 
     @property
     def temporal_stride(self) -> int:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.layers.discovery import Sprite, discover
 from worldsim.tokenizers.layers.registration import Aligner, centroid, coarse_angle, compose, coverage, crop
 
@@ -50,6 +51,7 @@ class LayersConfig:
 class LayersTokenizer(nn.Module):
     """Encode frames into poses [4 L, 1, 1] and draw them back."""
 
+    family: LatentFamily = "layers"
     temporal_stride = 1
 
     background_CHW: Tensor
@@ -68,6 +70,11 @@ class LayersTokenizer(nn.Module):
         self.register_buffer("mass_L", torch.ones(count))
         self.scene = nn.Parameter(torch.zeros(3, *config.image_size))
         self.sprite = nn.Parameter(torch.zeros(count, POSE, side * config.oversample, side * config.oversample))
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Rotational symmetry of each layer, 0 for round ones."""
+        return self.config.orders
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

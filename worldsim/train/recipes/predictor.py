@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from worldsim.actions import ActionSpec
 from worldsim.data.latents import EncodedEpisodes
-from worldsim.data.windows import Clip, Clips
+from worldsim.data.windows import Clips
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
-from worldsim.tokenizers.base import Tokenizer
-from worldsim.tokenizers.identity import IdentityTokenizer
+from worldsim.tokenizers.base import Layered, Tokenizer
 
-GRID_PREDICTOR, LAYER_PREDICTOR, STATE_PREDICTOR = "conv", "rigid", "mlp"
+LAYER_PREDICTOR = "rigid"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ def train_predictor(
         length, size = history + min(unroll, longest), recipe.schedule.batch
         clip = clips.batch(tables[unroll], length, size, seed=seed, step=step, eventful=recipe.eventful)
         noise.manual_seed(seed * 1_000_003 + step)
-        return predictor.loss(to_device(clip, device), length - history, noise)
+        return predictor.loss(clip.to(device), length - history, noise)
 
     assert isinstance(predictor, nn.Module)
     predictor.to(device)
@@ -94,29 +93,20 @@ def _config(
     name: str, encoded: EncodedEpisodes, tokenizer: Tokenizer, action: ActionSpec, recipe: PredictorRecipe
 ) -> dict[str, Any]:
     """The predictor's config as JSON values."""
-    layered = {"orders": list(tokenizer.config.orders)} if name == LAYER_PREDICTOR else {}
+    layered = {"orders": list(tokenizer.orders)} if name == LAYER_PREDICTOR and isinstance(tokenizer, Layered) else {}
     shapes = {
         "latent_shape": list(tokenizer.latent_shape),
         "proprio_dim": encoded.proprio_dim,
-        "action_dim": action.dim,
+        "action_dim": action.encoded_dim,
     }
     return {**shapes, **layered, **recipe.options}
 
 
 def suited(tokenizer: Tokenizer) -> str:
     """The predictor that goes with a tokenizer."""
-    if isinstance(tokenizer, IdentityTokenizer):
-        return STATE_PREDICTOR
-    return LAYER_PREDICTOR if hasattr(tokenizer.config, "orders") else GRID_PREDICTOR
+    return {"grid": "conv", "layers": LAYER_PREDICTOR, "vector": "mlp"}[tokenizer.family]
 
 
 def clips_of(encoded: EncodedEpisodes, *, history: int, action: ActionSpec) -> Clips:
     """Windows over encoded episodes."""
     return Clips(encoded.episodes, history=history, idle_A=action.normalize(torch.tensor(action.idle)))
-
-
-def to_device(clip: Clip, device: str) -> Clip:
-    """Move a clip to a device."""
-    if device == "cpu":
-        return clip
-    return Clip(**{f.name: getattr(clip, f.name).to(device) for f in dataclasses.fields(clip)})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, Watch, fit
-from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.base import ClosedForm, Tokenizer
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.poses import PosesTokenizer
@@ -145,9 +145,8 @@ def _fit_closed_form(x_NCHW: Tensor, recipe: TokenizerRecipe) -> tuple[str, Toke
     name = "haar_pca" if recipe.name == "auto" else recipe.name
     values = {"image_size": list(x.shape[-2:]), **recipe.options}
     tokenizer = TOKENIZERS.build(name, values)
-    closed_form = getattr(tokenizer, "fit", None)
-    if closed_form is not None:
-        closed_form(x)
+    if isinstance(tokenizer, ClosedForm):
+        tokenizer.fit_frames(x)
     return name, tokenizer
 
 

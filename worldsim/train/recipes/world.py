@@ -26,11 +26,11 @@ from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.runs.request import claimed
 from worldsim.tokenizers.base import Tokenizer
-from worldsim.train.recipes.predictor import PredictorRecipe, clips_of, to_device, train_predictor
+from worldsim.train.recipes.predictor import PredictorRecipe, clips_of, train_predictor
 from worldsim.train.recipes.tokenizer import TokenizerRecipe, state_tokenizer, to_model, train_tokenizer
 from worldsim.train.recipes.world_figures import held_out_figures
 from worldsim.worlds.heads import Heads, HeadsConfig
-from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.latent import LatentWorld, LearnedWorld
 from worldsim.worlds.state import StateWorld, columns
 
 HELD_OUT_EVERY = 10
@@ -199,7 +199,9 @@ def _train_heads(
     torch.manual_seed(config.seed)
     heads = Heads(
         HeadsConfig(
-            latent_shape=tokenizer.latent_shape, proprio_dim=encoded.proprio_dim, action_dim=dataset.action_spec.dim
+            latent_shape=tokenizer.latent_shape,
+            proprio_dim=encoded.proprio_dim,
+            action_dim=dataset.action_spec.encoded_dim,
         )
     )
     clips = clips_of(encoded, history=1, action=dataset.action_spec)
@@ -208,7 +210,7 @@ def _train_heads(
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         clip = clips.batch(table, 2, config.heads.batch, seed=config.seed + 1, step=step, eventful=0.5)
-        return heads.loss(to_device(clip, config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        return heads.loss(clip.to(config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
 
     heads.to(config.device)
     return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", watch=watch)
@@ -221,7 +223,7 @@ def _assemble(
     dataset: Dataset,
     config: TrainWorld,
     held_out: EncodedEpisodes,
-) -> LatentWorld:
+) -> LearnedWorld:
     """Put the parts together, with starts from held-out episodes."""
     height, width = dataset.image_size
     spec = WorldSpec(

@@ -13,7 +13,8 @@ from torch import Tensor
 from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
-from worldsim.worlds.latent import LatentWorld
+from worldsim.protocols import require_drawable
+from worldsim.worlds.latent import LearnedWorld
 from worldsim.worlds.state import StateWorld
 
 HORIZONS = (1, 8, 16, 32)
@@ -21,7 +22,7 @@ MOST = 64
 """Held-out episodes looked at."""
 
 
-def held_out_figures(world: LatentWorld, held_out: EncodedEpisodes, dataset: Dataset) -> dict[str, float]:
+def held_out_figures(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Dataset) -> dict[str, float]:
     """Roll out recorded actions from held-out starts and compare with what was recorded.
 
     Returns:
@@ -43,7 +44,7 @@ def held_out_figures(world: LatentWorld, held_out: EncodedEpisodes, dataset: Dat
     _, rollout = world.rollout(state, actions)
     figures: dict[str, float] = {}
     for h in (h for h in HORIZONS if h <= horizon and not isinstance(world, StateWorld)):
-        figures[f"psnr_db_h{h}"] = psnr_db(world.decode(rollout.latent[:, h - 1]), frames[:, h])
+        figures[f"psnr_db_h{h}"] = psnr_db(require_drawable(world).decode(rollout.latent[:, h - 1]), frames[:, h])
         figures[f"copy_psnr_db_h{h}"] = psnr_db(frames[:, 0], frames[:, h])
     success = torch.stack([torch.tensor(e.success[1 : horizon + 1]) for e in episodes])
     known = success.isfinite()
