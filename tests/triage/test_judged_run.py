@@ -20,7 +20,7 @@ from worldsim.triage.film import film
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.judge_correction import correct_rates
 from worldsim.triage.ranking.ranking import Ranking
-from worldsim.triage.report import from_results, render
+from worldsim.triage.report import assemble, render
 from worldsim.triage.report.leaderboard import leaderboard
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, read_results, run
@@ -145,7 +145,7 @@ def test_what_stands_in_files_without_a_judge_is_what_always_stood(tmp_path):
     results = run(dataclasses.replace(request(), judge=""), load_world=WORLD, load_policy=load_toy, out=tmp_path)
     assert "judge_rates" not in json.loads((tmp_path / "plan.json").read_text())["request"]
     assert not any("corrected" in p for p in json.loads((tmp_path / "ranking.json").read_text())["per_policy"])
-    page = render(from_results(results, command="", made=""))
+    page = render(assemble(results, command="", made=""))
     assert "corrected" not in page and "judged by" not in page
     with pytest.raises(InvalidInputError, match="no judge"):
         request(judge="", judge_rates=RATES)
@@ -175,7 +175,7 @@ def test_the_leaderboard_and_the_report_show_both_rates_and_say_how(finished, tm
         console = Console(file=out, force_terminal=terminal, width=150, color_system=None)
         console.print(leaderboard(results.ranking), soft_wrap=True)
         assert "corrected" in out.getvalue() and shown in out.getvalue()
-    data = from_results(results, command="", made="")
+    data = assemble(results, command="", made="")
     page = render(data)
     assert (
         "judged by glancing-1" in page
@@ -184,10 +184,10 @@ def test_the_leaderboard_and_the_report_show_both_rates_and_say_how(finished, tm
     )
     assert "order goes by rates without its errors" in data.judging[0]
     alone = go(tmp_path, request(judge_rates=RATES), truth=0)
-    told = " ".join(from_results(alone, command="", made="").judging)
+    told = " ".join(assemble(alone, command="", made="").judging)
     assert "sensitivity 90" in told and "of 200" in told and "not the world" in told
     unknown = go(tmp_path / "u", truth=0)
-    told = " ".join(from_results(unknown, command="", made="").judging)
+    told = " ".join(assemble(unknown, command="", made="").judging)
     assert "could not be corrected for every policy" in told and "Calibrate it" in told
 
 

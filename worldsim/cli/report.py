@@ -21,8 +21,7 @@ def report(
     from worldsim import storage
     from worldsim.cli.triage import show
     from worldsim.errors import WorldsimError
-    from worldsim.triage.report import from_results
-    from worldsim.triage.report import picture as draw
+    from worldsim.triage.report import assemble, draw_picture
     from worldsim.triage.run import read_results
 
     results = read_results(run)
@@ -33,9 +32,9 @@ def report(
     except WorldsimError as error:
         remarks.append(f"Episodes could not be filmed: {error}")
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    data = from_results(results, command=f"worldsim report {run}", made=made, clips=clips, remarks=remarks)
+    data = assemble(results, command=f"worldsim report {run}", made=made, clips=clips, remarks=remarks)
     if picture is not None:
-        storage.write_bytes(picture, draw(data))
+        storage.write_bytes(picture, draw_picture(data))
     show(data, run)
 
 

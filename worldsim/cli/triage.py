@@ -140,7 +140,7 @@ def _play(
     """Run it with progress bars, and film a few episodes."""
     from worldsim.evaluate import loaders
     from worldsim.triage.film import film
-    from worldsim.triage.report import choose, from_results
+    from worldsim.triage.report import assemble, choose
     from worldsim.triage.run import Progress, run
     from worldsim.worlds import load_world
 
@@ -177,7 +177,7 @@ def _play(
                 )
         except WorldsimError as error:  # a state world draws nothing; the ranking stands
             remarks.append(f"Episodes could not be filmed: {error}")
-    return from_results(results, command=_command(), made=_now(), core_s=_core_seconds(), clips=clips, remarks=remarks)
+    return assemble(results, command=_command(), made=_now(), core_s=_core_seconds(), clips=clips, remarks=remarks)
 
 
 def show(data: "ReportData", out: Path) -> None:

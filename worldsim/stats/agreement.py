@@ -38,7 +38,7 @@ class Agreement:
         world_rollouts: Fewest world rollouts of a compared policy.
         k: Of ``recall`` and the regrets.
         epsilon: Of ``order_accuracy`` and ``recall_within_epsilon``.
-        estimates: In reading order; look one up by name, as in ``agreement["pearson"]``.
+        estimates: In reading order; look one up by name, as in ``agreement["pearson"]`` or by `get`.
     """
 
     quantity: str
@@ -50,11 +50,15 @@ class Agreement:
     epsilon: float
     estimates: tuple[Estimate, ...]
 
+    def get(self, name: str) -> Estimate | None:
+        """Return the estimate of that name; None where there is none."""
+        return next((estimate for estimate in self.estimates if estimate.name == name), None)
+
     def __getitem__(self, name: str) -> Estimate:
-        for estimate in self.estimates:
-            if estimate.name == name:
-                return estimate
-        raise unknown_name("estimate", name, [e.name for e in self.estimates])
+        found = self.get(name)
+        if found is None:
+            raise unknown_name("estimate", name, [e.name for e in self.estimates])
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

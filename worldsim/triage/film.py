@@ -18,7 +18,8 @@ from worldsim.triage.engine.plan import ArenaPlan
 from worldsim.triage.engine.replay import TRUTH, WORLD, Results, arena_block, scope_of
 from worldsim.triage.engine.roll import Roller
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.report.data import Clip, Frames
+from worldsim.triage.report.data import Clip
+from worldsim.video import Frames
 
 _LOG = logging.getLogger(__name__)
 _ALIKE = 0.02  # a judge's probabilities differ by rounding where other episodes share its batch

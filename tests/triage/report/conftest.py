@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worldsim.stats.agreement import measure_agreement
-from worldsim.stats.intervals import clopper_pearson
 from worldsim.triage.allocate import SequentialHalving
 from worldsim.triage.ranking.evidence import Evidence, Outcome
+from worldsim.triage.ranking.measured import measure
 from worldsim.triage.ranking.posterior import order
 from worldsim.triage.ranking.ranking import Ranking
-from worldsim.triage.report import Clip, Manifest, Rate, ReportData, RoundTrip, Truth, choose
-from worldsim.triage.report.data import rounds_of
+from worldsim.triage.report import Clip, Manifest, ReportData, RoundTrip, choose, compare_with_truth
+from worldsim.triage.report.assemble import split_rounds
+from worldsim.video import Frames
 
 K, N, AUDIT = 5, 400, 120
-Frames = NDArray[np.uint8]
 
 
 def names() -> list[str]:
@@ -82,10 +81,6 @@ def sample() -> ReportData:
         success=real[:, :N], progress=np.clip(real[:, :N] * 0.3 + progress[:, :N] * 0.7, 0, 1), failed=triage.failed
     )
     seen = dataclasses.replace(truth, success=world[:, :N], progress=progress[:, :N])
-    success, along = (
-        measure_agreement(getattr(truth, q), world=getattr(seen, q), k=K, matched=True, quantity=q, draws=200)
-        for q in ("success", "progress")
-    )
     ranking = Ranking.from_evidence(
         triage,
         names=names(),
@@ -114,10 +109,8 @@ def sample() -> ReportData:
         task="Push the T-shaped block onto the green disc.",
         allocator="halving",
         distinct_starts=320,
-        rounds=rounds_of(triage, [r.episodes for r in allocator.rounds(len(world))], audit=audit),
-        truth=Truth.from_evidence(
-            name="worldsim/Push-v0", world=seen, truth=truth, success=success, progress=along, matched=True
-        ),
+        rounds=split_rounds(triage, [r.episodes for r in allocator.rounds(len(world))], audit=audit),
+        truth=compare_with_truth("worldsim/Push-v0", world=seen, truth=truth, k=K, matched=True, draws=200),
         round_trip=round_trips(ranking, real),
         clips=clips,
         manifest=Manifest(
@@ -135,11 +128,11 @@ def sample() -> ReportData:
 def round_trips(ranking: Ranking, real: NDArray) -> tuple[RoundTrip, ...]:
     rows = []
     for line in ranking.top:
-        wins = real[line.policy, :100].sum()
-        both = []
-        for lost in (0, 3):
-            low, high = clopper_pearson([wins - lost], [100])
-            both += Rate.of([wins - lost], count=[100], span=(low, high))
+        own = real[line.policy, :100]
+        decoded = own.copy()
+        decoded[np.flatnonzero(own)[:3]] = 0
+        table = np.stack([own, decoded])
+        both = measure(Evidence(success=table, progress=table, failed=np.zeros(2, dtype=bool)), alpha=0.05)
         rows.append(RoundTrip(policy=line.policy, direct=both[0], decoded=both[1]))
     return tuple(rows)
 

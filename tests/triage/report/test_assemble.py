@@ -8,7 +8,7 @@ from worldsim.triage.engine.plan import ArenaPlan, Description, Plan
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.ranking import Ranking
-from worldsim.triage.report import ReportData, from_results, render
+from worldsim.triage.report import ReportData, assemble, render
 from worldsim.triage.request import Ref, TriageRequest
 
 K, EPISODES = 12, 40
@@ -57,7 +57,7 @@ def results() -> Results:
 
 @pytest.fixture(scope="module")
 def data(results: Results) -> ReportData:
-    return from_results(results, command="worldsim triage", made="today", core_s=12.0, settings={"device": "cpu"})
+    return assemble(results, command="worldsim triage", made="today", core_s=12.0, settings={"device": "cpu"})
 
 
 def test_everything_a_run_knows_is_gathered(results: Results, data: ReportData) -> None:
@@ -81,23 +81,22 @@ def test_the_truth_is_compared_on_the_same_episodes(results: Results, data: Repo
     assert truth.episodes.same == pytest.approx(same)
     assert [e.value for e in truth.success.estimates if e.name == "episode_accuracy"] == [pytest.approx(same)]
     best = truth.policies[0]
-    assert best.truth.mean == pytest.approx(results.arenas["truth"].success_mean[best.policy])
+    assert best.truth.success == pytest.approx(results.arenas["truth"].success_mean[best.policy])
     assert best.world.rollouts == results.triage.columns(EPISODES).count[best.policy]
-    assert best.world.mean in best.world.interval and best.truth.mean in best.truth.interval
+    assert best.world.success in best.world.success_anytime and best.truth.success in best.truth.success_exact
 
 
 def test_the_round_trip_is_paired_and_in_rank_order(results: Results, data: ReportData) -> None:
     trips = data.round_trip
     assert [t.policy for t in trips] == [p.policy for p in results.ranking.policies]
     for trip in trips:
-        gap = trip.direct.mean - trip.decoded.mean
-        assert trip.gap is not None and trip.gap.low <= gap <= trip.gap.high
-    assert trips[0].direct.mean == pytest.approx(results.arenas["truth"].success_mean[trips[0].policy])
+        assert trip.gap is not None and trip.gap.low <= trip.lost <= trip.gap.high
+    assert trips[0].direct.success == pytest.approx(results.arenas["truth"].success_mean[trips[0].policy])
 
 
 def test_a_run_without_other_worlds(results: Results) -> None:
     plan = dataclasses.replace(results.plan, arenas=())
-    data = from_results(
+    data = assemble(
         dataclasses.replace(results, plan=plan, arenas={}, arena_failures={}, finished=False), command="", made=""
     )
     assert data.truth is None and data.round_trip == ()
@@ -107,6 +106,6 @@ def test_a_run_without_other_worlds(results: Results) -> None:
 def test_unpaired_truth_is_compared_with_all_that_the_world_said(results: Results) -> None:
     arena = dataclasses.replace(results.plan.arenas[0], paired=False)
     plan = dataclasses.replace(results.plan, arenas=(arena,))
-    truth = from_results(dataclasses.replace(results, plan=plan), command="", made="").truth
+    truth = assemble(dataclasses.replace(results, plan=plan), command="", made="").truth
     assert truth is not None and truth.episodes is None
     assert truth.policies[0].world.rollouts == results.triage.count[truth.policies[0].policy]

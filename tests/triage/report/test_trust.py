@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from worldsim.stats.agreement import Agreement
-from worldsim.stats.intervals import Estimate, Interval
-from worldsim.triage.report import Rate, ReportData, RoundTrip
+from worldsim.stats.intervals import Estimate
+from worldsim.triage.report import ReportData
 from worldsim.triage.report.trust import cautions, reliances
 
 
@@ -27,10 +27,10 @@ def with_estimates(data: ReportData, *, policies: int | None = None, **values: f
 
 def with_gap(data: ReportData, gap: float) -> ReportData:
     rows = [
-        RoundTrip(
-            policy=t.policy,
-            direct=Rate(mean=0.8, interval=Interval(0.7, 0.9), rollouts=100),
-            decoded=Rate(mean=0.8 - gap, interval=Interval(0.6, 0.8), rollouts=100),
+        dataclasses.replace(
+            t,
+            direct=dataclasses.replace(t.direct, success=0.8),
+            decoded=dataclasses.replace(t.decoded, success=0.8 - gap),
         )
         for t in data.round_trip
     ]
@@ -129,3 +129,25 @@ def test_thin_evidence_is_admitted(sample: ReportData) -> None:
         "abstained often",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(("rate", "word"), [(0.0, "nothing"), (1.0, "everything")])
+def test_rates_that_agree_because_all_are_alike_are_no_evidence(sample: ReportData, rate: float, word: str) -> None:
+    data = with_estimates(sample, bias=0.0, mean_absolute_error=0.0)
+    assert data.truth is not None
+    rows = tuple(
+        dataclasses.replace(
+            row, world=dataclasses.replace(row.world, success=rate), truth=dataclasses.replace(row.truth, success=rate)
+        )
+        for row in data.truth.policies
+    )
+    data = dataclasses.replace(data, truth=dataclasses.replace(data.truth, policies=rows))
+    assert answers(data)[2] == "unknown"
+    assert f"every policy solved {word} on both sides" in reliances(data)[2].reason
+
+
+def test_a_biased_world_is_read_as_an_order_only_where_the_order_holds(sample: ReportData) -> None:
+    advice = "Read its success rates as an order only."
+    for order, expected in ((0.95, True), (0.5, False)):
+        data = with_estimates(sample, bias=-0.37, mean_absolute_error=0.37, order_accuracy=order)
+        assert (advice in " ".join(cautions(data))) == expected

@@ -10,7 +10,7 @@ from PIL import Image
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import Clip, ReportData, choose, videos
-from worldsim.triage.report.videos import enlarge, films
+from worldsim.triage.report.videos import encode_films, enlarge
 from worldsim.video import read_video
 
 
@@ -62,7 +62,7 @@ def test_a_film_holds_world_and_truth_beside_each_other(tmp_path: Path) -> None:
     clip = Clip(
         policy=0, episode=0, rate_hz=10, world=red, world_success=1, world_progress=1, truth=blue, truth_success=1
     )
-    (film,) = films([clip])
+    (film,) = encode_films([clip])
     data = base64.b64decode(film.video.removeprefix("data:video/mp4;base64,"))
     (tmp_path / "film.mp4").write_bytes(data)
     frames, rate = read_video(tmp_path / "film.mp4")
@@ -73,7 +73,7 @@ def test_a_film_holds_world_and_truth_beside_each_other(tmp_path: Path) -> None:
     assert poster.size == (film.width_px, film.height_px)
 
 
-def test_pixels_are_enlarged_whole() -> None:
+def test_pixels_are_enlarged_by_an_integer() -> None:
     frames = np.arange(2 * 64 * 64 * 3, dtype=np.int64).reshape(2, 64, 64, 3).astype(np.uint8)
     large = enlarge(frames, height_px=200)
     assert large.shape == (2, 192, 192, 3)
@@ -82,6 +82,6 @@ def test_pixels_are_enlarged_whole() -> None:
 
 
 def test_films_stop_where_the_page_grows_too_heavy(sample: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = films(sample.clips[:3])
-    monkeypatch.setattr(videos, "_LIMIT_BYTES", sum(len(f.video) + len(f.poster) for f in whole) - 1)
-    assert len(films(sample.clips[:3])) == 2
+    everything = encode_films(sample.clips[:3])
+    monkeypatch.setattr(videos, "_LIMIT_BYTES", sum(len(f.video) + len(f.poster) for f in everything) - 1)
+    assert len(encode_films(sample.clips[:3])) == 2

@@ -4,7 +4,8 @@ import pytest
 
 from worldsim.stats.intervals import Estimate
 from worldsim.triage.report import ReportData
-from worldsim.triage.report.words import chance, estimate, headline, how_sure, listing, not_known, title, whole
+from worldsim.triage.report.format import chance, count, estimate, percent_range
+from worldsim.triage.report.words import how_sure, not_known, title
 
 
 def ranked(data: ReportData, **changes: object) -> ReportData:
@@ -19,12 +20,6 @@ def test_titles(sample: ReportData) -> None:
     assert title(ranked(sample, policies=sample.alive[:1])) == "Only one checkpoint ran."
     unsure = tuple(dataclasses.replace(p, p_top_k=0.2) for p in sample.alive)
     assert title(ranked(sample, policies=unsure)) == "No clear winners: these 5 come first, but not by much."
-
-
-def test_headline_names_the_winners(sample: ReportData) -> None:
-    assert headline(sample) == (
-        "Try these 5 of 24 checkpoints first. bc_large/000120, bc_large/000100, bc_large/000110 and 2 more"
-    )
 
 
 def test_how_sure(sample: ReportData) -> None:
@@ -59,7 +54,19 @@ def test_estimates_come_in_their_units() -> None:
     assert estimate(Estimate(name="kendall", value=None, n=2, undefined="too few")) == "undefined: too few"
 
 
-def test_lists_and_counts() -> None:
-    assert listing(["a", "b", "c", "d"]) == "a, b, c, d"
-    assert listing(list("abcde")) == "a, b, c and 2 more"
-    assert whole(1234567) == "1\u202f234\u202f567"
+def test_counts_and_ranges() -> None:
+    assert count(1234567) == "1\u202f234\u202f567"
+    assert percent_range(0.12, 0.5) == "12 to 50\u202f%"
+    assert percent_range(0, 0) == percent_range(0.001, 0.004) == "0\u202f%"
+
+
+def test_ties_are_called_ties(sample: ReportData) -> None:
+    def at(rate: float) -> ReportData:
+        lines = [
+            dataclasses.replace(p, audit=None, triage=dataclasses.replace(p.triage, success=rate)) for p in sample.alive
+        ]
+        return ranked(sample, policies=(*lines, *sample.failed))
+
+    assert title(at(0.0)) == "None of the 23 checkpoints that ran solved an episode."
+    assert title(at(1.0)) == "The 23 checkpoints that ran are tied at 100\u202f% success."
+    assert "They solve 0\u202f% of the episodes" in how_sure(at(0.0))

@@ -1,29 +1,37 @@
-"""A triage run as one page that needs nothing but a browser, and as one picture.
+"""A triage run as one page that needs nothing but a browser, as one picture, and as a table for a terminal.
 
-`from_results` gathers what a run has learned into a `ReportData`; `write_report` and `picture` show it. For people: programs
-read `ranking.json`.
+`assemble` gathers what a run has learned into a `ReportData`; `write_report` and `draw_picture` show it. Programs read
+``ranking.json``.
 """
 
-from worldsim.triage.report.assemble import from_results
-from worldsim.triage.report.data import Clip, Manifest, ReportData, Round, RoundTrip
+from worldsim.triage.report.assemble import assemble, compare_with_truth
+from worldsim.triage.report.data import (
+    Clip,
+    Compared,
+    Manifest,
+    MatchedEpisodes,
+    ReportData,
+    Round,
+    RoundTrip,
+    Truth,
+)
+from worldsim.triage.report.figures import draw_picture
 from worldsim.triage.report.page import render, write_report
-from worldsim.triage.report.picture import picture
-from worldsim.triage.report.truth import Compared, Episodes, Rate, Truth
 from worldsim.triage.report.videos import choose
 
 __all__ = [
     "Clip",
     "Compared",
-    "Episodes",
     "Manifest",
-    "Rate",
+    "MatchedEpisodes",
     "ReportData",
     "Round",
     "RoundTrip",
     "Truth",
+    "assemble",
     "choose",
-    "from_results",
-    "picture",
+    "compare_with_truth",
+    "draw_picture",
     "render",
     "write_report",
 ]

@@ -1,27 +1,38 @@
-"""From what a run has learned to what a report shows.
-
-The only file of the report that knows the inner life of a run (`worldsim.triage.engine.replay.Results`).
-"""
+"""From the results of a run to what a report shows."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
+from worldsim.arrays import Bools, Int64s
 from worldsim.stats.agreement import measure_agreement
-from worldsim.stats.intervals import Interval, clopper_pearson, mean_sequence
+from worldsim.stats.correlation import SOLVED
+from worldsim.stats.intervals import Interval, mean_sequence
 from worldsim.triage.allocate import SequentialHalving
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.report.data import Clip, Manifest, ReportData, RoundTrip, rounds_of
-from worldsim.triage.report.judging import judging
-from worldsim.triage.report.truth import Rate, Truth
+from worldsim.triage.ranking.measured import measure
+from worldsim.triage.report.data import (
+    Clip,
+    Compared,
+    Manifest,
+    MatchedEpisodes,
+    ReportData,
+    Round,
+    RoundTrip,
+    Truth,
+)
+from worldsim.triage.report.words import describe_judging
 
+QUANTITIES: tuple[Literal["success", "progress"], ...] = ("success", "progress")
 TRUTH, ROUND_TRIP = "truth", "roundtrip"
-"""Kinds of the arenas that a report knows: the ground truth, and the ground truth seen through the world's eyes."""
+"""Kinds of the arenas that a report knows: the ground truth, and the ground truth on frames the world has coded."""
 
 
-def from_results(
+def assemble(
     results: Results,
     *,
     command: str,
@@ -37,42 +48,111 @@ def from_results(
         results: What the run has learned.
         command: As typed.
         made: Date and time, as text.
-        core_s: Processor time of the whole run, in core-seconds.
+        core_s: Processor time of the run, in core-seconds.
         clips: Filmed episodes.
         settings: Further lines for the manifest.
         remarks: Further cautions, one sentence each.
     """
     request, plan = results.plan.request, results.plan
     unfinished = () if results.finished else ("The run is not finished: run the same command again to continue it.",)
-    crashed = [_crashes(kind, len(found)) for kind, found in results.arena_failures.items() if found]
+    crashed = [_crash_remark(kind, len(found)) for kind, found in results.arena_failures.items() if found]
+    judging = (
+        describe_judging(results.ranking, judge=request.judge, rates=request.judge_rates, confidence=request.confidence)
+        if request.judge
+        else ()
+    )
     return ReportData(
         ranking=results.ranking,
         world=request.world.name,
         task=plan.world.task,
         allocator=request.allocator,
         distinct_starts=plan.triage.distinct_starts,
-        rounds=rounds_of(results.triage, _stops(results), audit=results.audit),
+        rounds=split_rounds(results.triage, _round_ends(results), audit=results.audit),
         truth=_truth(results),
         round_trip=_round_trip(results),
         clips=tuple(clips),
         manifest=_manifest(results, command, made, core_s, settings or {}),
-        judging=judging(results.ranking, request),
+        judging=judging,
         remarks=(*unfinished, *crashed, *remarks),
     )
 
 
-def _crashes(kind: str, count: int) -> str:
+def split_rounds(evidence: Evidence, ends: Sequence[int], *, audit: Evidence | None = None) -> tuple[Round, ...]:
+    """Split the rollouts by the round that asked for them.
+
+    Args:
+        evidence: Triage outcomes.
+        ends: Cumulative number of episodes at the end of each round, ascending; what lies beyond the last is one more.
+        audit: Outcomes on the fresh episodes.
+    """
+    edges = [0, *ends] + ([evidence.episodes] if not ends or ends[-1] < evidence.episodes else [])
+    counts = [evidence.done[:, a:b].sum(axis=1) for a, b in itertools.pairwise(edges)]
+    found = [Round(label=f"round {i}", rollouts=_to_tuple(n)) for i, n in enumerate(counts, start=1) if n.any()]
+    if audit is not None and audit.rollouts:
+        found.append(Round(label="audit", rollouts=_to_tuple(audit.count), audit=True))
+    return tuple(found)
+
+
+def compare_with_truth(
+    name: str, *, world: Evidence, truth: Evidence, k: int, matched: bool, alpha: float = 0.05, draws: int = 1000
+) -> Truth:
+    """Measure policies on both sides, and how well the sides agree.
+
+    Args:
+        name: What the truth is.
+        world: Outcomes in the world, [K, N].
+        truth: Outcomes of the same K policies in the truth, [K, M].
+        k: How many best policies are asked for.
+        matched: Column j is the same start and noise on both sides.
+        alpha: Probability to miss of each interval.
+        draws: Bootstrap draws of the agreement.
+
+    Raises:
+        InvalidInputError: The tables have different numbers of policies, or of matched episodes.
+    """
+    success, progress = (
+        measure_agreement(
+            getattr(truth, quantity),
+            world=getattr(world, quantity),
+            k=k,
+            matched=matched,
+            quantity=quantity,
+            alpha=alpha,
+            draws=draws,
+        )
+        for quantity in QUANTITIES
+    )
+    sides = zip(measure(world, alpha=alpha), measure(truth, alpha=alpha), strict=True)
+    compared = [Compared(policy=i, world=w, truth=t) for i, (w, t) in enumerate(sides) if w.rollouts and t.rollouts]
+    return Truth(
+        name=name,
+        policies=tuple(compared),
+        success=success,
+        progress=progress,
+        episodes=_match_episodes(world, truth) if matched else None,
+    )
+
+
+def _match_episodes(world: Evidence, truth: Evidence) -> MatchedEpisodes:
+    """Count matched episodes by outcome."""
+    known = world.done & truth.done
+    s, r = world.success[known] >= SOLVED, truth.success[known] >= SOLVED
+    cells = {"both": s & r, "only_world": s & ~r, "only_truth": ~s & r, "neither": ~s & ~r}
+    return MatchedEpisodes(**{name: int(cell.sum()) for name, cell in cells.items()})
+
+
+def _crash_remark(kind: str, count: int) -> str:
     who = "1 policy" if count == 1 else f"{count} policies"
     return f"In the {kind} environment {who} crashed and could not be compared."
 
 
-def _stops(results: Results) -> list[int]:
+def _round_ends(results: Results) -> list[int]:
     """Episodes at which the rounds of the allocator end, where it has rounds."""
     allocator = results.plan.request.make_allocator()
     if not isinstance(allocator, SequentialHalving):
         return []
-    stops = [r.episodes for r in allocator.rounds(results.triage.policies)]
-    return [s for s in stops if s < results.triage.episodes]
+    ends = [r.episodes for r in allocator.rounds(results.triage.policies)]
+    return [end for end in ends if end < results.triage.episodes]
 
 
 def _truth(results: Results) -> Truth | None:
@@ -84,25 +164,8 @@ def _truth(results: Results) -> Truth | None:
     world = results.triage if results.audit is None else results.triage.beside(results.audit)
     if arena.paired:
         world = results.triage.columns(truth.episodes)
-    success, progress = (
-        measure_agreement(
-            getattr(truth, quantity),
-            world=getattr(world, quantity),
-            k=request.k,
-            matched=arena.paired,
-            quantity=quantity,
-            alpha=1 - request.confidence,
-        )
-        for quantity in ("success", "progress")
-    )
-    return Truth.from_evidence(
-        name=arena.world.name,
-        world=world,
-        truth=truth,
-        success=success,
-        progress=progress,
-        matched=arena.paired,
-        alpha=1 - request.confidence,
+    return compare_with_truth(
+        arena.world.name, world=world, truth=truth, k=request.k, matched=arena.paired, alpha=1 - request.confidence
     )
 
 
@@ -114,9 +177,9 @@ def _round_trip(results: Results) -> tuple[RoundTrip, ...]:
     stop, alpha = min(direct.episodes, decoded.episodes), 1 - results.plan.request.confidence
     direct, decoded = direct.columns(stop), decoded.columns(stop)
     both = direct.done & decoded.done
-    direct, decoded = _only(direct, both), _only(decoded, both)
+    direct, decoded = _keep(direct, both), _keep(decoded, both)
     low, high = mean_sequence((direct.success - decoded.success + 1) / 2, alpha=alpha)
-    before, after = _measure(direct, alpha), _measure(decoded, alpha)
+    before, after = measure(direct, alpha=alpha), measure(decoded, alpha=alpha)
     ranked = [line.policy for line in results.ranking.policies if both[line.policy].any()]
     return tuple(
         RoundTrip(
@@ -129,17 +192,12 @@ def _round_trip(results: Results) -> tuple[RoundTrip, ...]:
     )
 
 
-def _only(evidence: Evidence, known: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Evidence:
+def _keep(evidence: Evidence, known: Bools) -> Evidence:
+    """Blank the cells that are not `known` [K, N]."""
     return dataclasses.replace(
         evidence,
         success=np.where(known, evidence.success, np.nan),
         progress=np.where(known, evidence.progress, np.nan),
-    )
-
-
-def _measure(evidence: Evidence, alpha: float) -> list[Rate]:
-    return Rate.of(
-        evidence.wins, count=evidence.count, span=clopper_pearson(evidence.wins, evidence.count, alpha=alpha)
     )
 
 
@@ -172,3 +230,7 @@ def _manifest(results: Results, command: str, made: str, core_s: float | None, s
         versions=plan.versions,
         settings={**fixed, **settings},
     )
+
+
+def _to_tuple(values: Int64s) -> tuple[int, ...]:
+    return tuple(int(v) for v in values)

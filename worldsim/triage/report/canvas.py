@@ -1,8 +1,10 @@
 """Matplotlib without its global state: figures are drawn by Agg or SVG back ends directly, and come out the same each time.
 
-Whatever a user's matplotlibrc says is ignored while drawing. No pyplot. Not for what the figures show (`figures`).
+A user's matplotlibrc is ignored while drawing, and pyplot is not used. A figure is drawn in placeholder colours; on a page
+each placeholder becomes a CSS variable, so that one drawing serves the light and the dark scheme.
 """
 
+import dataclasses
 import io
 import re
 import warnings
@@ -15,8 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-
-from worldsim.triage.report.palette import Palette, to_css
 
 POINTS_PER_INCH = 72
 _STYLE: dict[str, object] = {
@@ -40,6 +40,36 @@ _SIZE = re.compile(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"')
 Draw = Callable[[Figure], None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Palette:
+    """A colour for each role, as ``#rrggbb``.
+
+    Attributes:
+        ink: Text.
+        muted: Secondary text and axes.
+        faint: Grid lines.
+        accent: The winners, and the world.
+        other: The other policies.
+        fresh: The audit, and the truth.
+    """
+
+    ink: str
+    muted: str
+    faint: str
+    accent: str
+    other: str
+    fresh: str
+
+
+PAGE = Palette(ink="#010101", muted="#020202", faint="#030303", accent="#040404", other="#050505", fresh="#060606")
+"""Placeholders; `draw_svg` turns them into variables."""
+PAPER = Palette(ink="#1b1f24", muted="#5b6470", faint="#dfe3e8", accent="#1f5fbf", other="#8a94a1", fresh="#b4631d")
+"""For a picture on white."""
+
+_BY_CODE = {getattr(PAGE, field.name): f"var(--{field.name})" for field in dataclasses.fields(Palette)}
+_PLACEHOLDER = re.compile("|".join(_BY_CODE))
+
+
 @contextmanager
 def _style() -> Iterator[None]:
     """Matplotlib's own defaults with ours on top; glyphs that its font lacks are no reason to warn."""
@@ -50,11 +80,11 @@ def _style() -> Iterator[None]:
         yield
 
 
-def svg(draw: Draw, *, name: str, width_px: float, height_px: float, alt: str) -> str:
+def draw_svg(draw: Draw, *, name: str, width_px: float, height_px: float, alt: str) -> str:
     """Draw a figure for a page.
 
     Args:
-        draw: Fills the figure, in the colours of `palette.PAGE`.
+        draw: Fills the figure, in the colours of `PAGE`.
         name: Unique on the page; the ids inside the drawing depend on it.
         width_px: Width of the view box, CSS px; the page scales the drawing down, never up.
         height_px: Its height.
@@ -70,12 +100,12 @@ def svg(draw: Draw, *, name: str, width_px: float, height_px: float, alt: str) -
         draw(figure)
         out = io.StringIO()
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
-    text = to_css(_CLUTTER.sub("", out.getvalue()).strip())
+    text = _to_css(_CLUTTER.sub("", out.getvalue()).strip())
     shape = rf'\1 role="img" aria-label="{_attribute(alt)}" style="max-width:{width_px:g}px"'
     return _SIZE.sub(lambda m: m.expand(shape), text, count=1)
 
 
-def png(draw: Draw, *, width_px: int, height_px: int, scale: float = 2.0) -> bytes:
+def draw_png(draw: Draw, *, width_px: int, height_px: int, scale: float = 2.0) -> bytes:
     """Draw a figure on white and return it as PNG of `width_px * scale` by `height_px * scale` pixels."""
     with _style():
         figure = Figure(figsize=(width_px / POINTS_PER_INCH, height_px / POINTS_PER_INCH), layout="constrained")
@@ -86,7 +116,7 @@ def png(draw: Draw, *, width_px: int, height_px: int, scale: float = 2.0) -> byt
     return out.getvalue()
 
 
-def dress(axes: Axes, palette: Palette, *, grid: Literal["both", "x", "y"] = "y") -> None:
+def style_axes(axes: Axes, palette: Palette, *, grid: Literal["both", "x", "y"] = "y") -> None:
     """Give axes the quiet look: faint grid behind the data, muted ticks, no frame."""
     axes.patch.set_visible(False)
     axes.set_axisbelow(True)
@@ -102,3 +132,8 @@ def _attribute(text: str) -> str:
     """Escape text for an attribute inside `re.Match.expand`."""
     plain = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
     return plain.replace("\\", "\\\\")
+
+
+def _to_css(svg: str) -> str:
+    """Replace the placeholder colours of a drawing in `PAGE` by CSS variables."""
+    return _PLACEHOLDER.sub(lambda m: _BY_CODE[m.group()], svg)

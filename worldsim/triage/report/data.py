@@ -1,26 +1,20 @@
-"""Everything a report shows, as plain values: pages, figures and pictures are functions of a `ReportData`.
-
-Not for computing any of it: rankings come from `worldsim.triage.ranking.ranking`, agreement from `worldsim.stats.agreement`.
+"""Everything a report shows, as plain values: page, figures and picture are functions of a `ReportData`.
 
 Shape legend: K policies, T frames of H by W pixels.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from worldsim.stats.agreement import Agreement
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Interval
 from worldsim.text import strip_common_parts
-from worldsim.triage.ranking.evidence import Evidence
+from worldsim.triage.ranking.measured import Measured
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
-from worldsim.triage.report.truth import Rate, Truth
+from worldsim.video import Frames
 
-Frames = NDArray[np.uint8]
 Kind = Literal["win", "loss", "optimistic", "pessimistic"]
 
 
@@ -40,20 +34,73 @@ class Round:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One policy, by its row in the evidence, measured in the world and in the ground truth."""
+
+    policy: int
+    world: Measured
+    truth: Measured
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatchedEpisodes:
+    """Matched episodes (same policy, same start, same noise) counted by their two outcomes."""
+
+    both: int
+    only_world: int
+    only_truth: int
+    neither: int
+
+    @property
+    def total(self) -> int:
+        """All matched episodes."""
+        return self.both + self.only_world + self.only_truth + self.neither
+
+    @property
+    def same(self) -> float | None:
+        """Share with the same outcome; None without episodes."""
+        return (self.both + self.neither) / self.total if self.total else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Truth:
+    """How the world compares with a ground truth.
+
+    Attributes:
+        name: What the truth is, for example a Gymnasium id.
+        policies: The policies rolled out in both.
+        success: Agreement of success rates.
+        progress: Agreement of mean progress, where it was computed.
+        episodes: Matched episodes by outcome; None where episodes are not matched.
+    """
+
+    name: str
+    policies: tuple[Compared, ...]
+    success: Agreement
+    progress: Agreement | None = None
+    episodes: MatchedEpisodes | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundTrip:
     """One policy in the real environment, seeing real frames and seeing frames encoded and decoded by the world.
 
     Attributes:
         policy: Row in the evidence.
-        direct: Success on the environment's own frames.
-        decoded: Success on encoded and decoded frames, same episodes.
-        gap: Direct minus decoded, with its paired interval; None where it was not computed.
+        direct: Measured on the environment's own frames.
+        decoded: Measured on encoded and decoded frames, same episodes.
+        gap: Paired interval of `lost`; None where it was not computed.
     """
 
     policy: int
-    direct: Rate
-    decoded: Rate
+    direct: Measured
+    decoded: Measured
     gap: Interval | None = None
+
+    @property
+    def lost(self) -> float:
+        """Success on own frames minus success on decoded ones."""
+        return (self.direct.success or 0.0) - (self.decoded.success or 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +145,7 @@ class Manifest:
     Attributes:
         command: As typed.
         made: Date and time, as text.
-        core_s: Processor time of the whole run, in core-seconds; None where unknown.
+        core_s: Processor time of the run, in core-seconds; None where unknown.
         digests: sha256 by what it is of.
         seeds: Seeds by use.
         versions: Versions by software.
@@ -130,7 +177,7 @@ class ReportData:
         clips: Filmed episodes.
         manifest: Provenance.
         judging: How episodes were judged and whose errors were corrected, in sentences; empty for the world's own heads.
-        remarks: Further cautions the run wants to be read, one sentence each.
+        remarks: Further cautions, one sentence each.
     """
 
     ranking: Ranking
@@ -166,23 +213,3 @@ class ReportData:
     def confidence(self) -> str:
         """Confidence of the intervals as people write it, for example ``95 %``."""
         return f"{100 * (1 - self.ranking.alpha):g} %"
-
-
-def rounds_of(evidence: Evidence, stops: Sequence[int], *, audit: Evidence | None = None) -> tuple[Round, ...]:
-    """Split the rollouts by the round that asked for them.
-
-    Args:
-        evidence: Triage outcomes.
-        stops: Cumulative number of episodes at the end of each round, ascending; what lies beyond the last is one more.
-        audit: Outcomes on the fresh episodes.
-    """
-    edges = [0, *stops] + ([evidence.episodes] if not stops or stops[-1] < evidence.episodes else [])
-    counts = [evidence.done[:, a:b].sum(axis=1) for a, b in itertools.pairwise(edges)]
-    found = [Round(label=f"round {i}", rollouts=_whole(n)) for i, n in enumerate(counts, start=1) if n.any()]
-    if audit is not None and audit.rollouts:
-        found.append(Round(label="audit", rollouts=_whole(audit.count), audit=True))
-    return tuple(found)
-
-
-def _whole(values: NDArray[np.int64]) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)

@@ -1,7 +1,7 @@
 """`report.html`: one self-contained page from a `ReportData`, and its atomic write.
 
-The page forbids itself any network by a content security policy, and reads without its few lines of script. Not for
-deciding what to show: `data`, `words`, `trust` and `view` do.
+The page forbids itself any network by a content security policy, and can be read without its few lines of script. The
+template shows `data` through the filters of `format`, with the sentences of `words` and `trust`.
 """
 
 import base64
@@ -15,12 +15,36 @@ from markupsafe import Markup, escape
 
 from worldsim import storage
 from worldsim.text import printable
-from worldsim.triage.report import trust, view, words
+from worldsim.triage.report import format, trust, words
 from worldsim.triage.report.data import ReportData
-from worldsim.triage.report.figures import both_widths
-from worldsim.triage.report.videos import films
+from worldsim.triage.report.figures import draw_both_widths
+from worldsim.triage.report.videos import encode_films
 
 TEMPLATE, STYLE, SCRIPT = "report.html.jinja", "report.css", "report.js"
+MAX_ROWS = 300
+"""Policies that the page lists one by one; the rest are in ranking.json."""
+_FILTERS = (
+    format.change,
+    format.chance,
+    format.count,
+    format.ending,
+    format.estimate,
+    format.estimate_interval,
+    format.estimate_value,
+    format.letters,
+    format.percent,
+    format.plural,
+    format.span,
+    format.track,
+    words.describe_estimate,
+)
+_HIGHLIGHTS = ("pearson", "noise_ceiling", "mmrv", "bias", "episode_accuracy")
+_VERDICTS = {
+    "win": "win",
+    "loss": "loss",
+    "optimistic": "only the world solves it",
+    "pessimistic": "only the truth solves it",
+}
 
 
 def render(data: ReportData) -> str:
@@ -28,27 +52,24 @@ def render(data: ReportData) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("worldsim.triage.report", ""),
         autoescape=True,
-        finalize=_shown,
+        finalize=_clean,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = breakable
-    environment.globals |= {"percent": words.percent, "whole": words.whole, "plural": words.plural}
-    return environment.get_template(TEMPLATE).render(**_frame(), **_sections(data), **_film_strip(data))
+    environment.filters |= {f.__name__: f for f in (*_FILTERS, breakable)}
+    return environment.get_template(TEMPLATE).render(_context(data))
 
 
-def _frame() -> dict[str, object]:
-    """What every page has."""
-    script = _text(SCRIPT)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return {"style": _text(STYLE), "script": script, "script_digest": digest, "gap_limit": trust.GAP}
-
-
-def _sections(data: ReportData) -> dict[str, object]:
-    """Sentences, tables and figures by their name in the template."""
-    rows = view.ranking_rows(data)
+def _context(data: ReportData) -> dict[str, object]:
+    """Everything the template shows, by name."""
+    script = _read(SCRIPT)
+    films = encode_films(data.clips)
+    found = [data.truth.success.get(name) for name in _HIGHLIGHTS] if data.truth else []
     return {
+        "style": _read(STYLE),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         "data": data,
         "ranking": data.ranking,
         "labels": data.labels,
@@ -58,21 +79,15 @@ def _sections(data: ReportData) -> dict[str, object]:
         "reliances": trust.reliances(data),
         "cautions": trust.cautions(data),
         "gap": trust.round_trip_gap(data),
-        "rows": rows,
-        "corrects": any(row.corrected for row in rows),
-        "winners": rows[: len(data.ranking.top)],
-        "figures": _figures(data),
-        "merits": view.figures_of_merit(data),
-        "numbers": view.numbers(data),
-        "cells": view.crosstab(data.truth.episodes) if data.truth and data.truth.episodes else (),
-        "trips": view.trips(data),
+        "gap_limit": trust.GAP,
+        "max_rows": MAX_ROWS,
+        "corrects": any(line.corrected for line in data.alive),
+        "highlights": [estimate for estimate in found if estimate is not None],
+        "figures": _draw_figures(data),
+        "films": films,
+        "films_left_out": len(data.clips) - len(films),
+        "verdicts": _VERDICTS,
     }
-
-
-def _film_strip(data: ReportData) -> dict[str, object]:
-    """The films, and how many did not fit."""
-    encoded = films(data.clips)
-    return {"films": view.film_views(data, encoded), "films_left_out": len(data.clips) - len(encoded)}
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -90,20 +105,20 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(parts)
 
 
-def _shown(value: object) -> object:
-    """Clean every text on its way into the page; what is markup already is ours."""
+def _clean(value: object) -> object:
+    """Make every text printable on its way into the page; what is markup already is our own."""
     return printable(value) if type(value) is str else value
 
 
-def _figures(data: ReportData) -> dict[str, tuple[str, str]]:
+def _draw_figures(data: ReportData) -> dict[str, tuple[str, str]]:
     """Drawings by name, for a wide and a narrow page; only those that have something to show."""
     wanted = {
         "ranking": any(p.shown.success is not None for p in data.alive),
         "allocation": bool(data.rounds),
         "agreement": data.truth is not None and bool(data.truth.policies),
     }
-    return {name: both_widths(name, data) for name, there in wanted.items() if there}
+    return {name: draw_both_widths(name, data) for name, there in wanted.items() if there}
 
 
-def _text(name: str) -> str:
+def _read(name: str) -> str:
     return resources.files("worldsim.triage.report").joinpath(name).read_text(encoding="utf8")

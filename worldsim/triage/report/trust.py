@@ -1,20 +1,17 @@
 """How far a run may be relied on: four questions with an answer each, and the cautions that go with them.
 
-The limits are stated here by name, once; they are judgements, not theorems. Not for computing agreement
-(`worldsim.stats.agreement`).
+The limits are stated here by name, once; they are judgements, not theorems.
 """
 
 import dataclasses
 from typing import Literal
 
-from worldsim.stats.intervals import Estimate
-from worldsim.triage.report.data import ReportData
-from worldsim.triage.report.truth import Truth
-from worldsim.triage.report.words import estimate, percent, plural, points
+from worldsim.triage.report.data import ReportData, Truth
+from worldsim.triage.report.format import estimate, percent, plural, points
 
 Answer = Literal["yes", "partly", "no", "unknown"]
 
-SURE = 0.9  # a chosen policy this likely to belong there is settled
+SURE = 0.9  # a chosen policy this likely to belong there is certain
 ORDERED, HALF_ORDERED = 0.9, 0.75  # share of clearly different pairs in the right order
 FEW_TRUE = 10  # true episodes of a policy; an order of fewer is mostly chance
 FEW_POLICIES = 10  # a correlation over fewer says little
@@ -60,7 +57,7 @@ def cautions(data: ReportData) -> tuple[str, ...]:
 def round_trip_gap(data: ReportData) -> float | None:
     """Mean success that policies lose on encoded and decoded frames; None where it was not measured."""
     rows = data.round_trip
-    return sum(r.direct.mean - r.decoded.mean for r in rows) / len(rows) if rows else None
+    return sum(trip.lost for trip in rows) / len(rows) if rows else None
 
 
 def _choice(data: ReportData) -> Reliance:
@@ -68,9 +65,9 @@ def _choice(data: ReportData) -> Reliance:
     claim = f"These are the best {k} inside the world" if k > 1 else "This is the best inside the world"
     if len(data.alive) <= k:
         return Reliance(claim=claim, answer="unknown", reason="There was nothing to choose from.")
-    settled = sum(p.p_top_k >= SURE for p in top)
-    answer: Answer = "yes" if settled == len(top) else "partly" if 2 * settled >= len(top) else "no"
-    reason = f"{settled} of {len(top)} belong there with at least {percent(SURE)} probability."
+    certain = sum(p.p_top_k >= SURE for p in top)
+    answer: Answer = "yes" if certain == len(top) else "partly" if 2 * certain >= len(top) else "no"
+    reason = f"{certain} of {len(top)} belong there with at least {percent(SURE)} probability."
     return Reliance(claim=claim, answer=answer, reason=reason)
 
 
@@ -78,7 +75,7 @@ def _order(truth: Truth | None) -> Reliance:
     claim = "The order holds outside the world"
     if truth is None:
         return Reliance(claim=claim, answer="unknown", reason="No ground truth was given.")
-    ordered, pearson = _of(truth, "order_accuracy"), _of(truth, "pearson")
+    ordered, pearson = truth.success.get("order_accuracy"), truth.success.get("pearson")
     number = truth.success.policies
     if number < FEW_POLICIES or ordered is None or ordered.value is None:
         reason = f"Only {plural(number, 'policy', 'policies')} could be compared; {FEW_POLICIES} or more are needed."
@@ -100,8 +97,8 @@ def _order(truth: Truth | None) -> Reliance:
 def _rates(data: ReportData) -> Reliance:
     claim = "Success rates are right in absolute terms"
     gap, reasons, grades = round_trip_gap(data), [], []
-    shift = _of(data.truth, "bias") if data.truth else None
-    error = _of(data.truth, "mean_absolute_error") if data.truth else None
+    shift = data.truth.success.get("bias") if data.truth else None
+    error = data.truth.success.get("mean_absolute_error") if data.truth else None
     if shift is not None and shift.value is not None:
         size = max(abs(shift.value), (error.value or 0.0) / 1.5 if error else 0.0)
         grades.append(_grade(size, BIAS, LARGE_BIAS))
@@ -112,14 +109,24 @@ def _rates(data: ReportData) -> Reliance:
         reasons.append(f"round-trip gap {points(gap)}")
     if not grades:
         return Reliance(claim=claim, answer="unknown", reason="Neither a ground truth nor a round trip was measured.")
+    if data.truth is not None and (every := _same_everywhere(data.truth)):
+        return Reliance(
+            claim=claim, answer="unknown", reason=f"It cannot be said: every policy solved {every} on both sides."
+        )
     answer: Answer = "no" if "no" in grades else "partly" if "partly" in grades or data.truth is None else "yes"
     text = "; ".join(reasons)
     return Reliance(claim=claim, answer=answer, reason=text[0].upper() + text[1:] + ".")
 
 
+def _same_everywhere(truth: Truth) -> str:
+    """Say what all policies solved, where all outcomes are the same: agreement is then no evidence."""
+    rates = {side.success for row in truth.policies for side in (row.world, row.truth)}
+    return "nothing" if rates == {0.0} else "everything" if rates == {1.0} else ""
+
+
 def _episodes(truth: Truth | None) -> Reliance:
     claim = "A single episode ends as it would in truth"
-    kappa = _of(truth, "episode_kappa") if truth else None
+    kappa = truth.success.get("episode_kappa") if truth else None
     if truth is None or truth.episodes is None or kappa is None or kappa.value is None:
         return Reliance(
             claim=claim, answer="unknown", reason="No episode was run in both with the same start and noise."
@@ -140,15 +147,17 @@ def _gap_caution(data: ReportData) -> str:
 
 
 def _bias_caution(truth: Truth | None) -> str:
-    shift = _of(truth, "bias") if truth else None
+    shift = truth.success.get("bias") if truth else None
     if truth is None or shift is None or shift.value is None or abs(shift.value) <= LARGE_BIAS:
         return ""
     way = "optimistic" if shift.value > 0 else "pessimistic"
-    return f"The world is {way} by {points(shift.value)} on average. Read its success rates as an order only."
+    ordered = _order(truth).answer in ("yes", "partly")
+    advice = "Read its success rates as an order only." if ordered else "Do not rely on its success rates."
+    return f"The world is {way} by {points(shift.value)} on average. {advice}"
 
 
 def _ceiling_caution(truth: Truth | None) -> str:
-    ceiling = _of(truth, "noise_ceiling") if truth else None
+    ceiling = truth.success.get("noise_ceiling") if truth else None
     if truth is None or ceiling is None or (ceiling.value is not None and ceiling.value >= LOW_CEILING):
         return ""
     if ceiling.value is None:
@@ -171,14 +180,9 @@ def _sample_cautions(data: ReportData) -> list[str]:
         )
     if data.distinct_starts is not None and data.distinct_starts < FEW_STARTS:
         found.append(
-            f"All episodes begin from {plural(data.distinct_starts, 'start')}: other beginnings may rank otherwise."
+            f"All episodes begin from {plural(data.distinct_starts, 'start')}: other starts may give another order."
         )
     return found
-
-
-def _of(truth: Truth, name: str) -> Estimate | None:
-    """Look up an estimate of the success agreement."""
-    return next((e for e in truth.success.estimates if e.name == name), None)
 
 
 def _grade(size: float, small: float, large: float) -> Answer:

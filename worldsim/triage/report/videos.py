@@ -1,27 +1,22 @@
-"""Films for the report: which episodes to film, and clips as data URIs.
-
-Encoding itself is `worldsim.video`'s; rolling out is the run's.
-"""
+"""Films for the report: which episodes to film, and clips as data URIs."""
 
 import base64
 import dataclasses
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from worldsim.arrays import Bools
 from worldsim.stats.correlation import SOLVED
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.ranking import Ranking
-from worldsim.triage.report.data import Clip, Frames, Kind
-from worldsim.video import encode_mp4, side_by_side
+from worldsim.triage.report.data import Clip, Kind
+from worldsim.video import Frames, encode_mp4, encode_png, side_by_side
 
 KINDS: tuple[Kind, ...] = ("win", "loss", "optimistic", "pessimistic")
 """In the order in which they are shown."""
 _GAP_PX = 8
-PANE_PX = 192  # a pane is enlarged by a whole factor to about this height, so that pixels stay crisp
+PANE_PX = 192  # a pane is enlarged by a integer factor to about this height, so that pixels stay crisp
 _LIMIT_BYTES = 5_000_000  # all films of a page together; those beyond are left out, and the page says so
 
 
@@ -69,11 +64,11 @@ def choose(ranking: Ranking, *, world: Evidence, truth: Evidence | None = None, 
     ranked = [line.policy for line in ranking.policies if line.failed is None]
     chosen: list[tuple[int, int]] = []
     for mask in masks:
-        chosen += _spread(mask, ranked, each)
+        chosen += _pick(mask, ranked, each)
     return chosen
 
 
-def _spread(mask: NDArray[np.bool_], ranked: Sequence[int], count: int) -> list[tuple[int, int]]:
+def _pick(mask: Bools, ranked: Sequence[int], count: int) -> list[tuple[int, int]]:
     """Take the first fitting episode of each policy in rank order, then the second of each, until there are enough."""
     columns = {policy: np.flatnonzero(mask[policy]) for policy in ranked}
     found: list[tuple[int, int]] = []
@@ -86,14 +81,14 @@ def _spread(mask: NDArray[np.bool_], ranked: Sequence[int], count: int) -> list[
     return found
 
 
-def films(clips: Sequence[Clip]) -> tuple[Film, ...]:
+def encode_films(clips: Sequence[Clip]) -> tuple[Film, ...]:
     """Encode clips in the order of `KINDS`, as many as fit on a page.
 
     A shorter side is held at its last frame. World left, truth right.
     """
     found, spent = [], 0
     for clip in sorted(clips, key=lambda c: KINDS.index(c.kind)):
-        film = _film(clip)
+        film = _encode_film(clip)
         spent += len(film.video) + len(film.poster)
         if spent > _LIMIT_BYTES:
             break
@@ -101,32 +96,25 @@ def films(clips: Sequence[Clip]) -> tuple[Film, ...]:
     return tuple(found)
 
 
-def _film(clip: Clip) -> Film:
+def _encode_film(clip: Clip) -> Film:
     panes = [enlarge(side, height_px=PANE_PX) for side in (clip.world, clip.truth) if side is not None]
     height = max(pane.shape[1] for pane in panes)
     panes = [np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, 0), (0, 0)], constant_values=255) for p in panes]
     frames = side_by_side(panes, gap_px=_GAP_PX)
     return Film(
         clip=clip,
-        video=_uri("video/mp4", encode_mp4(frames, rate_hz=clip.rate_hz)),
-        poster=_uri("image/png", png_bytes(frames[-1])),
+        video=_to_uri("video/mp4", encode_mp4(frames, rate_hz=clip.rate_hz)),
+        poster=_to_uri("image/png", encode_png(frames[-1])),
         width_px=int(frames.shape[2]),
         height_px=int(frames.shape[1]),
     )
 
 
 def enlarge(frames: Frames, *, height_px: int) -> Frames:
-    """Enlarge [T, H, W, 3] by the whole factor that comes nearest to `height_px` from below, at least 1."""
+    """Enlarge [T, H, W, 3] by the integer factor that comes nearest to `height_px` from below, at least 1."""
     factor = max(1, height_px // frames.shape[1])
     return np.ascontiguousarray(frames.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-def png_bytes(frame: Frames) -> bytes:
-    """Encode one frame [H, W, 3] as PNG."""
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, format="PNG", optimize=True)
-    return out.getvalue()
-
-
-def _uri(kind: str, data: bytes) -> str:
+def _to_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,72 +1,49 @@
-"""What a run says, in plain words: headline, how sure, what it does not know; and how numbers are written.
+"""What a run says in sentences: its title, how certain it is, what it leaves open, how it was judged.
 
-Every sentence is a function of a `ReportData`. Escaping is the page's business: nothing here is HTML.
+Sentences are plain text, which the page escapes.
 """
 
 from collections.abc import Sequence
 
-from worldsim.stats.intervals import Estimate, Interval
-from worldsim.text import shorten
+from worldsim.stats.intervals import Interval, clopper_pearson
+from worldsim.stats.judge_rates import JudgeRates
+from worldsim.triage.ranking.judge_correction import find_rates
+from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report.data import ReportData
+from worldsim.triage.report.format import chance, count, percent, percent_range, plural, points, span
 
-THIN = "\u202f"  # narrow no-break space
 _CHANCE = 0.1  # from this probability on, a policy outside the chosen k is still a candidate
 _EVEN = 0.5  # chosen policies that average less than this are no clear winners
-_NAMED = 3  # winners that a sentence names before it says "and n more"
-_POINTS = frozenset({"mmrv", "bias", "bias_spread", "mean_absolute_error", "regret", "set_regret"})
-_SHARES = frozenset({"order_accuracy", "recall", "recall_within_epsilon", "episode_accuracy"})
+
+_ESTIMATES: dict[str, tuple[str, str]] = {
+    "pearson": ("Pearson r", "linear correlation over policies; blind to offset and scale"),
+    "noise_ceiling": ("Noise ceiling of r", "what a perfect world would be expected to show with these rollouts"),
+    "pearson_disattenuated": ("r net of noise", "the limit of many rollouts; noise can lift it above 1"),
+    "pearson_without_extremes": ("r without best and worst", "a single broken policy can make r look good"),
+    "spearman": ("Spearman", "correlation of the ranks"),
+    "kendall": ("Kendall tau-b", "pairs in the right order minus pairs in the wrong one, as a share"),
+    "order_accuracy": (
+        "Clear pairs in order",
+        "pairs of policies clearly apart in truth that the world orders rightly",
+    ),
+    "mmrv": ("MMRV", "mean maximum rank violation: how much true success a wrong order costs; 0 is best"),
+    "bias": ("Mean bias", "world minus truth; positive where the world is optimistic"),
+    "bias_spread": ("Spread of the bias", "between policies, net of noise: this is what reorders them"),
+    "mean_absolute_error": ("Mean absolute error", "of the world's rates"),
+    "recall": ("Recall of the best k", "share of the world's best k that are truly among the best k"),
+    "recall_within_epsilon": ("Recall, ties forgiven", "the same, counting those within a small distance of the k-th"),
+    "regret": ("Regret", "true success lost by taking the best of the world's k rather than the best of all"),
+    "set_regret": ("Set regret", "mean true success lost over all k"),
+    "episode_phi": ("Episode correlation", "of single outcomes, same start and same noise"),
+    "episode_phi_within": ("... within a policy", "the same, not counting differences between policies"),
+    "episode_accuracy": ("Episodes alike", "matched episodes with the same outcome"),
+    "episode_kappa": ("Cohen's kappa", "agreement of outcomes beyond chance; 1 is perfect"),
+}
 
 
-def percent(value: float | None, *, decimals: int = 0) -> str:
-    """Write a share, ``87 %``; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.{decimals}f}{THIN}%"
-
-
-def chance(probability: float) -> str:
-    """Write a probability without claiming certainty."""
-    if probability > 0.995:
-        return f">{THIN}99{THIN}%"
-    return f"<{THIN}1{THIN}%" if probability < 0.005 else percent(probability)
-
-
-def points(value: float) -> str:
-    """Write a difference of shares in percentage points, without sign: ``3.1 points``."""
-    return f"{abs(100 * value):.1f} points"
-
-
-def span(interval: Interval, *, decimals: int = 0) -> str:
-    """Write an interval of a share in per cent: ``[79, 93]``."""
-    return f"[{100 * interval.low:.{decimals}f}, {100 * interval.high:.{decimals}f}]"
-
-
-def whole(number: int) -> str:
-    """Write a count with thin spaces between thousands."""
-    return f"{number:,}".replace(",", THIN)
-
-
-def plural(count: int, noun: str, many: str = "") -> str:
-    """Write a count with its noun."""
-    return f"{whole(count)} {noun if count == 1 else many or noun + 's'}"
-
-
-def estimate(given: Estimate) -> str:
-    """Write an estimate with its interval in the unit it is read in, or why there is none."""
-    if given.value is None:
-        return f"undefined: {given.undefined}"
-    factor, decimals, unit = _unit(given.name)
-    value = f"{given.value * factor:.{decimals}f}{unit}".replace("-", "\u2212")
-    if given.low is None or given.high is None:
-        return f"{value} (no interval: {given.undefined})"
-    ends = f"{given.low * factor:.{decimals}f}, {given.high * factor:.{decimals}f}".replace("-", "\u2212")
-    return f"{value} [{ends}]"
-
-
-def _unit(name: str) -> tuple[float, int, str]:
-    if name in _POINTS:
-        return 100, 1, f"{THIN}pts"
-    if name in _SHARES:
-        return 100, 0, f"{THIN}%"
-    return 1, 3, ""
+def describe_estimate(name: str) -> tuple[str, str]:
+    """Return label and meaning of an estimate; one that is not known goes under its own name."""
+    return _ESTIMATES.get(name, (name.replace("_", " "), ""))
 
 
 def title(data: ReportData) -> str:
@@ -80,21 +57,26 @@ def title(data: ReportData) -> str:
             if len(top) > 1
             else "Only one checkpoint ran."
         )
-    these = "this one" if len(top) == 1 else f"these {whole(len(top))}"
+    rates = {p.shown.success for p in data.alive}
+    if rates == {0.0}:
+        return f"None of the {plural(len(data.alive), 'checkpoint')} that ran solved an episode."
+    if len(rates) == 1:
+        return f"The {plural(len(data.alive), 'checkpoint')} that ran are tied at {percent(rates.pop())} success."
+    these = "this one" if len(top) == 1 else f"these {count(len(top))}"
     if sum(p.p_top_k for p in top) < _EVEN * len(top):
         return f"No clear winners: {these} come{'s' if len(top) == 1 else ''} first, but not by much."
     return f"Try {these} of {plural(total, 'checkpoint')} first."
 
 
 def how_sure(data: ReportData) -> str:
-    """Say how sure the choice is, inside the world."""
+    """Say how certain the choice is, inside the world."""
     top, k = data.ranking.top, data.ranking.k
     if not top or len(data.alive) <= k:
         return "There was nothing to choose from: no more policies ran than were asked for."
     low, high = chance(min(p.p_top_k for p in top)), chance(max(p.p_top_k for p in top))
     between = (low if low == high else f"between {low} and {high}").replace(">", "over").replace("<", "under")
     who = "each" if len(top) > 1 else "it"
-    among = f"to the best {whole(k)}" if k > 1 else "at the top"
+    among = f"to the best {count(k)}" if k > 1 else "at the top"
     others = [p for p in data.alive[k:] if p.p_top_k >= _CHANCE]
     rest = (
         f"{plural(len(others), 'other policy', 'other policies')} still {'has' if len(others) == 1 else 'have'} a chance "
@@ -102,21 +84,19 @@ def how_sure(data: ReportData) -> str:
         if others
         else f"No other policy has a chance of {percent(_CHANCE)} or more."
     )
-    return f"The probability that {who} belongs {among} in this world is {between}. {rest} {_rates(data)}"
+    return f"The probability that {who} belongs {among} in this world is {between}. {rest} {_winners_success(data)}"
 
 
-def _rates(data: ReportData) -> str:
+def _winners_success(data: ReportData) -> str:
     """Say how well the winners do, and on what."""
     top = data.ranking.top
     rates = [p.shown.success for p in top if p.shown.success is not None]
     if not rates:
         return ""
-    low, high = min(rates), max(rates)
-    between = f"{100 * low:.0f} to {percent(high)}" if len(rates) > 1 else percent(low)
     least = plural(min(p.shown.rollouts for p in top), "fresh episode")
     fresh = all(p.audit is not None for p in top)
     where = f"{least}, which did not choose them" if fresh else "the episodes that chose them, which flatters"
-    return f"{'They solve' if len(top) > 1 else 'It solves'} {between} of {where}."
+    return f"{'They solve' if len(top) > 1 else 'It solves'} {percent_range(min(rates), max(rates))} of {where}."
 
 
 def not_known(data: ReportData) -> str:
@@ -126,30 +106,70 @@ def not_known(data: ReportData) -> str:
             "How these policies fare outside the world was not measured: every number here is about episodes imagined by "
             f"{data.world}. Give a ground truth, or try the winners on the robot."
         )
-    order, shift = _value(data, "order_accuracy"), _value(data, "bias")
+    order, bias = data.truth.success.get("order_accuracy"), data.truth.success.get("bias")
     text = f"Nothing here was measured on a robot: the yardstick was {data.truth.name}."
-    if order is not None:
-        text += f" Of the policies clearly apart there, the world put {percent(order)} of the pairs in the right order."
-    if shift is not None:
-        text += f" On average its success rates were {points(shift)} too {'high' if shift > 0 else 'low'}."
+    if order is not None and order.value is not None:
+        text += f" Of the policies clearly apart there, the world put {percent(order.value)} of the pairs in the right order."
+    if bias is not None and bias.value is not None:
+        text += f" On average its success rates were {points(bias.value)} too {'high' if bias.value > 0 else 'low'}."
     return text
 
 
-def headline(data: ReportData) -> str:
-    """Return the whole message in one line, names included, for a terminal or a log."""
-    names = [shorten(data.labels[p.policy], width=48) for p in data.ranking.top]
-    return f"{title(data)} {listing(names)}".strip()
+def describe_judging(
+    ranking: Ranking, *, judge: str, rates: Sequence[JudgeRates], confidence: float
+) -> tuple[str, ...]:
+    """Say that a judge judged, and how its errors were kept out of the ranking.
+
+    Args:
+        ranking: The leaderboard.
+        judge: Version of the judge.
+        rates: How often it was right where the truth was known.
+        confidence: Of the intervals, in (0, 1).
+    """
+    alive = [p for p in ranking.policies if p.failed is None]
+    by_truth = [p.corrected for p in alive if p.corrected and p.corrected.method == "truth"]
+    by_rates = [p for p in alive if p.corrected and p.corrected.method == "rates"]
+    order = (
+        "Policies are ordered by success corrected for its errors."
+        if ranking.corrected
+        else "Policies are ordered by its verdicts, as its errors could not be corrected for every policy."
+    )
+    found = [f"Episodes were judged by {judge}, not by the world's own heads. {order}"]
+    if by_truth:
+        pairs, weight = min(c.truths for c in by_truth), sum(c.weight for c in by_truth) / len(by_truth)
+        found.append(
+            f"{_count_policies(len(by_truth))} corrected by {plural(pairs, 'paired true episode')} or more each, with the "
+            f"judge's verdicts on the others as a prediction of weight {weight:.2f} on average (PPI++; the more it errs, "
+            "the less it weighs). This corrects the world's errors too."
+        )
+    if by_rates:
+        used = {r.group: r for p in by_rates if (r := find_rates(p.name, rates)) is not None}
+        shown = "; ".join(_describe_rates(used[name], confidence) for name in sorted(used))
+        found.append(
+            f"{_count_policies(len(by_rates))} corrected by how often the judge was right where the truth was known "
+            f"(Rogan-Gladen; {shown}). This corrects the judge and not the world: what the world imagines wrongly stays."
+        )
+    if len(by_truth) + len(by_rates) < len(alive):
+        found.append(
+            "The judge's errors are not known, or it is hardly better than chance, so its rates are not corrected. "
+            "Calibrate it on videos with known outcomes, or let some episodes run in the simulator too."
+        )
+    return tuple(found)
 
 
-def listing(names: Sequence[str]) -> str:
-    """Name the first few: ``a, b, c and 7 more``."""
-    if len(names) <= _NAMED + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+def _count_policies(number: int) -> str:
+    return f"{plural(number, 'policy was', 'policies were')}"
 
 
-def _value(data: ReportData, name: str) -> float | None:
-    """Look up an estimate of the success agreement that may be missing."""
-    if data.truth is None:
-        return None
-    return next((e.value for e in data.truth.success.estimates if e.name == name), None)
+def _describe_rates(rates: JudgeRates, confidence: float) -> str:
+    """Write sensitivity and specificity with exact intervals."""
+    parts = []
+    for name, right, total in (
+        ("sensitivity", rates.solved_right, rates.solved),
+        ("specificity", rates.unsolved_right, rates.unsolved),
+    ):
+        (low,), (high,) = clopper_pearson([right], [total], alpha=1 - confidence)
+        interval = span(Interval(float(low), float(high)))
+        parts.append(f"{name} {percent(right / max(total, 1))} {interval} of {total}")
+    who = f"{rates.group}: " if rates.group else ""
+    return f"{who}{', '.join(parts)}"
