@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.data import toys
-from worldsim.data.latents import EncodedEpisodes, Recorded, encode_episodes
+from worldsim.core import IMAGE
+from worldsim.data.episode import Episode
+from worldsim.data.latents import EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError, StorageError
 
@@ -19,8 +21,8 @@ class Counting:
     def __init__(self) -> None:
         self.frames = 0
 
-    def __call__(self, recorded: Recorded) -> Tensor:
-        frames = torch.from_numpy(recorded.frames)
+    def __call__(self, recorded: Episode) -> Tensor:
+        frames = torch.from_numpy(recorded.frames[IMAGE])
         self.frames += len(frames)
         return frames.movedim(-1, 1).float().mean((2, 3), keepdim=True)
 
@@ -39,7 +41,7 @@ def test_every_frame_is_encoded_once(tmp_path: Path) -> None:
     assert encode.frames == 5 + 6 + 7 and first.indices == again.indices == (0, 1, 2)
     for i, (a, b) in enumerate(zip(first.episodes, again.episodes, strict=True)):
         written = toys.episode(i, steps=4 + i)
-        assert torch.allclose(a.z_FCHW[:, :, 0, 0], torch.from_numpy(written.frames).float().mean((1, 2)))
+        assert torch.allclose(a.z_FCHW[:, :, 0, 0], torch.from_numpy(written.frames[IMAGE]).float().mean((1, 2)))
         assert np.allclose(a.action_FA.numpy() * 0.4, written.action, atol=1e-6)
         for name in ("z_FCHW", "proprio_FP", "action_FA", "progress_F", "success_F"):
             assert torch.equal(getattr(a, name), getattr(b, name))

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 
 from tests.data import toys
+from worldsim.core import IMAGE, Camera
 from worldsim.data.lerobot.read import open_dataset
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
@@ -45,7 +46,7 @@ def test_lerobot_reads_ours(lerobot: Any, tmp_path: Path, video: bool, caplog: p
             item = theirs[row]
             row += 1
             frame = item["observation.image"].permute(1, 2, 0).numpy() * 255
-            assert np.abs(frame - ours.frames[t]).mean() < (1 if video else 1e-4)
+            assert np.abs(frame - ours.frames[IMAGE][t]).mean() < (1 if video else 1e-4)
             action = ours.action[t] if t < ours.steps else np.zeros(2)
             assert np.array_equal(item["action"].numpy(), action.astype(np.float32))
             assert np.array_equal(item["observation.state"].numpy(), ours.proprio[t])
@@ -88,21 +89,27 @@ def test_we_read_lerobots(lerobot: Any, tmp_path: Path, video: bool) -> None:
     theirs = lerobot.create(
         "local/x", fps=20, features=features, root=tmp_path / "d", use_videos=video, video_backend="pyav"
     )
-    written = [toys.episode(i, steps=4 + i, size=(64, 96)) for i in range(3)]
+    written = [toys.episode(i, steps=4 + i, cameras=(Camera(key=camera, height=64, width=96),)) for i in range(3)]
     for e in written:
-        for t in range(len(e.frames)):
+        for t in range(len(e.proprio)):
             action = e.action[min(t, e.steps - 1), :1]
-            values = {camera: e.frames[t], "observation.state": e.proprio[t], "action": action}
+            values = {camera: e.frames[camera][t], "observation.state": e.proprio[t], "action": action}
             theirs.add_frame({**values, "next.success": np.array([bool(e.success[t])]), "task": "go"})
         theirs.save_episode()
     theirs.finalize()
-    ours = open_dataset(tmp_path / "d", camera="top")
-    assert (ours.episodes, ours.camera, ours.rate_hz, ours.task, ours.image_size) == (3, camera, 20, "go", (64, 96))
+    ours = open_dataset(tmp_path / "d", cameras=["top"])
+    assert (ours.episodes, ours.only_camera.key, ours.rate_hz, ours.task, ours.only_camera.size) == (
+        3,
+        camera,
+        20,
+        "go",
+        (64, 96),
+    )
     assert ours.action_spec.names == ("speed",)
     for i, e in enumerate(written):
         read = ours.episode(i)
-        assert read.frames.shape == e.frames.shape
-        difference = np.abs(read.frames.astype(int) - e.frames).mean()
+        assert read.frames[camera].shape == e.frames[camera].shape
+        difference = np.abs(read.frames[camera].astype(int) - e.frames[camera]).mean()
         assert difference < 6 if video else difference == 0
         assert np.array_equal(read.action, e.action[:, :1]) and np.array_equal(read.proprio, e.proprio)
         assert np.array_equal(read.success, [0, *e.success[:-1]])

@@ -9,15 +9,21 @@ import numpy as np
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, STATE
+from worldsim.core import IMAGE, STATE, Camera
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.noise import uniform
 
 ACTION = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.4), high=(0.4, 0.4), rate_hz=10)
+CAMERA = Camera(height=16, width=24)
+TOP, WRIST = "observation.images.top", "observation.images.wrist_left"
+PAIR = (
+    Camera(key=WRIST, height=18, width=30, intrinsics=((30.0, 0.0, 15.0), (0.0, 30.0, 9.0), (0.0, 0.0, 1.0))),
+    Camera(key=TOP, height=32, width=20),
+)
+"""Two cameras of different sizes; the main one is not the first in the alphabet."""
 FIELDS = (
-    "frames",
     "proprio",
     "action",
     "success",
@@ -31,18 +37,21 @@ FIELDS = (
 
 
 def spec(**changes: Any) -> RecordSpec:
-    return RecordSpec(**{"action": ACTION, "image_size": (16, 24), "proprio_dim": 3, "task": "push it", **changes})
+    return RecordSpec(**{"action": ACTION, "cameras": (CAMERA,), "proprio_dim": 3, "task": "push it", **changes})
 
 
-def episode(index: int, *, steps: int = 6, true_state_dim: int = 0, size: tuple[int, int] = (16, 24)) -> Episode:
+def episode(
+    index: int,
+    *,
+    steps: int = 6,
+    true_state_dim: int = 0,
+    cameras: tuple[Camera, ...] = (CAMERA,),
+    task: str = "",
+) -> Episode:
     r = np.random.default_rng(index)
     rows = steps + 1
-    frames = np.zeros((rows, *size, 3), np.uint8)
-    frames[:, 4:9] = (200, 30, 40)
-    for t in range(rows):
-        frames[t, 2:8, t : t + 6] = (20, 90, 255 - 3 * index)
     return Episode(
-        frames=frames,
+        frames={c.key: film(rows, c.size, index + 20 * i) for i, c in enumerate(cameras)},
         proprio=r.normal(size=(rows, 3)).astype(np.float32),
         action=r.uniform(-0.4, 0.4, (steps, 2)).astype(np.float32),
         success=(r.random(rows) > 0.5).astype(np.float32),
@@ -52,13 +61,25 @@ def episode(index: int, *, steps: int = 6, true_state_dim: int = 0, size: tuple[
         simulator=r.normal(size=5),
         seed=100 + index,
         behaviour=f"b{index % 2}",
+        task=task,
     )
 
 
-def write(path: Path, count: int, **changes: Any) -> Path:
+def film(rows: int, size: tuple[int, int], shade: int) -> Any:
+    """Frames of a bright patch that moves over a bar."""
+    frames = np.zeros((rows, *size, 3), np.uint8)
+    frames[:, 4:9] = (200, 30, 40)
+    for t in range(rows):
+        frames[t, 2:8, t : t + 6] = (20, 90, 255 - 3 * shade)
+    return frames
+
+
+def write(path: Path, count: int, *, tasks: tuple[str, ...] = ("",), **changes: Any) -> Path:
+    """Episode i has 4 + i steps and the sentence i of `tasks`, which repeat."""
+    given = {k: changes[k] for k in ("true_state_dim", "cameras") if k in changes}
     with episode_writer(path, spec(**changes)) as writer:
         for i in range(writer.count, count):
-            writer.write(episode(i, steps=4 + i, true_state_dim=changes.get("true_state_dim", 0)))
+            writer.write(episode(i, steps=4 + i, task=tasks[i % len(tasks)], **given))
     return path
 
 

@@ -8,6 +8,7 @@ import torch
 
 from tests.data import toys
 from tests.reason.films import dreamer, dreamt, filmed, policies, simulator
+from worldsim.core import IMAGE
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.footage import Footage
@@ -83,7 +84,7 @@ def test_dataset_episodes(tmp_path: Path) -> None:
     source = DatasetVideos(toys.write(tmp_path / "d", 3, true_state_dim=4))
     for i in range(3):
         video, written = source.video(i), toys.episode(i, steps=4 + i, true_state_dim=4)
-        assert np.array_equal(video.frames.numpy(), written.frames)
+        assert np.array_equal(video.frames.numpy(), written.frames[IMAGE])
         assert video.action is not None and np.array_equal(video.action.numpy(), written.action)
         assert video.true_state is not None and np.array_equal(video.true_state.numpy(), written.true_state)
         assert video.success == written.success[-1]

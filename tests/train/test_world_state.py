@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.train import toy
-from worldsim.core import SIMULATOR, STATE, TRUE_STATE
+from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE, Camera
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
@@ -41,7 +41,7 @@ def episode(seed: int, *, planar: bool = True, steps: int = 12) -> Episode:
     last = (np.cos(yaw), np.sin(yaw)) if planar else (yaw, yaw)
     unknown = np.full(steps + 1, np.nan, np.float32)
     return Episode(
-        frames=np.zeros((steps + 1, PX, PX, 3), np.uint8),
+        frames={IMAGE: np.zeros((steps + 1, PX, PX, 3), np.uint8)},
         proprio=np.stack(spots).astype(np.float32),
         action=np.stack(actions).astype(np.float32),
         success=unknown,
@@ -55,7 +55,9 @@ def episode(seed: int, *, planar: bool = True, steps: int = 12) -> Episode:
 
 def write(path: Path, *, planar: bool = True, known: bool = True) -> str:
     dims = {"proprio_dim": 2, "true_state_dim": 4 if known else 0}
-    spec = RecordSpec(action=toy.ACTION, image_size=(PX, PX), has_success=False, has_progress=False, **dims)
+    spec = RecordSpec(
+        action=toy.ACTION, cameras=(Camera(height=PX, width=PX),), has_success=False, has_progress=False, **dims
+    )
     with episode_writer(path, spec) as writer:
         for i in range(30):
             one = episode(i, planar=planar)

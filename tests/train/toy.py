@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.tokenizers.scenes import SIZE, draw
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGE, Camera
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
@@ -30,7 +31,7 @@ def episode(seed: int, *, steps: int = 12) -> Episode:
     frames = ((draw(np.stack(poses), np.stack(spots)) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     distance = np.hypot(*np.stack(poses)[:, :2].T)
     return Episode(
-        frames=frames,
+        frames={IMAGE: frames},
         proprio=np.stack(spots).astype(np.float32),
         action=np.stack(actions).astype(np.float32),
         success=(distance < 6).astype(np.float32),
@@ -42,7 +43,9 @@ def episode(seed: int, *, steps: int = 12) -> Episode:
 
 def write(path: Path, *, episodes: int = 60) -> Path:
     """Write the dataset."""
-    spec = RecordSpec(action=ACTION, image_size=(SIZE, SIZE), proprio_dim=2, has_success=True, has_progress=True)
+    spec = RecordSpec(
+        action=ACTION, cameras=(Camera(height=SIZE, width=SIZE),), proprio_dim=2, has_success=True, has_progress=True
+    )
     with episode_writer(path, spec) as writer:
         for i in range(episodes):
             writer.write(episode(i))

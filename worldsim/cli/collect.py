@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 
 from worldsim.data.collect import record as recording
+from worldsim.data.collect.env_adapter import EnvAdapter
 from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.data.collect.rollouts import RolloutOptions
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.spaces import action_spec_of
 from worldsim.train.collection import push_behaviours, push_demonstrations
 
 ALIASES = {"push": "worldsim/Push-v0"}
@@ -59,7 +59,9 @@ def collect(
         int | None,
         typer.Option(help="With policies: episodes played together, always whole (default: about 128)."),
     ] = None,
-    camera: Annotated[str | None, typer.Option(help="Which of several cameras.")] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Which of several cameras, by name; repeatable (default: all).")
+    ] = None,
     image_px: Annotated[int | None, typer.Option(help="Side to which frames are resized.")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Longest episode; needed where the environment has no limit.")
@@ -88,7 +90,9 @@ def collect(
     """
     torch.set_num_threads(1)
     console = Console()
-    options = recording.RecordingOptions(camera=camera, image_px=image_px, steps=steps, video=video)
+    options = recording.RecordingOptions(
+        cameras=tuple(camera) if camera else None, image_px=image_px, steps=steps, video=video
+    )
     if policies or world:
         _refuse(
             {
@@ -133,7 +137,7 @@ def _explore(
 ) -> None:
     """Record behaviours."""
     make = environment(env)
-    mixture = _mixture(behaviours, env, make)
+    mixture = _mixture(behaviours, env, make, options.cameras)
     if dry_run:
         cost = recording.estimate_collect(make, mixture, episodes=episodes, seed=seed, options=options)
         console.print(
@@ -177,15 +181,21 @@ def environment(name: str) -> Callable[[], gymnasium.Env[Any, Any]]:
     return make
 
 
-def _mixture(name: str, env: str, make: Callable[[], gymnasium.Env[Any, Any]]) -> tuple[Behaviour, ...]:
+def _mixture(
+    name: str, env: str, make: Callable[[], gymnasium.Env[Any, Any]], cameras: tuple[str, ...] | None
+) -> tuple[Behaviour, ...]:
     """The behaviours of a name; ``auto`` takes the task's own where worldsim knows it."""
     if name not in MIXTURES:
         raise unknown_name("mixture of behaviours", name, MIXTURES)
     if name == "auto":
         name = "push" if ALIASES.get(env, env) == ALIASES["push"] else "general"
     trial = make()
-    action = action_spec_of(trial)
-    trial.close()
-    if name == "demonstrations":
-        return push_demonstrations(action)
-    return push_behaviours(action) if name == "push" else varied_behaviours(action)
+    try:
+        adapter = EnvAdapter(trial, cameras=cameras)
+        if name == "demonstrations":
+            return push_demonstrations(adapter.action)
+        if name == "push":
+            return push_behaviours(adapter.action)
+        return varied_behaviours(adapter.action, camera=adapter.main_camera())
+    finally:
+        trial.close()

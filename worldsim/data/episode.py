@@ -1,13 +1,15 @@
-"""One recorded episode, as it is written to and read from disk. Not for encoded episodes (`worldsim.data.latents`).
+"""One recorded episode: what every camera saw, what was done, and what came of it.
 
 Shape legend: T actions, T + 1 observations, H W image, P proprio, A action, E true state, S simulator state.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.core import is_image
 from worldsim.errors import InvalidInputError
 
 Floats = NDArray[np.float32]
@@ -18,7 +20,8 @@ class Episode:
     """T actions and the T + 1 observations around them; `action[t]` leads from observation t to t + 1.
 
     Attributes:
-        frames: uint8 [T + 1, H, W, 3].
+        frames: By camera key (`worldsim.core.Camera`), the main camera first: uint8 [T + 1, H, W, 3], each of its own
+            size.
         proprio: float32 [T + 1, P], physical units.
         action: float32 [T, A], physical units.
         success: float32 [T + 1], 1 where the task stands solved, else 0; nan where it is not known.
@@ -28,12 +31,14 @@ class Episode:
         simulator: float64 [S], everything a simulator needs to begin this episode again, or None.
         seed: What the episode was drawn from; -1 where it is not known.
         behaviour: Name of what chose the actions; empty where it is not known.
+        task: What it is to achieve, one sentence; empty where its dataset says it or nobody does.
 
     Raises:
-        InvalidInputError: A field has another shape or dtype, or proprio or actions are not finite.
+        InvalidInputError: There is no camera, a field has another shape or dtype, or proprio or actions
+            are not finite.
     """
 
-    frames: NDArray[np.uint8]
+    frames: Mapping[str, NDArray[np.uint8]]
     proprio: Floats
     action: Floats
     success: Floats
@@ -43,20 +48,25 @@ class Episode:
     simulator: NDArray[np.float64] | None = None
     seed: int = -1
     behaviour: str = ""
+    task: str = ""
 
     def __post_init__(self) -> None:
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3 or not len(self.frames):
-            raise InvalidInputError(
-                f"Episode.frames must be uint8 [T + 1, H, W, 3]; got {self.frames.dtype} {self.frames.shape}."
-            )
-        rows = len(self.frames)
+        rows = len(self.proprio)
+        if not self.frames or not rows or not all(is_image(key) for key in self.frames):
+            raise InvalidInputError(f"Episode.frames needs a camera and a frame; got {list(self.frames)}, {rows} rows.")
+        for key, frames in self.frames.items():
+            if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != rows:
+                raise InvalidInputError(
+                    f"Episode.frames[{key!r}] must be uint8 [T + 1, H, W, 3] with T + 1 = {rows}; got {frames.dtype} "
+                    f"{frames.shape}."
+                )
         expected = {"proprio": (rows, 2), "action": (rows - 1, 2), "success": (rows, 1), "progress": (rows, 1)}
         expected |= {"reward": (rows - 1, 1)} | ({} if self.true_state is None else {"true_state": (rows, 2)})
         for name, (length, ndim) in expected.items():
             value = getattr(self, name)
             if value.dtype != np.float32 or value.ndim != ndim or len(value) != length:
                 raise InvalidInputError(
-                    f"Episode.{name} must be float32 with {ndim} axes and {length} rows for {rows} frames; got "
+                    f"Episode.{name} must be float32 with {ndim} axes and {length} rows for {rows} observations; got "
                     f"{value.dtype} {value.shape}."
                 )
         for name in ("proprio", "action"):

@@ -1,4 +1,4 @@
-"""Encoded episodes on disk: every frame is encoded once, and training never touches pixels again.
+"""Cache of encoded episodes on disk: every frame is encoded once, and training never touches pixels again.
 
 One safetensors file for one (dataset, encoder) pair. Runs where only torch, numpy and safetensors are installed.
 
@@ -8,48 +8,18 @@ Shape legend: E episodes, F frames of an episode, N frames in all, C H W latent,
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim import storage
+from worldsim.data.episode import Episode
 from worldsim.data.windows import EncodedEpisode
 from worldsim.errors import InvalidInputError, StorageError
 
 BATCH = 512
 MOST_BAD = 0.2
 """Encoding stops when more than this share of the episodes cannot be read."""
-
-
-class Recorded(Protocol):
-    """What is needed of one recorded episode (`worldsim.data.episode.Episode` has it)."""
-
-    @property
-    def frames(self) -> NDArray[np.uint8]:
-        """[F, H, W, 3]."""
-
-    @property
-    def true_state(self) -> NDArray[np.float32] | None:
-        """[F, E], where it is known."""
-
-    @property
-    def proprio(self) -> NDArray[np.float32]:
-        """[F, P]."""
-
-    @property
-    def action(self) -> NDArray[np.float32]:
-        """[F - 1, A], physical units."""
-
-    @property
-    def success(self) -> NDArray[np.float32]:
-        """[F], nan where it is not known."""
-
-    @property
-    def progress(self) -> NDArray[np.float32]:
-        """[F], nan where it is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,10 +60,10 @@ class EncodedEpisodes:
 
 
 def encode_episodes(
-    episode: Callable[[int], Recorded],
+    episode: Callable[[int], Episode],
     count: int,
     *,
-    encode: Callable[[Recorded], Tensor],
+    encode: Callable[[Episode], Tensor],
     normalize: Callable[[Tensor], Tensor],
     path: Path,
     key: str,
@@ -136,7 +106,7 @@ def encode_episodes(
 
 @torch.inference_mode()
 def _encode(
-    recorded: Recorded, encode: Callable[[Recorded], Tensor], normalize: Callable[[Tensor], Tensor]
+    recorded: Episode, encode: Callable[[Episode], Tensor], normalize: Callable[[Tensor], Tensor]
 ) -> EncodedEpisode:
     """One episode's latents and numbers."""
     return EncodedEpisode(

@@ -95,7 +95,7 @@ class DatasetVideos:
 
     Args:
         path: The folder.
-        camera: As for `worldsim.data.lerobot.read.open_dataset`.
+        camera: Which of several cameras, by its full name or the last part of it.
 
     Raises:
         WorldsimError: As `open_dataset`; StorageError where the dataset holds no episode.
@@ -104,7 +104,8 @@ class DatasetVideos:
     def __init__(self, path: str | Path, *, camera: str | None = None) -> None:
         from worldsim.data.lerobot.read import open_dataset  # brings pyarrow, which file and world sources do without
 
-        self._data = open_dataset(path, camera=camera)
+        self._data = open_dataset(path, cameras=None if camera is None else [camera])
+        self._camera = self._data.only_camera.key
         if not self._data.episodes:
             raise StorageError(f"{path} holds no episode. Record some, or name another dataset.")
 
@@ -129,7 +130,7 @@ class DatasetVideos:
         if np.isfinite(episode.success[-1]):
             success = float(known.max() if self._data.success_at == "any" else episode.success[-1])
         return Video(
-            frames=torch.from_numpy(episode.frames),
+            frames=torch.from_numpy(episode.frames[self._camera]),
             provenance=self.provenance(index),
             action=torch.from_numpy(episode.action.copy()),
             proprio=torch.from_numpy(episode.proprio.copy()),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from worldsim import storage
 from worldsim.conditions import Conditions
 from worldsim.core import Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep
-from worldsim.data.starts import Starts, seen_pixels
+from worldsim.data.starts import Starts, read_observation
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor
@@ -306,8 +306,8 @@ class LatentWorld(LearnedWorld):
     kind = "world"
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        image, proprio = seen_pixels(observation, self.spec)
-        return self.encode({self.spec.camera().key: image}), proprio.to(self.device, self.dtype)
+        frames, proprio = read_observation(observation, self.spec)
+        return self.encode(frames), proprio.to(self.device, self.dtype)
 
     def encode(self, observation: Observation) -> Tensor:
         """Encode single observations: uint8 [B, H, W, 3] of every camera -> [B, C, H, W]."""

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from tests.data import toys
 from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.data.collect.env_adapter import EnvAdapter
 from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour, Wander
 from worldsim.data.collect.record import RecordingOptions, collect, estimate_collect
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
 
+TOP, SIDE = "observation.images.top", "observation.images.side"
 MIXTURE = varied_behaviours(toys.ACTION)
 
 
@@ -57,12 +59,12 @@ def test_what_happened_is_what_is_recorded(tmp_path: Path) -> None:
         observation, info = env.reset(seed=e.seed)
         assert np.array_equal(e.simulator, env.get_state())
         for t in range(9):
-            assert np.array_equal(e.frames[t], observation["pixels"]) and np.array_equal(
+            assert np.array_equal(e.frames[IMAGE][t], observation["pixels"]) and np.array_equal(
                 e.proprio[t], observation["agent_pos"]
             )
             assert e.success[t] == info["is_success"] and e.progress[t] == np.float32(info["progress"])
             if t < 8:
-                assert np.array_equal(policy.seen[8 * number + t][IMAGE][0].numpy(), e.frames[t])
+                assert np.array_equal(policy.seen[8 * number + t][IMAGE][0].numpy(), e.frames[IMAGE][t])
                 observation, reward, *_, info = env.step(e.action[t])
                 assert e.reward[t] == np.float32(reward)
     assert np.allclose(first.action, [0.2, 0.4])  # clipped into the limits
@@ -84,6 +86,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 import toys, torch
 from worldsim.data.collect.record import collect
+from worldsim.data.collect.env_adapter import EnvAdapter
 from worldsim.data.collect.goal_exploration import varied_behaviours
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -196,7 +199,10 @@ class Plain(toys.DotEnv):
         if self.kind == "image":
             return full["pixels"]
         if self.kind == "cameras":
-            return {"pixels": {"top": full["pixels"], "side": full["pixels"][::-1]}, "agent_pos": full["agent_pos"]}
+            pixels = {"top": full["pixels"], "side": full["pixels"][::-1, ::2]}
+            return {"pixels": pixels, "agent_pos": full["agent_pos"]}
+        if self.kind == "entries":
+            return {"top": full["pixels"], "side": full["pixels"][::-1, ::2], "agent_pos": full["agent_pos"]}
         if self.kind == "blind":
             return {"agent_pos": full["agent_pos"]}
         return full["agent_pos"]
@@ -211,7 +217,7 @@ class Plain(toys.DotEnv):
 def test_an_observation_that_is_an_image(tmp_path: Path) -> None:
     collect(lambda: Plain("image"), MIXTURE, episodes=2, out=tmp_path / "d")
     e = open_dataset(tmp_path / "d").episode(1)
-    assert e.frames.shape == (4, 16, 24, 3) and np.array_equal(e.proprio, np.zeros((4, 1)))
+    assert e.frames[IMAGE].shape == (4, 16, 24, 3) and np.array_equal(e.proprio, np.zeros((4, 1)))
     assert np.isnan(e.success).all() and np.isnan(e.progress).all()
     assert open_dataset(tmp_path / "d").action_spec.names == ("action_0", "action_1")
     assert open_dataset(tmp_path / "d").rate_hz == 5
@@ -226,19 +232,66 @@ def test_flat_observations_are_rendered_and_resized(tmp_path: Path) -> None:
         options=RecordingOptions(image_px=32, steps=2, task="roam"),
     )
     dataset = open_dataset(tmp_path / "d")
-    assert dataset.episode(0).frames.shape == (3, 32, 32, 3) and dataset.episode(0).proprio.shape == (3, 3)
+    assert dataset.episode(0).frames[IMAGE].shape == (3, 32, 32, 3) and dataset.episode(0).proprio.shape == (3, 3)
     assert dataset.task == "roam"
 
 
 def test_one_of_several_cameras(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="side, top"):
-        collect(lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d")
+    mixture, wrist, side = (varied_behaviours(toys.ACTION, camera=SIDE), ("wrist",), ("side",))
     with pytest.raises(UnknownNameError, match="side, top"):
         collect(
-            lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d", options=RecordingOptions(camera="wrist")
+            lambda: Plain("cameras"), mixture, episodes=1, out=tmp_path / "d", options=RecordingOptions(cameras=wrist)
         )
-    collect(lambda: Plain("cameras"), MIXTURE, episodes=1, out=tmp_path / "d", options=RecordingOptions(camera="side"))
-    assert open_dataset(tmp_path / "d").episodes == 1
+    collect(lambda: Plain("cameras"), mixture, episodes=1, out=tmp_path / "d", options=RecordingOptions(cameras=side))
+    assert [c.key for c in open_dataset(tmp_path / "d").cameras] == [SIDE]
+
+
+@pytest.mark.parametrize("kind", ["cameras", "entries"])
+def test_all_cameras_are_recorded_each_in_its_own_size(tmp_path: Path, kind: str) -> None:
+    policy = Recorder(needs=frozenset({TOP, SIDE}))
+    with pytest.raises(InvalidInputError, match=r"'only' needs observation\.image; .* observation\.images\.side"):
+        collect(lambda: Plain(kind), only(Recorder(needs=frozenset({IMAGE}))), episodes=1, out=tmp_path / "x")
+    collect(lambda: Plain(kind), only(policy), episodes=1, out=tmp_path / "d")
+    dataset = open_dataset(tmp_path / "d")
+    assert {c.key: c.size for c in dataset.cameras} == {SIDE: (16, 12), TOP: (16, 24)}
+    e, env = dataset.episode(0), toys.DotEnv(steps=3)
+    observation, _ = env.reset(seed=e.seed)
+    for t in range(4):
+        assert np.array_equal(e.frames[TOP][t], observation["pixels"])
+        assert np.array_equal(e.frames[SIDE][t], observation["pixels"][::-1, ::2])
+        if t < 3:
+            assert np.array_equal(policy.seen[t][SIDE][0].numpy(), e.frames[SIDE][t])
+            observation, *_ = env.step(e.action[t])
+    adapter = EnvAdapter(Plain(kind), cameras=["top", "side"])
+    assert adapter.main_camera() == TOP and EnvAdapter(Plain(kind)).main_camera() == SIDE
+
+
+class Reusing(toys.DotEnv):
+    """Writes every observation into the same arrays."""
+
+    def observe(self) -> Any:
+        fresh = super().observe()
+        self.kept = getattr(self, "kept", fresh)
+        for name, value in fresh.items():
+            self.kept[name][...] = value
+        return self.kept
+
+
+class Scribbling(Recorder):
+    """Writes into what it is given."""
+
+    def act(self, observation: Mapping[str, Tensor], carry: Any, keys: Tensor) -> tuple[Tensor, None]:
+        for value in observation.values():
+            value.zero_()
+        return torch.full((1, 2), 0.2), None
+
+
+def test_buffers_that_are_reused_or_written_into_do_not_change_the_record(tmp_path: Path) -> None:
+    collect(toys.DotEnv, only(Recorder(action=torch.full((1, 2), 0.2))), episodes=1, out=tmp_path / "fresh")
+    collect(Reusing, only(Scribbling()), episodes=1, out=tmp_path / "reused")
+    fresh, reused = (open_dataset(tmp_path / n).episode(0) for n in ("fresh", "reused"))
+    assert np.array_equal(fresh.frames[IMAGE], reused.frames[IMAGE]) and np.array_equal(fresh.proprio, reused.proprio)
+    assert len(np.unique(reused.proprio[:, 0])) > 1
 
 
 def test_no_pixels_and_actions_that_no_vector_holds(tmp_path: Path) -> None:

@@ -54,13 +54,13 @@ def test_what_happened_in_the_simulator_is_recorded(tmp_path: Path) -> None:
         observation, info = env.reset(seed=e.seed)
         assert np.array_equal(e.simulator, env.get_state())
         for t in range(6):
-            assert np.array_equal(e.frames[t], observation["pixels"])
+            assert np.array_equal(e.frames[IMAGE][t], observation["pixels"])
             assert np.array_equal(e.proprio[t], observation["agent_pos"])
             assert np.array_equal(e.true_state[t], observation["environment_state"])
             if t:
                 assert e.success[t] == info["is_success"] and e.progress[t] == np.float32(info["progress"])
             if t < 5:
-                assert np.array_equal(policies[e.behaviour].seen[t][turn(dataset, number)].numpy(), e.frames[t])
+                assert np.array_equal(policies[e.behaviour].seen[t][turn(dataset, number)].numpy(), e.frames[IMAGE][t])
                 observation, reward, *_, info = env.step(e.action[t])
                 assert e.reward[t] == np.float32(reward)
     assert np.abs(np.concatenate([dataset.episode(i).action for i in range(3)])).max() == np.float32(0.4)
@@ -76,13 +76,13 @@ def test_a_dream_is_the_worlds_own_throughout(tmp_path: Path) -> None:
         start = world().starts(torch.tensor([e.seed]))
         state = world().reset(start, torch.tensor([0]))
         assert e.true_state is None and e.simulator is None
-        assert np.array_equal(e.frames[0], world().roundtrip(start[IMAGE])[0])
-        assert np.array_equal(policies[e.behaviour].seen[0][turn(dataset, number)].numpy(), e.frames[0])
+        assert np.array_equal(e.frames[IMAGE][0], world().roundtrip(start[IMAGE])[0])
+        assert np.array_equal(policies[e.behaviour].seen[0][turn(dataset, number)].numpy(), e.frames[IMAGE][0])
         assert e.progress[0] == pytest.approx(float(world().present(state).progress), abs=1e-5)
         _, rollout = world().rollout(state, torch.tensor(e.action)[None])
         assert np.allclose(e.progress[1:], rollout.progress[0], atol=1e-5) and np.array_equal(e.reward, e.progress[1:])
         assert np.array_equal(e.success[1:], rollout.success[0] >= 0.5)
-        away = world().decode(rollout.latent)[0].numpy().astype(int) - e.frames[1:]
+        away = world().decode(rollout.latent)[0].numpy().astype(int) - e.frames[IMAGE][1:]
         assert np.abs(away).max() <= 1
 
 
@@ -96,7 +96,9 @@ def test_dream_and_truth_pair_by_number(tmp_path: Path) -> None:
         assert np.array_equal(d.action, t.action)  # the same noise: these policies look at nothing else
         assert np.array_equal(d.proprio[0], t.proprio[0])
         start = world().starts(torch.tensor([t.seed]))
-        assert np.array_equal(t.frames[0], start[IMAGE][0]) and np.array_equal(t.true_state[0], start[TRUE_STATE][0])
+        assert np.array_equal(t.frames[IMAGE][0], start[IMAGE][0]) and np.array_equal(
+            t.true_state[0], start[TRUE_STATE][0]
+        )
 
 
 class Table:

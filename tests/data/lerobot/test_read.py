@@ -58,7 +58,7 @@ def test_damage_is_found_without_checksums(path: Path) -> None:
     """Data that worldsim did not write carries none."""
     _strip(path)
     good = open_dataset(path).episode(1)
-    assert np.array_equal(good.frames, toys.episode(1, steps=5).frames)
+    assert np.array_equal(good.frames[IMAGE], toys.episode(1, steps=5).frames[IMAGE])
     data = (path / DATA).read_bytes()
     (path / DATA).write_bytes(data[: len(data) // 2])
     with pytest.raises(StorageError, match=r"file-001\.parquet"):
@@ -171,13 +171,15 @@ def test_foreign_data_gets_an_action_spec_from_its_statistics(path: Path) -> Non
 def test_cameras_are_chosen_by_name(path: Path) -> None:
     info = json.loads((path / "meta/info.json").read_text())
     features = dict(info["features"])
-    assert open_dataset(path, camera="image").camera == IMAGE
+    assert open_dataset(path, cameras=["image"]).cameras == open_dataset(path).cameras == (toys.CAMERA,)
     with pytest.raises(UnknownNameError, match=r"observation\.image"):
-        open_dataset(path, camera="wrist")
+        open_dataset(path, cameras=["wrist"])
     edit_info(path, features={**features, "observation.images.wrist": features[IMAGE]})
     with pytest.raises(InvalidInputError, match=r"observation\.image, observation\.images\.wrist"):
-        open_dataset(path)
-    assert open_dataset(path, camera=IMAGE).episode(0).frames.shape == (5, 16, 24, 3)
+        open_dataset(path).only_camera  # noqa: B018
+    with pytest.raises(InvalidInputError, match="once each"):
+        open_dataset(path, cameras=["wrist", "observation.images.wrist"])
+    assert open_dataset(path, cameras=[IMAGE]).episode(0).frames[IMAGE].shape == (5, 16, 24, 3)
     edit_info(path, features={k: v for k, v in features.items() if k != IMAGE})
     with pytest.raises(InvalidInputError, match="no image"):
         open_dataset(path)
@@ -198,7 +200,7 @@ def test_starts_are_first_observations(path: Path) -> None:
     rows = open_dataset(path).starts([2, 0]).rows
     second, zeroth = (toys.episode(i, steps=4 + i, true_state_dim=2) for i in (2, 0))
     assert set(rows) == {IMAGE, STATE, TRUE_STATE, SIMULATOR}
-    assert np.array_equal(rows[IMAGE].numpy(), [second.frames[0], zeroth.frames[0]])
+    assert np.array_equal(rows[IMAGE].numpy(), [second.frames[IMAGE][0], zeroth.frames[IMAGE][0]])
     assert np.array_equal(rows[SIMULATOR].numpy(), [second.simulator, zeroth.simulator])
     with pytest.raises(InvalidInputError):
         open_dataset(path).starts([])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data import toys
+from worldsim.core import IMAGE
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.data.lerobot.write import episode_writer
@@ -21,7 +22,7 @@ def test_what_goes_in_comes_out(tmp_path: Path, true_state_dim: int) -> None:
     dataset = open_dataset(toys.write(tmp_path / "d", 3, true_state_dim=true_state_dim))
     assert (dataset.episodes, dataset.task, dataset.rate_hz) == (3, "push it", 10)
     assert dataset.action_spec == toys.ACTION
-    assert dataset.image_size == (16, 24)
+    assert dataset.only_camera.size == (16, 24)
     assert dataset.behaviours == ("b0", "b1", "b0")
     for i in range(3):
         written = toys.episode(i, steps=4 + i, true_state_dim=true_state_dim)
@@ -42,7 +43,7 @@ def test_only_dreams_are_marked_so_that_older_folders_can_be_continued(tmp_path:
 def test_video_is_nearly_lossless(tmp_path: Path) -> None:
     dataset = open_dataset(toys.write(tmp_path / "d", 2, video=True))
     written, read = toys.episode(1, steps=5), dataset.episode(1)
-    assert np.abs(written.frames.astype(int) - read.frames).mean() < 1
+    assert np.abs(written.frames[IMAGE].astype(int) - read.frames[IMAGE]).mean() < 1
     assert np.array_equal(written.action, read.action)
     assert not any("observation.image" in json.dumps(n) for n in _columns(tmp_path / "d"))
 
@@ -98,11 +99,11 @@ def test_statistics_agree_with_the_data(tmp_path: Path) -> None:
         ("max", proprio.max(0)),
     ):
         assert np.allclose(stats["observation.state"][name], value)
-    frames = np.concatenate([e.frames for e in episodes]).reshape(-1, 3) / 255
+    frames = np.concatenate([e.frames[IMAGE] for e in episodes]).reshape(-1, 3) / 255
     image = {k: np.array(v).ravel() for k, v in stats["observation.image"].items()}
     assert np.allclose(image["mean"], frames.mean(0)) and np.allclose(image["std"], frames.std(0))
     assert np.allclose(image["min"], frames.min(0)) and np.allclose(image["max"], frames.max(0))
-    assert stats["observation.image"]["count"] == [len(np.concatenate([e.frames for e in episodes]))]
+    assert stats["observation.image"]["count"] == [len(np.concatenate([e.frames[IMAGE] for e in episodes]))]
     assert np.array(stats["observation.image"]["q50"]).shape == (3, 1, 1)
 
 
@@ -152,7 +153,7 @@ def test_a_missing_file_between_others_is_named(tmp_path: Path) -> None:
     [
         {"proprio": np.zeros((7, 2), np.float32)},
         {"true_state": np.zeros((7, 2), np.float32)},
-        {"frames": np.zeros((7, 8, 8, 3), np.uint8)},
+        {"frames": {IMAGE: np.zeros((7, 8, 8, 3), np.uint8)}},
         {"progress": np.full(7, np.nan, np.float32)},
     ],
 )
@@ -164,7 +165,7 @@ def test_an_episode_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[s
 @pytest.mark.parametrize(
     "changes",
     [
-        {"frames": np.zeros((7, 8, 8, 3), np.float32)},
+        {"frames": {IMAGE: np.zeros((7, 8, 8, 3), np.float32)}},
         {"action": np.zeros((7, 2), np.float32)},
         {"action": np.full((6, 2), np.nan, np.float32)},
         {"success": np.zeros(6, np.float32)},

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.read import open_dataset
@@ -43,7 +43,7 @@ def episode(seed, steps=12, true_state=True):
     action = np.clip(spots[:-1] * 0.4 + g.normal(0, 0.02, (steps, 2)), -0.4, 0.4)
     unknown = np.full(steps + 1, np.nan, np.float32)
     return Episode(
-        frames=np.stack([dot(s) for s in spots]),
+        frames={IMAGE: np.stack([dot(s) for s in spots])},
         proprio=places.astype(np.float32),
         action=action.astype(np.float32),
         success=unknown,
@@ -56,7 +56,9 @@ def episode(seed, steps=12, true_state=True):
 
 def write(path, *, true_state=True, episodes=8):
     dims = {"proprio_dim": 2, "true_state_dim": 4 if true_state else 0}
-    spec = RecordSpec(action=SPEC, image_size=(PX, PX), has_success=False, has_progress=False, **dims)
+    spec = RecordSpec(
+        action=SPEC, cameras=(Camera(height=PX, width=PX),), has_success=False, has_progress=False, **dims
+    )
     with episode_writer(path, spec) as writer:
         for i in range(episodes):
             writer.write(episode(i, true_state=true_state))
@@ -153,7 +155,7 @@ def test_it_learns_what_is_shown(data, tmp_path, kind, options):
     train_policy(config)
     policy = load_policy(str(tmp_path / "p/all_s0/000150"))
     fresh = episode(99)
-    seen = {IMAGE: fresh.frames[:-1], STATE: fresh.proprio[:-1], TRUE_STATE: fresh.true_state[:-1]}
+    seen = {IMAGE: fresh.frames[IMAGE][:-1], STATE: fresh.proprio[:-1], TRUE_STATE: fresh.true_state[:-1]}
     action, _ = policy.act({k: torch.from_numpy(v) for k, v in seen.items()}, policy.initial(12), torch.arange(12))
     assert np.corrcoef(action.flatten(), fresh.action.flatten())[0, 1] > 0.9
 

@@ -1,20 +1,21 @@
-"""Looks at any Gymnasium environment the way datasets need it: a frame, proprioception, success and progress.
+"""Adapts any Gymnasium environment to datasets: frames by camera, proprioception, success and progress.
 
 What is found where:
-- frame: `pixels` of a dict observation (an array, or a dict by camera), an observation that is itself an image, else
-  what `render()` draws (make the environment with `render_mode="rgb_array"`);
+- frames: `pixels` of a dict observation, else its entries that are images, else an observation that is itself an image,
+  else what `render()` draws (make the environment with `render_mode="rgb_array"`). As in LeRobot, `pixels` that is a dict
+  by camera gives ``observation.images.NAME`` each, and a single array ``observation.image``;
 - proprioception: `agent_pos`, else `state` or `observation`, else the only flat numbers there are, else one zero;
 - true state: `environment_state` of the observation or of info;
 - success: `is_success` or `success` of info; progress: `progress` of info; unknown where they are missing.
 
-Not for acting (`worldsim.data.collect.record`) and not for worlds (`worldsim.envs`).
+Everything is copied on receipt, because environments may reuse their buffers.
 
 Shape legend: H W image, P proprio, A action, E true state, S simulator state.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from worldsim.actions import ActionSpec
 from worldsim.arrays import Float32s
+from worldsim.core import IMAGE, IMAGES
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.spaces import EnvAction, action_spec_of, fit_spec, from_env, to_env
 
@@ -36,7 +38,7 @@ _TRUE_STATE = "environment_state"
 class EnvObservation:
     """One observation."""
 
-    frame: NDArray[np.uint8]  # [H, W, 3]
+    frames: dict[str, NDArray[np.uint8]]  # by camera key, the main camera first: [H, W, 3]
     proprio: NDArray[np.float32]  # [P]
     true_state: NDArray[np.float32] | None  # [E]
     success: float  # 0 or 1, nan where it is not known
@@ -44,11 +46,11 @@ class EnvObservation:
 
 
 class EnvAdapter:
-    """An environment and how to look at it.
+    """An environment and how its observations are read.
 
     Args:
         env: With actions that a vector of numbers can hold (`worldsim.spaces`) and some way to get pixels.
-        camera: Which of several cameras; None for the only one.
+        cameras: Which cameras, by name or full key, the main one first; None for all, in alphabetical order.
         image_px: Frames are brought to this side length by area averaging; None leaves them as they are.
         action: Meaning of the actions; None to take the environment's own, or make one from its action space.
 
@@ -60,11 +62,12 @@ class EnvAdapter:
         self,
         env: gymnasium.Env[Any, Any],
         *,
-        camera: str | None = None,
+        cameras: Sequence[str] | None = None,
         image_px: int | None = None,
         action: ActionSpec | None = None,
     ) -> None:
-        self.env, self.camera, self.image_px = env, camera, image_px
+        self.env, self.image_px = env, image_px
+        self._cameras = None if cameras is None else tuple(cameras)
         self.action = action_spec_of(env) if action is None else fit_spec(action, env.action_space)
 
     @property
@@ -103,51 +106,74 @@ class EnvAdapter:
     def simulator_state(self) -> NDArray[np.float64] | None:
         """What `get_state` of the environment gives, float64 [S]; None where there is no such method."""
         get_state = getattr(self.env.unwrapped, "get_state", None)
-        return np.asarray(get_state(), np.float64).ravel() if callable(get_state) else None
+        return np.array(get_state(), np.float64).ravel() if callable(get_state) else None
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> EnvObservation:
         """Take an observation apart.
 
         Raises:
-            InvalidInputError: There are no pixels, or they are not an RGB picture.
+            InvalidInputError: There are no pixels, or they are not RGB pictures.
+            UnknownNameError: A camera that was asked for is not there.
         """
         parts = observation if isinstance(observation, Mapping) else {}
-        frame = self._frame(observation, parts)
         true_state = parts.get(_TRUE_STATE, info.get(_TRUE_STATE))
         success = info.get("is_success", info.get("success"))
         progress = info.get("progress")
         return EnvObservation(
-            frame=self._sized(frame),
+            frames={key: self._resize(frame) for key, frame in self._frames(observation).items()},
             proprio=_proprio(observation, parts),
-            true_state=None if true_state is None else np.asarray(true_state, np.float32).ravel(),
+            true_state=None if true_state is None else np.array(true_state, np.float32).ravel(),
             success=math.nan if success is None else float(bool(success)),
             progress=math.nan if progress is None else float(np.clip(progress, 0, 1)),
         )
 
-    def _frame(self, observation: Any, parts: Mapping[str, Any]) -> NDArray[np.uint8]:
-        """The picture, wherever it is."""
-        pixels = parts.get("pixels")
-        if isinstance(pixels, Mapping):
-            cameras = sorted(pixels)
-            if self.camera is None and len(cameras) != 1:
-                raise InvalidInputError(f"The environment has several cameras; name one of them: {', '.join(cameras)}.")
-            name = cameras[0] if self.camera is None else self.camera
-            if name not in pixels:
-                raise unknown_name("camera", name, cameras)
-            pixels = pixels[name]
-        if pixels is None:
-            pixels = observation if _is_image(observation) else self.env.render()
-        if not _is_image(pixels):
+    def main_camera(self) -> str:
+        """Observation key of the main camera; resets the environment to find out.
+
+        Raises:
+            InvalidInputError, UnknownNameError: As `read`.
+        """
+        observation, info = self.env.reset(seed=0)
+        return next(iter(self.read(observation, info).frames))
+
+    def _frames(self, observation: Any) -> dict[str, NDArray[np.uint8]]:
+        """Pictures by camera key."""
+        found = _pictures(observation) or _pictures(self.env.render())
+        if not found or not all(_is_image(v) for v in found.values()):
             raise InvalidInputError(
                 "The environment gives no RGB pixels: neither its observation nor render() is uint8 [H, W, 3]. Make it "
                 'with obs_type="pixels_agent_pos" or render_mode="rgb_array".'
             )
-        return np.asarray(pixels)
+        if self._cameras is None:
+            return {key: found[key] for key in sorted(found)}
+        keys = {**{key: key for key in found}, **{_name(key): key for key in found}}
+        for name in self._cameras:
+            if name not in keys:
+                raise unknown_name("camera", name, sorted(map(_name, found)))
+        return {keys[name]: found[keys[name]] for name in self._cameras}
 
-    def _sized(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A copy of the wanted size."""
         if self.image_px is None or frame.shape[:2] == (self.image_px, self.image_px):
-            return frame
+            return frame.copy()
         return np.array(Image.fromarray(frame).resize((self.image_px, self.image_px), Image.Resampling.BOX))
+
+
+def _pictures(value: Any) -> dict[str, Any]:
+    """What may be pictures in an observation, by camera key."""
+    if not isinstance(value, Mapping):
+        return {IMAGE: value} if _is_image(value) else {}
+    pixels = value.get("pixels")
+    if isinstance(pixels, Mapping):
+        return {IMAGES + str(name): frame for name, frame in pixels.items()}
+    if pixels is not None:
+        return {IMAGE: pixels}
+    return {IMAGE if k == _name(IMAGE) else IMAGES + str(k): v for k, v in value.items() if _is_image(v)}
+
+
+def _name(key: str) -> str:
+    """What people call a camera, from its key."""
+    return key.removeprefix(IMAGES).removeprefix("observation.")
 
 
 def _is_image(value: Any) -> bool:
@@ -159,9 +185,9 @@ def _proprio(observation: Any, parts: Mapping[str, Any]) -> NDArray[np.float32]:
     flat = {k: v for k, v in parts.items() if np.ndim(v) == 1 and k not in ("pixels", _TRUE_STATE)}
     for name in _PROPRIO:
         if name in flat:
-            return np.asarray(flat[name], np.float32)
+            return np.array(flat[name], np.float32)
     if len(flat) == 1:
-        return np.asarray(next(iter(flat.values())), np.float32)
+        return np.array(next(iter(flat.values())), np.float32)
     if isinstance(observation, np.ndarray) and observation.ndim == 1:
         return observation.astype(np.float32)
     return np.zeros(1, np.float32)

@@ -62,9 +62,19 @@ class ProprioTracker:
 
 
 class MotionTracker:
-    """Tracks where the picture changes, in shares of its height and width; goals are conspicuous places elsewhere."""
+    """Tracks where the picture changes, in shares of its height and width; goals are conspicuous places elsewhere.
 
-    needs: frozenset[str] = frozenset({IMAGE})
+    Args:
+        camera: Observation key of the frames.
+    """
+
+    def __init__(self, camera: str = IMAGE) -> None:
+        self.camera = camera
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The camera's frames."""
+        return frozenset({self.camera})
 
     def locate(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The middle of what changed since the last frame, which is the memory."""
@@ -85,9 +95,8 @@ class MotionTracker:
         pixel = (mass < chance[:, :1] * mass[:, -1:]).sum(1).clamp_max(mass.shape[1] - 1)
         return torch.stack([rows[0, pixel], columns[0, pixel]], dim=1)
 
-    @staticmethod
-    def _coarse(observation: Observation) -> Tensor:
-        image = observation[IMAGE]
+    def _coarse(self, observation: Observation) -> Tensor:
+        image = observation[self.camera]
         stride = [max(1, side // _COARSE_PX) for side in image.shape[1:3]]
         return image[:, :: stride[0], :: stride[1]].float()
 
@@ -192,14 +201,19 @@ def sweep(action: ActionSpec, *, noise: float = 0.2) -> GoalSeeking:
     return GoalSeeking(action, ProprioTracker(), noise=noise)
 
 
-def contact_seeking(action: ActionSpec, *, noise: float = 0.2) -> GoalSeeking:
-    """Drives what moves in the picture at what stands out in it; needs frames only."""
-    return GoalSeeking(action, MotionTracker(), noise=noise)
+def contact_seeking(action: ActionSpec, *, camera: str = IMAGE, noise: float = 0.2) -> GoalSeeking:
+    """Drives what moves in a camera's picture at what stands out in it; needs frames only."""
+    return GoalSeeking(action, MotionTracker(camera), noise=noise)
 
 
-def varied_behaviours(action: ActionSpec) -> tuple[Behaviour, ...]:
-    """A mixture for any environment: noise, held actions, sweeps, contact, corruption, switching."""
-    seek, roam = contact_seeking(action), sweep(action)
+def varied_behaviours(action: ActionSpec, *, camera: str = IMAGE) -> tuple[Behaviour, ...]:
+    """A mixture for any environment: noise, held actions, sweeps, contact, corruption, switching.
+
+    Args:
+        action: Meaning of the actions.
+        camera: Observation key of the camera that contact is sought with.
+    """
+    seek, roam = contact_seeking(action, camera=camera), sweep(action)
     return (
         Behaviour(name="wander", policy=Wander(action), weight=0.2),
         Behaviour(name="hold", policy=Hold(action), weight=0.1),

@@ -8,18 +8,19 @@ Shape legend: n=1 episode, T actions, A action.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim import noise
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import STATE, TRUE_STATE, Camera
 from worldsim.data.collect.env_adapter import EnvAdapter, EnvObservation
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary, extrapolate, fill
 from worldsim.data.collect.random_exploration import Behaviour
@@ -42,15 +43,15 @@ class RecordingOptions:
     """How the environment is looked at and for how long.
 
     Attributes:
-        camera: Which of several cameras; None for the only one.
-        image_px: Side to which frames are brought; None leaves them.
+        cameras: Which cameras, by name, the main one first; None for all.
+        image_px: Side to which frames of every camera are brought; None leaves them.
         steps: Longest episode; None for the environment's own limit.
         action: Meaning of the actions; None for the environment's own.
         task: One sentence; None for the environment's own.
         video: Store mp4 instead of lossless pictures.
     """
 
-    camera: str | None = None
+    cameras: tuple[str, ...] | None = None
     image_px: int | None = None
     steps: int | None = None
     action: ActionSpec | None = None
@@ -87,7 +88,7 @@ def collect(
     out = Path(out)
     env = env_factory()
     try:
-        adapter = EnvAdapter(env, camera=options.camera, image_px=options.image_px, action=options.action)
+        adapter = EnvAdapter(env, cameras=options.cameras, image_px=options.image_px, action=options.action)
         recorder = Recorder(adapter, behaviours, seed=seed, steps=options.steps)
         spec = _record_spec(adapter, options, seed)
         with episode_writer(out, spec, request=_request(adapter, behaviours, seed, options)) as writer:
@@ -130,7 +131,7 @@ def _record_spec(adapter: EnvAdapter, options: RecordingOptions, seed: int) -> R
     known = begin.true_state is not None and seen.true_state is not None
     return RecordSpec(
         action=adapter.action,
-        image_size=(seen.frame.shape[0], seen.frame.shape[1]),
+        cameras=tuple(Camera(key=k, height=v.shape[0], width=v.shape[1]) for k, v in seen.frames.items()),
         proprio_dim=len(seen.proprio),
         true_state_dim=len(seen.true_state) if known and seen.true_state is not None else 0,
         has_success=math.isfinite(seen.success),
@@ -150,7 +151,7 @@ def _request(
         "seed": seed,
         "behaviours": {b.name: b.weight for b in behaviours},
         "steps": options.steps or adapter.max_steps or LONGEST,
-        "camera": options.camera,
+        "camera": None if options.cameras is None else list(options.cameras),
         "image_px": options.image_px,
     }
 
@@ -198,7 +199,7 @@ class Recorder:
                 break
         states = [s.true_state for s in seen if s.true_state is not None]
         return Episode(
-            frames=np.stack([s.frame for s in seen]),
+            frames=_stack_frames([s.frames for s in seen]),
             proprio=np.stack([s.proprio for s in seen]),
             action=np.stack(actions),
             success=np.array([s.success for s in seen], np.float32),
@@ -219,10 +220,23 @@ def episode_key(seed: int, index: int) -> tuple[Tensor, int]:
 
 def _observation(seen: EnvObservation, needs: frozenset[str], name: str) -> dict[str, Tensor]:
     """What the behaviour asked for, with a leading axis of one."""
-    there = {IMAGE: seen.frame, STATE: seen.proprio, TRUE_STATE: seen.true_state}
-    missing = [k for k in needs if there.get(k) is None]
+    there = {**seen.frames, STATE: seen.proprio, TRUE_STATE: seen.true_state}
+    given = {k: v for k, v in there.items() if v is not None}
+    missing = sorted(needs - given.keys())
     if missing:
         raise InvalidInputError(
-            f"Behaviour {name!r} needs {', '.join(sorted(missing))}, which this environment lacks. Leave it out."
+            f"Behaviour {name!r} needs {', '.join(missing)}; this environment gives {', '.join(given)}. Leave it out, or "
+            "name one of its cameras where it is made."
         )
-    return {k: torch.from_numpy(np.ascontiguousarray(there[k]))[None] for k in needs}
+    return {k: torch.tensor(given[k])[None] for k in needs}
+
+
+def _stack_frames(seen: Sequence[Mapping[str, NDArray[np.uint8]]]) -> dict[str, NDArray[np.uint8]]:
+    """Frames [T + 1, H, W, 3] by camera.
+
+    Raises:
+        InvalidInputError: Cameras come, go or change their size within an episode.
+    """
+    if len({tuple((k, v.shape) for k, v in frames.items()) for frames in seen}) != 1:
+        raise InvalidInputError("The environment's cameras change within an episode. Name the ones that stay: cameras.")
+    return {key: np.stack([frames[key] for frames in seen]) for key in seen[0]}

@@ -165,11 +165,11 @@ class _Stage:
         starts = self.world.starts(torch.zeros(1, dtype=torch.int64))
         state = self.world.reset(starts, torch.zeros(1, dtype=torch.int64))
         _, step = self.world.step(state, torch.tensor([spec.action.idle], dtype=torch.float32))
-        frame = require_drawable(self.world).decode(step.latent)
+        require_drawable(self.world)
         told = step.true_state is not None and TRUE_STATE in starts
         return RecordSpec(
             action=spec.action,
-            image_size=(int(frame.shape[1]), int(frame.shape[2])),
+            cameras=spec.cameras,
             proprio_dim=spec.proprio_dim,
             true_state_dim=step.true_state.shape[1] if told and step.true_state is not None else 0,
             success_at=spec.success_at,
@@ -207,7 +207,7 @@ class _Stage:
             true_state = torch.cat(parts).numpy()
         known = self.real and SIMULATOR in starts
         return Episode(
-            frames=played.frames[row].numpy(),
+            frames={self.world.spec.camera().key: played.frames[row].numpy()},
             proprio=played.proprio[row].float().numpy(),
             action=played.action[row].numpy(),
             success=np.where(np.isnan(odds), odds, odds >= 0.5).astype(np.float32),

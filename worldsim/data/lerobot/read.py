@@ -1,7 +1,6 @@
 """Reads LeRobotDataset v3.0 folders, worldsim's own and other people's, without LeRobot.
 
-`open_dataset` looks at `meta/` only; frames are unpacked when an episode is asked for. Not for writing
-(`worldsim.data.lerobot.write`).
+`open_dataset` reads `meta/` only; frames are unpacked when an episode is asked for.
 
 Shape legend: T actions, T + 1 observations (rows), H W image, P proprio, A action, E true state.
 """
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from worldsim import storage
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE
+from worldsim.core import SIMULATOR, STATE, TASK, TRUE_STATE, Camera, text_rows
 from worldsim.data.episode import Episode, Floats
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.read_meta import Contents, read_contents
@@ -29,19 +28,19 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.video import decode_image, read_video
 
 
-def open_dataset(path: str | Path, *, camera: str | None = None) -> "Dataset":
+def open_dataset(path: str | Path, *, cameras: Sequence[str] | None = None) -> "Dataset":
     """Open a dataset folder.
 
     Args:
         path: The folder, with `meta/` inside.
-        camera: Image feature to read, by its full name or its last part; None where there is only one.
+        cameras: Image features to read, by their full names or the last parts of them, the main one first; None for all.
 
     Raises:
         StorageError: There is no dataset, it is of another version (the converter is named), or `meta/` is damaged.
         UnknownNameError: There is no such camera; the cameras are listed.
-        InvalidInputError: There are several cameras and none was named, or there is no camera or no action.
+        InvalidInputError: There is no camera or no action, or a camera is named twice.
     """
-    return Dataset(read_contents(Path(path), camera))
+    return Dataset(read_contents(Path(path), cameras))
 
 
 class Dataset:
@@ -57,9 +56,21 @@ class Dataset:
         return len(self._contents.rows)
 
     @property
-    def camera(self) -> str:
-        """The image feature that is read."""
-        return self._contents.camera
+    def cameras(self) -> tuple[Camera, ...]:
+        """What is read of each observation, the main camera first."""
+        return self._contents.cameras
+
+    @property
+    def only_camera(self) -> Camera:
+        """The camera, for those who read one.
+
+        Raises:
+            InvalidInputError: Several are read; they are listed.
+        """
+        if len(self.cameras) > 1:
+            names = ", ".join(self._contents.features.values())
+            raise InvalidInputError(f"{self.path} has several cameras; name one of them: {names}.")
+        return self.cameras[0]
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -72,14 +83,14 @@ class Dataset:
         return self._contents.action.rate_hz
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """H, W in pixels."""
-        return self._contents.image_size
+    def tasks(self) -> tuple[str, ...]:
+        """The sentences of all tasks; `Episode.task` says which is an episode's."""
+        return tuple(self._contents.tasks.values())
 
     @property
     def task(self) -> str:
-        """The first task's sentence."""
-        return self._contents.task
+        """The first task's sentence; empty where there is none."""
+        return next(iter(self.tasks), "")
 
     @property
     def task_id(self) -> str:
@@ -99,7 +110,7 @@ class Dataset:
     @cached_property
     def seeds(self) -> tuple[int, ...]:
         """What each episode was drawn from; -1 where it is not known."""
-        return tuple(_seed(r) for r in self._contents.rows)
+        return tuple(int(r.get("seed", -1)) for r in self._contents.rows)
 
     @cached_property
     def behaviours(self) -> tuple[str, ...]:
@@ -122,7 +133,7 @@ class Dataset:
                 p for folder in folders for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
             )
             parts = [f"{p.relative_to(self.path).as_posix()} {storage.digest_file(p)}" for p in files]
-        return storage.digest_bytes("\n".join([self.camera, self.task, *parts]).encode())
+        return storage.digest_bytes("\n".join([*self._contents.features.values(), self.task, *parts]).encode())
 
     def episode(self, index: int) -> Episode:
         """Read one episode.
@@ -134,7 +145,9 @@ class Dataset:
         return self._read(index, rows=None)
 
     def starts(self, indices: Sequence[int]) -> Starts:
-        """First observations of some episodes, with true and simulator states where all of them have one.
+        """First observations of some episodes.
+
+        True and simulator states are there where all of these episodes have one, tasks where the dataset has several.
 
         Raises:
             StorageError: As `episode`.
@@ -143,11 +156,14 @@ class Dataset:
         firsts = [self._read(i, rows=1) for i in indices]
         if not firsts:
             raise InvalidInputError("Starts need at least one episode; no index was given.")
-        table = {IMAGE: [e.frames[0] for e in firsts], STATE: [e.proprio[0] for e in firsts]}
-        kept: dict[str, list[Any]] = {**table}
+        kept: dict[str, list[Any]] = {c.key: [e.frames[c.key][0] for e in firsts] for c in self.cameras}
+        kept[STATE] = [e.proprio[0] for e in firsts]
         kept[TRUE_STATE] = [e.true_state[0] for e in firsts if e.true_state is not None]
         kept[SIMULATOR] = [e.simulator for e in firsts if e.simulator is not None]
-        return Starts({k: torch.from_numpy(np.stack(v)) for k, v in kept.items() if len(v) == len(firsts)})
+        rows = {k: torch.from_numpy(np.stack(v)) for k, v in kept.items() if len(v) == len(firsts)}
+        if len(self.tasks) > 1:
+            rows[TASK] = text_rows([e.task for e in firsts])
+        return Starts(rows)
 
     def _row(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.episodes:
@@ -164,7 +180,8 @@ class Dataset:
             if table.num_rows != row["length"]:
                 raise ValueError(f"{table.num_rows} rows, expected {row['length']}")
             table = table.slice(0, rows)
-            return self._assemble(table, row, self._frames(file, table, row))
+            frames = {c.key: self._frames(file, table, row, c) for c in self.cameras}
+            return self._assemble(table, row, frames)
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
             if isinstance(error, StorageError):
                 raise
@@ -178,28 +195,31 @@ class Dataset:
         if data is not None and storage.digest_bytes(data) != row["sha256"]:
             raise StorageError(f"{file} does not match its sha256 in meta/: it is corrupt or was edited. Restore it.")
         source = pq.ParquetFile(file if data is None else pa.BufferReader(data))
-        wanted = {layout.ACTION, STATE, TRUE_STATE, layout.REWARD, layout.SUCCESS, layout.PROGRESS, "frame_index"}
-        columns = [c for c in source.schema_arrow.names if c in wanted | {"episode_index", self.camera}]
+        wanted = {layout.ACTION, STATE, TRUE_STATE, layout.REWARD, layout.SUCCESS, layout.PROGRESS}
+        wanted |= {"frame_index", "episode_index", "task_index", *self._contents.features.values()}
+        columns = [c for c in source.schema_arrow.names if c in wanted]
         groups = _groups(source, int(row["episode_index"]))
         table = source.read_row_groups(groups, columns=columns)
         table = table.filter(pc.equal(table["episode_index"], int(row["episode_index"])))
         return table.sort_by("frame_index") if not row.get("sha256") else table
 
-    def _frames(self, file: Path, table: pa.Table, row: dict[str, Any]) -> NDArray[np.uint8]:
-        """uint8 [rows, H, W, 3]."""
-        if self._contents.video_path is not None:
-            prefix = f"videos/{self.camera}"
+    def _frames(self, file: Path, table: pa.Table, row: dict[str, Any], camera: Camera) -> NDArray[np.uint8]:
+        """Frames of one camera, uint8 [rows, H, W, 3]."""
+        name = self._contents.features[camera.key]
+        if camera.key in self._contents.videos:
+            prefix = f"videos/{name}"
             place = {k: row[f"{prefix}/{k}"] for k in ("chunk_index", "file_index")}
-            video = self._inside(self._contents.video_path.format(video_key=self.camera, **place))
-            if row.get("video_sha256") and storage.digest_file(video) != row["video_sha256"]:
+            video = self._inside(self._contents.video_path.format(video_key=name, **place))
+            digest = row.get(layout.VIDEO_SHA256) or row.get(f"{layout.VIDEO_SHA256}/{name}")
+            if digest and storage.digest_file(video) != digest:
                 raise StorageError(
                     f"{video} does not match its sha256 in meta/: it is corrupt or was edited. Restore it."
                 )
             frames, _ = read_video(video, start_s=float(row[f"{prefix}/from_timestamp"]), frames=table.num_rows)
         else:
-            frames = np.stack([self._picture(file, cell) for cell in table[self.camera].to_pylist()])
-        if frames.shape[1:3] != self.image_size:
-            raise ValueError(f"{self.camera} is {frames.shape[1:3]} pixels, expected {self.image_size}")
+            frames = np.stack([self._picture(file, cell) for cell in table[name].to_pylist()])
+        if frames.shape[1:3] != camera.size:
+            raise ValueError(f"{name} is {frames.shape[1:3]} pixels, expected {camera.size}")
         return frames
 
     def _picture(self, file: Path, cell: dict[str, Any]) -> NDArray[np.uint8]:
@@ -216,7 +236,7 @@ class Dataset:
             raise StorageError(f"{self.path} names a file outside itself, {relative!r}. Do not trust this dataset.")
         return found
 
-    def _assemble(self, table: pa.Table, row: dict[str, Any], frames: NDArray[np.uint8]) -> Episode:
+    def _assemble(self, table: pa.Table, row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> Episode:
         """Columns to arrays; next.* of row t speaks of observation t + 1."""
         count = table.num_rows
         vectors = {k: _matrix(table[k]) for k in (layout.ACTION, STATE, TRUE_STATE) if k in table.column_names}
@@ -241,14 +261,20 @@ class Dataset:
             reward=following[layout.REWARD][:-1],
             true_state=vectors.get(TRUE_STATE),
             simulator=None if simulator is None else np.array(simulator, np.float64),
-            seed=_seed(row),
+            seed=int(row.get("seed", -1)),
             behaviour=str(row.get("behaviour") or ""),
+            task=self._task(table, row),
         )
 
-
-def _seed(row: dict[str, Any]) -> int:
-    """What an episode was drawn from."""
-    return int(row.get("seed", -1))
+    def _task(self, table: pa.Table, row: dict[str, Any]) -> str:
+        """The sentence of an episode's first row."""
+        tasks = self._contents.tasks
+        if "task_index" in table.column_names and tasks:
+            index = table["task_index"][0].as_py()
+            if index not in tasks:
+                raise ValueError(f"task_index {index} is not in {layout.TASKS}")
+            return tasks[index]
+        return str(next(iter(row.get("tasks") or ()), self.task))
 
 
 def _matrix(column: pa.ChunkedArray) -> Floats:

@@ -1,7 +1,4 @@
-"""Makes sense of the `meta/` folder of any LeRobotDataset v3.0: versions, cameras, actions, episodes.
-
-Everything is checked here once, so that reading episodes needs no second look. Not for frames
-(`worldsim.data.lerobot.read`).
+"""Reads and checks the `meta/` folder of any LeRobotDataset v3.0: version, cameras, actions, tasks, episodes.
 
 Shape legend: H W image, A action.
 """
@@ -9,6 +6,7 @@ Shape legend: H W image, A action.
 import dataclasses
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 
 from worldsim import storage
 from worldsim.actions import ActionSpec
+from worldsim.core import IMAGES, Camera, is_image
 from worldsim.data.lerobot import format as layout
 from worldsim.errors import InvalidInputError, StorageError, unknown_name
 
@@ -30,32 +29,35 @@ class Contents:
 
     Attributes:
         path: The dataset's folder.
-        camera: Image feature to read.
-        image_size: H, W of its frames.
+        cameras: What is read, the main camera first. A key is the feature's name; a feature that has no observation key
+            of LeRobot's is known as ``observation.images.NAME``.
+        features: The feature of each camera, by key.
         action: Meaning of the actions.
-        task: The first task's sentence.
+        tasks: Sentences by task index.
         task_id: Gymnasium id, or empty.
         success_at: When an episode counts as solved.
         dreamed_by: Name of the learned world that drew the frames, or empty.
         data_path: Template of data files.
-        video_path: Template of video files, None where frames are pictures inside the data files.
+        video_path: Template of video files.
+        videos: Keys of the cameras whose frames are video files; others' are pictures inside the data files.
         rows: One mapping per episode, in order, without statistics.
     """
 
     path: Path
-    camera: str
-    image_size: tuple[int, int]
+    cameras: tuple[Camera, ...]
+    features: Mapping[str, str]
     action: ActionSpec
-    task: str
+    tasks: Mapping[int, str]
     task_id: str
     success_at: Literal["end", "any"]
     dreamed_by: str
     data_path: str
-    video_path: str | None
+    video_path: str
+    videos: frozenset[str]
     rows: tuple[dict[str, Any], ...]
 
 
-def read_contents(path: Path, camera: str | None) -> Contents:
+def read_contents(path: Path, cameras: Sequence[str] | None) -> Contents:
     """Read and check `meta/`; errors as `worldsim.data.lerobot.read.open_dataset`."""
     if not path.is_dir():
         raise StorageError(
@@ -64,21 +66,22 @@ def read_contents(path: Path, camera: str | None) -> Contents:
     info = _info(path)
     try:
         features = dict(info["features"])
-        name = _camera(features, camera, path)
-        kind = features[name]["dtype"]
         extra = storage.read_json(path / layout.EXTRA)["spec"] if (path / layout.EXTRA).exists() else {}
+        found = _cameras(features, extra, path)
+        chosen = _chosen(list(found), cameras)
         action = extra.get("action")
         return Contents(
             path=path,
-            camera=name,
-            image_size=_image_size(features[name]),
+            cameras=tuple(found[name] for name in chosen),
+            features={found[name].key: name for name in chosen},
             action=storage.from_json(ActionSpec, action) if action else _seen_actions(path, info, features),
-            task=_task(path),
+            tasks=_tasks(path),
             task_id=str(extra.get("task_id", "")),
             success_at="any" if extra.get("success_at") == "any" else "end",
             dreamed_by=str(extra.get("dreamed_by", "")),
             data_path=_template(info, "data_path", layout.DATA_PATH),
-            video_path=_template(info, "video_path", layout.VIDEO_PATH) if kind == "video" else None,
+            video_path=_template(info, "video_path", layout.VIDEO_PATH),
+            videos=frozenset(found[name].key for name in chosen if features[name]["dtype"] == "video"),
             rows=_rows(path),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -103,21 +106,41 @@ def _info(path: Path) -> dict[str, Any]:
     return dict(info)
 
 
-def _camera(features: dict[str, Any], camera: str | None, path: Path) -> str:
-    """The image feature meant by `camera`."""
-    cameras = [k for k, f in features.items() if f.get("dtype") in ("image", "video")]
-    if not cameras:
+def _cameras(features: dict[str, Any], extra: dict[str, Any], path: Path) -> dict[str, Camera]:
+    """Every camera by the name of its feature; worldsim's own order where it wrote the folder."""
+    names = [k for k, f in features.items() if f.get("dtype") in ("image", "video")]
+    if not names:
         raise InvalidInputError(f"{path} has no image or video feature, only {', '.join(features)}.")
     if layout.ACTION not in features:
         raise InvalidInputError(f"{path} has no {layout.ACTION!r} feature, only {', '.join(features)}.")
-    if camera is None:
-        if len(cameras) > 1:
-            raise InvalidInputError(f"{path} has several cameras; name one of them: {', '.join(cameras)}.")
-        return cameras[0]
-    matches = [c for c in cameras if camera in (c, c.rpartition(".")[2])]
-    if len(matches) != 1:
-        raise unknown_name("camera", camera, cameras)
-    return matches[0]
+    own = {c["key"]: c for c in extra.get("cameras", [])}
+    names.sort(key=lambda name: list(own).index(name) if name in own else len(own))
+    found = {}
+    for name in names:
+        height, width = _image_size(features[name])
+        intrinsics = own.get(name, {}).get("intrinsics")
+        found[name] = Camera(
+            key=name if is_image(name) else IMAGES + name,
+            height=height,
+            width=width,
+            intrinsics=None if intrinsics is None else tuple((float(a), float(b), float(c)) for a, b, c in intrinsics),
+        )
+    return found
+
+
+def _chosen(names: list[str], wanted: Sequence[str] | None) -> list[str]:
+    """The features meant by `wanted`, each a full name or the last part of one; all of them for None."""
+    if wanted is None:
+        return names
+    chosen = []
+    for given in wanted:
+        matches = [n for n in names if given == n] or [n for n in names if given == n.rpartition(".")[2]]
+        if len(matches) != 1:
+            raise unknown_name("camera", given, names)
+        chosen += matches
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise InvalidInputError(f"Cameras must be named once each; got {list(wanted)}. There are {', '.join(names)}.")
+    return chosen
 
 
 def _image_size(feature: dict[str, Any]) -> tuple[int, int]:
@@ -164,14 +187,13 @@ def _template(info: dict[str, Any], key: str, default: str) -> str:
     return template
 
 
-def _task(path: Path) -> str:
-    """The sentence with task index 0."""
+def _tasks(path: Path) -> dict[int, str]:
+    """Sentences by task index."""
     if not (path / layout.TASKS).exists():
-        return ""
-    for row in _parquet(path / layout.TASKS).to_pylist():
-        if row.get("task_index") == 0:
-            return str(row.get("task") or row.get("__index_level_0__") or "")
-    return ""
+        return {}
+    rows = _parquet(path / layout.TASKS).to_pylist()
+    found = {int(r["task_index"]): str(r.get("task") or r.get("__index_level_0__") or "") for r in rows}
+    return dict(sorted(found.items()))
 
 
 def _rows(path: Path) -> tuple[dict[str, Any], ...]:

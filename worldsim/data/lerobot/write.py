@@ -2,8 +2,7 @@
 
 An episode is one data file (and one video file), on disk before `write` returns. The data files are the truth: each
 carries its own row of `meta/`, which is a view that is made again from them whenever a writer opens the folder. So a
-killed run loses at most the episode in flight, and a continued one ends with the same bytes. Not for reading
-(`worldsim.data.lerobot.read`) and not for running environments (`worldsim.data.collect.record`).
+killed run loses at most the episode in flight, and a continued one ends with the same bytes.
 """
 
 import fcntl
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from worldsim import storage
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import STATE, TRUE_STATE
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.format import RecordSpec
@@ -68,12 +67,10 @@ class EpisodeWriter:
 
     def __init__(self, path: Path, spec: RecordSpec, request: Mapping[str, Any]) -> None:
         self.path, self.spec = path, spec
-        extra = storage.to_json({"version": 1, "spec": spec, "request": request})
-        if not spec.dreamed_by:
-            del extra["spec"]["dreamed_by"]  # so that folders from before there were dreams can be continued
-        _claim(path, extra)
+        _claim(path, {"version": 1, "spec": layout.spec_json(spec), "request": storage.to_json(request)})
         self._schema = layout.schema(spec)
         self._rows = recorded_rows(path)
+        self._tasks = layout.distinct_tasks(self._rows, spec)
         self._meta_time_s, self._meta_cost_s = 0.0, 0.0
 
     @property
@@ -95,17 +92,28 @@ class EpisodeWriter:
         """
         self._check(episode)
         row = self._row(episode)
+        task = layout.task_of(row, self.spec)
+        tasks = self._tasks if task in self._tasks else [*self._tasks, task]
         if self.spec.video:
-            video = encode_mp4(episode.frames, rate_hz=self.spec.action.rate_hz, exact=True)
-            row["video_sha256"] = storage.digest_bytes(video)
-            storage.write_bytes(self.path / layout.video_file(self.count), video)
-        columns = self._columns(episode, row["dataset_from_index"])
-        row["stats"] = {IMAGE: image_stats(episode.frames), **numeric_stats(columns)}
+            row |= self._write_videos(episode)
+        columns = self._columns(episode, row["dataset_from_index"], tasks.index(task))
+        pictures = {c.key: image_stats(episode.frames[c.key]) for c in self.spec.cameras}
+        row["stats"] = {**pictures, **numeric_stats(columns)}
         data = self._parquet(episode, columns, row)
         storage.write_bytes(self.path / layout.data_file(self.count), data)
+        self._tasks = tasks
         self._rows.append({**row, "sha256": storage.digest_bytes(data)})
         if time.monotonic() - self._meta_time_s > self._meta_cost_s / _META_SHARE:
             self.flush(durable=False)
+
+    def _write_videos(self, episode: Episode) -> dict[str, str]:
+        """Write one file per camera; their digests, by column."""
+        digests = {}
+        for camera in self.spec.cameras:
+            video = encode_mp4(episode.frames[camera.key], rate_hz=self.spec.action.rate_hz, exact=True)
+            digests[layout.video_digest_column(self.spec, camera.key)] = storage.digest_bytes(video)
+            storage.write_bytes(self.path / layout.video_file(self.count, camera.key), video)
+        return digests
 
     def flush(self, *, durable: bool = True) -> None:
         """Bring `meta/` up to date.
@@ -122,13 +130,13 @@ class EpisodeWriter:
         """Does the episode belong here?"""
         spec = self.spec
         given = {
-            "image_size": episode.frames.shape[1:3],
+            "cameras": {k: v.shape[1:3] for k, v in episode.frames.items()},
             "proprio_dim": episode.proprio.shape[1],
             "action width": episode.action.shape[1],
             "true_state_dim": 0 if episode.true_state is None else episode.true_state.shape[1],
         }
         wanted = {
-            "image_size": tuple(spec.image_size),
+            "cameras": {c.key: c.size for c in spec.cameras},
             "proprio_dim": spec.proprio_dim,
             "action width": spec.action.dim,
             "true_state_dim": spec.true_state_dim,
@@ -156,9 +164,10 @@ class EpisodeWriter:
             "start_progress": _number(episode.progress[0]),
             "end_success": _number(episode.success[-1]),
             "simulator_state": None if episode.simulator is None else episode.simulator.tolist(),
+            **({"task": episode.task} if episode.task not in ("", self.spec.task) else {}),
         }
 
-    def _columns(self, episode: Episode, start: int) -> dict[str, NDArray[Any]]:
+    def _columns(self, episode: Episode, start: int, task: int) -> dict[str, NDArray[Any]]:
         """Every column but the frames. The last row is the final observation with the idle action."""
         rows = np.arange(episode.steps + 1)
         following = np.minimum(rows + 1, episode.steps)  # next.* of the last row repeats
@@ -175,17 +184,17 @@ class EpisodeWriter:
             "frame_index": rows,
             "episode_index": np.full_like(rows, self.count),
             "index": start + rows,
-            "task_index": np.zeros_like(rows),
+            "task_index": np.full_like(rows, task),
         }
         return {k: v for k in (*self.spec.vectors(), *self.spec.scalars()) if (v := known[k]) is not None}
 
     def _parquet(self, episode: Episode, columns: Mapping[str, NDArray[Any]], row: Mapping[str, Any]) -> bytes:
         """The data file's content."""
         arrays = {}
-        if not self.spec.video:
-            pictures = [encode_png(f) for f in episode.frames]
+        for camera in () if self.spec.video else self.spec.cameras:
+            pictures = [encode_png(f) for f in episode.frames[camera.key]]
             names = [f"frame-{t:06d}.png" for t in range(len(pictures))]
-            arrays[IMAGE] = pa.StructArray.from_arrays(
+            arrays[camera.key] = pa.StructArray.from_arrays(
                 [pa.array(pictures, pa.binary()), pa.array(names)], ["bytes", "path"]
             )
         for name, values in columns.items():

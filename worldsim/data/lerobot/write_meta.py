@@ -1,7 +1,4 @@
-"""The `meta/` folder of a dataset that worldsim writes: a view of its data files, made again from them at any time.
-
-Not for deciding what an episode holds (`worldsim.data.lerobot.write`).
-"""
+"""Writes the `meta/` folder of a dataset: a view of its data files, made again from them at any time."""
 
 import json
 import os
@@ -13,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldsim import storage
-from worldsim.core import IMAGE
+from worldsim.core import is_image
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.statistics import merge_stats
@@ -50,15 +47,14 @@ def write_meta(path: Path, spec: RecordSpec, rows: Sequence[Mapping[str, Any]], 
         return
     names = sorted(rows[0]["stats"])
     merged = {k: _shaped(k, merge_stats([r["stats"][k] for r in rows])) for k in names}
-    tasks = pa.table({"task_index": pa.array([0], pa.int64()), "task": [spec.task]}).replace_schema_metadata(
-        _TASKS_INDEX
-    )
+    sentences = layout.distinct_tasks(rows, spec)
+    tasks = pa.table({"task_index": pa.array(range(len(sentences)), pa.int64()), "task": sentences})
     frames = int(rows[-1]["dataset_to_index"])
     files = {
-        layout.TASKS: _to_bytes(tasks),
+        layout.TASKS: _to_bytes(tasks.replace_schema_metadata(_TASKS_INDEX)),
         layout.EPISODES: _to_bytes(_episode_table(spec, rows, names)),
         layout.STATS: _json_bytes(merged),
-        layout.INFO: _json_bytes(layout.info(spec, episodes=len(rows), frames=frames)),
+        layout.INFO: _json_bytes(layout.info(spec, episodes=len(rows), frames=frames, tasks=len(sentences))),
     }
     for name, data in files.items():
         if durable:
@@ -88,17 +84,19 @@ def _episode_table(spec: RecordSpec, rows: Sequence[Mapping[str, Any]], names: S
     """The episodes table: one row per episode."""
     places = [layout.place(r["episode_index"]) for r in rows]
     columns: dict[str, Any] = {k: pa.array([r[k] for r in rows], pa.int64()) for k in ("episode_index", "length")}
-    columns["tasks"] = pa.array([[spec.task]] * len(rows), pa.list_(pa.string()))
+    columns["tasks"] = pa.array([[layout.task_of(r, spec)] for r in rows], pa.list_(pa.string()))
     columns |= {
         k: pa.array([r[k] for r in rows], pa.int64()) for k in ("dataset_from_index", "dataset_to_index", "seed")
     }
-    for prefix in ("data", *([f"videos/{IMAGE}"] if spec.video else [])):
+    cameras = [c.key for c in spec.cameras] if spec.video else []
+    for prefix in ("data", *(f"videos/{key}" for key in cameras)):
         columns[f"{prefix}/chunk_index"] = pa.array([c for c, _ in places], pa.int64())
         columns[f"{prefix}/file_index"] = pa.array([f for _, f in places], pa.int64())
-    if spec.video:
-        columns[f"videos/{IMAGE}/from_timestamp"] = pa.array([0.0] * len(rows))
-        columns[f"videos/{IMAGE}/to_timestamp"] = pa.array([r["length"] / spec.action.rate_hz for r in rows])
-        columns["video_sha256"] = [r["video_sha256"] for r in rows]
+    for key in cameras:
+        columns[f"videos/{key}/from_timestamp"] = pa.array([0.0] * len(rows))
+        columns[f"videos/{key}/to_timestamp"] = pa.array([r["length"] / spec.action.rate_hz for r in rows])
+        column = layout.video_digest_column(spec, key)
+        columns[column] = [r[column] for r in rows]
     columns |= {k: pa.array([r[k] for r in rows], pa.string()) for k in ("behaviour", "sha256")}
     columns |= {
         k: pa.array([r[k] for r in rows], pa.float64()) for k in ("start_success", "start_progress", "end_success")
@@ -114,7 +112,7 @@ def _episode_table(spec: RecordSpec, rows: Sequence[Mapping[str, Any]], names: S
 
 def _shaped(name: str, stats: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """LeRobot keeps statistics of pictures as [3, 1, 1]."""
-    if name != IMAGE:
+    if not is_image(name):
         return dict(stats)
     return {k: v if k == "count" else [[[x]] for x in v] for k, v in stats.items()}
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
+from worldsim.core import STATE, TRUE_STATE, Observation
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError
@@ -103,7 +103,7 @@ def _observation(episode: Episode, wanted: frozenset[str], *, where: str) -> dic
     """The first t observations and the actions."""
     steps = episode.steps
     held: dict[str, NDArray[Any] | None] = {
-        IMAGE: episode.frames,
+        **episode.frames,
         STATE: episode.proprio,
         TRUE_STATE: episode.true_state,
     }

@@ -111,7 +111,7 @@ def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
     """
     if config.kind not in POLICIES:
         raise unknown_name("kind of policy", config.kind, POLICIES)
-    dataset = open_dataset(Path(config.data), camera=config.camera or None)
+    dataset = open_dataset(Path(config.data), cameras=[config.camera] if config.camera else None)
     work = Path(config.out) / ".training"
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         for quality, how in enumerate(config.qualities):
@@ -218,7 +218,7 @@ def _build(config: TrainPolicy, dataset: Dataset, examples: Examples) -> Trained
     if TRUE_STATE in kind.needs:
         values |= _statistics("state", examples.observation[TRUE_STATE])
     if IMAGE in kind.needs:
-        values["image_size"] = list(dataset.image_size)
+        values["image_size"] = list(dataset.only_camera.size)
     return kind(storage.from_json(kind.config_class, values))
 
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera, WorldSpec
-from worldsim.data.latents import BATCH, EncodedEpisodes, Recorded, encode_episodes
+from worldsim.core import STATE, TRUE_STATE, WorldSpec
+from worldsim.data.episode import Episode
+from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
@@ -88,7 +89,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     """
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
-    dataset = open_dataset(Path(config.data), camera=config.camera or None)
+    dataset = open_dataset(Path(config.data), cameras=[config.camera] if config.camera else None)
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
         cost = {"tokenizer": seconds}
@@ -137,7 +138,7 @@ def _training_states(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
         yield _true_state(episode), torch.tensor(episode.proprio)
 
 
-def _true_state(episode: Recorded) -> Tensor:
+def _true_state(episode: Episode) -> Tensor:
     """True states [F, E].
 
     Raises:
@@ -152,7 +153,7 @@ def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
     """Frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
     for index in range(dataset.episodes):
         if index % HELD_OUT_EVERY:
-            yield torch.tensor(dataset.episode(index).frames)
+            yield torch.tensor(dataset.episode(index).frames[dataset.only_camera.key])
 
 
 def _encode(
@@ -160,10 +161,10 @@ def _encode(
 ) -> EncodedEpisodes:
     """Latents of every episode, from the cache if they are there."""
 
-    def encode(episode: Recorded) -> Tensor:
+    def encode(episode: Episode) -> Tensor:
         if config.state:
             return tokenizer.encode(columns(_true_state(episode), torch.tensor(episode.proprio)))[:, :, 0]
-        parts = torch.tensor(episode.frames).split(BATCH)
+        parts = torch.tensor(episode.frames[dataset.only_camera.key]).split(BATCH)
         return torch.cat([tokenizer.encode(to_model(p.movedim(-1, 1))[:, :, None])[:, :, 0] for p in parts])
 
     def tell(done: int) -> None:
@@ -225,11 +226,10 @@ def _assemble(
     held_out: EncodedEpisodes,
 ) -> LearnedWorld:
     """Put the parts together, with starts from held-out episodes."""
-    height, width = dataset.image_size
     spec = WorldSpec(
         action=dataset.action_spec,
-        cameras=() if config.state else (Camera(height=height, width=width),),
-        observes=(TRUE_STATE, STATE) if config.state else (IMAGE, STATE),
+        cameras=() if config.state else (dataset.only_camera,),
+        observes=(TRUE_STATE, STATE) if config.state else (dataset.only_camera.key, STATE),
         latent_shape=tokenizer.latent_shape,
         proprio_dim=held_out.proprio_dim,
         horizon=config.horizon or held_out.longest - 1,
@@ -247,9 +247,7 @@ def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> 
     """First observations that were not trained on."""
     if not config.starts:
         return dataset.starts(held_out.indices[: config.num_starts])
-    source = open_dataset(Path(config.starts), camera=config.camera or None)
-    if source.image_size != dataset.image_size:
-        raise InvalidInputError(
-            f"Frames of {config.starts} are {source.image_size}, of {config.data} {dataset.image_size}."
-        )
+    source = open_dataset(Path(config.starts), cameras=[config.camera] if config.camera else None)
+    if source.cameras != dataset.cameras:
+        raise InvalidInputError(f"Cameras of {config.starts} are {source.cameras}, of {config.data} {dataset.cameras}.")
     return source.starts(range(min(config.num_starts, source.episodes)))

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import STATE, TRUE_STATE
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
 from worldsim.protocols import require_drawable
@@ -34,10 +34,11 @@ def held_out_figures(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Da
     episodes = [dataset.episode(i) for i in chosen]
     if not episodes:
         return {}
-    frames = torch.stack([torch.tensor(e.frames[: horizon + 1]) for e in episodes])
+    camera = dataset.cameras[0].key
+    frames = torch.stack([torch.tensor(e.frames[camera][: horizon + 1]) for e in episodes])
     proprio = torch.stack([torch.tensor(e.proprio[0]) for e in episodes])
     actions = torch.stack([torch.tensor(e.action[:horizon]) for e in episodes])
-    starts = {IMAGE: frames[:, 0], STATE: proprio}
+    starts = {camera: frames[:, 0], STATE: proprio}
     if isinstance(world, StateWorld):
         starts[TRUE_STATE] = torch.stack([torch.tensor(e.true_state[0]) for e in episodes if e.true_state is not None])
     state = world.reset(starts, torch.tensor(chosen))
