@@ -128,7 +128,9 @@ WORLD_FAULTS = {
     "step.progress lies in 0..1": faulty(step=changed(progress=lambda s: s.progress + 2)),
     "uncertainty is never negative": faulty(step=changed(uncertainty=lambda s: s.uncertainty - 1)),
     "step.proprio is .* finite": faulty(step=changed(proprio=lambda s: s.proprio / 0)),
-    "decode gives uint8": faulty(decode=lambda self, z: torch.zeros(*z.shape[:-3], 4, 4, 3)),
+    "decode of observation.image gives uint8": faulty(
+        decode=lambda self, z, camera=None: torch.zeros(*z.shape[:-3], 4, 4, 3)
+    ),
     "several leading axes": faulty(decode=lambda self, z: torch.zeros(len(z), 4, 4, 3, dtype=torch.uint8)),
     "starting from nothing": faulty(
         reset=lambda self, starts, keys: GoodWorld.reset(self, dict(starts) or GoodWorld.starts(self, keys), keys)

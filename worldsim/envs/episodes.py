@@ -1,12 +1,8 @@
-"""Episodes inside a world, driven by seeds and NumPy actions: what both Gymnasium faces of a world share.
+"""Episodes inside a world, driven by seeds and Gymnasium actions: what both Gymnasium environments of a world share.
 
-Not a Gymnasium environment: `worldsim.envs.world` holds those. Not a loader beyond one function: a world named by a
-folder is fetched from its room at run time, so that this room does not import the one beside it.
-
-Shape legend: B batch, H W pixels, P proprio, E true state, A action.
+Shape legend: B batch, s frames (and actions) per step, H W pixels, P proprio, E true state, A action.
 """
 
-import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,30 +11,30 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation, WorldState, WorldStep
+from worldsim.core import STATE, TRUE_STATE, Observation, WorldState, WorldStep, is_image
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.protocols import Startable, World, observe
+from worldsim.protocols import Startable, World, require_drawable
+from worldsim.spaces import EnvAction, action_space, from_env
 
 ObsType = Literal["pixels_agent_pos", "environment_state_agent_pos", "all"]
 Arrays = dict[str, NDArray[Any]]
 
-OBSERVED: dict[str, tuple[tuple[str, str], ...]] = {
-    "pixels_agent_pos": (("pixels", IMAGE), ("agent_pos", STATE)),
-    "environment_state_agent_pos": (("environment_state", TRUE_STATE), ("agent_pos", STATE)),
-    "all": (("pixels", IMAGE), ("agent_pos", STATE), ("environment_state", TRUE_STATE)),
+OBSERVED: dict[str, tuple[str, ...]] = {
+    "pixels_agent_pos": ("pixels", "agent_pos"),
+    "environment_state_agent_pos": ("environment_state", "agent_pos"),
+    "all": ("pixels", "agent_pos", "environment_state"),
 }
-"""Gymnasium observation key and world observation key, by `obs_type`."""
+"""Gymnasium observation keys by `obs_type`."""
+_VECTORS = {"agent_pos": STATE, "environment_state": TRUE_STATE}
 _BOUND = 1e6  # worlds promise no limits of proprioception; infinite bounds would make spaces impossible to sample
 
 
-def load(world: World | str | Path) -> World:
+def load(world: World | str | Path) -> Startable:
     """The world itself, or the one in a folder or shipped under a name.
-
-    Folders are read by `worldsim.worlds.load_world`, which is looked up here and only here: that room is beside this
-    one, and nothing of it is needed unless a name is given.
 
     Raises:
         UnknownNameError: No such folder or name.
@@ -50,7 +46,7 @@ def load(world: World | str | Path) -> World:
     if not isinstance(world, Startable):
         raise InvalidInputError(
             f"A world, a folder or a name is expected; got a {type(world).__name__}. A world has spec, reset, step, "
-            "rollout, decode, and here also starts(seeds); check it with worldsim.testing.check_world."
+            "rollout, and here also starts(seeds); check it with worldsim.testing.check_world."
         )
     return world
 
@@ -58,45 +54,48 @@ def load(world: World | str | Path) -> World:
 class Episodes:
     """B episodes of one world, each begun by a seed; the seed is both the number of its start and its noise key.
 
+    Observations are flat here, by the world's observation key; `nested` gives them the form of `observation_space`.
+
     Args:
         world: A world with `starts`.
         obs_type: Which observations are made; without pixels nothing is decoded.
+
+    Attributes:
+        observation_space: Of one episode: `pixels` uint8 [H, W, 3] (a Dict of them by camera name where the world has
+            several cameras; with a leading s where a step is s > 1 frames), `agent_pos` [P], `environment_state` [E].
+        action_space: Of one episode: the space that the world's `ActionSpec` describes, s times where s > 1.
 
     Raises:
         UnknownNameError: No such obs_type.
         InvalidInputError: The world's starts lack what obs_type asks for.
     """
 
-    def __init__(self, world: World, *, obs_type: ObsType) -> None:
+    def __init__(self, world: Startable, *, obs_type: ObsType) -> None:
         if obs_type not in OBSERVED:
             raise unknown_name("obs_type", obs_type, OBSERVED)
-        self.world = world
-        self._pairs = OBSERVED[obs_type]
-        self._needs = frozenset(key for _, key in self._pairs)
+        self.world, self.spec = world, world.spec
+        self._names = OBSERVED[obs_type]
+        self.cameras = self.spec.cameras if "pixels" in self._names else ()
+        self._keys = [c.key for c in self.cameras] + [key for name, key in _VECTORS.items() if name in self._names]
+        self._several = (self.spec.actions_per_step,) if self.spec.actions_per_step > 1 else ()
         self._state: WorldState | None = None
         first = self._starts([0])
-        missing = sorted(self._needs - first.keys())
-        if missing:
-            raise InvalidInputError(f"This world's starts lack {', '.join(missing)}; choose another obs_type.")
-        low_high = {
-            IMAGE: (0, 255, np.uint8),
-            STATE: (-_BOUND, _BOUND, np.float32),
-            TRUE_STATE: (-_BOUND, _BOUND, np.float32),
-        }
-        boxes: dict[str, gymnasium.Space[Any]] = {}
-        for name, key in self._pairs:
-            low, high, dtype = low_high[key]
-            boxes[name] = gymnasium.spaces.Box(low, high, tuple(first[key].shape[1:]), dtype)  # type: ignore[arg-type]
-        self.observation_space = gymnasium.spaces.Dict(boxes)
-        spec = world.spec.action
-        self.action_space = gymnasium.spaces.Box(np.asarray(spec.low, np.float32), np.asarray(spec.high, np.float32))
+        missing = sorted(set(self._keys) - first.keys())
+        if missing or ("pixels" in self._names and not self.cameras):
+            raise InvalidInputError(
+                f"This world's starts lack {', '.join(missing) or 'pixels'}; choose another obs_type."
+            )
+        boxes = {key: self._box(key, tuple(first[key].shape[1:])) for key in self._keys}
+        self.observation_space = spaces.Dict(self._nested(boxes, spaces.Dict))
+        one = action_space(self.spec.action)
+        self.action_space = gymnasium.vector.utils.batch_space(one, *self._several) if self._several else one
 
     def begin(self, seeds: Sequence[int], rows: NDArray[np.intp] | None = None) -> tuple[Arrays, Arrays]:
         """Begin episodes: all of them, or those numbered `rows`.
 
         Args:
             seeds: One per episode begun.
-            rows: Which of the B episodes begin anew; None begins B = len(seeds) episodes.
+            rows: Which of the B episodes begin; None begins B = len(seeds) episodes.
 
         Returns:
             Observation and info of the episodes begun, in the order of `seeds`; a world judges steps, not starts, so
@@ -104,47 +103,87 @@ class Episodes:
         """
         starts = self._starts(seeds)
         state = self.world.reset(starts, torch.tensor(list(seeds), dtype=torch.int64))
-        if rows is None or self._state is None:
-            self._state = state
-        else:
-            self._state = put(self._state, torch.from_numpy(np.asarray(rows, np.int64)), state)
+        keep = rows is not None and self._state is not None
+        self._state = self._state.put(torch.as_tensor(rows), state) if keep and self._state is not None else state
         info: Arrays = {"is_success": np.zeros(len(seeds), bool)}
         if TRUE_STATE in starts:
             info["environment_state"] = _numpy(starts[TRUE_STATE])
-        return {name: array.copy() for name, array in self._observation(starts).items()}, info
+        return {key: self._first(key, starts[key]) for key in self._keys}, info
 
-    def advance(self, action_ba: NDArray[Any]) -> tuple[Arrays, Arrays]:
-        """Step all episodes by actions [B, A] in one pass; observation and info, each with leading B.
+    def advance(self, action: EnvAction, lead: tuple[int, ...]) -> tuple[Arrays, Arrays]:
+        """Step all B episodes in one pass.
+
+        Args:
+            action: In the form of `action_space`, with leading axes `lead`.
+            lead: (B,), or () for the action of a single episode.
+
+        Returns:
+            Observation and info, each with leading B.
 
         Raises:
             InvalidInputError: Wrong shape, a value that is not finite, or no episode has begun.
         """
         if self._state is None:
             raise InvalidInputError("step was called before the first reset. Call reset.")
-        action = torch.from_numpy(np.array(action_ba, np.float32))
-        self._state, step = self.world.step(self._state, action)
-        return self._observation(observe(self.world, step, self._needs)), _info(step)
+        flat = from_env(self.spec.action, action, (*lead, *self._several))
+        action_BA = torch.from_numpy(flat.reshape(-1, *flat.shape[len(lead) :]))
+        self.spec.action.check_finite(action_BA)  # a world on an accelerator does not look
+        self._state, step = self.world.step(self._state, action_BA)
+        return self._observation(step), _info(step)
+
+    def nested(self, seen: Arrays, row: int | None = None) -> dict[str, Any]:
+        """Observations in the form of the space; of all episodes, or of one `row`."""
+        return self._nested(seen if row is None else {key: value[row] for key, value in seen.items()}, dict)
+
+    def frames(self, seen: Arrays) -> NDArray[np.uint8]:
+        """The latest frame of the main camera, uint8 [B, H, W, 3].
+
+        Raises:
+            InvalidInputError: No episode has begun, or obs_type has no pixels.
+        """
+        if not self.cameras or not seen:
+            raise InvalidInputError("There is no frame: reset first, with an obs_type that has pixels.")
+        frames: NDArray[np.uint8] = seen[self.cameras[0].key]
+        return frames[:, -1] if self._several else frames
+
+    def _nested(self, values: Mapping[str, Any], as_dict: Any) -> dict[str, Any]:
+        """Values by observation key as Gymnasium orders them: pixels by camera, the rest by name."""
+        nested: dict[str, Any] = {}
+        for name in self._names:
+            if name != "pixels":
+                nested[name] = values[_VECTORS[name]]
+            elif len(self.cameras) == 1:
+                nested[name] = values[self.cameras[0].key]
+            else:
+                nested[name] = as_dict({camera.name: values[camera.key] for camera in self.cameras})
+        return nested
+
+    def _box(self, key: str, shape: tuple[int, ...]) -> spaces.Box:
+        if is_image(key):
+            return spaces.Box(0, 255, (*self._several, *shape), np.uint8)
+        return spaces.Box(-_BOUND, _BOUND, shape, np.float32)
 
     def _starts(self, seeds: Sequence[int]) -> Observation:
-        starts: Observation = self.world.starts(torch.tensor(list(seeds), dtype=torch.int64))  # type: ignore[attr-defined]
-        return starts
+        return self.world.starts(torch.tensor(list(seeds), dtype=torch.int64))
 
-    def _observation(self, seen: Mapping[str, Tensor]) -> Arrays:
-        return {name: _numpy(seen[key]) for name, key in self._pairs}
+    def _first(self, key: str, value: Tensor) -> NDArray[Any]:
+        """An observation that an episode begins with, as the caller's own array; s times the first frame."""
+        array = _numpy(value).copy()
+        return np.repeat(array[:, None], self._several[0], axis=1) if self._several and is_image(key) else array
 
-
-def put(state: WorldState, rows: Tensor, part: WorldState) -> WorldState:
-    """The state with the rows numbered `rows` int64 [N] taken from `part`, which has N; nothing is mutated."""
-    changed: dict[str, Tensor] = {}
-    for field in dataclasses.fields(state):
-        value, new = getattr(state, field.name), getattr(part, field.name)
-        if isinstance(value, Tensor):
-            changed[field.name] = value.clone().index_copy_(0, rows.to(value.device), new.to(value.dtype))
-    return dataclasses.replace(state, **changed)
+    def _observation(self, step: WorldStep) -> Arrays:
+        seen: Arrays = {}
+        for camera in self.cameras:
+            seen[camera.key] = _numpy(require_drawable(self.world).decode(step.latent, camera.key))
+        if STATE in self._keys:
+            seen[STATE] = _numpy(step.proprio)
+        if TRUE_STATE in self._keys and step.true_state is not None:
+            seen[TRUE_STATE] = _numpy(step.true_state)
+        return seen
 
 
 def _info(step: WorldStep) -> Arrays:
-    """What a step tells besides the observation."""
+    """What a step says besides the observation."""
     success = _numpy(step.success).astype(np.float64)
     info: Arrays = {
         "is_success": success >= 0.5,

@@ -28,7 +28,7 @@ def check_env(env: gymnasium.Env[Any, Any]) -> None:
         except Exception as error:
             clauses.broken.append(f"Gymnasium's check_env passes ({type(error).__name__}: {error})")
     clauses.broken += [f"Gymnasium's check_env is silent; it said: {w.message}" for w in told]
-    action = np.asarray(bare.action_space.sample())
+    action = bare.action_space.sample()
     try:
         observation, _ = bare.reset(seed=0)
         _, _, _, _, info = bare.step(action)
@@ -43,8 +43,8 @@ def check_env(env: gymnasium.Env[Any, Any]) -> None:
         pixels = observation["pixels"]
         views = list(pixels.values()) if isinstance(pixels, Mapping) else [pixels]
         clauses.hold(
-            "pixels are uint8 [H, W, 3]",
-            lambda: all(v.dtype == np.uint8 and v.ndim == 3 and v.shape[2] == 3 for v in views),
+            "pixels are uint8 [H, W, 3], or [s, H, W, 3] where a step is s frames",
+            lambda: all(v.dtype == np.uint8 and v.ndim in (3, 4) and v.shape[-1] == 3 for v in views),
         )
     clauses.hold("info['is_success'] is true or false", lambda: isinstance(info.get("is_success"), bool | np.bool_))
     clauses.hold("info['progress'], where given, lies in 0..1", lambda: 0 <= float(info.get("progress", 0)) <= 1)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.actions import ActionSpec
 from worldsim.core import Observation, WorldSpec, WorldState, WorldStep
 from worldsim.protocols import Drawable, World, require_drawable
 from worldsim.testing.clauses import STEPS, TOLERANCE, Clauses, equal, frozen, random_state, same
@@ -37,7 +36,7 @@ def check_world(world: World, *, starts: Observation | None = None) -> None:
     keys = torch.tensor([7, 2**40 + 1, 3])[: len(next(iter(first.values())))]
     try:
         state = world.reset(first, keys)
-        steps = _play(world, state, _actions(world.spec.action, len(keys)))
+        steps = _play(world, state, _actions(world.spec, len(keys)))
     except Exception as error:
         clauses.broken.append(f"reset and step run on its own starts ({type(error).__name__}: {error})")
         clauses.settle(world)
@@ -65,17 +64,18 @@ def _first_observations(world: World, starts: Observation | None, clauses: Claus
     return first
 
 
-def _actions(spec: ActionSpec, batch: int) -> Tensor:
-    """Actions [B, T, A] inside the limits, the same at every call."""
-    unit = torch.rand((batch, STEPS, spec.dim), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return spec.from_unit(unit)
+def _actions(spec: WorldSpec, batch: int) -> Tensor:
+    """Actions [B, T, A], or [B, T, s, A] where a step takes s > 1, inside the limits; the same at every call."""
+    several = (spec.actions_per_step,) if spec.actions_per_step > 1 else ()
+    shape = (batch, STEPS, *several, spec.action.dim)
+    return spec.action.from_unit(torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1)
 
 
-def _play(world: World, state: WorldState, action_bta: Tensor) -> list[tuple[WorldState, WorldStep]]:
+def _play(world: World, state: WorldState, actions: Tensor) -> list[tuple[WorldState, WorldStep]]:
     """Step through actions; every state and step."""
     passed = []
-    for t in range(action_bta.shape[1]):
-        state, step = world.step(state, action_bta[:, t])
+    for t in range(actions.shape[1]):
+        state, step = world.step(state, actions[:, t])
         passed.append((state, step))
     return passed
 
@@ -113,7 +113,7 @@ def _within(values: list[Tensor], high: float) -> bool:
 
 def _check_purity(clauses: Clauses, world: World, first: Observation, keys: Tensor, state: WorldState) -> None:
     """Same state, action and key: same step, whoever else is in the batch."""
-    action = _actions(world.spec.action, len(keys))
+    action = _actions(world.spec, len(keys))
     before, kept = copy.deepcopy(state), {k: v.clone() for k, v in first.items()}
     once = _play(world, state, action)
     clauses.hold(
@@ -134,7 +134,7 @@ def _check_purity(clauses: Clauses, world: World, first: Observation, keys: Tens
 
 def _check_batching(clauses: Clauses, world: World, first: Observation, keys: Tensor, state: WorldState) -> None:
     """Rows do not know of each other, and a rollout is its steps."""
-    action = _actions(world.spec.action, len(keys))
+    action = _actions(world.spec, len(keys))
     once = _play(world, state, action)
 
     def alone() -> bool:
@@ -158,12 +158,12 @@ def _check_batching(clauses: Clauses, world: World, first: Observation, keys: Te
 
 def _check_refusals(clauses: Clauses, world: World, first: Observation, keys: Tensor, state: WorldState) -> None:
     """Bad input is answered with the typed error."""
-    spec = world.spec.action
-    good = _actions(spec, len(keys))[:, 0]
-    clauses.refuses("an action that is NaN", lambda: world.step(state, torch.full_like(good, float("nan"))))
-    clauses.refuses("an action of the wrong width", lambda: world.step(state, torch.cat([good, good], dim=1)))
+    good = _actions(world.spec, len(keys))[:, 0]
+    if world.spec.device == "cpu":  # elsewhere looking would wait for the device at every step
+        clauses.refuses("an action that is NaN", lambda: world.step(state, torch.full_like(good, float("nan"))))
+    clauses.refuses("an action of the wrong width", lambda: world.step(state, torch.cat([good, good], dim=-1)))
     clauses.refuses("starting from nothing", lambda: world.reset({}, keys))
-    high = good.new_tensor(spec.high).expand_as(good)
+    high = good.new_tensor(world.spec.action.high).expand_as(good)
     clauses.hold(
         "an action beyond the limits is clipped",
         lambda: same(world.step(state, high + 1)[1], world.step(state, high)[1], tolerance=TOLERANCE),
@@ -172,12 +172,19 @@ def _check_refusals(clauses: Clauses, world: World, first: Observation, keys: Te
 
 def _check_drawing(clauses: Clauses, world: Drawable, latent: Tensor) -> None:
     """Frames by shape and type, for any number of leading axes."""
-    size = (*world.spec.image_size, 3)
-    clauses.hold(
-        f"decode gives uint8 [B, {', '.join(map(str, size))}]",
-        lambda: (f := world.decode(latent)).dtype == torch.uint8 and tuple(f.shape) == (len(latent), *size),
-    )
+    several = (world.spec.actions_per_step,) if world.spec.actions_per_step > 1 else ()
+    for camera in world.spec.cameras:
+        shape = (len(latent), *several, *camera.size, 3)
+        clauses.hold(
+            f"decode of {camera.key} gives uint8 {list(shape)}",
+            functools.partial(_draws, world, latent, camera.key, shape),
+        )
     clauses.hold(
         "decode keeps several leading axes [B, T, c, h, w]",
         lambda: torch.equal(world.decode(latent[:, None])[:, 0], world.decode(latent)),
     )
+
+
+def _draws(world: Drawable, latent: Tensor, camera: str, shape: tuple[int, ...]) -> bool:
+    frames = world.decode(latent, camera)
+    return frames.dtype == torch.uint8 and tuple(frames.shape) == shape
