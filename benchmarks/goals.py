@@ -126,6 +126,7 @@ GOALS: Mapping[str, Goals] = {
         "latent steps per core-second, batch 64": at_least(19_000),
         "decoded steps per core-second, batch 64": at_least(5_600),
         "Gymnasium over the bare world's step and decode": at_most(0.1),
+        "Gymnasium overhead at batch 1, %": at_most(15),
         "triage over bare world, decode and policy": at_most(0.1),
     },
 }

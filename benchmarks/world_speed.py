@@ -23,6 +23,7 @@ from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.batches import Slot, Wave
 from worldsim.triage.engine.roll import Roller
 from worldsim.worlds import load_world
+from worldsim.worlds.latent import LatentWorld
 
 BATCH = 64
 REPEATS = 7
@@ -38,6 +39,28 @@ def core_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
             if turn:  # the first warms up
                 least[name] = min(least[name], time.process_time() - began)
     return least
+
+
+def overhead_at_one(model: LatentWorld) -> float:
+    """What `gymnasium.make` adds to one episode's steps and drawings, %: medians of steps that take turns."""
+    env = gymnasium.make("worldsim/World-v0", world=model)
+    starts, key = model.starts(torch.tensor([0])), torch.tensor([0])
+    low, high = np.array(model.spec.action.low), np.array(model.spec.action.high)
+    actions = np.random.default_rng(0).uniform(low, high, (model.spec.horizon, len(low))).astype(np.float32)
+    bare, inside = list[float](), list[float]()
+    for turn in range(REPEATS + 1):
+        state = model.reset(starts, key)
+        env.reset(seed=0)
+        for action in actions:
+            given, began = torch.from_numpy(action[None]), time.process_time()
+            state, step = model.step(state, given)
+            model.decode(step.latent)
+            between = time.process_time()
+            env.step(action)
+            if turn:  # the first warms up
+                bare.append(between - began)
+                inside.append(time.process_time() - between)
+    return float(100 * (np.median(inside) / np.median(bare) - 1))
 
 
 def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "push") -> None:
@@ -89,6 +112,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
             name="Gymnasium over the bare world's step and decode",
             value=seconds["gymnastic"] / seconds["decoded"] - 1,
         ),
+        Figure(name="Gymnasium overhead at batch 1, %", value=overhead_at_one(model), unit="%"),
         Figure(
             name="triage over bare world, decode and policy",
             value=seconds["triage"] / seconds["bare"] - 1,

@@ -85,6 +85,8 @@ class Episodes:
             raise InvalidInputError(
                 f"This world's starts lack {', '.join(missing) or 'pixels'}; choose another obs_type."
             )
+        if self.cameras:
+            self._decode = require_drawable(world).decode
         boxes = {key: self._box(key, tuple(first[key].shape[1:])) for key in self._keys}
         self.observation_space = spaces.Dict(self._nested(boxes, spaces.Dict))
         one = action_space(self.spec.action)
@@ -174,7 +176,7 @@ class Episodes:
     def _observation(self, step: WorldStep) -> Arrays:
         seen: Arrays = {}
         for camera in self.cameras:
-            seen[camera.key] = _numpy(require_drawable(self.world).decode(step.latent, camera.key))
+            seen[camera.key] = _numpy(self._decode(step.latent, camera.key))
         if STATE in self._keys:
             seen[STATE] = _numpy(step.proprio)
         if TRUE_STATE in self._keys and step.true_state is not None:

@@ -96,7 +96,7 @@ class WorldEnv(gymnasium.Env[dict[str, Any], EnvAction]):
         self._seen, info = self._episodes.advance(action, ())
         self._elapsed += 1
         own = _row(info, 0)
-        terminated = own["is_success"] and self.world.spec.success_at == "any"
+        terminated = own["is_success"] and self._episodes.spec.success_at == "any"
         truncated = self._elapsed >= self._max_episode_steps and not terminated
         self._over = terminated or truncated
         return self._episodes.nested(self._seen, 0), own["progress"], terminated, truncated, own
@@ -191,7 +191,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[dict[str, Any], EnvAction, NDArr
             )
         self._seen, info = self._episodes.advance(actions, (self.num_envs,))
         self._elapsed += 1
-        terminated = info["is_success"] & ~fresh & (self.world.spec.success_at == "any")
+        terminated = info["is_success"] & ~fresh & (self._episodes.spec.success_at == "any")
         truncated = (self._elapsed >= self._max_episode_steps) & ~fresh & ~terminated
         given = _vector_info({k: v[~fresh] for k, v in info.items()}, ~fresh)
         if fresh.any():  # NEXT_STEP: these rows begin instead of advancing
