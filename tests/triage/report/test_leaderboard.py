@@ -7,6 +7,7 @@ from rich.console import Console
 
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.ranking import Ranking
+from worldsim.triage.report import ReportData
 from worldsim.triage.report.leaderboard import leaderboard
 
 
@@ -34,9 +35,16 @@ def test_a_pipe_gets_plain_aligned_lines(ranking: Ranking) -> None:
     assert lines[0].split() == ["#", "checkpoint", "success", "interval", "progress", "P(top", "3)", "rollouts"]
     assert lines[1].split()[0] == "1"
     assert len({line.rfind("%") for line in lines[1:6]}) == 1  # columns line up
-    assert lines[6] == "... and 24 more"
-    assert lines[7] == "crashed: 004: raised ValueError: bad [red]shape[/red]"
-    assert len(lines) == 8
+    assert lines[6] == "Ordered by the posterior mean of success."
+    assert lines[7] == "... and 24 more"
+    assert lines[8] == "crashed: 004: raised ValueError: bad [red]shape[/red]"
+    assert len(lines) == 9
+
+
+def test_rollouts_are_those_of_the_triage_and_of_the_audit(sample: ReportData) -> None:
+    lines = printed(sample.ranking, terminal=False).splitlines()
+    assert lines[1].endswith(f"{sample.ranking.policies[0].triage.rollouts} + 120")
+    assert any("those of the fresh episodes, after the +" in line for line in lines)
 
 
 def test_long_names_are_not_cut_by_the_width_of_a_pipe(ranking: Ranking) -> None:

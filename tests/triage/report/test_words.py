@@ -70,3 +70,6 @@ def test_ties_are_called_ties(sample: ReportData) -> None:
     assert title(at(0.0)) == "None of the 23 checkpoints that ran solved an episode."
     assert title(at(1.0)) == "The 23 checkpoints that ran are tied at 100\u202f% success."
     assert "They solve 0\u202f% of the episodes" in how_sure(at(0.0))
+    lines = [dataclasses.replace(p, score=0.5 if p.rank in (5, 6, 7) else p.score) for p in sample.alive]
+    assert "2 other policies are tied with the last of them." in how_sure(ranked(sample, policies=tuple(lines)))
+    assert "tied" not in how_sure(sample)

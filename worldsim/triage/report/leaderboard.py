@@ -1,6 +1,6 @@
 """The leaderboard for a terminal: rich where there is one, plain aligned text where the output goes to a file or a pipe.
 
-Not for printing: give the result to a rich console, with ``soft_wrap=True`` so that a pipe gets whole lines.
+Print it with a rich console and ``soft_wrap=True``, so that lines in a pipe are not cut.
 """
 
 import dataclasses
@@ -96,9 +96,13 @@ class Leaderboard:
         return table
 
     def _remarks(self) -> list[Text]:
-        """Say what the table leaves out: policies below, and policies that crashed."""
+        """Say how the table is ordered and what it leaves out: policies below, and policies that crashed."""
         alive = [p for p in self.ranking.policies if p.failed is None]
-        found = [Text(f"... and {len(alive) - self.rows} more", style="dim")] if len(alive) > self.rows else []
+        order = "Ordered by the posterior mean of success"
+        if any(p.audit for p in alive):
+            order += " over all rollouts; success, interval and progress are those of the fresh episodes, after the +"
+        found = [Text(f"{order}.", style="dim")] if alive else []
+        found += [Text(f"... and {len(alive) - self.rows} more", style="dim")] if len(alive) > self.rows else []
         for line, name in zip(
             self.ranking.policies, strip_common_parts([p.name for p in self.ranking.policies]), strict=True
         ):
@@ -130,7 +134,7 @@ def _cells(line: RankedPolicy, name: str, *, corrected: bool) -> Sequence[str]:
         *((_corrected(line),) if corrected else ()),
         "-" if shown.progress is None else f"{shown.progress:.2f}",
         ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
-        str(line.triage.rollouts + (line.audit.rollouts if line.audit else 0)),
+        f"{line.triage.rollouts}{f' + {line.audit.rollouts}' if line.audit else ''}",
     )
 
 

@@ -77,6 +77,8 @@ def how_sure(data: ReportData) -> str:
     between = (low if low == high else f"between {low} and {high}").replace(">", "over").replace("<", "under")
     who = "each" if len(top) > 1 else "it"
     among = f"to the best {count(k)}" if k > 1 else "at the top"
+    tied = sum(p.score == top[-1].score for p in data.alive[k:])
+    tie = f" {plural(tied, 'other policy is', 'other policies are')} tied with the last of them." if tied else ""
     others = [p for p in data.alive[k:] if p.p_top_k >= _CHANCE]
     rest = (
         f"{plural(len(others), 'other policy', 'other policies')} still {'has' if len(others) == 1 else 'have'} a chance "
@@ -84,7 +86,9 @@ def how_sure(data: ReportData) -> str:
         if others
         else f"No other policy has a chance of {percent(_CHANCE)} or more."
     )
-    return f"The probability that {who} belongs {among} in this world is {between}. {rest} {_winners_success(data)}"
+    return (
+        f"The probability that {who} belongs {among} in this world is {between}.{tie} {rest} {_winners_success(data)}"
+    )
 
 
 def _winners_success(data: ReportData) -> str:
@@ -111,7 +115,8 @@ def not_known(data: ReportData) -> str:
     if order is not None and order.value is not None:
         text += f" Of the policies clearly apart there, the world put {percent(order.value)} of the pairs in the right order."
     if bias is not None and bias.value is not None:
-        text += f" On average its success rates were {points(bias.value)} too {'high' if bias.value > 0 else 'low'}."
+        size = f"{points(bias.value)} too {'high' if bias.value > 0 else 'low'}"
+        text += f" On average its success rates were {'right' if points(bias.value) == points(0) else size}."
     return text
 
 
