@@ -3,13 +3,14 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from worldsim.core import IMAGE, SIMULATOR, STATE, TRUE_STATE
 from worldsim.data.starts import Starts
 from worldsim.envs.push.env import PushEnv
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
-from worldsim.testing import check_world
+from worldsim.testing import check_env, check_world
 
 ACTIONS = (torch.rand((3, 12, 2), generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.4
 
@@ -88,6 +89,7 @@ class Pendulum(gymnasium.Env):
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_string(
             """<mujoco><worldbody><light directional="true"/><camera name="side" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
+            <camera name="back" pos="0 3 0" xyaxes="-1 0 0 0 0 1"/>
             <body><joint name="hinge" axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 -.6" size=".05"/></body>
             </worldbody><actuator><motor joint="hinge" ctrlrange="-1 1"/></actuator></mujoco>"""
         )
@@ -127,7 +129,100 @@ def test_a_mujoco_environment_needs_nothing_but_its_model_and_data() -> None:
     assert step.true_state is None
 
 
-def test_environments_that_cannot_be_used_are_told_why(push_world: SimulatorWorld) -> None:
+def test_several_cameras_are_drawn_by_name() -> None:
+    world = SimulatorWorld(Pendulum(), horizon=20, camera=("side", "back"))
+    check_world(world)
+    assert [c.name for c in world.spec.cameras] == ["side", "back"]
+    one = SimulatorWorld(Pendulum(), horizon=20, camera="back")
+    both, alone = world.starts(torch.tensor([5])), one.starts(torch.tensor([5]))
+    assert torch.equal(both["observation.images.back"], alone[IMAGE])
+    latent = world.step(world.reset(both, torch.arange(1)), torch.ones(1, 1))[1].latent
+    assert torch.equal(world.decode(latent, "observation.images.back"), one.decode(latent))
+    assert not torch.equal(world.decode(latent), one.decode(latent))
+    env = gymnasium.make("worldsim/World-v0", world=world)
+    check_env(env)
+    assert set(env.reset(seed=3)[0]["pixels"]) == {"side", "back"}
+
+
+class Counter(gymnasium.Env):
+    """A number that its actions change; its state is the number."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+    render_mode = "rgb_array"
+    action_space = spaces.Dict({"by": spaces.Discrete(7, start=-3), "flags": spaces.MultiBinary(2)})
+    observation_space = spaces.Box(-1e3, 1e3, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.number = float(self.np_random.integers(10))
+        return np.array([self.number], np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.number += float(action["by"]) + 100 * float(action["flags"].sum())
+        return np.array([self.number], np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return np.full((4, 4, 3), int(self.number) % 256, np.uint8)[::-1]
+
+    def get_state(self):
+        return np.array([self.number])
+
+    def set_state(self, state):
+        self.number = float(state[0])
+
+
+def test_choices_and_parts_reach_the_simulator_exactly() -> None:
+    world = SimulatorWorld(Counter(), horizon=6)
+    assert world.spec.action.choices == (7, 2, 2)
+    check_world(world)
+    env = gymnasium.make("worldsim/World-v0", world=world)
+    check_env(env)
+    assert env.action_space == Counter.action_space
+    (seen, _), counter = env.reset(seed=4), Counter()
+    counter.reset(seed=4)
+    for _ in range(6):
+        action = Counter.action_space.sample()
+        seen, *_ = env.step(action)
+        true, *_ = counter.step(action)
+        np.testing.assert_array_equal(seen["agent_pos"], true)
+        np.testing.assert_array_equal(seen["pixels"], counter.render())
+
+
+def test_wrappers_that_change_actions_or_observations_are_applied() -> None:
+    scaled = SimulatorWorld(gymnasium.wrappers.RescaleAction(PushEnv(), -1, 1), horizon=10)
+    assert scaled.spec.action.high == (1, 1)
+    plain = SimulatorWorld(PushEnv(), horizon=10)
+    keys, starts = torch.arange(2), plain.starts(torch.tensor([3, 4]))
+    _, there = scaled.step(scaled.reset(starts, keys), torch.tensor([[1.0, -0.5], [0.0, 0.25]]))
+    _, here = plain.step(plain.reset(starts, keys), torch.tensor([[0.4, -0.2], [0.0, 0.1]]))
+    assert torch.allclose(there.latent, here.latent, atol=1e-7)
+
+    def double(observation: np.ndarray) -> np.ndarray:
+        return 2 * observation
+
+    wrapped = gymnasium.wrappers.TransformObservation(Counter(), double, spaces.Box(-2e3, 2e3, (1,)))
+    world = SimulatorWorld(gymnasium.wrappers.TimeLimit(wrapped, 5), horizon=5)
+    state = world.reset(world.starts(torch.tensor([4])), keys[:1])
+    assert float(world.step(state, torch.tensor([[5.0, 0, 0]]))[1].proprio) == 2 * (float(state.simulator) + 2)
+
+
+def test_wrappers_with_a_memory_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="StickyAction has a step or reset of its own"):
+        SimulatorWorld(gymnasium.wrappers.StickyAction(PushEnv(), 0.5), horizon=5)
+
+    with pytest.raises(InvalidInputError, match="NormalizeObservation"):
+        SimulatorWorld(gymnasium.wrappers.NormalizeObservation(Counter()), horizon=5)
+
+    class Halved(gymnasium.Wrapper):
+        def step(self, action):
+            return self.env.step(action / 2)
+
+    with pytest.raises(InvalidInputError, match="Halved"):
+        SimulatorWorld(Halved(PushEnv()), horizon=5)
+
+
+def test_environments_that_cannot_be_used_are_refused_with_the_reason(push_world: SimulatorWorld) -> None:
     with pytest.raises(InvalidInputError, match="CartPoleEnv cannot be restored.*get_state"):
         SimulatorWorld("CartPole-v1")
     with pytest.raises(InvalidInputError, match="Pass horizon="):

@@ -1,12 +1,13 @@
-"""SimulatorWorld: a simulator behind the `World` door, the oracle that learned worlds are compared with.
+"""SimulatorWorld: a simulator as a `World`, the ground truth that learned worlds are compared with.
 
-The latent is the simulator's own state, so nothing is drawn until somebody decodes. Not fast: episodes of a batch take
-turns in one simulator.
+The latent is the simulator's own state, so nothing is drawn before `decode`. Episodes of a batch take turns in one
+simulator.
 
 Shape legend: B batch, T steps, S simulator state, P proprio, E true state, A action, H W pixels.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Self
 
 import gymnasium
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.actions import ActionSpec
+from worldsim.arrays import Bytes, Float64s
 from worldsim.core import (
     IMAGE,
+    IMAGES,
     SIMULATOR,
     STATE,
     TRUE_STATE,
@@ -28,8 +30,9 @@ from worldsim.core import (
     WorldStep,
 )
 from worldsim.data.starts import Starts
-from worldsim.envs.simulator_state import Glance, Simulator
+from worldsim.envs.simulator_state import Reading, Simulator
 from worldsim.errors import InvalidInputError
+from worldsim.rollout.loop import rollout
 
 _SEEDS = 2**31 - 1
 
@@ -46,17 +49,18 @@ class SimulatorWorld:
 
     Latents are float64 [B, S, 1, 1], the simulator's state. Progress and success come from the environment's info
     (`progress`, or 1 once solved; `is_success`), true_state from its `environment_state`. The world is a pure function
-    although the environment is not: the state is restored before every step and every frame. Not for several threads.
+    although the environment is not: the state is restored before every step and every frame. Not thread-safe.
 
     Args:
         env: An environment whose state can be restored (see `worldsim.envs.simulator_state`), or a registered id.
         horizon: Steps in an episode; by default the registered limit.
         starts: First observations to begin from, with SIMULATOR; by default `starts(seeds)` resets the environment.
-        camera: Draw this MuJoCo camera by ray casting, 64x64, instead of asking the environment for frames; no OpenGL.
+        camera: Draw this MuJoCo camera (or these, by name) by ray casting, 64x64, instead of asking the environment for
+            frames; no OpenGL.
 
     Raises:
-        InvalidInputError: The environment cannot be restored, has no finite action limits, draws no frames, or neither
-            it nor `horizon` says how long an episode is.
+        InvalidInputError: The environment cannot be restored, has actions or wrappers that cannot be served, draws no
+            frames, or neither it nor `horizon` says how long an episode is.
     """
 
     def __init__(
@@ -65,10 +69,11 @@ class SimulatorWorld:
         *,
         horizon: int | None = None,
         starts: Starts | None = None,
-        camera: int | str | None = None,
+        camera: int | str | Sequence[str] | None = None,
     ) -> None:
         env = gymnasium.make(env) if isinstance(env, str) else env
-        self._simulator = Simulator(env, camera=camera)
+        several = () if camera is None or isinstance(camera, int | str) else tuple(camera)
+        self._simulator = Simulator(env, cameras=(camera,) if isinstance(camera, int | str) else several)
         self._first_observations = starts
         if starts is not None and SIMULATOR not in starts.rows:
             raise InvalidInputError(f"These starts hold {sorted(starts.rows)}; a simulator also needs {SIMULATOR}.")
@@ -77,10 +82,10 @@ class SimulatorWorld:
         if horizon is None or horizon < 1:
             raise InvalidInputError(f"An episode needs at least one step; got horizon={horizon}. Pass horizon=.")
         first = self._simulator.begin(0)
-        height, width, _ = self._simulator.draw().shape
+        self._keys = [IMAGES + name for name in several] or [IMAGE]
         self._spec = WorldSpec(
-            action=_action_spec(env),
-            cameras=(Camera(height=height, width=width),),
+            action=self._simulator.action,
+            cameras=tuple(_camera(key, self._simulator.draw(i)) for i, key in enumerate(self._keys)),
             observes=(SIMULATOR,),
             latent_shape=(len(self._simulator.state()), 1, 1),
             proprio_dim=len(first.proprio),
@@ -112,17 +117,19 @@ class SimulatorWorld:
         """
         if self._first_observations is not None:
             return self._first_observations.select(indices)
-        glances, states, frames = [], [], []
-        for index in (indices.to(torch.int64) % _SEEDS).tolist():
-            glances.append(self._simulator.begin(index))
+        readings, states = [], []
+        frames = [torch.empty((len(indices), *camera.size, 3), dtype=torch.uint8) for camera in self._spec.cameras]
+        for row, index in enumerate((indices.to(torch.int64) % _SEEDS).tolist()):
+            readings.append(self._simulator.begin(index))
             states.append(self._simulator.state())
-            frames.append(torch.from_numpy(self._simulator.draw().copy()))
+            for number, drawn in enumerate(frames):
+                drawn[row] = torch.from_numpy(self._simulator.draw(number).copy())
         seen = {
-            IMAGE: torch.stack(frames) if frames else torch.empty((0, *self._spec.image_size, 3), dtype=torch.uint8),
-            STATE: _proprio(glances, self._spec.proprio_dim),
+            **dict(zip(self._keys, frames, strict=True)),
+            STATE: _proprio(readings, self._spec.proprio_dim),
             SIMULATOR: _states(states, self._spec.latent_shape[0]),
         }
-        true_state = _true_state(glances)
+        true_state = _true_state(readings)
         return seen if true_state is None else seen | {TRUE_STATE: true_state}
 
     def reset(self, starts: Observation, keys: Tensor) -> SimulatorState:
@@ -149,30 +156,26 @@ class SimulatorWorld:
             raise InvalidInputError(
                 f"Expected actions [{state.batch}, {self._spec.action.dim}]; got {tuple(action.shape)}."
             )
-        action_ba = self._spec.action.check(action.detach().cpu()).numpy()
-        after, glances = [], []
-        for row, own in zip(state.simulator.numpy(), action_ba, strict=True):
-            following, glance = self._simulator.act(row, own)
+        action_BA = self._spec.action.check(action.detach().cpu()).numpy()
+        after, readings = [], []
+        for row, own in zip(state.simulator.numpy(), action_BA, strict=True):
+            following, reading = self._simulator.act(row, own)
             after.append(following)
-            glances.append(glance)
+            readings.append(reading)
         simulator = _states(after, self._spec.latent_shape[0])
         step = WorldStep(
             latent=simulator[:, :, None, None],
-            proprio=_proprio(glances, self._spec.proprio_dim),
-            progress=torch.tensor([g.progress for g in glances], dtype=torch.float32),
-            success=torch.tensor([g.success for g in glances], dtype=torch.float32),
-            uncertainty=torch.zeros(len(glances)),
-            true_state=_true_state(glances),
+            proprio=_proprio(readings, self._spec.proprio_dim),
+            progress=torch.tensor([r.progress for r in readings], dtype=torch.float32),
+            success=torch.tensor([r.success for r in readings], dtype=torch.float32),
+            uncertainty=torch.zeros(len(readings)),
+            true_state=_true_state(readings),
         )
         return dataclasses.replace(state, step=state.step + 1, simulator=simulator), step
 
     def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
         """Advance open loop through actions [B, T, A]; nothing is drawn."""
-        steps = []
-        for t in range(actions.shape[1]):
-            state, step = self.step(state, actions[:, t])
-            steps.append(step)
-        return state, Rollout.stack(steps, actions)
+        return rollout(self, state, actions)
 
     def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """Draw frames: simulator states [..., S, 1, 1] -> uint8 [..., H, W, 3].
@@ -184,42 +187,28 @@ class SimulatorWorld:
             raise InvalidInputError(
                 f"Latents must be [..., S, 1, 1] of {self._spec.latent_shape}; got {tuple(latent.shape)}."
             )
-        self._spec.camera(camera)
-        lead = latent.shape[:-3]
-        frames = torch.empty((lead.numel(), *self._spec.image_size, 3), dtype=torch.uint8)
-        for number, row in enumerate(latent.detach().cpu().double().reshape(lead.numel(), -1).numpy()):
+        own = self._spec.camera(camera)
+        number, lead = self._keys.index(own.key), latent.shape[:-3]
+        frames = torch.empty((lead.numel(), *own.size, 3), dtype=torch.uint8)
+        for place, row in enumerate(latent.detach().cpu().double().reshape(lead.numel(), -1).numpy()):
             self._simulator.restore(row)
-            frames[number] = torch.from_numpy(self._simulator.draw().copy())
+            frames[place] = torch.from_numpy(self._simulator.draw(number).copy())
         return frames.reshape(*lead, *frames.shape[1:])
 
 
-def _states(rows: list[np.ndarray[Any, np.dtype[np.float64]]], width: int) -> Tensor:
+def _camera(key: str, frame: Bytes) -> Camera:
+    return Camera(key=key, height=frame.shape[0], width=frame.shape[1])
+
+
+def _states(rows: list[Float64s], width: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty((0, width), dtype=torch.float64)
 
 
-def _proprio(glances: list[Glance], width: int) -> Tensor:
-    return torch.from_numpy(np.stack([g.proprio for g in glances])) if glances else torch.empty((0, width))
+def _proprio(readings: list[Reading], width: int) -> Tensor:
+    return torch.from_numpy(np.stack([r.proprio for r in readings])) if readings else torch.empty((0, width))
 
 
-def _true_state(glances: list[Glance]) -> Tensor | None:
-    """True states [B, E], or None where the environment does not tell."""
-    told = [g.true_state for g in glances if g.true_state is not None]
-    return torch.from_numpy(np.stack(told)) if told and len(told) == len(glances) else None
-
-
-def _action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
-    """The environment's own ActionSpec, or one read from its action space."""
-    own = getattr(env.unwrapped, "action_spec", None)
-    if isinstance(own, ActionSpec):
-        return own
-    space = env.action_space
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
-        raise InvalidInputError(f"A world needs a bounded Box [A] of actions; this environment has {space}.")
-    dim = space.shape[0]
-    return ActionSpec(
-        names=tuple(f"a{i}" for i in range(dim)),
-        units=("1",) * dim,
-        low=tuple(space.low.tolist()),
-        high=tuple(space.high.tolist()),
-        rate_hz=float(env.unwrapped.metadata.get("render_fps", 10)),
-    )
+def _true_state(readings: list[Reading]) -> Tensor | None:
+    """True states [B, E], or None where the environment does not give them."""
+    known = [r.true_state for r in readings if r.true_state is not None]
+    return torch.from_numpy(np.stack(known)) if known and len(known) == len(readings) else None
