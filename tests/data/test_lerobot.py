@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 
 from tests.data import toys
-from worldsim.core import IMAGE, Camera
+from worldsim.core import IMAGE, TASK, Camera, row_texts
 from worldsim.data.lerobot.read import open_dataset
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
@@ -55,6 +55,72 @@ def test_lerobot_reads_ours(lerobot: Any, tmp_path: Path, video: bool, caplog: p
             assert bool(item["next.success"]) == bool(ours.success[following])
             assert float(item["next.progress"]) == ours.progress[following]
             assert bool(item["next.done"]) == (following == ours.steps)
+
+
+TASKS = ("push it", "pull it", "push it")
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_lerobot_reads_our_cameras_and_tasks(
+    lerobot: Any, tmp_path: Path, video: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = toys.write(tmp_path / "d", 3, cameras=toys.PAIR, tasks=TASKS, video=video)
+    with caplog.at_level(logging.WARNING):
+        theirs = lerobot("local/x", root=path, video_backend="pyav")
+    assert not caplog.records
+    assert sorted(theirs.meta.camera_keys) == sorted(c.key for c in toys.PAIR)
+    assert theirs.meta.total_tasks == 2
+    row = 0
+    for i in range(3):
+        written = toys.episode(i, steps=4 + i, cameras=toys.PAIR)
+        for t in range(5 + i):
+            item = theirs[row]
+            row += 1
+            assert item["task"] == TASKS[i]
+            for camera in toys.PAIR:
+                frame = item[camera.key].permute(1, 2, 0).numpy() * 255
+                assert frame.shape == (*camera.size, 3)
+                assert np.abs(frame - written.frames[camera.key][t]).mean() < (1 if video else 1e-4)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_we_read_lerobots_cameras_and_tasks(lerobot: Any, tmp_path: Path, video: bool) -> None:
+    """Sizes large enough for its encoder, one camera of pictures beside one of video."""
+    cameras = (
+        Camera(key="observation.images.wrist", height=96, width=64),
+        Camera(key="observation.images.top", height=64, width=80),
+    )
+    features: dict[str, Any] = {
+        camera.key: {
+            "dtype": "video" if video and i else "image",
+            "shape": (*camera.size, 3),
+            "names": ["height", "width", "channels"],
+        }
+        for i, camera in enumerate(cameras)
+    }
+    for name, width in (("observation.state", 3), ("action", 2)):
+        features[name] = {"dtype": "float32", "shape": (width,), "names": [f"{name}_{i}" for i in range(width)]}
+    theirs = lerobot.create(
+        "local/x", fps=20, features=features, root=tmp_path / "d", use_videos=video, video_backend="pyav"
+    )
+    written = [toys.episode(i, steps=4 + i, cameras=cameras) for i in range(3)]
+    for e, task in zip(written, TASKS, strict=True):
+        for t in range(len(e.proprio)):
+            frames = {key: frames[t] for key, frames in e.frames.items()}
+            vectors = {"observation.state": e.proprio[t], "action": e.action[min(t, e.steps - 1)]}
+            theirs.add_frame({**frames, **vectors, "task": task})
+        theirs.save_episode()
+    theirs.finalize()
+    ours = open_dataset(tmp_path / "d")
+    assert ours.cameras == cameras and ours.tasks == ("push it", "pull it")
+    for i, e in enumerate(written):
+        read = ours.episode(i)
+        assert read.task == TASKS[i] and np.array_equal(read.proprio, e.proprio)
+        for j, camera in enumerate(cameras):
+            difference = np.abs(read.frames[camera.key].astype(int) - e.frames[camera.key]).mean()
+            assert difference < 6 if video and j else difference == 0
+    starts = ours.starts([1, 0]).rows
+    assert row_texts(starts[TASK]) == ("pull it", "push it")
 
 
 def test_lerobot_reads_dreams(lerobot: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
