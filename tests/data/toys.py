@@ -147,5 +147,5 @@ class Noisy:
         return None
 
     def act(self, observation: dict[str, Tensor], carry: Any, keys: Tensor) -> tuple[Tensor, None]:
-        self.seen.append(observation[IMAGE])
+        self.seen.append(observation[next(k for k in (IMAGE, TOP) if k in self.needs)])
         return (uniform(keys, 0, (2,)) * 2 - 1) * self.gain, None

@@ -69,7 +69,7 @@ def _video(world: World, origin: Provenance, played: Played, row: int, first_tru
         true_state = torch.cat([first_true[row : row + 1].cpu().float(), played.true_state[row]])
     success = played.success[row, 1:]
     return Video(
-        frames=played.frames[row],
+        frames=played.frames[world.spec.camera().key][row],
         provenance=origin,
         action=played.action[row],
         proprio=played.proprio[row],

@@ -8,13 +8,13 @@ Shape legend: B episodes, T steps, n rows of one policy, H W image, P proprio, A
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, Observation, Rollout, Rows, WorldState, WorldStep
+from worldsim.core import STATE, Observation, Rollout, Rows, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 from worldsim.protocols import Filterable, Policy, World, observe, require_drawable
@@ -50,7 +50,7 @@ class Played(Rows):
     What the world says of the first observation is nan where it cannot tell (it has no `present`).
     """
 
-    frames: Tensor  # uint8 [B, T + 1, H, W, 3]
+    frames: Mapping[str, Tensor]  # by camera key, the main camera first: uint8 [B, T + 1, H, W, 3]
     proprio: Tensor  # float32 [B, T + 1, P], physical units
     action: Tensor  # float32 [B, T, A], physical units, within the limits
     success: Tensor  # float32 [B, T + 1], probability in 0..1 that the task stands solved
@@ -71,28 +71,28 @@ class Recording:
         self._heads: list[tuple[Tensor, Tensor, Tensor]] = []
         self._steps: list[WorldStep] = []
         self._actions: list[Tensor] = []
-        self._frames: list[Tensor] = []
+        self._frames: dict[str, list[Tensor]] = {}
         self._first: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         """Number of steps."""
         return len(self._heads)
 
-    def begin(self, world: World, state: WorldState, starts: Observation) -> Tensor:
-        """Keep what the world says of the first observations; returns its drawing of them, uint8 [B, H, W, 3]."""
-        frame, progress, success = _beginning(world, state, starts)
-        self._frames.append(frame.cpu())
+    def begin(self, world: World, state: WorldState, starts: Observation) -> dict[str, Tensor]:
+        """Keep what the world says of the first observations; returns its drawings, uint8 [B, H, W, 3] by camera key."""
+        frames, progress, success = _beginning(world, state, starts)
+        self._frames = {key: [frame.cpu()] for key, frame in frames.items()}
         self._first = (starts[STATE].float(), success, progress)
-        return frame
+        return frames
 
-    def add(self, step: WorldStep, action: Tensor, frame: Tensor | None = None) -> None:
-        """Record one step, the actions [B, A] that led to it and its frame."""
+    def add(self, step: WorldStep, action: Tensor, seen: Observation) -> None:
+        """Record one step, the actions [B, A] that led to it and, of what was seen after it, the frames that are kept."""
         self._heads.append((step.success, step.progress, step.uncertainty))
         if self.keep != "heads":
             self._steps.append(step)
             self._actions.append(action)
-        if frame is not None:
-            self._frames.append(frame.cpu())
+        for key, frames in self._frames.items():
+            frames.append(seen[key].cpu())
 
     def heads(self) -> list[Tensor]:
         """Success, progress and uncertainty, [B, T] each."""
@@ -111,7 +111,7 @@ class Recording:
         )
         true = [s.true_state.cpu() for s in self._steps if s.true_state is not None]
         return Played(
-            frames=torch.stack(self._frames, dim=1),
+            frames={key: torch.stack(frames, dim=1) for key, frames in self._frames.items()},
             proprio=proprio,
             action=torch.stack(self._actions, dim=1).cpu(),
             success=success,
@@ -154,11 +154,12 @@ def play(
     state, recording = world.reset(starts, keys), Recording(keep)
     seen: Observation = starts
     if keep == "frames":
-        seen = {**starts, IMAGE: recording.begin(world, state, starts)}
+        seen = {**starts, **recording.begin(world, state, starts)}
     seats = [_Seat(actor, dim=spec.action.dim, batch=len(keys)) for actor in actors]
     for seat in seats:
         seat.begin(seen)
-    needs = frozenset({IMAGE} if keep == "frames" else ()).union(*(seat.needs for seat in seats if not seat.out))
+    cameras = frozenset(c.key for c in spec.cameras) if keep == "frames" else frozenset[str]()
+    needs = cameras.union(*(seat.needs for seat in seats if not seat.out))
     keys_TB = policy_keys(keys, steps, stream=stream).to(state.key.device)
     idle_BA = torch.tensor(spec.action.idle, dtype=torch.float32, device=state.key.device).repeat(len(keys), 1)
     for t in range(steps):
@@ -169,7 +170,7 @@ def play(
         state, step = world.step(state, action_BA)
         if t + 1 < steps or keep == "frames":
             seen = observe(world, step, needs)
-        recording.add(step, action_BA, seen[IMAGE] if keep == "frames" else None)
+        recording.add(step, action_BA, seen)
         if on_step is not None:
             on_step(t + 1)
     return recording
@@ -254,13 +255,14 @@ def _act(seats: Sequence[_Seat], seen: Observation, idle_BA: Tensor, keys: Tenso
     return action_BA
 
 
-def _beginning(world: World, state: WorldState, starts: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """First frame [B, H, W, 3], progress [B] and success [B], as far as the world can say."""
+def _beginning(world: World, state: WorldState, starts: Observation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """First frames [B, H, W, 3] by camera key, progress [B] and success [B], as far as the world can say."""
+    keys = [camera.key for camera in require_drawable(world).spec.cameras]
     if not isinstance(world, Filterable):
         unknown = torch.full((state.batch,), float("nan"))
-        return starts[IMAGE], unknown, unknown
+        return {key: starts[key] for key in keys}, unknown, unknown
     present = world.present(state)
-    return require_drawable(world).decode(present.latent), present.progress, present.success
+    return observe(world, present, frozenset(keys)), present.progress, present.success
 
 
 def policy_keys(keys: Tensor, steps: int, *, stream: int = POLICY_STREAM) -> Tensor:

@@ -1,5 +1,6 @@
 """Recording policies in the simulator and in the shipped world: what is kept, pairs, continuation, kill -9."""
 
+import dataclasses
 import subprocess
 import sys
 from functools import cache
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.data import toys
-from worldsim.core import IMAGE, TRUE_STATE
+from tests.planners.plane import Plane
+from worldsim.core import IMAGE, STATE, TASK, TRUE_STATE, Observation, row_texts, text_rows
 from worldsim.data.collect.rollouts import RolloutOptions, batch_size, estimate_rollouts, record_rollouts
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.envs.push.env import PushEnv
@@ -186,6 +189,45 @@ def test_what_does_not_fit_is_named_and_costs_nothing_recorded(tmp_path: Path) -
     with pytest.raises(InvalidInputError, match="batch of 1 or more"):
         RolloutOptions(batch=0)
     assert not (tmp_path / "d").exists()
+
+
+class Stereo(Plane):
+    """A mass in the plane that two cameras of different sizes see, each episode with a task of its own."""
+
+    spec = dataclasses.replace(Plane.spec, cameras=toys.PAIR)
+    num_starts = 3
+
+    def starts(self, indices: Tensor) -> Observation:
+        first = super().starts(indices)
+        frames = {c.key: self.decode(first[STATE][:, :, None, None], c.key) for c in self.spec.cameras}
+        tasks = [("to the left", "to the right", "up")[i] for i in indices.tolist()]
+        return {**first, **frames, TASK: text_rows(tasks)}
+
+    def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
+        own = self.spec.camera(camera)
+        axis = self.spec.cameras.index(own)
+        level = ((latent[..., axis, 0, 0] + 2) * 50).clamp(0, 255).to(torch.uint8)
+        return level[..., None, None, None].expand(*level.shape, *own.size, 3)
+
+
+def test_every_camera_and_task_of_a_world_is_recorded(tmp_path: Path) -> None:
+    both, one = toys.Noisy(1.0, frozenset({toys.TOP, toys.WRIST})), toys.Noisy(0.2, frozenset({toys.TOP}))
+    options = RolloutOptions(seed=3, steps=5, batch=4, name="plane")
+    record_rollouts(Stereo(), {"both": both, "one": one}, episodes=5, out=tmp_path / "d", options=options)
+    dataset, world = open_dataset(tmp_path / "d"), Stereo()
+    assert dataset.cameras == toys.PAIR
+    assert len(set(dataset.seeds)) == 3 and set(dataset.tasks) == {"to the left", "to the right", "up"}
+    for number in range(5):
+        e = dataset.episode(number)
+        start = world.starts(torch.tensor([e.seed]))
+        assert e.task == row_texts(start[TASK])[0]
+        state = world.reset(start, torch.tensor([0]))
+        _, rollout = world.rollout(state, torch.tensor(e.action)[None])
+        for key, frames in e.frames.items():
+            assert np.array_equal(frames[0], start[key][0])
+            assert np.array_equal(frames[1:], world.decode(rollout.latent, key)[0])
+    tops = torch.cat([seen for policy in (both, one) for seen in policy.seen])
+    assert tops.shape[1:] == (32, 20, 3)
 
 
 def test_an_estimate_counts_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from worldsim import noise
-from worldsim.core import SIMULATOR, TRUE_STATE, Observation
+from worldsim.core import SIMULATOR, TASK, TRUE_STATE, Observation, row_texts
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary, extrapolate, fill
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
@@ -207,7 +207,7 @@ class _Stage:
             true_state = torch.cat(parts).numpy()
         known = self.real and SIMULATOR in starts
         return Episode(
-            frames={self.world.spec.camera().key: played.frames[row].numpy()},
+            frames={key: frames[row].numpy() for key, frames in played.frames.items()},
             proprio=played.proprio[row].float().numpy(),
             action=played.action[row].numpy(),
             success=np.where(np.isnan(odds), odds, odds >= 0.5).astype(np.float32),
@@ -217,4 +217,5 @@ class _Stage:
             simulator=starts[SIMULATOR][row].double().numpy() if known else None,
             seed=seed,
             behaviour=behaviour,
+            task=row_texts(starts[TASK][row : row + 1])[0] if TASK in starts else "",
         )
