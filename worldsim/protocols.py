@@ -169,18 +169,18 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class Allocator(Protocol):
-    """Decides which (policy, episode) pairs to roll out next."""
+class Allocator[Evidence](Protocol):
+    """Decides which (policy, episode) pairs to roll out next, from `worldsim.triage.ranking.evidence.Evidence`."""
 
-    def next(self, evidence: Any, room: int) -> Sequence[tuple[int, int]]:
+    def next(self, evidence: Evidence, limit: int) -> Sequence[tuple[int, int]]:
         """Return the next pairs.
 
         Args:
-            evidence: What is known so far (`worldsim.triage.ranking.evidence.Evidence`).
-            room: How many rollouts the budget still allows.
+            evidence: What is known so far.
+            limit: How many rollouts the budget still allows.
 
         Returns:
-            Pairs (policy index, episode index), at most `room`; empty when there is nothing left to ask.
+            Pairs (policy index, episode index), at most `limit`; empty when there is nothing left to ask.
         """
 
 

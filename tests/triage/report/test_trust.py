@@ -87,8 +87,8 @@ def test_bias_decides_on_absolute_rates(sample: ReportData, bias: float, answer:
 def test_a_large_round_trip_gap_forbids_absolute_rates(sample: ReportData, gap: float, answer: str) -> None:
     data = with_gap(sample, gap)
     assert answers(data)[2] == answer
-    told = any("Absolute success is not to be trusted" in text for text in cautions(data))
-    assert told == (gap > 0.05)
+    warned = any("Absolute success is not to be trusted" in text for text in cautions(data))
+    assert warned == (gap > 0.05)
 
 
 def test_without_truth_nothing_outside_is_claimed(sample: ReportData) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from worldsim.text import printable, shorten, strip_common_parts
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
 
-_LONGEST = 60  # characters of a name; what is cut stands in ranking.json
+_LONGEST = 60  # characters of a name; ranking.json has them in full
 _TRACK = 12  # cells of a success bar
 
 
@@ -24,7 +24,7 @@ class Leaderboard:
 
     Attributes:
         ranking: What to show.
-        rows: How many policies to list at most; crashed ones are listed besides.
+        rows: How many policies to list at most; crashed ones are listed in addition.
     """
 
     ranking: Ranking
