@@ -17,8 +17,9 @@ import typer
 
 from benchmarks import record
 from benchmarks.record import Figure, write
-from worldsim.cli.progress import advance, bars
 from worldsim.evaluate import loaders
+from worldsim.evaluate.policies import load_ref, policy_refs
+from worldsim.progress import progress_bars
 from worldsim.stats.agreement import Agreement, measure_agreement
 from worldsim.triage.request import TriageRequest
 from worldsim.triage.run import Progress, run
@@ -36,20 +37,20 @@ def main(
 ) -> None:
     """Measure and write benchmarks/results/triage_fidelity.json."""
     torch.set_num_threads(1)
-    refs, where = loaders.policy_refs([]), loaders.world_ref(world)
+    refs, where = policy_refs([]), loaders.world_ref(world)
     request = TriageRequest(
         policies=refs, world=where, k=TOP, budget=episodes * len(refs), allocator="uniform", audit=0.0, workers=workers
     )
     arenas = loaders.arenas(load_world(where.source), where, truth=episodes, roundtrip=roundtrip)
-    with bars() as progress:
+    with progress_bars() as show:
 
         def tell(news: Progress) -> None:
-            advance(progress, f"{news.kind} rollouts", done=news.done, total=news.planned)
+            show(f"{news.kind} rollouts", news.done, news.planned, {})
 
         results = run(
             request,
             load_world=functools.partial(load_world, where.source),
-            load_policy=loaders.policy_of,
+            load_policy=load_ref,
             out=out,
             arenas=arenas,
             progress=tell,

@@ -16,7 +16,7 @@ import typer
 
 from benchmarks.record import Figure, run, write
 from worldsim.core import IMAGE, STATE
-from worldsim.evaluate import loaders
+from worldsim.evaluate.policies import load_ref, policy_refs
 from worldsim.noise import fold
 from worldsim.protocols import observe, require_drawable
 from worldsim.rollout.judge import WorldJudge
@@ -89,7 +89,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
         for t in range(horizon):
             envs.step(np.asarray(actions[:, t]))
 
-    policy = loaders.policy_of(loaders.policy_refs([])[0])
+    policy = load_ref(policy_refs([])[0])
 
     def bare() -> None:
         state = model.reset(starts, keys)

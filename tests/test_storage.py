@@ -112,3 +112,105 @@ def test_weights_are_strict_both_ways() -> None:
     for bad in ({"weight": good["weight"]}, {**good, "more": good["bias"]}, {**good, "bias": torch.zeros(3)}):
         with pytest.raises(StorageError, match="do not fit Linear"):
             storage.load_weights(model, bad, source="here")
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("depth", [100, 200_000])
+def test_json_that_nests_too_deeply_is_refused(tmp_path: Path, opening: str, depth: int) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text(opening * depth + "1" + {"[": "]", '{"a":': "}"}[opening] * depth)
+    with pytest.raises(StorageError, match="levels deep"):
+        storage.read_json(path)
+
+
+def test_json_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(storage.MAX_JSON_BYTES + 1)
+    with pytest.raises(StorageError, match="bytes"):
+        storage.read_json(path)
+
+
+@pytest.mark.parametrize("digests", [[], "x", 3, {"model.safetensors": 1}, {"../x": "0"}, {"/etc/passwd": "0"}])
+def test_a_manifest_with_digests_of_the_wrong_type_is_refused(tmp_path: Path, digests: object) -> None:
+    save(tmp_path / "f")
+    storage.write_json(tmp_path / "f" / storage.MANIFEST, {"kind": "thing", "sha256": digests})
+    with pytest.raises(StorageError, match=r"manifest\.json"):
+        storage.load_folder(tmp_path / "f", kind="thing")
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_a_storage_error(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from worldsim import storage
+from worldsim.errors import StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    storage.save_folder(Path({str(tmp_path / "f")!r}), kind="thing", config={{}}, tensors={{"w": torch.ones(100_000)}})
+except StorageError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("refused: Could not write folder"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    width: int = 3
+    depth: int = 1
+
+
+class Net(torch.nn.Module):
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        layers = [torch.nn.Linear(config.width, config.width) for _ in range(config.depth)]
+        self.layers = torch.nn.Sequential(*layers)
+        self.register_buffer("scale", torch.tensor([1.0 / config.width]), persistent=False)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"width": -3},
+        {"width": -1},
+        {"width": 0},
+        {"width": 10**9},
+        {"width": 10**30},
+        {"width": 900_000},  # would fill the memory
+        {"depth": 10**9},
+        {"depth": 2},
+    ],
+)
+def test_sizes_out_of_range_are_refused_before_anything_is_allocated(changed: dict[str, int]) -> None:
+    weights = Net(Sizes()).state_dict()
+    config = {"width": 3, "depth": 1, **changed}
+    with pytest.raises((StorageError, InvalidInputError)):
+        storage.build_module(lambda: Net(storage.from_json(Sizes, config)), weights, config=config, source="x")
+
+
+def test_a_module_is_built_with_its_weights_and_its_buffers() -> None:
+    net = Net(Sizes())
+    again = storage.build_module(lambda: Net(Sizes()), net.state_dict(), config={"width": 3}, source="x")
+    assert torch.equal(again.layers[0].weight, net.layers[0].weight)
+    assert torch.equal(again.scale, net.scale) and again.scale.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"name": "a", "rate": float("nan")},
+        {"name": "a", "rate": float("inf")},
+        {"name": "a", "inner": {"sizes": 3}},
+        {"name": "a", "inner": {"sizes": "12"}},
+        {"name": "a", "inner": {"sizes": [10**40]}},
+        {"name": "a", "stages": [[1]]},
+        {"name": "a", "stages": [[1, 0.5, 2]]},
+        {"name": "a", "stages": {}},
+    ],
+)
+def test_configs_out_of_range_are_refused(value: object) -> None:
+    with pytest.raises(InvalidInputError, match="Outer"):
+        storage.from_json(Outer, value)

@@ -20,6 +20,9 @@ _PUBLIC = {
     "WorldState": "worldsim.core",
     "WorldStep": "worldsim.core",
     "WorldsimError": "worldsim.errors",
+    "load_policy": "worldsim.evaluate.policies",
+    "load_world": "worldsim.worlds",
+    "make_world": "worldsim.evaluate.environments",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -46,8 +49,8 @@ def _register() -> None:
     )
     gymnasium.register(
         id="worldsim/World-v0",
-        entry_point="worldsim.envs.world:WorldEnv",
-        vector_entry_point="worldsim.envs.world:WorldVectorEnv",
+        entry_point="worldsim.evaluate.environments:make_world_env",
+        vector_entry_point="worldsim.evaluate.environments:make_world_vector_env",
     )
 
 

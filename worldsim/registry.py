@@ -6,8 +6,9 @@ Takes the place of importing by path from a config file, which would run whateve
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from worldsim import storage
@@ -74,22 +75,30 @@ class Registry[T]:
             Path(path), kind=self.kind, config=config, tensors=_module(part).state_dict(), manifest=manifest
         )
 
-    def load(self, path: str | Path) -> T:
+    def load(self, path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> T:
         """Read a part's folder, strictly, in evaluation mode.
+
+        Args:
+            path: The folder.
+            device: Where the part computes.
+            dtype: Of its weights; None keeps the stored one.
 
         Raises:
             StorageError: Missing or corrupt, of another kind, or weights that do not fit the config.
             UnknownNameError: The part's name is not registered.
         """
         values, tensors, _ = storage.load_folder(Path(path), kind=self.kind)
-        if not isinstance(values, Mapping) or not {"name", "config"} <= values.keys():
+        if not isinstance(values, Mapping) or not isinstance(values.get("name"), str) or "config" not in values:
             raise StorageError(
                 f"{Path(path) / storage.CONFIG} does not name a {self.kind} and its config. Restore the folder."
             )
-        part = self.build(values["name"], values["config"])
-        storage.load_weights(_module(part), tensors, source=path)
-        _module(part).eval()
-        return part
+        config = self.config(values["name"])
+
+        def make() -> nn.Module:
+            return _module(self.parts[values["name"]][1](from_json(config, values["config"])))
+
+        module = storage.build_module(make, tensors, config=values["config"], source=path)
+        return cast("T", module.to(device=device, dtype=dtype).eval())
 
 
 def _module(part: object) -> nn.Module:

@@ -4,25 +4,30 @@ A folder is committed whole: it is built beside its final place, fsynced, and re
 file) last. Not for rollout databases (`worldsim.triage.engine.store`) or datasets (`worldsim.data`).
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
-import types
-import typing
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldsim.errors import InvalidInputError, StorageError, unknown_name
+from worldsim.errors import StorageError, WorldsimError
+from worldsim.json_values import from_json as from_json
+from worldsim.json_values import parse_json, shown
+from worldsim.json_values import to_json as to_json
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
+MAX_JSON_BYTES = 256 * 2**20
+MAX_CONFIG_SIZE = 2**20
+"""No size in the config of a model folder is larger: it is refused before anything is allocated for it."""
 
 
 def digest_bytes(data: bytes) -> str:
@@ -68,14 +73,19 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        StorageError: The file is missing or is not JSON.
+        StorageError: The file is missing, is not JSON, or is larger or nested deeper than any that is written here.
     """
     try:
-        return json.loads(path.read_text(encoding="utf8"))
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise StorageError(
+                f"{path} has {size} bytes; at most {MAX_JSON_BYTES} are read. Check where it comes from."
+            )
+        data = path.read_bytes()
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"Could not read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise StorageError(f"{path} is not valid JSON ({error}). Restore it, or make it again.") from error
+    return parse_json(data, source=path)
 
 
 @contextmanager
@@ -101,12 +111,11 @@ def folder_writer(path: Path) -> Iterator[Path]:
         staging.rename(path)
         _fsync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"Could not write folder {path}: {error.strerror or error}. Free space or choose another place."
-        ) from error
+    except StorageError:
+        raise
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"Could not write folder {path}: {reason}. Free space or choose another place.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -169,7 +178,7 @@ def read_manifest(path: Path, *, kind: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else None
         raise StorageError(f"{path} holds a {found!r} folder, expected {kind!r}. Give the path of a {kind} folder.")
-    for name, expected in manifest.get("sha256", {}).items():
+    for name, expected in _digests(manifest, path).items():
         file = path / name
         if not file.is_file():
             raise StorageError(f"{file} is missing though the manifest lists it. Restore the folder.")
@@ -180,6 +189,19 @@ def read_manifest(path: Path, *, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def _digests(manifest: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """The sha256 of each file, as a manifest gives them."""
+    digests = manifest.get("sha256", {})
+    if not isinstance(digests, dict) or not all(isinstance(d, str) for d in digests.values()):
+        raise StorageError(
+            f"{path / MANIFEST}: sha256 maps file names to digests; got {shown(digests)}. Restore the manifest."
+        )
+    outside = [n for n in digests if Path(n).is_absolute() or ".." in Path(n).parts]
+    if outside:
+        raise StorageError(f"{path / MANIFEST} lists files outside its folder ({shown(outside[0])}). Restore it.")
+    return digests
+
+
 def folder_digest(path: Path) -> str:
     """Digest of a folder's content: the sha256 over the sorted (name, sha256) of its files, manifest aside."""
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
@@ -187,8 +209,62 @@ def folder_digest(path: Path) -> str:
     return digest_bytes("\n".join(lines).encode())
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: object) -> None:
-    """Load weights with every key and shape accounted for, both ways.
+def build_module[M: nn.Module](
+    make: Callable[[], M], tensors: Mapping[str, Tensor], *, config: Any, source: object
+) -> M:
+    """Build a module from the config of a folder, and load its weights.
+
+    Sizes are compared with the weights on the meta device first, so a config that asks for more memory than its weights
+    fill is refused before anything is allocated.
+
+    Args:
+        make: Builds the module from the config.
+        tensors: Weights by name.
+        config: The config as JSON values, for checking its numbers.
+        source: The folder, for messages.
+
+    Raises:
+        StorageError: A number is out of range, no module can be built from the config, or the weights do not fit.
+    """
+    check_sizes(config, source=source)
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            check_weights(make(), tensors, source=source)
+        module = make()
+    except WorldsimError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StorageError(f"The config of {source} describes no model that can be built: {reason}.") from error
+    module.load_state_dict(dict(tensors), strict=True)
+    return module
+
+
+def check_sizes(config: Any, *, source: object) -> None:
+    """Check that no integer in the config of a model is larger than `MAX_CONFIG_SIZE`, or below -1.
+
+    Args:
+        config: JSON values, at any depth.
+        source: Where they come from, for messages.
+
+    Raises:
+        StorageError: One is; the message names its key.
+    """
+    waiting: list[tuple[str, Any]] = [("", config)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{k}".lstrip("."), v) for k, v in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(key, v) for v in value]
+        elif isinstance(value, int) and not -1 <= value <= MAX_CONFIG_SIZE:
+            raise StorageError(
+                f"{key} of {source} is {shown(value)}; sizes of a model lie in -1..{MAX_CONFIG_SIZE}. Restore the folder."
+            )
+
+
+def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: object) -> None:
+    """Check that weights fit a module, with every key and shape accounted for, both ways.
 
     Raises:
         StorageError: Keys are missing or unexpected, or a shape differs; the message names them.
@@ -201,72 +277,16 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: ob
             f"Weights of {source} do not fit {type(module).__name__}: missing {missing[:5]}, unexpected {surplus[:5]}, "
             f"of another shape {sorted(shapes)[:5]}. The weights belong to another configuration."
         )
-    module.load_state_dict(dict(tensors), strict=True)
 
 
-def to_json(value: Any) -> Any:
-    """Turn dataclasses, tuples, paths and mappings into JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_json(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def from_json[T](cls: type[T], value: Any) -> T:
-    """Rebuild a dataclass from JSON values, strictly.
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: object) -> None:
+    """Load weights strictly.
 
     Raises:
-        InvalidInputError: `value` is not a mapping, or a field is missing.
-        UnknownNameError: A key is not a field; the closest field is named.
+        StorageError: They do not fit; see `check_weights`.
     """
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{cls.__name__} needs a mapping; got {type(value).__name__}.")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in value:
-        if key not in fields:
-            raise unknown_name(f"field of {cls.__name__}", str(key), fields)
-    try:
-        return cls(**{k: _named(k, hints[k], v, cls) for k, v in value.items()})
-    except TypeError as error:
-        raise InvalidInputError(f"{cls.__name__} could not be built: {error}.") from error
-
-
-def _named(name: str, hint: Any, value: Any, cls: type) -> Any:
-    """Coerce one field; a value of the wrong type is reported with the field's name."""
-    try:
-        return _coerce(hint, value)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{cls.__name__}.{name}: {error}") from error
-
-
-def _coerce(hint: Any, value: Any) -> Any:
-    """Give lists back their tuple type and mappings their dataclass."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_json(hint, value)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        inner = [h for h in typing.get_args(hint) if h is not type(None)]
-        return value if value is None or len(inner) != 1 else _coerce(inner[0], value)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        inner = [h for h in typing.get_args(hint) if h is not Ellipsis]
-        return tuple(
-            _coerce(inner[0] if len(inner) == 1 or i >= len(inner) else inner[i], v) for i, v in enumerate(value)
-        )
-    if hint in (int, float, str, bool) and not _is_a(hint, value):
-        raise InvalidInputError(f"Expected {hint.__name__}; got {value!r}.")
-    if hint is float:
-        return float(value)
-    return Path(value) if hint is Path else value
-
-
-def _is_a(hint: Any, value: Any) -> bool:
-    """Whether a JSON value is of a scalar type; whole numbers pass as float, true and false never as numbers."""
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    check_weights(module, tensors, source=source)
+    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _seal(folder: Path) -> None:

@@ -90,14 +90,53 @@ def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
         (("train", "world", "data=nowhere", "out=x"), "nowhere"),
         (("triage", "no/such/folder"), "no/such/folder"),
         (("report", "nowhere"), "nowhere"),
+        (("triage", "--k", "0"), "--k"),
+        (("triage", "--budget", "0"), "--budget"),
+        (("triage", "--budget", "999999999999"), "--budget"),
+        (("triage", "--workers", "0"), "--workers"),
+        (("triage", "--seed", "-1"), "--seed"),
+        (("triage", "--roundtrip", "3", "--world", "push_state"), "--roundtrip"),
+        (("triage", "--device", "cuda:99"), "cuda:99"),
+        (("triage", "--dtype", "float33"), "float32"),
+        (("triage", "--bugdet", "3"), "--budget"),
     ],
 )
 def test_a_mistake_is_answered_in_one_clear_line(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     done = worldsim(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "nowhere").exists()
+    assert done.stderr.startswith("worldsim: ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_from_outside_reaches_the_terminal_as_markup_or_control(tmp_path: Path) -> None:
+    for name in ("[/y]", "[red]x", "a\x1b[31mb", "a\u202eb"):
+        done = worldsim("report", name, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert "\x1b" not in done.stderr and "\u202e" not in done.stderr
+        assert name.replace("\x1b", "\ufffd").replace("\u202e", "\ufffd") in done.stderr
+
+
+TELL = "import pathlib; pathlib.Path(__file__ + '.ran').touch()\n"
+POLICY = "import numpy as np\ndef hold(seen):\n    return np.zeros((len(seen['observation.state']), 2))\nhold.needs = ('observation.state',)\n"
+
+
+def test_the_working_folder_is_searched_last_and_a_run_folder_names_no_code(tmp_path: Path) -> None:
+    for name in ("scipy", "numpy", "signal", "diffusers"):
+        (tmp_path / f"{name}.py").write_text(TELL)
+    (tmp_path / "mine.py").write_text(TELL + POLICY)
+    ran = tmp_path / "mine.py.ran"
+    few = ["--world", "push_state", "--k", "1", "--budget", "8", "--truth", "0", "--workers", "2", "--out", "run"]
+    done = worldsim("triage", "mine:hold", *few, "--videos", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in tmp_path.glob("*.ran")] == [ran.name]  # what was typed, and nothing else
+    ran.unlink()
+    again = worldsim("report", "run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert not ran.exists()
+    assert "mine:hold" in (tmp_path / "run" / "report.html").read_text()
+    again = worldsim("report", "run", "--code", "mine:hold", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
 
 
 def test_dry_runs_cost_nothing(tmp_path: Path) -> None:

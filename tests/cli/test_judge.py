@@ -16,6 +16,7 @@ from tests.reason.critics import critic
 from worldsim.cli import app
 from worldsim.errors import StorageError
 from worldsim.evaluate import loaders
+from worldsim.evaluate.policies import SHIPPED_FOLDER
 from worldsim.reason.calibrate import Judged, calibrated
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.opinion import Opinion
@@ -100,14 +101,14 @@ def test_a_dry_run_asks_the_judge_and_writes_nothing(folder, tmp_path, monkeypat
     asked, reel = [], ReasonCritic.reel
     monkeypatch.setattr(ReasonCritic, "reel", lambda critic, shown: asked.append(1) or reel(critic, shown))
     options = ["--judge", str(folder), "--out", str(tmp_path / "run"), "--workers", "1", "--dry-run"]
-    done = CliRunner().invoke(app, ["triage", str(loaders.SHIPPED_BANK / "n20_s0"), *options])
+    done = CliRunner().invoke(app, ["triage", str(SHIPPED_FOLDER / "n20_s0"), *options])
     assert done.exit_code == 0 and "rollouts in" in done.output, done.output
     assert asked and not (tmp_path / "run").exists()
 
 
 def test_the_command_takes_a_judge(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    bank = [str(loaders.SHIPPED_BANK / "n20_s0")]
+    bank = [str(SHIPPED_FOLDER / "n20_s0")]
     options = ["--k", "1", "--budget", "12", "--truth", "2", "--videos", "0", "--workers", "1"]
     asked = ["triage", *bank, *options, "--judge", str(folder), "--out", str(tmp_path / "run")]
     done = CliRunner().invoke(app, asked)

@@ -8,9 +8,9 @@ import pytest
 from worldsim.cli.collect import collect
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError
-from worldsim.evaluate.loaders import SHIPPED_BANK
+from worldsim.evaluate.policies import SHIPPED_FOLDER
 
-PAIR = [str(SHIPPED_BANK / "n20_s0/000060"), str(SHIPPED_BANK / "n100_s0")]  # one, and all eight of a run
+PAIR = [str(SHIPPED_FOLDER / "n20_s0/000060"), str(SHIPPED_FOLDER / "n100_s0")]  # one, and all eight of a run
 
 
 def test_places_and_their_pairs(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="begun with other settings"):
         collect(out=tmp_path / "dream", world="push", **{**quick, "policies": PAIR[:1]})
     told = (tmp_path / "dream/meta/worldsim.json").read_text()
-    assert str(SHIPPED_BANK) not in told and len(json.loads(told)["request"]["digests"]) == 9
+    assert str(SHIPPED_FOLDER) not in told and len(json.loads(told)["request"]["digests"]) == 9
 
 
 def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,4 @@
 import copy
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -170,13 +169,6 @@ def test_frames_given_out_are_the_callers_own(dots) -> None:
     env.step(RIGHT)
     np.testing.assert_array_equal(first["pixels"], kept["pixels"])
     assert env.render()[0, 0, 0] == pytest.approx(0.4 * 255, abs=2)
-
-
-def test_worlds_are_loaded_by_path(dots, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import worldsim.worlds
-
-    monkeypatch.setattr(worldsim.worlds, "load_world", lambda name: dots if name == tmp_path else pytest.fail())
-    assert WorldEnv(tmp_path).world is dots
 
 
 def test_bad_requests_are_answered(dots) -> None:

@@ -8,22 +8,22 @@ import torch
 from tests.cli.test_cli import worldsim
 from tests.reason.critics import critic
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.evaluate import loaders
 from worldsim.evaluate.planner_refs import PlannerSettings, parse, planner_refs
+from worldsim.evaluate.policies import SHIPPED_FOLDER, load_ref, policy_refs
 from worldsim.planners import Limits, Objective, Opinions
 from worldsim.triage.run import read_ranking
 from worldsim.worlds import load_world, world_folder
 
-BANK = Path(loaders.SHIPPED_BANK)
+BANK = SHIPPED_FOLDER
 
 
 def test_a_reference_is_complete_and_makes_the_policy_anywhere() -> None:
-    ref = loaders.policy_refs(["planner:hybrid?samples=16&iterations=2&receding=2"], world="push_state")[0]
+    ref = policy_refs(["planner:hybrid?samples=16&iterations=2&receding=2"], world="push_state")[0]
     assert ref.name == "planner:hybrid?samples=16&iterations=2&receding=2"
     settings, world = parse(ref.source)
     assert (settings.planner, settings.samples, settings.receding, settings.horizon) == ("hybrid", 16, 2, 16)
     assert world == str(world_folder("push_state"))
-    policy = loaders.policy_of(ref)
+    policy = load_ref(ref)
     first = load_world("push_state").starts(torch.arange(2))
     action, _ = policy.act({k: first[k] for k in policy.needs}, policy.initial(2), torch.arange(2))
     assert action.shape == (2, 2)
@@ -132,9 +132,9 @@ def test_caution_looks_twice_at_what_the_members_make_of_the_cost() -> None:
 )
 def test_mistakes_in_a_reference_are_named(ref: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        loaders.policy_refs([ref], world="push")
+        policy_refs([ref], world="push")
     with pytest.raises(InvalidInputError, match=r"\?world="):
-        loaders.policy_refs(["planner:weighted"])
+        policy_refs(["planner:weighted"])
 
 
 def test_a_planner_is_ranked_beside_checkpoints(tmp_path: Path) -> None:

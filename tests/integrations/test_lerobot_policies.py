@@ -14,10 +14,10 @@ pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
 from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera, WorldSpec
 from worldsim.errors import PolicyError, StorageError
+from worldsim.evaluate.policies import discover, load_policy, policy_digest
 from worldsim.integrations.lerobot.checkpoint import lerobot
 from worldsim.integrations.lerobot.policies import load
 from worldsim.policies import keyed_randomness as randomness
-from worldsim.policies.load import discover, load_policy, policy_digest
 from worldsim.protocols import Policy
 from worldsim.testing.policies import check_policy
 
@@ -261,6 +261,63 @@ def test_processor_steps_by_import_path_are_refused(built, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(StorageError, match=r"os\.path\.join"):
         load(folder)
+
+
+def _edit(folder, file, change):
+    """Rewrite one JSON file of a checkpoint."""
+    content = json.loads((folder / file).read_text())
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+
+
+def test_a_step_that_names_a_folder_of_code_never_runs_it(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "processing.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass P: pass\n")
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        (code / name).write_text(json.dumps({"auto_map": {"AutoProcessor": "processing.P"}}))
+    for kind, match in [("action_tokenizer_processor", "may run code"), ("tokenizer_processor", "may hold code")]:
+        settings = {"action_tokenizer_name": str(code), "tokenizer_name": str(code), "trust_remote_code": True}
+        step = {"registry_name": kind, "config": settings}
+        _edit(folder, "policy_preprocessor.json", lambda c, step=step: c.update(steps=[step]))
+        with pytest.raises(StorageError, match=match):
+            load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("steps", ["x", 3, None, [3], {"a": 1}, [{"registry_name": 3}], [{}]])
+def test_processor_steps_of_the_wrong_type_are_refused(built, tmp_path, steps):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    _edit(folder, "policy_preprocessor.json", lambda c: c.update(steps=steps))
+    with pytest.raises(StorageError, match=r"policy_preprocessor\.json"):
+        load(folder)
+
+
+def test_a_state_file_lies_in_the_folder(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    for state in ("../../x", 3):
+        step = {"registry_name": "normalizer_processor", "state_file": state}
+        _edit(folder, "policy_preprocessor.json", lambda c, step=step: c.update(steps=[step]))
+        with pytest.raises(StorageError, match="state_file"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("chunk_size", 10**9), ("chunk_size", -1), ("n_obs_steps", "x"), ("dim_model", 10**12)]
+)
+def test_sizes_out_of_range_are_refused(built, tmp_path, name, value):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    _edit(folder, "config.json", lambda c: c.update({name: value}))
+    with pytest.raises(StorageError, match=name):
+        load(folder)
+
+
+def test_an_act_policy_computes_in_another_dtype(built):
+    exact, rough = load(built["act"][0]), load(built["act"][0], dtype=torch.bfloat16, device="cpu")
+    (one, _), (other, _) = (p.act(seen(2, 0), p.initial(2), torch.arange(2)) for p in (exact, rough))
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
 
 
 def test_several_cameras(tmp_path):

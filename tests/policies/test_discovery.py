@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.evaluate.policies import load_policy, policy_digest
 from worldsim.policies.discovery import discover, folder_kind, natural, short_names
-from worldsim.policies.load import load_policy, policy_digest
 from worldsim.policies.pixel import PixelPolicy
 
 

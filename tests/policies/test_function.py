@@ -6,8 +6,8 @@ import torch
 
 from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.errors import InvalidInputError, PolicyError, UnknownNameError
-from worldsim.policies.function import FunctionPolicy, function_digest, is_function_ref, load_function
-from worldsim.policies.load import load_policy, policy_digest
+from worldsim.evaluate.policies import load_policy, policy_digest
+from worldsim.policies.function import FunctionPolicy, function_digest, load_function
 from worldsim.protocols import Policy
 
 SOURCE = """
@@ -40,7 +40,6 @@ def module(tmp_path, monkeypatch):
     """A user's file in the working directory, importable by name; forgotten afterwards."""
     (tmp_path / "my_robot.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     yield "my_robot"
     sys.modules.pop("my_robot", None)
 
@@ -101,18 +100,10 @@ def test_missing_modules(module, ref):
 def test_module_that_raises_on_import(tmp_path, monkeypatch):
     (tmp_path / "sick_module.py").write_text("raise ValueError('no gripper')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(PolicyError, match="no gripper"):
         load_function("sick_module:f")
     with pytest.raises(PolicyError, match="no gripper"):
         load_function(f"{tmp_path / 'sick_module.py'}:f")
-
-
-def test_references_are_told_from_paths(tmp_path):
-    assert is_function_ref("a.b:c")
-    assert is_function_ref("dir/a.py:c")
-    for path in ("a/b", "runs/x:y/z", "C:/runs", "plain", ":f", "a b:c"):
-        assert not is_function_ref(path)
 
 
 def test_digest_follows_source_and_name(module, tmp_path):

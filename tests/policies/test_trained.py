@@ -5,8 +5,8 @@ import torch
 
 from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.errors import InvalidInputError, PolicyError, StorageError, UnknownNameError
+from worldsim.policies.load import load_trained
 from worldsim.policies.pixel import PixelPolicy, PixelPolicyConfig, SpatialSoftmax
-from worldsim.policies.registry import load_trained
 from worldsim.policies.state import StatePolicy
 from worldsim.protocols import Policy
 

@@ -3,12 +3,14 @@
 Everything a command does can be called from Python; nothing here is needed by the library.
 """
 
+import os
 import sys
+from typing import NoReturn
 
 import typer
-from rich.console import Console
 
 from worldsim.cli.collect import collect
+from worldsim.cli.console import say
 from worldsim.cli.plan import plan
 from worldsim.cli.reason import app as reason
 from worldsim.cli.report import report
@@ -31,27 +33,32 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(report)
 app.add_typer(reason)
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # click's base of them all, wherever typer has it from
 
 
 def main() -> None:
-    """Run the command line; a user-facing failure prints its message and exits with 2.
-
-    Modules in the current folder can be named as ``module:function``, as with ``python -m``.
-    """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    """Run the command line; a user-facing failure, a mistyped option included, prints one line and exits with 2."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # else worker processes search the working folder first
+    sys.path[:] = [p for p in sys.path if p]
     try:
-        app()
+        code = app(standalone_mode=False) or 0
     except WorldsimError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]worldsim:[/] {_plain(str(error))}")
-        sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
-            raise
-        Console(stderr=True).print("worldsim: interrupted. Run the same command again to continue.")
-        sys.exit(_INTERRUPTED)
+        _fail(str(error))
+    except _UsageError as error:
+        _fail(f"{error.format_message()} See {_command_of(error)} --help.")  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        say("worldsim: interrupted. Run the same command again to continue.", error=True)
+    sys.exit(code)
 
 
-def _plain(text: str) -> str:
-    """Text in which brackets are not taken for markup."""
-    return text.replace("[", "\\[")
+def _fail(message: str) -> NoReturn:
+    say(f"worldsim: {message}", error=True, style="red")
+    sys.exit(2)
+
+
+def _command_of(error: Exception) -> str:
+    """The command, as typed, that an error of usage belongs to."""
+    context = getattr(error, "ctx", None)
+    return "worldsim" if context is None else str(context.command_path)

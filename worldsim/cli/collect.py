@@ -3,7 +3,6 @@
 Behaviours that explore are recorded here, policies by `worldsim.cli.rollouts`.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +18,9 @@ from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.data.collect.rollouts import RolloutOptions
 from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.evaluate.environments import ALIASES, MakeEnv
 from worldsim.train.collection import push_behaviours, push_demonstrations
 
-ALIASES = {"push": "worldsim/Push-v0"}
 MIXTURES = ("auto", "push", "demonstrations", "general")
 
 
@@ -105,12 +104,12 @@ def collect(
         from worldsim.cli import rollouts
 
         rollout_options = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
-        acting = policies or [rollouts.BANK]
+        acting = policies or ["bank"]
         if world:
             scene = rollouts.in_world(world, acting, simulator=simulator, options=rollout_options)
         else:
             name = ALIASES.get(env or "push", env or "push")
-            scene = rollouts.in_environment(environment(name), acting, name=name, options=rollout_options)
+            scene = rollouts.in_environment(MakeEnv(name), acting, name=name, options=rollout_options)
         scene.record(console, episodes=episodes, out=out, dry_run=dry_run)
         return
     _refuse({"--simulator without --world": simulator, "--batch without policies": batch is not None})
@@ -136,7 +135,7 @@ def _explore(
     dry_run: bool,
 ) -> None:
     """Record behaviours."""
-    make = environment(env)
+    make = MakeEnv(env)
     mixture = _mixture(behaviours, env, make, options.cameras)
     if dry_run:
         cost = recording.estimate_collect(make, mixture, episodes=episodes, seed=seed, options=options)
@@ -149,36 +148,6 @@ def _explore(
         f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}", highlight=False
     )
     console.print(f"Next: worldsim train world data={out} out=worlds/{out.name}", highlight=False)
-
-
-def environment(name: str) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """A maker of environments from an alias, a Gymnasium id or ``module:function``.
-
-    Raises:
-        UnknownNameError: No such id; the closest is named.
-        InvalidInputError: The function cannot be imported.
-    """
-    name = ALIASES.get(name, name)
-    if ":" in name and "/" not in name.split(":")[0] and name not in gymnasium.registry:
-        module, function = name.split(":", 1)
-        try:
-            made: Callable[[], gymnasium.Env[Any, Any]] = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise InvalidInputError(
-                f"{name!r} could not be imported ({error}). Give module:function, importable from here."
-            ) from error
-        return made
-    if name not in gymnasium.registry:
-        raise unknown_name("environment", name, [*ALIASES, *gymnasium.registry])
-
-    def make() -> gymnasium.Env[Any, Any]:
-        modes = getattr(gymnasium.spec(name), "additional_wrappers", None)
-        try:
-            return gymnasium.make(name, render_mode="rgb_array") if modes is not None else gymnasium.make(name)
-        except TypeError:
-            return gymnasium.make(name)
-
-    return make
 
 
 def _mixture(

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from worldsim.cli.progress import advance, bars
 from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.progress import progress_bars
 
 if TYPE_CHECKING:
     from worldsim.evaluate.closed_loop import Place, Summary
@@ -195,10 +195,10 @@ class _Run:
         from worldsim.evaluate.closed_loop import Tell, play_all
 
         total = len(self.episodes) * self.world.spec.horizon
-        with bars() as progress:
+        with progress_bars() as progress:
 
             def tell(place: "Place") -> Tell:
-                return lambda done: advance(progress, f"steps in {place.name}", done=done, total=total)
+                return lambda done: progress(f"steps in {place.name}", done, total, {})
 
             for place in self.places:
                 play_all(

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from worldsim.cli.progress import advance, bars
 from worldsim.errors import InvalidInputError
+from worldsim.progress import progress_bars
 
 if TYPE_CHECKING:
     from worldsim.reason.critic import ReasonCritic
@@ -64,12 +64,12 @@ def calibrate(
     told: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     critic = critic.with_settings(dataclasses.replace(critic.settings, **told))
     paths, sources = opened(data) if data else held_out(model)
-    with bars() as progress:
+    with progress_bars() as progress:
         judged = judge_sources(
             critic,
             sources,
             most=videos,
-            tell=lambda done, total: advance(progress, "episodes judged", done=done, total=total),
+            tell=lambda done, total: progress("episodes judged", done, total, {}),
         )
     command = " ".join(["worldsim", *sys.argv[1:]])
     made = calibrated(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
-from worldsim.cli.progress import advance, bars
+from worldsim.progress import progress_bars
 
 if TYPE_CHECKING:
     from worldsim.reason.benchmark.asking import Outcome
@@ -98,8 +98,8 @@ def evaluate(
 
 def _rehearse(prepared: "Prepared") -> None:
     """Say what is there and what asking would cost."""
-    with bars() as progress:
-        seconds, bad = prepared.rehearse(watch=lambda n, total: advance(progress, "clips", done=n, total=total))
+    with progress_bars() as progress:
+        seconds, bad = prepared.rehearse(watch=lambda n, total: progress("clips", n, total, {}))
     questions, view = prepared.questions, prepared.how.view
     chance = sum(1 / len(q.options) for q in questions) / len(questions)
     datasets = {q.dataset: sum(o.dataset == q.dataset for o in questions) for q in questions}
@@ -119,11 +119,11 @@ def _run(prepared: "Prepared", out: Path) -> "Outcome":
     """Ask, with a bar, in a folder that nobody else writes meanwhile."""
     from worldsim.runs.lock import run_lock
 
-    with run_lock(out), bars() as progress:
+    with run_lock(out), progress_bars() as progress:
         return prepared.run(
             out,
             command=" ".join(["worldsim", *sys.argv[1:]]),
-            watch=lambda n, total: advance(progress, "questions", done=n, total=total),
+            watch=lambda n, total: progress("questions", n, total, {}),
         )
 
 

@@ -14,11 +14,9 @@ from rich.console import Console
 from worldsim.data.collect.rollouts import RolloutOptions, estimate_rollouts, record_rollouts
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate import loaders
+from worldsim.evaluate.policies import load_policy, policy_refs
 from worldsim.protocols import Policy, Startable
 from worldsim.worlds import load_world
-
-BANK = "bank"
-"""Names the shipped checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,8 +108,7 @@ def _scene(
     name: str,
 ) -> Scene:
     """Load the policies, and keep what they and the place are made of, so that a continuation cannot mix."""
-    paths = [str(loaders.SHIPPED_BANK) if p == BANK else p for p in policies]
-    refs = loaders.policy_refs(paths, world=planned_in)
-    acting = {ref.name: loaders.policy_of(ref) for ref in refs}
+    refs = policy_refs(policies, world=planned_in)
+    acting = {ref.name: load_policy(ref.source) for ref in refs}
     known = {**source, "digests": [ref.digest for ref in refs]}
     return Scene(world=place, policies=acting, options=dataclasses.replace(options, name=name, source=known))

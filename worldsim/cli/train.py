@@ -1,12 +1,12 @@
 """`worldsim train WHAT key=value ...`: Hydra reads the overrides, the recipes do the work."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from worldsim.cli.progress import advance, bars
+from worldsim.cli.console import say
 from worldsim.errors import missing_extra, unknown_name
+from worldsim.progress import progress_bars
 
 RECIPES = ("world", "policy", "reason-sft", "reason-grpo")
 
@@ -42,15 +42,10 @@ def train(
         raise missing_extra(error.name or "hydra-core", "train") from error
     config = resolve(what, context.args)
     if dry_run:
-        Console().print(to_yaml(config), highlight=False, markup=False)
+        say(to_yaml(config))
         return
-    with bars() as progress:
-
-        def watch(stage: str, step: int, steps: int, values: Any) -> None:
-            note = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
-            advance(progress, stage, done=step, total=steps, note=note)
-
+    with progress_bars() as progress:
         from worldsim.train.registry import run
 
-        made = run(what, config, watch=watch)
-    Console().print(f"Wrote {made}", soft_wrap=True, highlight=False, markup=False)
+        made = run(what, config, watch=progress)
+    say(f"Wrote {made}")

@@ -3,9 +3,7 @@
 Shape legend: B batch, s frames (and actions) per step, H W pixels, P proprio, E true state, A action.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from worldsim.core import STATE, TRUE_STATE, Observation, WorldState, WorldStep, is_image
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.protocols import Startable, World, require_drawable
+from worldsim.protocols import Startable, require_drawable
 from worldsim.spaces import EnvAction, action_space, from_env
 
 ObsType = Literal["pixels_agent_pos", "environment_state_agent_pos", "all"]
@@ -33,20 +31,17 @@ _VECTORS = {"agent_pos": STATE, "environment_state": TRUE_STATE}
 _BOUND = 1e6  # worlds promise no limits of proprioception; infinite bounds would make spaces impossible to sample
 
 
-def load(world: World | str | Path) -> Startable:
-    """The world itself, or the one in a folder or shipped under a name.
+def require_startable(world: object) -> Startable:
+    """The world, if it is one that brings starts along.
 
     Raises:
-        UnknownNameError: No such folder or name.
-        StorageError: The folder is corrupt.
-        InvalidInputError: What was given is no world, or has no `starts`.
+        InvalidInputError: It is not.
     """
-    if isinstance(world, str | Path):
-        world = importlib.import_module("worldsim.worlds").load_world(world)
     if not isinstance(world, Startable):
         raise InvalidInputError(
-            f"A world, a folder or a name is expected; got a {type(world).__name__}. A world has spec, reset, step, "
-            "rollout, and here also starts(seeds); check it with worldsim.testing.check_world."
+            f"A world is expected; got a {type(world).__name__}. A world has spec, reset, step and rollout, and here also "
+            "num_starts and starts(indices); check it with worldsim.testing.check_world. For a folder or a shipped name "
+            "use gymnasium.make('worldsim/World-v0', world=NAME) or worldsim.load_world(NAME)."
         )
     return world
 

@@ -8,7 +8,6 @@ Shape legend: B episodes, s frames (and actions) per step, H W pixels.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 from worldsim.actions import ActionSpec
 from worldsim.arrays import Bools
 from worldsim.core import WorldSpec
-from worldsim.envs.episodes import Arrays, Episodes, ObsType, load
+from worldsim.envs.episodes import Arrays, Episodes, ObsType, require_startable
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.protocols import World
+from worldsim.protocols import Startable
 from worldsim.spaces import EnvAction
 
 _SEEDS = 2**31 - 1
@@ -43,14 +42,14 @@ class WorldEnv(gymnasium.Env[dict[str, Any], EnvAction]):
     `max_episode_steps`; it terminates earlier only in worlds whose task is solved by success at any step.
 
     Args:
-        world: A world, its folder, or a shipped name.
+        world: A world with starts. `gymnasium.make` takes a folder or a shipped name too.
         obs_type: ``"pixels_agent_pos"``, ``"environment_state_agent_pos"`` (nothing is decoded) or ``"all"``.
         max_episode_steps: Defaults to the world's own steps. `gymnasium.make` keeps an argument of this name to itself and
             so can only shorten episodes; construct `WorldEnv` itself to lengthen them.
         render_mode: ``"rgb_array"`` or None; `render` returns the latest frame.
 
     Raises:
-        UnknownNameError: No such world, obs_type or render_mode.
+        UnknownNameError: No such obs_type or render_mode.
         InvalidInputError: Not a world with starts, or max_episode_steps below 1.
     """
 
@@ -58,15 +57,14 @@ class WorldEnv(gymnasium.Env[dict[str, Any], EnvAction]):
 
     def __init__(
         self,
-        world: World | str | Path,
+        world: Startable,
         *,
         obs_type: ObsType = "pixels_agent_pos",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        world = load(world)
-        self.world: World = world
-        self._episodes = Episodes(world, obs_type=obs_type)
+        self.world = require_startable(world)
+        self._episodes = Episodes(self.world, obs_type=obs_type)
         self._max_episode_steps = _steps(self.world.spec, max_episode_steps)
         self.metadata, self.render_mode = _metadata(self.world.spec, render_mode), render_mode
         self.action_spec: ActionSpec = self.world.spec.action
@@ -122,7 +120,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[dict[str, Any], EnvAction, NDArr
         self,
         num_envs: int = 1,
         *,
-        world: World | str | Path,
+        world: Startable,
         obs_type: ObsType = "pixels_agent_pos",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -130,9 +128,8 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[dict[str, Any], EnvAction, NDArr
     ) -> None:
         if num_envs < 1:
             raise InvalidInputError(f"num_envs must be at least 1; got {num_envs}.")
-        world = load(world)
-        self.world: World = world
-        self._episodes = Episodes(world, obs_type=obs_type)
+        self.world = require_startable(world)
+        self._episodes = Episodes(self.world, obs_type=obs_type)
         self._max_episode_steps = _steps(self.world.spec, max_episode_steps)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)

@@ -5,7 +5,7 @@ The one place where the rooms of worlds, environments and policies meet for a tr
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
@@ -13,10 +13,8 @@ import gymnasium
 from worldsim import storage
 from worldsim.core import SIMULATOR
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.evaluate.planner_refs import is_planner_ref, load_planner, planner_refs
-from worldsim.policies.discovery import discover, short_names
-from worldsim.policies.load import load_policy, policy_digest
-from worldsim.protocols import Policy, Startable
+from worldsim.evaluate.planner_refs import image_world
+from worldsim.protocols import Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.reason.trial import Errors
 from worldsim.rollout.wrappers import LoadBorrowed, LoadRoundTrip
@@ -25,35 +23,6 @@ from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
 from worldsim.worlds import load_world, world_folder
 from worldsim.worlds.latent import LatentWorld, LearnedWorld
-
-SHIPPED_BANK = Path(__file__).parents[1] / "policies" / "shipped"
-
-
-def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref, ...]:
-    """One reference per policy under `paths`; the shipped bank where none is given.
-
-    Args:
-        paths: What `worldsim.policies.discovery.discover` reads, and planners (``planner:NAME?option=value``), which
-            come last.
-        world: Where planners plan that name no world.
-
-    Raises:
-        StorageError: Nothing is found under a path.
-        UnknownNameError: No such planner or option.
-    """
-    planners = planner_refs([p for p in paths if is_planner_ref(p)], world=world)
-    others = [p for p in paths if not is_planner_ref(p)]
-    if planners and not others:
-        return tuple(planners)
-    sources = discover(others or [str(SHIPPED_BANK)])
-    names = short_names(sources)
-    refs = [Ref(name=n, digest=policy_digest(s), source=s) for n, s in zip(names, sources, strict=True)]
-    return (*refs, *planners)
-
-
-def policy_of(ref: Ref) -> Policy:
-    """Load the policy of a reference."""
-    return load_planner(ref.source) if is_planner_ref(ref.source) else load_policy(ref.source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +136,10 @@ def arenas(world: LearnedWorld, ref: Ref, *, truth: int, roundtrip: int) -> list
         raise InvalidInputError(
             f"World {ref.name!r} has no simulator here (its task is {world.spec.task_id or 'unknown'!r} and its starts "
             f"{'hold' if knows_simulator(world) else 'lack'} simulator states). Use --truth 0 --roundtrip 0."
+        )
+    if roundtrip and not image_world(world):
+        raise InvalidInputError(
+            f"World {ref.name!r} draws no pictures, so nothing can be seen through it. Use --roundtrip 0, or a world of pixels."
         )
     lender = functools.partial(load_world, ref.source)
     bare = LoadBorrowed(world=functools.partial(simulator, world.spec.task_id), lender=lender)

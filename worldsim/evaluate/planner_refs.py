@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import torch
+
 from worldsim import planners, storage
 from worldsim.core import WorldState, is_image
 from worldsim.errors import InvalidInputError, unknown_name
@@ -169,10 +171,10 @@ def planner_refs(refs: Sequence[str], *, world: str | None = None) -> list[Ref]:
     return [_completed(ref, world) for ref in dict.fromkeys(refs)]
 
 
-def load_planner(source: str) -> MPC:
-    """The policy of a complete reference."""
+def load_planner(source: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> MPC:
+    """The policy of a complete reference; `device` and `dtype` are those of the world it plans in."""
     settings, world = parse(source)
-    return settings.controller(load_world(_world(source, world)))
+    return settings.controller(load_world(_world(source, world), device=device, dtype=dtype))
 
 
 def parse(ref: str) -> tuple[PlannerSettings, str | None]:

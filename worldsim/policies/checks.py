@@ -1,16 +1,12 @@
-"""What every policy promises about its inputs and outputs, checked once at its door.
-
-Not for limits of actions: clipping belongs to `worldsim.actions.ActionSpec`.
-"""
+"""Checks of what a policy is given and of what it returns; limits of actions belong to `worldsim.actions`."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, Observation, WorldSpec
+from worldsim.core import Observation
 from worldsim.errors import PolicyError
-from worldsim.protocols import Policy
 
 
 def require(observation: Observation, needs: frozenset[str], *, policy: str) -> None:
@@ -70,35 +66,6 @@ def checked_action(value: object, *, policy: str, n: int, dim: int | None = None
             "Its weights or its input normalisation are broken."
         )
     return action.float()
-
-
-def check_fits(policy: Policy, spec: WorldSpec, *, name: str) -> None:
-    """Check a policy against a world before the first step, as far as the policy tells its sizes.
-
-    Policies may have the attributes `action_dim` (A), `proprio_dim` (P) and `image_size` (H, W in pixels); those of
-    this package and of `worldsim.integrations.lerobot` do.
-
-    Args:
-        policy: Any policy.
-        spec: The world's promise.
-        name: The policy's name, for the message.
-
-    Raises:
-        PolicyError: A size differs; the message names all that do.
-    """
-    wanted: dict[str, object] = {"action_dim": spec.action.dim}
-    if STATE in policy.needs:
-        wanted["proprio_dim"] = spec.proprio_dim
-    if IMAGE in policy.needs:
-        wanted["image_size"] = tuple(spec.image_size)
-    own = {key: getattr(policy, key, None) for key in wanted}
-    differ = [
-        f"{key} is {own[key]}, the world's is {wanted[key]}"
-        for key in wanted
-        if own[key] is not None and own[key] != wanted[key]
-    ]
-    if differ:
-        raise PolicyError(f"Policy {name} does not fit this world: {'; '.join(differ)}. Use the world it was made for.")
 
 
 def _array(value: object) -> NDArray[np.generic] | None:

@@ -1,7 +1,4 @@
-"""From what a user types (folders, globs, ``module:name``) to one reference per policy, in a stable order.
-
-Not for loading them: `worldsim.policies.load`.
-"""
+"""From what a user types (folders, globs, ``module:name``) to one reference per policy, in a stable order."""
 
 import difflib
 import glob
@@ -13,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.policies.function import is_function_ref
 from worldsim.storage import CONFIG, MANIFEST, WEIGHTS
+from worldsim.user_code import is_code_ref
 
 KIND = "policy"
 """The `kind` in the manifest of a worldsim policy folder."""
@@ -57,7 +54,7 @@ def discover(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     found: list[str] = []
     problems: list[str] = []
     for path in [os.fspath(p) for p in paths]:
-        if is_function_ref(path):
+        if is_code_ref(path):
             found.append(path)
             continue
         here = [str(p) for root in _expand(path) for p in _policies_under(root)]
@@ -97,7 +94,7 @@ def short_names(refs: Sequence[str]) -> list[str]:
 
 def _telling_parts(ref: str) -> list[str]:
     """A reference's path without the parts that every checkpoint shares."""
-    if is_function_ref(ref):
+    if is_code_ref(ref):
         return [ref]
     kept = [p for p in Path(ref).parts if p not in (*_DULL, "/", ".")]
     return kept or [ref]
@@ -127,7 +124,7 @@ def _without_duplicates(refs: Sequence[str]) -> list[str]:
     """Keep one reference per real folder, the one that is no link where there is one; order is kept."""
     best: dict[str, str] = {}
     for ref in refs:
-        real = ref if is_function_ref(ref) else os.path.realpath(ref)
+        real = ref if is_code_ref(ref) else os.path.realpath(ref)
         if real not in best or (_is_linked(best[real]) and not _is_linked(ref)):
             best[real] = ref
     kept = set(best.values())

@@ -1,18 +1,8 @@
-"""Anybody's Python function as a policy, and references of the form ``module:name``.
+"""Anybody's Python function as a policy, and references of the form ``module:name``."""
 
-Not for folders of weights: `worldsim.policies.load`.
-"""
-
-import functools
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +12,7 @@ from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
 from worldsim.errors import InvalidInputError, PolicyError, WorldsimError, unknown_name
 from worldsim.policies.checks import checked_action, require
 from worldsim.protocols import Policy
+from worldsim.user_code import import_name, source_file
 
 ArrayFunction = Callable[[Mapping[str, NDArray[np.generic]]], ArrayLike]
 """Observation arrays by LeRobot key, each [n, ...] -> actions [n, A] in physical units."""
@@ -76,13 +67,6 @@ class FunctionPolicy:
         return checked_action(given, policy=self.name, n=keys.shape[0]), None
 
 
-def is_function_ref(ref: str) -> bool:
-    """Whether `ref` reads as ``package.module:name`` or ``path/to/file.py:name``, and is no existing path."""
-    module, _, name = ref.rpartition(":")
-    plain = module.endswith(".py") or all(part.isidentifier() for part in module.split("."))
-    return bool(module) and plain and name.isidentifier() and not Path(ref).exists()
-
-
 def load_function(ref: str) -> Policy:
     """Import a policy from code.
 
@@ -90,18 +74,14 @@ def load_function(ref: str) -> Policy:
     plain callable from observation arrays to actions (then a `FunctionPolicy` is put around it).
 
     Args:
-        ref: ``package.module:name`` (also looked for in the working directory) or ``path/to/file.py:name``.
+        ref: ``package.module:name`` (also looked for in the working folder) or ``path/to/file.py:name``.
 
     Raises:
         InvalidInputError: The module or file does not exist, or the name is none of the above.
         UnknownNameError: The module has no such name; the closest is named.
         PolicyError: The module or the factory raised.
     """
-    place, _, name = ref.rpartition(":")
-    module = _module(place, ref)
-    if not hasattr(module, name):
-        raise unknown_name(f"name in {place}", name, [n for n in vars(module) if not n.startswith("_")])
-    value = getattr(module, name)
+    value = _guarded(lambda: import_name(ref), ref)
     if not inspect.isclass(value) and isinstance(value, Policy):
         return value
     if not callable(value):
@@ -131,44 +111,9 @@ def function_digest(ref: str) -> str:
         InvalidInputError: The module or file does not exist.
     """
     place, _, name = ref.rpartition(":")
-    file = _file(place, ref) if place.endswith(".py") else Path(_module(place, ref).__file__ or "")
-    source = file.read_bytes() if file.is_file() else place.encode()
+    file = _guarded(lambda: source_file(ref), ref)
+    source = place.encode() if file is None else file.read_bytes()
     return hashlib.sha256(name.encode() + b"\0" + source).hexdigest()
-
-
-def _module(place: str, ref: str) -> ModuleType:
-    """Import a module by name or by file."""
-    if place.endswith(".py"):
-        file = _file(place, ref)
-        unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-        spec = importlib.util.spec_from_file_location(f"worldsim_user_{unique}_{file.stem}", file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses and pickling by workers look a module up by its name
-        _guarded(functools.partial(spec.loader.exec_module, module), ref)
-        return module
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # at the end: nothing installed is shadowed
-    if _find(place) is None:
-        raise InvalidInputError(f"{ref} names the module {place!r}, which is neither installed nor in {os.getcwd()}.")
-    module = _guarded(lambda: importlib.import_module(place), ref)
-    return module
-
-
-def _file(place: str, ref: str) -> Path:
-    """A Python file that exists."""
-    file = Path(place).expanduser().resolve()
-    if not file.is_file():
-        raise InvalidInputError(f"{ref} names the file {file}, which does not exist.")
-    return file
-
-
-def _find(place: str) -> object | None:
-    """Whether a module can be found; a missing parent package counts as not found."""
-    try:
-        return importlib.util.find_spec(place)
-    except (ModuleNotFoundError, ValueError):
-        return None
 
 
 def _guarded[T](call: Callable[[], T], ref: str) -> T:

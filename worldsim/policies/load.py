@@ -1,64 +1,43 @@
-"""One call from a reference to a policy: worldsim folders, LeRobot checkpoints, Python code.
+"""Trained policy classes by name, and loading the policy that a folder holds.
 
-Not for finding them: `worldsim.policies.discovery`.
+LeRobot checkpoints and code are loaded by `worldsim.evaluate.policies`.
 """
 
-import importlib
 from pathlib import Path
 
-from worldsim.errors import StorageError
-from worldsim.policies.discovery import discover, folder_kind
-from worldsim.policies.function import function_digest, is_function_ref, load_function
-from worldsim.policies.registry import load_trained
-from worldsim.protocols import Policy
-from worldsim.storage import folder_digest
+import torch
 
-__all__ = ["discover", "load_policy", "policy_digest"]
-_LEROBOT = "worldsim.integrations.lerobot.policies"  # imported by name: it needs the extra, and lies on a higher floor
+from worldsim import storage
+from worldsim.errors import StorageError, unknown_name
+from worldsim.policies.discovery import KIND
+from worldsim.policies.pixel import PixelPolicy
+from worldsim.policies.state import StatePolicy
+from worldsim.policies.trained import NAME_FIELD, TrainedPolicy
 
-
-def load_policy(ref: str) -> Policy:
-    """Load any policy.
-
-    Args:
-        ref: A worldsim policy folder, a LeRobot checkpoint folder, or ``module:name`` (see
-            `worldsim.policies.function.load_function`).
-
-    Raises:
-        StorageError: The folder is missing, is no single policy, or is corrupt.
-        MissingExtraError: A LeRobot checkpoint, and LeRobot is not installed.
-        InvalidInputError: A ``module:name`` that does not exist or is no policy.
-        PolicyError: Code behind ``module:name`` raised.
-    """
-    if is_function_ref(ref):
-        return load_function(ref)
-    path = _policy_folder(ref)
-    if folder_kind(path) == "lerobot":
-        policy: Policy = importlib.import_module(_LEROBOT).load(path)
-        return policy
-    return load_trained(path)
+POLICIES: dict[str, type[TrainedPolicy]] = {cls.kind: cls for cls in (PixelPolicy, StatePolicy)}
+"""Policy classes by the name that a folder's config.json gives."""
 
 
-def policy_digest(ref: str) -> str:
-    """Identify a policy's content: the files of a folder, or the source file and name of code.
+def load_trained(
+    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> TrainedPolicy:
+    """Load a folder that `TrainedPolicy.save_pretrained` wrote.
 
     Args:
-        ref: As for `load_policy`; nothing is loaded, no extra is needed.
-
-    Returns:
-        A sha256 in hexadecimal.
+        path: The folder.
+        device: Where the network computes.
+        dtype: Of its weights; None is float32.
 
     Raises:
-        StorageError: The folder is missing or is no single policy.
-        InvalidInputError: A ``module:name`` that does not exist.
+        StorageError: Missing, corrupt, another kind of folder, or weights that do not fit.
+        UnknownNameError: The config names a class that is not registered; the closest is named.
     """
-    return function_digest(ref) if is_function_ref(ref) else folder_digest(_policy_folder(ref))
-
-
-def _policy_folder(ref: str) -> Path:
-    """The folder of exactly one policy."""
-    path = Path(ref).expanduser()
-    if folder_kind(path):
-        return path
-    found = discover([ref])  # explains what is missing
-    raise StorageError(f"{ref} holds {len(found)} policies, expected one. Name one of them, for example {found[0]}.")
+    path = Path(path)
+    storage.read_manifest(path, kind=KIND)
+    config = storage.read_json(path / storage.CONFIG)
+    name = config.get(NAME_FIELD) if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise StorageError(f"{path / storage.CONFIG} has no field {NAME_FIELD!r} that names the policy's class.")
+    if name not in POLICIES:
+        raise unknown_name("policy class", name, POLICIES)
+    return POLICIES[name].from_pretrained(path, device=device, dtype=dtype)

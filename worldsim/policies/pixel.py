@@ -80,7 +80,9 @@ class PixelPolicy(TrainedPolicy):
     def forward(self, observation: Observation) -> Tensor:
         """Predict chunks of actions, [m, K, A] in units of [-1, 1] (not clipped)."""
         image_mhwc, p_mp = observation[IMAGE], self.normalized_proprio(observation)
-        x_mchw = image_mhwc.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)  # NHWC bytes are channels_last already
+        x_mchw = (
+            image_mhwc.permute(0, 3, 1, 2).to(p_mp.dtype).mul_(1 / 127.5).sub_(1)
+        )  # NHWC bytes are channels_last already
         features = torch.cat([self.where(self.convolutions(x_mchw)), p_mp], dim=1)
         unit: Tensor = self.head(features)
         return unit.reshape(-1, self.config.chunk, self.action_dim)

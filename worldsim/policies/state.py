@@ -63,7 +63,8 @@ class StatePolicy(TrainedPolicy):
     def forward(self, observation: Observation) -> Tensor:
         """Predict chunks of actions, [m, K, A] in units of [-1, 1] (not clipped)."""
         state = (observation[TRUE_STATE].float() - self.get_buffer("state_mean")) / self.get_buffer("state_std")
-        unit: Tensor = self.net(torch.cat([state, self.normalized_proprio(observation)], dim=1))
+        proprio = self.normalized_proprio(observation)
+        unit: Tensor = self.net(torch.cat([state.to(proprio.dtype), proprio], dim=1))
         return unit.reshape(-1, self.config.chunk, self.action_dim)
 
     def check_observation(self, observation: Observation, n: int) -> None:

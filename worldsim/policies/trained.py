@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,14 +145,15 @@ class TrainedPolicy(nn.Module):
 
     def _plan(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The next E actions [m, E, A] in physical units, within the limits."""
-        unit_mka: Tensor = self(observation)
+        unit_mka: Tensor = self(observation).float()
         action = self.config.action.denormalize(unit_mka[:, : self.config.executed])
         checked_action(action.flatten(1), policy=self.name, n=action.shape[0])
         return self.config.action.check(action)
 
     def normalized_proprio(self, observation: Observation) -> Tensor:
-        """Proprioception [m, P] in units of its training spread."""
-        return (observation[STATE].float() - self.get_buffer("proprio_mean")) / self.get_buffer("proprio_std")
+        """Proprioception [m, P] in units of its training spread, of the weights' dtype."""
+        mean, std = self.get_buffer("proprio_mean"), self.get_buffer("proprio_std")
+        return ((observation[STATE].float() - mean) / std).to(mean.dtype)
 
     def save_pretrained(
         self, path: Path | str, *, half: bool = False, manifest: Mapping[str, Any] | None = None
@@ -178,8 +179,15 @@ class TrainedPolicy(nn.Module):
         storage.save_folder(Path(path), kind=KIND, config=config, tensors=tensors, manifest=manifest)
 
     @classmethod
-    def from_pretrained(cls, path: Path | str) -> Self:
+    def from_pretrained(
+        cls, path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Self:
         """Read a folder that `save_pretrained` wrote; strict keys.
+
+        Args:
+            path: The folder.
+            device: Where the network computes.
+            dtype: Of its weights; None is float32, also where they are stored as float16.
 
         Raises:
             StorageError: Missing, corrupt, another kind of folder, another policy class, or weights that do not fit.
@@ -188,17 +196,18 @@ class TrainedPolicy(nn.Module):
         found = config.pop(NAME_FIELD, None) if isinstance(config, dict) else None
         if found != cls.kind:
             raise StorageError(f"{path} holds a {found!r} policy, expected {cls.kind!r}. Use load_policy for any kind.")
-        return cls._build(Path(path), config, tensors)
 
-    @classmethod
-    def _build(cls, path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Make the policy from what its folder holds."""
+        def make() -> TrainedPolicy:
+            return cls(storage.from_json(cls.config_class, config), name=str(path))
+
+        weights = {k: v.float() for k, v in tensors.items()}
         try:
-            policy = cls(storage.from_json(cls.config_class, config), name=str(path))
+            policy = storage.build_module(make, weights, config=config, source=path)
         except (InvalidInputError, LookupError) as error:
-            raise StorageError(f"{path / storage.CONFIG} does not describe a {cls.kind!r} policy: {error}") from error
-        storage.load_weights(policy, {k: v.float() for k, v in tensors.items()}, source=path)
-        return policy.eval()
+            raise StorageError(
+                f"{Path(path) / storage.CONFIG} does not describe a {cls.kind!r} policy: {error}"
+            ) from error
+        return cast("Self", policy.to(device=device, dtype=dtype).eval())
 
 
 def check_statistics(name: str, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -13,9 +13,9 @@ from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+from worldsim.evaluate.policies import discover, load_policy, policy_digest
 from worldsim.optimize import Schedule
 from worldsim.policies.degraded import Degradation
-from worldsim.policies.load import discover, load_policy, policy_digest
 from worldsim.policies.pixel import PixelPolicy, PixelPolicyConfig
 from worldsim.policies.scripted import PushExpert
 from worldsim.policies.trained import TrainedPolicy

@@ -12,13 +12,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from worldsim.errors import StorageError, missing_extra
-from worldsim.storage import CONFIG, WEIGHTS, read_json
+from worldsim.json_values import shown
+from worldsim.storage import CONFIG, WEIGHTS, check_sizes, read_json
 
 PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
+STEPS = (
+    "absolute_actions_processor",
+    "device_processor",
+    "image_crop_resize_processor",
+    "normalizer_processor",
+    "pi0_new_line_processor",
+    "relative_actions_processor",
+    "rename_observations_processor",
+    "smolvla_new_line_processor",
+    "to_batch_processor",
+    "tokenizer_processor",
+    "unnormalizer_processor",
+)
+"""The processor steps that are loaded. Others may run code that the folder names (``trust_remote_code``)."""
+_MAX_STEPS = 4096  # observations or actions: chunks, histories and horizons are far shorter
+_COUNTED = ("chunk_size", "n_action_steps", "n_obs_steps", "horizon")
 Processor = Callable[[Any], Any]
 
 
@@ -34,8 +52,12 @@ class Checkpoint:
     after: Processor  # actions as the network gives them -> physical units
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, device: torch.device | str | None = None) -> Checkpoint:
     """Load a LeRobot checkpoint folder (``.../pretrained_model``).
+
+    Args:
+        path: The folder.
+        device: Where the network computes; None leaves it to the checkpoint.
 
     Raises:
         StorageError: A file is missing or unreadable, the type is unknown, or the weights do not fit.
@@ -43,6 +65,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     _check_files(path)
     config = _config(path)
+    if device is not None:
+        config.device = str(device)
     if hasattr(config, "pretrained_backbone_weights"):
         config.pretrained_backbone_weights = None  # else torchvision downloads what model.safetensors overwrites
     network = _network(path, config)
@@ -75,22 +99,63 @@ def _check_files(path: Path) -> None:
     wanted = [CONFIG, WEIGHTS, *PROCESSORS]
     missing = [name for name in wanted if not (path / name).is_file()]
     for name in PROCESSORS:
-        content = read_json(path / name) if name not in missing else {}
-        steps = content.get("steps", []) if isinstance(content, dict) else []
-        states = [step["state_file"] for step in steps if step.get("state_file")]
-        missing += [state for state in states if not (path / state).is_file()]
-        foreign = [str(step.get("class")) for step in steps if not step.get("registry_name")]
-        if foreign:
-            raise StorageError(
-                f"{path / name} names processor steps by import path ({', '.join(foreign)}); only steps registered "
-                "with LeRobot's ProcessorStepRegistry are loaded. Register them and save the checkpoint again."
-            )
+        steps = [] if name in missing else _steps(path / name)
+        missing += [s["state_file"] for s in steps if "state_file" in s and not (path / s["state_file"]).is_file()]
     if missing:
         raise StorageError(
             f"{path} is no complete LeRobot checkpoint: {', '.join(missing)} missing. Normalisation lives in the "
             "processor files; checkpoints older than LeRobot 0.4 have none: convert them with `python -m "
             "lerobot.processor.migrate_policy_normalization --pretrained-path ...`."
         )
+    _check_numbers(path / CONFIG)
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """The steps of a processor file, each of a kind that is loaded here.
+
+    Raises:
+        StorageError: The file does not list steps, or one of them may run code.
+    """
+    content = read_json(path)
+    steps = content.get("steps") if isinstance(content, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
+        raise StorageError(f"{path}: 'steps' is a list of processor steps; got {shown(steps)}. Restore the file.")
+    for step in steps:
+        kind, state = step.get("registry_name"), step.get("state_file", "x")
+        if not isinstance(kind, str) or not kind:
+            raise StorageError(
+                f"{path} names a processor step by import path ({shown(step.get('class'))}); only steps registered with "
+                "LeRobot's ProcessorStepRegistry are loaded. Register it and save the checkpoint again."
+            )
+        if kind not in STEPS:
+            raise StorageError(
+                f"{path} has the processor step {kind!r}, which is not loaded from a folder, since it may run code that "
+                f"the folder names. Loaded are: {', '.join(STEPS)}. Wrap the policy as a `module:function` policy."
+            )
+        settings = step.get("config", {})
+        tokenizer = settings.get("tokenizer_name") if isinstance(settings, dict) else None
+        if tokenizer and Path(str(tokenizer)).expanduser().exists():
+            raise StorageError(
+                f"{path} names a tokenizer by a folder of this machine, {shown(tokenizer)}, which may hold code. Name one "
+                "by its hub id."
+            )
+        if not isinstance(state, str) or Path(state).name != state:
+            raise StorageError(f"{path}: 'state_file' is a file beside it; got {shown(state)}. Restore the file.")
+    return steps
+
+
+def _check_numbers(path: Path) -> None:
+    """Refuse counts that no policy has, before LeRobot allocates memory for them."""
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise StorageError(f"{path} holds no configuration but {shown(config)}. Restore the file.")
+    check_sizes(config, source=path)
+    for name in _COUNTED:
+        value = config.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_STEPS:
+            raise StorageError(f"{path}: {name} is a number in 1..{_MAX_STEPS}; got {shown(value)}. Restore the file.")
 
 
 def _config(path: Path) -> Any:

@@ -25,18 +25,26 @@ _WITH_HISTORY = ("diffusion",)  # types whose predict_action_chunk takes a histo
 _VECTORS = (STATE, TRUE_STATE)
 
 
-def load(path: Path | str, *, task: str = "") -> "LeRobotPolicy":
+def load(
+    path: Path | str,
+    *,
+    task: str = "",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> "LeRobotPolicy":
     """Load a LeRobot checkpoint folder.
 
     Args:
         path: The folder (``.../checkpoints/<step>/pretrained_model``).
         task: Instruction for language-conditioned policies.
+        device: Where the network computes; None leaves it to the checkpoint.
+        dtype: Computed in, by autocast; None computes as the weights are stored.
 
     Raises:
         StorageError: Incomplete or corrupt, or it asks for what worlds cannot give (several cameras, other inputs).
         MissingExtraError: LeRobot is not installed.
     """
-    return LeRobotPolicy(read_checkpoint(Path(path)), task=task)
+    return LeRobotPolicy(read_checkpoint(Path(path), device=device), task=task, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,14 +68,15 @@ class LeRobotPolicy:
     Args:
         checkpoint: What `read_checkpoint` gave.
         task: Instruction for language-conditioned policies.
+        dtype: Computed in, by autocast; None computes as the weights are stored.
 
     Raises:
         StorageError: It asks for several cameras, for inputs that no world gives, or for a history that this adapter
             cannot drive.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, task: str = "") -> None:
-        self.name = str(checkpoint.path)
+    def __init__(self, checkpoint: Checkpoint, *, task: str = "", dtype: torch.dtype | None = None) -> None:
+        self.name, self._dtype = str(checkpoint.path), dtype
         self.task = task
         self._checkpoint, config = checkpoint, checkpoint.config
         self._keys = _input_keys(checkpoint)
@@ -157,7 +166,11 @@ class LeRobotPolicy:
         """Ask the network for a chunk [n, K, A], not yet in physical units."""
         network = self._checkpoint.network
         network.reset()  # its own queues stay empty: what they would hold is in the batch
-        with KeyedRandomness(fold(keys, step)):
+        device = torch.device(str(self._checkpoint.config.device))
+        with (
+            KeyedRandomness(fold(keys, step)),
+            torch.autocast(device.type, self._dtype, enabled=self._dtype is not None),
+        ):
             chunk = network.predict_action_chunk(dict(batch))
         checked_action(chunk.flatten(1), policy=self.name, n=keys.shape[0], dim=chunk.shape[1] * self.action_dim)
         actions: Tensor = chunk.float()

@@ -21,11 +21,11 @@ from worldsim import __version__, storage
 from worldsim.core import IMAGE, STATE, TRUE_STATE
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.evaluate.policies import load_policy
 from worldsim.optimize import LossAt, Schedule, Watch, fit
 from worldsim.policies.degraded import Degradation
 from worldsim.policies.discovery import KIND
-from worldsim.policies.load import load_policy
-from worldsim.policies.registry import POLICIES
+from worldsim.policies.load import POLICIES
 from worldsim.policies.trained import TrainedPolicy
 from worldsim.runs.request import claimed
 from worldsim.train.recipes.imitation import Examples, Recorded, read_recorded
@@ -102,7 +102,7 @@ def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
         watch: Progress callback.
 
     Returns:
-        `config.out`; `worldsim.policies.load.discover` lists what it holds.
+        `config.out`; `worldsim.policies.discovery.discover` lists what it holds.
 
     Raises:
         StorageError: The dataset cannot be read, or another run holds the folder.

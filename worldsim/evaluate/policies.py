@@ -1,0 +1,122 @@
+"""One call from a reference to a policy: worldsim folders, LeRobot checkpoints, planners, Python code."""
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+import torch
+
+from worldsim import policies
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.evaluate.planner_refs import is_planner_ref, load_planner, planner_refs
+from worldsim.integrations.lerobot.policies import load as load_lerobot
+from worldsim.policies.discovery import discover, folder_kind, short_names
+from worldsim.policies.function import function_digest, load_function
+from worldsim.policies.load import load_trained
+from worldsim.protocols import Policy
+from worldsim.storage import folder_digest
+from worldsim.triage.request import Ref
+from worldsim.user_code import is_code_ref
+
+SHIPPED = "bank"
+"""Names the shipped checkpoints."""
+SHIPPED_FOLDER = Path(policies.__file__).parent / "shipped"
+
+
+def load_policy(ref: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Policy:
+    """Load any policy that the caller names.
+
+    Args:
+        ref: A worldsim policy folder, a LeRobot checkpoint folder, a complete reference to a planner
+            (``planner:NAME?world=FOLDER&option=value``), or ``module:name`` (see
+            `worldsim.policies.function.load_function`), which is imported.
+        device: Where its network, or the world that a planner plans in, computes.
+        dtype: Of the weights; None leaves them as they are stored. Code decides for itself.
+
+    Raises:
+        StorageError: The folder is missing, is no single policy, or is corrupt.
+        MissingExtraError: A LeRobot checkpoint, and LeRobot is not installed.
+        InvalidInputError: A ``module:name`` that does not exist or is no policy.
+        PolicyError: Code behind ``module:name`` raised.
+    """
+    if is_planner_ref(ref):
+        return load_planner(ref, device=device, dtype=dtype)
+    if is_code_ref(ref):
+        return load_function(ref)
+    path = _policy_folder(ref)
+    if folder_kind(path) == "lerobot":
+        return load_lerobot(path, device=device, dtype=dtype)
+    return load_trained(path, device=device, dtype=dtype)
+
+
+def load_ref(
+    ref: Ref,
+    *,
+    code: Container[str] = (),
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Policy:
+    """Load the policy of a reference that may come from somebody else's run folder.
+
+    Args:
+        ref: The reference.
+        code: The ``module:name`` references that the user typed. No others are imported.
+        device: As for `load_policy`.
+        dtype: As for `load_policy`.
+
+    Raises:
+        InvalidInputError: The reference names code that the user did not.
+        WorldsimError: As `load_policy`.
+    """
+    if not is_planner_ref(ref.source) and is_code_ref(ref.source) and ref.source not in code:
+        raise InvalidInputError(
+            f"Policy {ref.name} is the code {ref.source!r}, which is named by a file and was not imported. "
+            f"If you trust it, name it yourself: --code {ref.source}."
+        )
+    return load_policy(ref.source, device=device, dtype=dtype)
+
+
+def policy_digest(ref: str) -> str:
+    """Identify a policy's content: the files of a folder, or the source file and name of code.
+
+    Args:
+        ref: A folder or ``module:name``; nothing of a folder is loaded, no extra is needed.
+
+    Returns:
+        A sha256 in hexadecimal.
+
+    Raises:
+        StorageError: The folder is missing or is no single policy.
+        InvalidInputError: A ``module:name`` that does not exist.
+    """
+    return function_digest(ref) if is_code_ref(ref) else folder_digest(_policy_folder(ref))
+
+
+def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref, ...]:
+    """One reference per policy under `paths`; the shipped bank where none is given.
+
+    Args:
+        paths: What `worldsim.policies.discovery.discover` reads, ``"bank"`` for the shipped checkpoints, and planners
+            (``planner:NAME?option=value``), which come last.
+        world: Where planners plan that name no world.
+
+    Raises:
+        StorageError: Nothing is found under a path.
+        UnknownNameError: No such planner or option.
+    """
+    planners = planner_refs([p for p in paths if is_planner_ref(p)], world=world)
+    others = [str(SHIPPED_FOLDER) if p == SHIPPED else p for p in paths if not is_planner_ref(p)]
+    if planners and not others:
+        return tuple(planners)
+    sources = discover(others or [str(SHIPPED_FOLDER)])
+    names = short_names(sources)
+    refs = [Ref(name=n, digest=policy_digest(s), source=s) for n, s in zip(names, sources, strict=True)]
+    return (*refs, *planners)
+
+
+def _policy_folder(ref: str) -> Path:
+    """The folder of exactly one policy."""
+    path = Path(ref).expanduser()
+    if folder_kind(path):
+        return path
+    found = discover([ref])  # explains what is missing
+    raise StorageError(f"{ref} holds {len(found)} policies, expected one. Name one of them, for example {found[0]}.")

@@ -1,0 +1,220 @@
+"""A triage by names: references to worlds, policies and a critic become a run, its films and its report."""
+
+import dataclasses
+import datetime
+import functools
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worldsim import storage
+from worldsim.compute import find_device, find_dtype
+from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
+from worldsim.evaluate.planner_refs import image_world
+from worldsim.evaluate.policies import load_ref, policy_refs
+from worldsim.progress import Progress, silent
+from worldsim.triage.engine.bench import JudgeLoader, PolicyLoader
+from worldsim.triage.engine.replay import Results
+from worldsim.triage.estimate import Forecast, forecast
+from worldsim.triage.film import film
+from worldsim.triage.report import Clip, ReportData, assemble, choose
+from worldsim.triage.request import Ref, TriageRequest
+from worldsim.triage.run import Progress as News
+from worldsim.triage.run import run
+from worldsim.worlds import load_world
+from worldsim.worlds.latent import LearnedWorld
+
+_TRUTH = 12
+"""Paired simulator episodes per policy where nothing else is said."""
+_MOST_WORKERS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Triage:
+    """A triage that is ready to run.
+
+    Attributes:
+        request: What decides the result.
+        judging: A critic as the judge; None takes the world's own heads.
+        truth: Paired simulator episodes per policy.
+        roundtrip: Simulator episodes per policy on encoded and decoded frames.
+        device: Where world and policies compute.
+        dtype: Of their weights; empty keeps the stored one.
+    """
+
+    request: TriageRequest
+    judging: Judging | None
+    truth: int
+    roundtrip: int
+    device: str
+    dtype: str
+
+    def estimate(self) -> Forecast:
+        """What the run will cost and can tell, from a few timed steps."""
+        world = self.load_world()
+        return forecast(
+            self.request, load_world=lambda: world, load_policy=self.load_policy, load_judge=self._load_judge
+        )
+
+    def run(self, out: Path, *, videos: int = 2, command: str = "", progress: Progress = silent) -> ReportData:
+        """Run it, and film a few episodes; the same call continues it.
+
+        Args:
+            out: The run folder.
+            videos: Films of each kind.
+            command: How the run was asked for, for the report.
+            progress: Told how many rollouts are done.
+
+        Raises:
+            WorldsimError: As `worldsim.triage.run.run`.
+        """
+        places = arenas(self.load_world(), self.request.world, truth=self.truth, roundtrip=self.roundtrip)
+
+        def tell(news: News) -> None:
+            crashed: dict[str, float | str] = {"crashed": ", ".join(news.crashed)} if news.crashed else {}
+            progress(f"{news.kind} rollouts", news.done, news.planned, crashed)
+
+        results = run(
+            self.request,
+            load_world=self.load_world,
+            load_policy=self.load_policy,
+            out=out,
+            load_judge=self._load_judge,
+            arenas=places,
+            progress=tell,
+        )
+        return report_of(
+            results,
+            load_policy=self.load_policy,
+            load_judge=self._load_judge,
+            videos=videos,
+            command=command,
+            here=True,
+        )
+
+    @property
+    def load_world(self) -> "functools.partial[LearnedWorld]":
+        """Loads the world; picklable."""
+        return functools.partial(
+            load_world, self.request.world.source, device=self.device, dtype=find_dtype(self.dtype)
+        )
+
+    @property
+    def load_policy(self) -> PolicyLoader:
+        """Loads a policy by its reference; picklable. The code among them was named by the caller."""
+        code = tuple(ref.source for ref in self.request.policies)
+        return functools.partial(load_ref, code=code, device=self.device, dtype=find_dtype(self.dtype))
+
+    @property
+    def _load_judge(self) -> JudgeLoader | None:
+        return None if self.judging is None else self.judging.load
+
+
+def prepare(
+    policies: Sequence[str] = (),
+    *,
+    world: str = "push",
+    k: int | None = None,
+    budget: int | None = None,
+    judge: str | None = None,
+    truth: int | None = None,
+    roundtrip: int = 0,
+    workers: int | None = None,
+    device: str = "cpu",
+    dtype: str = "",
+    **options: Any,
+) -> Triage:
+    """Find everything that is named, and check that it goes together; nothing is rolled out.
+
+    Args:
+        policies: As for `worldsim.evaluate.policies.policy_refs`.
+        world: A folder or a shipped name.
+        k: How many best are wanted; None is 10, or a sixth of the policies.
+        budget: Rollouts in the world; None is 40 per policy.
+        judge: A critic's folder, ``"reason"`` for the shipped one; None takes the world's own heads.
+        truth: Paired simulator episodes per policy; None is 12 where there is a simulator.
+        roundtrip: Simulator episodes per policy on encoded and decoded frames.
+        workers: Processes; None is one per core, at most 8.
+        device: Where world and policies compute.
+        dtype: Of their weights; empty keeps the stored one.
+        options: Further fields of `TriageRequest`.
+
+    Raises:
+        WorldsimError: Something cannot be found or read, a number is out of range, or parts do not go together.
+    """
+    find_device(device)
+    where = world_ref(world)
+    if find_dtype(dtype) is not None:
+        where = dataclasses.replace(where, digest=storage.digest_bytes(f"{where.digest} {dtype}".encode()))
+    refs = policy_refs(policies, world=where.source)
+    judging = None if judge is None else judge_of(judge)
+    request = TriageRequest(
+        policies=refs,
+        world=where,
+        k=max(1, min(10, len(refs) // 6)) if k is None else k,
+        budget=40 * len(refs) if budget is None else budget,
+        workers=min(_MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers,
+        judge="" if judging is None else judging.version,
+        judge_rates=() if judging is None else judging.rates,
+        **options,
+    )
+    loaded = load_world(where.source)
+    if judging is not None and not image_world(loaded):
+        raise InvalidInputError(
+            f"World {where.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
+        )
+    if truth is None:
+        truth = _TRUTH if has_simulator(loaded) else 0
+    truth = min(truth, request.triage_episodes)
+    arenas(loaded, where, truth=truth, roundtrip=roundtrip)  # what cannot be had is refused before work begins
+    return Triage(request=request, judging=judging, truth=truth, roundtrip=roundtrip, device=device, dtype=dtype)
+
+
+def report_of(
+    results: Results,
+    *,
+    load_policy: PolicyLoader,
+    load_judge: JudgeLoader | None = None,
+    videos: int = 2,
+    command: str = "",
+    here: bool = False,
+) -> ReportData:
+    """What a report shows of a run, with a few episodes filmed again.
+
+    Args:
+        results: Of the run.
+        load_policy: Loads the policies that are filmed; one that it refuses leaves the report without films.
+        load_judge: As given to the run.
+        videos: Films of each kind; 0 for none.
+        command: How the report was asked for.
+        here: The run was computed by this process and its children, so their processor time is its cost.
+    """
+    clips: list[Clip] = []
+    remarks: list[str] = []
+    try:
+        clips = _film(results, load_policy, load_judge, each=videos) if videos else []
+    except WorldsimError as error:  # a state world draws nothing; the ranking stands
+        remarks.append(f"Episodes could not be filmed: {error}")
+    made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    cost = _core_seconds() if here else None
+    return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks)
+
+
+def _film(results: Results, load_policy: PolicyLoader, load_judge: JudgeLoader | None, *, each: int) -> list[Clip]:
+    """Film a few episodes of a finished run."""
+    where: Ref = results.plan.request.world
+    load = functools.partial(load_world, where.source)
+    truth = [a for a in results.plan.arenas if a.kind == "truth"]
+    places = arenas(load(), where, truth=truth[0].episodes, roundtrip=0) if truth else []
+    pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=each)
+    real = places[0].load if places else None
+    return film(results, pairs, load_world=load, load_policy=load_policy, load_truth=real, load_judge=load_judge)
+
+
+def _core_seconds() -> float:
+    """Processor time of this process and its finished children."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in usage)
