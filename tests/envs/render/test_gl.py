@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from worldsim.envs.push.env import PushEnv
-from worldsim.envs.render.gl import GLRenderer, gl_trouble
+from worldsim.envs.render.gl import GLRenderer, find_gl_error
 from worldsim.errors import InvalidInputError
 
 COMPARE = """
@@ -24,9 +24,9 @@ with GLRenderer(env._model, "top") as drawn:
 
 
 def test_opengl_draws_the_same_picture() -> None:
-    trouble = gl_trouble()
-    if trouble:
-        pytest.skip(f"EGL does not work here: {trouble}")
+    problem = find_gl_error()
+    if problem:
+        pytest.skip(f"EGL does not work here: {problem}")
     done = subprocess.run(
         [sys.executable, "-c", COMPARE],
         env=os.environ | {"MUJOCO_GL": "egl"},
@@ -42,6 +42,6 @@ def test_without_opengl_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InvalidInputError, match="MUJOCO_GL=egl"):
         GLRenderer(PushEnv()._model, "top")
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    monkeypatch.setattr("worldsim.envs.render.gl.gl_trouble", lambda: "no device.")
+    monkeypatch.setattr("worldsim.envs.render.gl.find_gl_error", lambda: "no device.")
     with pytest.raises(InvalidInputError, match="no device. Use RayRenderer"):
         GLRenderer(PushEnv()._model, "top")

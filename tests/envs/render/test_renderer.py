@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from worldsim.envs.render.renderer import RayRenderer
-from worldsim.envs.render.static_cache import moving_window
+from worldsim.envs.render.static_cache import movable_pixels
 from worldsim.errors import InvalidInputError, UnknownNameError
 
 CAMERA = '<camera name="eye" pos="0 0 2" fovy="40"/>'
@@ -137,12 +137,12 @@ def test_the_window_of_what_moves_holds_all_of_it() -> None:
     for pose in np.random.default_rng(2).uniform(-1.5, 1.5, (30, 3)):
         data.qpos[:] = pose
         mujoco.mj_forward(model, data)
-        window = moving_window(model, data, 0, mover, renderer._focal_px(), (64, 64))
+        window = movable_pixels(model, data, 0, mover, renderer._focal_px(), (64, 64))
         assert window is not None
         assert window[renderer.segmentation(data) == 2].all()
     data.qpos[:] = 0
     near, near_data = scene(MOVER, camera='<camera name="eye" pos="0 0 0.15"/>')
-    assert moving_window(near, near_data, 0, mover, renderer._focal_px(), (64, 64)) is None
+    assert movable_pixels(near, near_data, 0, mover, renderer._focal_px(), (64, 64)) is None
 
 
 def test_stated_intrinsics_draw_what_the_same_fovy_draws() -> None:

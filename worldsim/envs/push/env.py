@@ -1,7 +1,6 @@
 """Push-v0: push a T-shaped block to a goal disc with a round pusher, seen from above.
 
 The ground truth that worlds are compared with: MuJoCo physics, 10 Hz, 64x64 pixels, seeded and deterministic.
-Not for many episodes at once: that is `worldsim.envs.push.vector`.
 
 State vector (float64, see `PushEnv.get_state`): MuJoCo's integration state, then the variation's numbers.
 """
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.actions import ActionSpec
+from worldsim.arrays import Bytes, Float32s, Float64s
 from worldsim.envs.push.scene import (
     BLOCK_RADIUS_M,
     GOAL_RADIUS_M,
@@ -35,7 +35,6 @@ from worldsim.envs.push.scene import (
 from worldsim.envs.render.renderer import RayRenderer
 from worldsim.errors import InvalidInputError, unknown_name
 
-Floats = NDArray[np.float64]
 PushObservation = dict[str, NDArray[Any]]
 ObsType = Literal["pixels_agent_pos", "environment_state_agent_pos", "all"]
 
@@ -64,14 +63,14 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 class _Scene(NamedTuple):
-    """A compiled scene, its positions, and what draws it."""
+    """A compiled scene, its positions, and its renderer."""
 
     model: mujoco.MjModel
     data: mujoco.MjData
     renderer: RayRenderer
 
 
-class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
+class PushEnv(gymnasium.Env[PushObservation, Float32s]):
     """Planar pushing of a T-block to a disc of 4 cm radius.
 
     Action: float32 [2], desired pusher velocity in m/s, clipped to +-0.4; see `action_spec`.
@@ -85,7 +84,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
     Args:
         obs_type: Which observation keys are given; without `pixels` nothing is drawn.
         variation: Changes to the nominal task by name, see `variations` and
-            `worldsim.envs.push.scene.PushVariation`; `reset(options={"variation": {...}})` replaces it from there on.
+            `worldsim.envs.push.scene.PushVariation`; `reset(options={"variation": {...}})` replaces it.
         render_mode: ``"rgb_array"`` or None.
         render_px: Side of the frame that `render` returns.
 
@@ -145,7 +144,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self._place()
         return self.observe(), self.info()
 
-    def step(self, action: NDArray[np.float32]) -> tuple[PushObservation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Float32s) -> tuple[PushObservation, float, bool, bool, dict[str, Any]]:
         """Advance 0.1 s.
 
         Raises:
@@ -180,21 +179,21 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
             "environment_state": self.environment_state(),
         }
 
-    def pixels(self) -> NDArray[np.uint8]:
+    def pixels(self) -> Bytes:
         """The camera's frame, uint8 [64, 64, 3]."""
         return self._renderer.render(self._data)
 
-    def agent_pos(self) -> NDArray[np.float32]:
+    def agent_pos(self) -> Float32s:
         """Pusher x, y in metres, float32 [2]."""
-        position: NDArray[np.float32] = self._data.qpos[3:].astype(np.float32)
+        position: Float32s = self._data.qpos[3:].astype(np.float32)
         return position
 
-    def environment_state(self) -> NDArray[np.float32]:
+    def environment_state(self) -> Float32s:
         """Block x, y in metres, cos and sin of its yaw, float32 [4]."""
         x, y, yaw = self._data.qpos[:3]
         return np.array([x, y, math.cos(yaw), math.sin(yaw)], np.float32)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> Bytes | None:  # type: ignore[override]
         """A frame for people, uint8 [render_px, render_px, 3]; None unless `render_mode` is ``"rgb_array"``."""
         if self.render_mode is None:
             return None
@@ -208,13 +207,13 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self._data.qpos[:] = [*block, *pusher]
         self._place()
 
-    def get_state(self) -> Floats:
+    def get_state(self) -> Float64s:
         """Everything needed to resume here bit for bit, float64 [S]; the generator of starts is not part of it."""
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, physics, _STATE)
         return np.concatenate([physics, self._numbers])
 
-    def set_state(self, state: Floats) -> None:
+    def set_state(self, state: Float64s) -> None:
         """Resume from `get_state`, variation included.
 
         Raises:
@@ -231,7 +230,7 @@ class PushEnv(gymnasium.Env[PushObservation, NDArray[np.float32]]):
         self._place()
 
     def _build(self, variation: PushVariation) -> None:
-        """Take up the scene of `variation`, compiled once and kept while it is among the last few."""
+        """Use the scene of `variation`; the last few scenes stay compiled."""
         self.variation = variation
         if variation not in self._scenes:
             model = mujoco.MjModel.from_xml_string(push_xml(variation))
@@ -258,7 +257,7 @@ def observation_space(obs_type: str) -> gymnasium.spaces.Dict:
     return gymnasium.spaces.Dict({key: boxes[key] for key in OBSERVED[obs_type]})
 
 
-def sample_start(generator: np.random.Generator, *, size: float = 1.0) -> Floats:
+def sample_start(generator: np.random.Generator, *, size: float = 1.0) -> Float64s:
     """Draw a start: block x, y, yaw and pusher x, y, float64 [5] in metres and radians.
 
     Args:

@@ -1,7 +1,5 @@
 """The scene of the pushing task: its geometry, what may be varied, and the MJCF text for both.
 
-Other rooms read the geometry from here (`worldsim.envs.push.env` re-exports it). Not for stepping: that is `push`.
-
 Frame: x right and y up in the picture, metres, origin at the goal's centre. The block's origin is its centre of mass;
 at yaw 0 its bar lies at +y, its stem points to -y.
 """
@@ -139,7 +137,7 @@ def push_xml(variation: PushVariation) -> str:
 
     The block glides on the floor in x, y and yaw. Floor friction is the ellipsoidal limit surface of quasi-static
     pushing (Lynch and Mason, "Stable pushing", IJRR 1996) in its linear form: resistance to the velocity, equal in all
-    directions, so heavy that the block stops within a few millimetres once nobody pushes. It is `friction * mass * g`
+    directions, so heavy that the block stops within a few millimetres once it is not pushed. It is `friction * mass * g`
     at a slip of 5 cm/s. The pusher is a velocity servo of limited stiffness, so a heavier block slows it.
     """
     v = variation

@@ -1,7 +1,7 @@
-"""Many pushing episodes in one process: the vector face of `worldsim.envs.push.env.PushEnv`.
+"""Many pushing episodes in one process: `worldsim.envs.push.env.PushEnv` as a vector environment.
 
 Gymnasium's own synchronous vector environment with the episode limit built in, so that seeds, infos, `call`,
-`get_attr` and all three autoreset modes are the known ones. Not for many cores: run one per process.
+`get_attr` and all three autoreset modes are the known ones. It uses one core: run one per process.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class PushVectorEnv(SyncVectorEnv):
         render_mode: As for `PushEnv`.
         render_px: As for `PushEnv`.
         max_episode_steps: Steps after which an episode is truncated.
-        autoreset_mode: Who begins the next episode; declared in `metadata`. Gymnasium's default, NEXT_STEP, spends one
+        autoreset_mode: How the next episode begins; declared in `metadata`. Gymnasium's default, NEXT_STEP, spends one
             step on it; DISABLED leaves it to `reset(options={"reset_mask": ...})`.
 
     Raises:

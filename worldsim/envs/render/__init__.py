@@ -1,1 +1,1 @@
-"""Pictures of MuJoCo scenes by ray casting, OpenGL optional."""
+"""Images of MuJoCo scenes by ray casting, OpenGL optional."""

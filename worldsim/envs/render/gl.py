@@ -1,8 +1,8 @@
-"""The renderer's contract on OpenGL (EGL), for scenes with textures or many pixels. Optional: nothing here needs it.
+"""An OpenGL (EGL) renderer with the interface of `RayRenderer`, for scenes with textures or many pixels.
 
-Shadows and multisampling are off, which on software OpenGL are most of the cost. A broken OpenGL can end the process,
-so it is tried in another one first. Not the default: `worldsim.envs.render.renderer.RayRenderer` needs no OpenGL, and has finer
-edges.
+Optional: `worldsim.envs.render.renderer.RayRenderer` needs no OpenGL and has finer edges. Shadows and multisampling are
+off, which on software OpenGL are most of the cost. A broken OpenGL can end the process, so it is tried in another one
+first.
 """
 
 import copy
@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
+from worldsim.arrays import Bytes, Float32s, Int32s
 from worldsim.envs.render.renderer import VISIBLE_GROUPS, camera_id
 from worldsim.errors import InvalidInputError
 
@@ -32,8 +32,8 @@ with mujoco.Renderer(model, 16, 16) as renderer:
 
 
 @functools.cache
-def gl_trouble() -> str:
-    """Why EGL cannot be used here, in one line; empty where it works. Found out once, in a process of its own."""
+def find_gl_error() -> str:
+    """Why EGL cannot be used here, in one line; empty where it works. Tried once, in another process."""
     try:
         done = subprocess.run(  # noqa: S603 - a fixed text, run by this interpreter
             [sys.executable, "-c", _PROBE],
@@ -54,8 +54,8 @@ def gl_trouble() -> str:
 class GLRenderer:
     """Draws one camera of one scene with OpenGL; arguments and methods as `worldsim.envs.render.renderer.RayRenderer`.
 
-    The process must have been started with MUJOCO_GL=egl. The scene's looks are taken at construction: make a new one
-    after changing colours. Lights add highlights as the materials say, so brightness may differ from ray casting.
+    The process must have been started with MUJOCO_GL=egl. Float32s are read at construction: make a new one after
+    changing them. Lights add highlights as the materials say, so brightness may differ from ray casting.
 
     Raises:
         InvalidInputError: EGL does not work here, or MUJOCO_GL is not egl; the message says what to do.
@@ -73,9 +73,9 @@ class GLRenderer:
     ) -> None:
         if os.environ.get("MUJOCO_GL", "").lower() != "egl":
             raise InvalidInputError("Start Python with MUJOCO_GL=egl in its environment, or use RayRenderer.")
-        trouble = gl_trouble()
-        if trouble:
-            raise InvalidInputError(f"EGL does not work on this machine: {trouble} Use RayRenderer.")
+        problem = find_gl_error()
+        if problem:
+            raise InvalidInputError(f"EGL does not work on this machine: {problem} Use RayRenderer.")
         self.camera = camera_id(model, camera)
         self.height, self.width = height, width
         plain = copy.copy(model)
@@ -88,25 +88,25 @@ class GLRenderer:
         self._option.sitegroup[:] = 0
         self._renderer: Any = mujoco.Renderer(plain, height, width)
 
-    def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+    def render(self, data: mujoco.MjData) -> Bytes:
         """Draw the colours, uint8 [H, W, 3]."""
-        self._look(data)
-        frame: NDArray[np.uint8] = self._renderer.render()
+        self._update_scene(data)
+        frame: Bytes = self._renderer.render()
         return frame
 
-    def depth(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Distance along the camera's axis, float32 [H, W] in metres; infinity where nothing is."""
+    def depth(self, data: mujoco.MjData) -> Float32s:
+        """Distance along the camera's axis, float32 [H, W] in metres; infinity where there is nothing."""
         self._renderer.enable_depth_rendering()
-        self._look(data)
-        depth_m: NDArray[np.float32] = self._renderer.render().astype(np.float32)
+        self._update_scene(data)
+        depth_m: Float32s = self._renderer.render().astype(np.float32)
         self._renderer.disable_depth_rendering()
         depth_m[depth_m > 0.99 * self._far_m] = np.inf
         return depth_m
 
-    def segmentation(self, data: mujoco.MjData) -> NDArray[np.int32]:
-        """Number of the geom seen, int32 [H, W]; -1 where nothing is."""
+    def segmentation(self, data: mujoco.MjData) -> Int32s:
+        """Number of the geom seen, int32 [H, W]; -1 where there is nothing."""
         self._renderer.enable_segmentation_rendering()
-        self._look(data)
+        self._update_scene(data)
         number, kind = np.moveaxis(self._renderer.render(), -1, 0)
         self._renderer.disable_segmentation_rendering()
         return np.where(kind == int(mujoco.mjtObj.mjOBJ_GEOM), number, -1).astype(np.int32)
@@ -121,7 +121,7 @@ class GLRenderer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _look(self, data: mujoco.MjData) -> None:
+    def _update_scene(self, data: mujoco.MjData) -> None:
         """Bring the scene up to date, without shadows, reflections, haze or sky."""
         self._renderer.update_scene(data, camera=self.camera, scene_option=self._option)
         for flag in ("SHADOW", "REFLECTION", "HAZE", "SKYBOX"):

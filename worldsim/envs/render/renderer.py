@@ -1,10 +1,10 @@
-"""Pictures of a MuJoCo scene by ray casting: RGB, depth and segmentation, with no OpenGL and no display.
+"""Images of a MuJoCo scene by ray casting: RGB, depth and segmentation, with no OpenGL and no display.
 
 For any MJCF scene and any perspective camera of it. One ray per pixel finds what is seen; pixels on an outline or a
 crease are then cast again with a stratified pattern of sub-rays and averaged, so that an edge keeps its position to a
 fraction of a pixel at little cost. Shading is Lambert's law without shadows, highlights, textures or transparency.
 
-Not for photographs: `worldsim.envs.render.gl.GLRenderer` keeps the same contract on OpenGL.
+`worldsim.envs.render.gl.GLRenderer` has the same interface on OpenGL, for scenes with textures.
 
 Legend: N rays, G geoms, L lights, S sub-rays per side of a pixel.
 """
@@ -15,17 +15,12 @@ from typing import Self
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
-from worldsim.envs.render.rays import cast, products
-from worldsim.envs.render.shading import Lamps, geom_colours, shade
-from worldsim.envs.render.static_cache import StillParts, moving_geoms, moving_window, still_signature, without
+from worldsim.arrays import Bools, Bytes, Float32s, Float64s, Int32s
+from worldsim.envs.render.rays import cast_rays, dot_products
+from worldsim.envs.render.shading import Lights, geom_colours, shade
+from worldsim.envs.render.static_cache import StaticScene, hide_geoms, movable_geoms, movable_pixels, static_signature
 from worldsim.errors import InvalidInputError, unknown_name
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int32]
-Colours = NDArray[np.float32]
-Frame = NDArray[np.uint8]
 
 VISIBLE_GROUPS = (0, 1, 2)
 """Geom groups that are drawn, MuJoCo's own default."""
@@ -75,7 +70,7 @@ class RayRenderer:
         InvalidInputError: A size below 1 px, or a camera that is not a perspective one.
 
     The data passed to the drawing methods must have its positions computed (`mj_forward`, or `mj_kinematics` and
-    `mj_camlight`); it is only read. Colours, sizes, poses and lights of the model may change between calls; after an
+    `mj_camlight`); it is only read. Float32s, sizes, poses and lights of the model may change between calls; after an
     edit of mesh or height-field data make a new renderer.
     """
 
@@ -98,43 +93,43 @@ class RayRenderer:
         self._background = np.asarray(background, np.float32)
         self._groups = np.isin(np.arange(mujoco.mjNGROUP), groups).astype(np.uint8)
         column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        self._pixel_n2: Floats = np.stack([column.ravel(), row.ravel()], axis=-1)
-        self._offset_s2 = _stratified(samples)
-        self._rays_of: tuple[bytes, Floats, Floats] | None = None
-        self._still: StillParts | None = None
+        self._pixel_N2: Float64s = np.stack([column.ravel(), row.ravel()], axis=-1)
+        self._offset_S2 = _stratified(samples)
+        self._ray_cache: tuple[bytes, Float64s, Float64s] | None = None
+        self._static: StaticScene | None = None
 
-    def render(self, data: mujoco.MjData) -> Frame:
+    def render(self, data: mujoco.MjData) -> Bytes:
         """Draw the colours, uint8 [H, W, 3]."""
-        still = self._still_parts(data)
-        count = len(self._pixel_n2)
-        key_n: Ints = np.empty(count, np.int32)
-        rgb_n3: Colours = np.empty((count, 3), np.float32)
-        mask_n = np.ones(count, bool)
-        if still.backdrop is not None:
-            window = moving_window(
-                self.model, data, self.camera, still.moving, self._focal_px(), (self.height, self.width)
+        static = self._static_scene(data)
+        count = len(self._pixel_N2)
+        key_N: Int32s = np.empty(count, np.int32)
+        rgb_N3: Float32s = np.empty((count, 3), np.float32)
+        mask_N = np.ones(count, bool)
+        if static.drawing is not None:
+            window = movable_pixels(
+                self.model, data, self.camera, static.moving, self._focal_px(), (self.height, self.width)
             )
             if window is not None:
-                mask_n = window.ravel()
-                key_n, rgb_n3 = still.backdrop[0].copy(), still.backdrop[1].copy()
-        self._draw(self.model, data, still, mask_n, key_n, rgb_n3)
-        return np.rint(rgb_n3).astype(np.uint8).reshape(self.height, self.width, 3)
+                mask_N = window.ravel()
+                key_N, rgb_N3 = static.drawing[0].copy(), static.drawing[1].copy()
+        self._draw(self.model, data, static, mask_N, key_N, rgb_N3)
+        return np.rint(rgb_N3).astype(np.uint8).reshape(self.height, self.width, 3)
 
-    def depth(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Distance along the camera's axis at pixel centres, float32 [H, W] in metres; infinity where nothing is."""
-        rays_n3, cosine_n = self._centre_rays(data)
-        geom_n, dist_n, _ = cast(self.model, data, self.camera, rays_n3, self._groups, normals=False)
-        depth = np.where(geom_n >= 0, dist_n * cosine_n, np.inf)
+    def depth(self, data: mujoco.MjData) -> Float32s:
+        """Distance along the camera's axis at pixel centres, float32 [H, W] in metres; infinity where there is nothing."""
+        rays_N3, cosine_N = self._centre_rays(data)
+        geom_N, dist_N, _ = cast_rays(self.model, data, self.camera, rays_N3, self._groups, normals=False)
+        depth = np.where(geom_N >= 0, dist_N * cosine_N, np.inf)
         return depth.astype(np.float32).reshape(self.height, self.width)
 
-    def segmentation(self, data: mujoco.MjData) -> Ints:
-        """Number of the geom seen at each pixel centre, int32 [H, W]; -1 where nothing is."""
-        rays_n3, _ = self._centre_rays(data)
-        geom_n, _, _ = cast(self.model, data, self.camera, rays_n3, self._groups, normals=False)
-        return geom_n.reshape(self.height, self.width)
+    def segmentation(self, data: mujoco.MjData) -> Int32s:
+        """Number of the geom seen at each pixel centre, int32 [H, W]; -1 where there is nothing."""
+        rays_N3, _ = self._centre_rays(data)
+        geom_N, _, _ = cast_rays(self.model, data, self.camera, rays_N3, self._groups, normals=False)
+        return geom_N.reshape(self.height, self.width)
 
     def close(self) -> None:
-        """Nothing to release; present because every renderer has it."""
+        """Release nothing; every renderer has this method."""
 
     def __enter__(self) -> Self:
         return self
@@ -153,74 +148,76 @@ class RayRenderer:
         focal = centre_y / math.tan(math.radians(float(self.model.cam_fovy[self.camera])) / 2)
         return focal, focal, centre_x, centre_y
 
-    def _directions(self, data: mujoco.MjData, pixel_n2: Floats) -> tuple[Floats, Floats]:
+    def _directions(self, data: mujoco.MjData, pixel_N2: Float64s) -> tuple[Float64s, Float64s]:
         """Unit rays [N, 3] in the world frame through image points (column, row), and their cosines to the axis."""
         fx, fy, cx, cy = self._focal_px()
-        x_n, y_n = (pixel_n2[:, 0] - cx) / fx, (cy - pixel_n2[:, 1]) / fy
-        cosine_n = 1.0 / np.sqrt(x_n**2 + y_n**2 + 1.0)
-        columns = x_n * cosine_n, y_n * cosine_n, -cosine_n
-        return products(columns, data.cam_xmat[self.camera].reshape(3, 3)), cosine_n
+        x_N, y_N = (pixel_N2[:, 0] - cx) / fx, (cy - pixel_N2[:, 1]) / fy
+        cosine_N = 1.0 / np.sqrt(x_N**2 + y_N**2 + 1.0)
+        columns = x_N * cosine_N, y_N * cosine_N, -cosine_N
+        return dot_products(columns, data.cam_xmat[self.camera].reshape(3, 3)), cosine_N
 
-    def _centre_rays(self, data: mujoco.MjData) -> tuple[Floats, Floats]:
-        """Rays through pixel centres, kept while the camera neither turns nor zooms."""
+    def _centre_rays(self, data: mujoco.MjData) -> tuple[Float64s, Float64s]:
+        """Rays through pixel centres, cached while the camera neither turns nor zooms."""
         pose = data.cam_xmat[self.camera].tobytes() + np.asarray(self._focal_px()).tobytes()
-        if self._rays_of is None or self._rays_of[0] != pose:
-            self._rays_of = (pose, *self._directions(data, self._pixel_n2))
-        return self._rays_of[1], self._rays_of[2]
+        if self._ray_cache is None or self._ray_cache[0] != pose:
+            self._ray_cache = (pose, *self._directions(data, self._pixel_N2))
+        return self._ray_cache[1], self._ray_cache[2]
 
-    def _still_parts(self, data: mujoco.MjData) -> StillParts:
-        """Lights and colours, and the picture of what cannot move once these were the same in two frames."""
-        signature = still_signature(self.model, data, self.camera, self._focal_px())
-        if self._still is None or self._still.signature != signature:
-            self._still = StillParts(
+    def _static_scene(self, data: mujoco.MjData) -> StaticScene:
+        """Lights and colours, and the drawing of what cannot move once these were the same in two frames."""
+        signature = static_signature(self.model, data, self.camera, self._focal_px())
+        if self._static is None or self._static.signature != signature:
+            self._static = StaticScene(
                 signature=signature,
-                lamps=Lamps.of(self.model, data, self.camera),
+                lights=Lights.of(self.model, data, self.camera),
                 palette=geom_colours(self.model, self._background),
-                moving=moving_geoms(self.model),
+                moving=movable_geoms(self.model),
             )
-        elif self._still.backdrop is None and len(self._still.moving) < self.model.ngeom:
-            count = len(self._pixel_n2)
-            key_n, rgb_n3 = np.empty(count, np.int32), np.empty((count, 3), np.float32)
-            emptied, groups = without(self.model, self._still.moving, self._groups)
-            self._draw(emptied, data, self._still, np.ones(count, bool), key_n, rgb_n3, groups)
-            self._still = dataclasses.replace(self._still, backdrop=(key_n, rgb_n3))
-        return self._still
+        elif self._static.drawing is None and len(self._static.moving) < self.model.ngeom:
+            count = len(self._pixel_N2)
+            key_N, rgb_N3 = np.empty(count, np.int32), np.empty((count, 3), np.float32)
+            visible, groups = hide_geoms(self.model, self._static.moving, self._groups)
+            self._draw(visible, data, self._static, np.ones(count, bool), key_N, rgb_N3, groups)
+            self._static = dataclasses.replace(self._static, drawing=(key_N, rgb_N3))
+        return self._static
 
     def _draw(
         self,
         model: mujoco.MjModel,
         data: mujoco.MjData,
-        still: StillParts,
-        mask_n: NDArray[np.bool_],
-        key_n: Ints,
-        rgb_n3: Colours,
-        groups: NDArray[np.uint8] | None = None,
+        static: StaticScene,
+        mask_N: Bools,
+        key_N: Int32s,
+        rgb_N3: Float32s,
+        groups: Bytes | None = None,
     ) -> None:
-        """Draw the pixels of `mask_n` into `key_n` and `rgb_n3`, outlines and creases with sub-rays."""
+        """Draw the pixels of `mask_N` into `key_N` and `rgb_N3`, outlines and creases with sub-rays."""
         groups = self._groups if groups is None else groups
-        todo = np.flatnonzero(mask_n)
-        whole = len(todo) == len(mask_n)
-        rays_n3 = self._centre_rays(data)[0]
-        rgb_n3[todo], key_n[todo] = self._colours(model, data, rays_n3 if whole else rays_n3[todo], still, groups)
-        if len(self._offset_s2) == 1:
+        pixels = np.flatnonzero(mask_N)
+        every = len(pixels) == len(mask_N)
+        rays_N3 = self._centre_rays(data)[0]
+        rgb_N3[pixels], key_N[pixels] = self._shade_rays(
+            model, data, rays_N3 if every else rays_N3[pixels], static, groups
+        )
+        if len(self._offset_S2) == 1:
             return
-        edge = np.flatnonzero(_edges(key_n.reshape(self.height, self.width)).ravel() & mask_n)
+        edge = np.flatnonzero(_edges(key_N.reshape(self.height, self.width)).ravel() & mask_N)
         if len(edge):
-            points = (self._pixel_n2[edge][:, None] + self._offset_s2).reshape(-1, 2)
-            fine_n3, _ = self._colours(model, data, self._directions(data, points)[0], still, groups)
-            rgb_n3[edge] = _mean(fine_n3.reshape(len(edge), -1, 3))
+            points = (self._pixel_N2[edge][:, None] + self._offset_S2).reshape(-1, 2)
+            fine_N3, _ = self._shade_rays(model, data, self._directions(data, points)[0], static, groups)
+            rgb_N3[edge] = _mean(fine_N3.reshape(len(edge), -1, 3))
 
-    def _colours(
-        self, model: mujoco.MjModel, data: mujoco.MjData, rays_n3: Floats, still: StillParts, groups: NDArray[np.uint8]
-    ) -> tuple[Colours, Ints]:
+    def _shade_rays(
+        self, model: mujoco.MjModel, data: mujoco.MjData, rays_N3: Float64s, static: StaticScene, groups: Bytes
+    ) -> tuple[Float32s, Int32s]:
         """Colour of each ray [N, 3] in 0..255, and a number [N] that differs across outlines and creases."""
-        geom_n, dist_n, normal_n3 = cast(model, data, self.camera, rays_n3, groups)
-        light_n3 = still.lamps.at(normal_n3, rays_n3, dist_n)
-        rgb_n3 = shade(still.palette, geom_n, light_n3)
-        return rgb_n3, geom_n * 64 + (light_n3[:, 1] * _LIGHT_STEPS).astype(np.int32)
+        geom_N, dist_N, normal_N3 = cast_rays(model, data, self.camera, rays_N3, groups)
+        light_N3 = static.lights.illuminate(normal_N3, rays_N3, dist_N)
+        rgb_N3 = shade(static.palette, geom_N, light_N3)
+        return rgb_N3, geom_N * 64 + (light_N3[:, 1] * _LIGHT_STEPS).astype(np.int32)
 
 
-def _stratified(side: int) -> Floats:
+def _stratified(side: int) -> Float64s:
     """Sub-ray offsets [side * side, 2] from a pixel's centre, px, each in a row and a column of its own.
 
     Correlated multi-jittered sampling without the jitter (Kensler, Pixar TM 13-01, 2013): an upright edge is resolved
@@ -232,18 +229,18 @@ def _stratified(side: int) -> Floats:
     return np.stack([x.ravel(), y.ravel()], axis=-1)
 
 
-def _mean(samples_ns3: Colours) -> Colours:
-    """Mean over S sub-rays: [N, S, 3] -> [N, 3]; NumPy's own is slow along a short axis in the middle."""
-    total_n3 = samples_ns3[:, 0].copy()
-    for number in range(1, samples_ns3.shape[1]):
-        total_n3 += samples_ns3[:, number]
-    total_n3 /= samples_ns3.shape[1]
-    return total_n3
+def _mean(samples_NS3: Float32s) -> Float32s:
+    """Mean over S sub-rays: [N, S, 3] -> [N, 3]; NumPy's own is slow along a short middle axis."""
+    total_N3 = samples_NS3[:, 0].copy()
+    for number in range(1, samples_NS3.shape[1]):
+        total_N3 += samples_NS3[:, number]
+    total_N3 /= samples_NS3.shape[1]
+    return total_N3
 
 
-def _edges(key_hw: Ints) -> NDArray[np.bool_]:
+def _edges(key_HW: Int32s) -> Bools:
     """Pixels that differ from any of their eight neighbours, bool [H, W]."""
-    edge = np.zeros(key_hw.shape, bool)
+    edge = np.zeros(key_HW.shape, bool)
     pairs = (
         ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
         ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
@@ -251,7 +248,7 @@ def _edges(key_hw: Ints) -> NDArray[np.bool_]:
         ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))),
     )
     for one, other in pairs:
-        differ = key_hw[one] != key_hw[other]
+        differ = key_HW[one] != key_HW[other]
         edge[one] |= differ
         edge[other] |= differ
     return edge
