@@ -172,7 +172,7 @@ def action_rows(value: object, *, n: int, dim: int) -> Tensor:
 
 
 def check_actions(value: object, action: ActionSpec, *, name: str, n: int) -> Tensor:
-    """What a policy returned as actions that can be executed: finite, float32 [n, A], within the limits.
+    """What a policy returned as actions that can be executed: finite, float32 [n, A] on the CPU, within the limits.
 
     Args:
         value: What it returned.
@@ -184,6 +184,6 @@ def check_actions(value: object, action: ActionSpec, *, name: str, n: int) -> Te
         InvalidInputError: As `action_rows`, or NaN or infinity.
     """
     try:
-        return action.check(action_rows(value, n=n, dim=action.dim))
+        return action.check(action_rows(value, n=n, dim=action.dim).cpu())
     except InvalidInputError as error:
         raise InvalidInputError(f"Policy {name!r}: {error}") from error
