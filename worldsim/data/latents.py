@@ -67,6 +67,7 @@ def encode_episodes(
     normalize: Callable[[Tensor], Tensor],
     path: Path,
     key: str,
+    stride: int = 1,
     on_episode: Callable[[int], None] | None = None,
 ) -> EncodedEpisodes:
     """Encode all episodes, or read them from `path` if they were encoded before with the same key.
@@ -74,10 +75,11 @@ def encode_episodes(
     Args:
         episode: Reads episode i.
         count: How many there are.
-        encode: An episode -> its latents [F, C, H, W].
-        normalize: Actions in physical units -> [-1, 1].
+        encode: An episode -> its latents [F', C, H, W], with F' = 1 + (F - 1) // stride; frames left over are not used.
+        normalize: Actions in physical units [..., A] -> network units [..., E].
         path: The cache file's folder.
         key: Digest of dataset and encoder; another key means another cache.
+        stride: Frames per latent frame; a step then takes so many actions, flattened to [stride * E].
         on_episode: Called after each episode, for progress bars.
 
     Raises:
@@ -86,11 +88,11 @@ def encode_episodes(
     if path.exists():
         config, tensors, manifest = storage.load_folder(path, kind="latents")
         if manifest.get("key") == key:
-            return _unpack(config["indices"], tensors)
+            return _unpack(config["indices"], config["tasks"], tensors)
     encoded, indices, bad = [], [], []
     for i in range(count):
         try:
-            encoded.append(_encode(episode(i), encode, normalize))
+            encoded.append(_encode(episode(i), encode, normalize, stride))
             indices.append(i)
         except (StorageError, InvalidInputError) as error:
             bad.append(f"episode {i}: {error}")
@@ -98,36 +100,40 @@ def encode_episodes(
                 raise StorageError(f"{len(bad)} of {count} episodes are unreadable. The last: {bad[-1]}") from error
         if on_episode is not None:
             on_episode(i + 1)
+    config = {"indices": indices, "tasks": [e.task for e in encoded]}
     storage.save_folder(
-        path, kind="latents", config={"indices": indices}, tensors=_pack(encoded), manifest={"key": key, "skipped": bad}
+        path, kind="latents", config=config, tensors=_pack(encoded), manifest={"key": key, "skipped": bad}
     )
     return EncodedEpisodes(episodes=tuple(encoded), indices=tuple(indices))
 
 
 @torch.inference_mode()
 def _encode(
-    recorded: Episode, encode: Callable[[Episode], Tensor], normalize: Callable[[Tensor], Tensor]
+    recorded: Episode, encode: Callable[[Episode], Tensor], normalize: Callable[[Tensor], Tensor], stride: int
 ) -> EncodedEpisode:
-    """One episode's latents and numbers."""
+    """One episode's latents and numbers, one row per latent frame."""
+    action_FE = normalize(torch.tensor(recorded.action, dtype=torch.float32))
+    steps = len(action_FE) // stride
     return EncodedEpisode(
         z_FCHW=encode(recorded).clone(),
-        proprio_FP=torch.tensor(recorded.proprio, dtype=torch.float32),
-        action_FA=normalize(torch.tensor(recorded.action, dtype=torch.float32)),
-        progress_F=torch.tensor(recorded.progress, dtype=torch.float32),
-        success_F=torch.tensor(recorded.success, dtype=torch.float32),
+        proprio_FP=torch.tensor(recorded.proprio, dtype=torch.float32)[: steps * stride + 1 : stride],
+        action_FA=action_FE[: steps * stride].reshape(steps, -1),
+        progress_F=torch.tensor(recorded.progress, dtype=torch.float32)[: steps * stride + 1 : stride],
+        success_F=torch.tensor(recorded.success, dtype=torch.float32)[: steps * stride + 1 : stride],
+        task=recorded.task,
     )
 
 
 def _pack(episodes: Sequence[EncodedEpisode]) -> dict[str, Tensor]:
     """End to end, with the lengths."""
-    names = [f.name for f in dataclasses.fields(EncodedEpisode)]
+    names = [f.name for f in dataclasses.fields(EncodedEpisode) if f.name != "task"]
     packed = {n: torch.cat([getattr(e, n) for e in episodes]) for n in names}
     return {**packed, "length": torch.tensor([len(e.z_FCHW) for e in episodes])}
 
 
-def _unpack(indices: Sequence[int], tensors: dict[str, Tensor]) -> EncodedEpisodes:
+def _unpack(indices: Sequence[int], tasks: Sequence[str], tensors: dict[str, Tensor]) -> EncodedEpisodes:
     lengths = tensors["length"].tolist()
-    names = [f.name for f in dataclasses.fields(EncodedEpisode)]
+    names = [f.name for f in dataclasses.fields(EncodedEpisode) if f.name != "task"]
     parts = {n: torch.split(tensors[n], [k - (n == "action_FA") for k in lengths]) for n in names}
-    episodes = tuple(EncodedEpisode(**{n: parts[n][i] for n in names}) for i in range(len(lengths)))
+    episodes = tuple(EncodedEpisode(**{n: parts[n][i] for n in names}, task=tasks[i]) for i in range(len(lengths)))
     return EncodedEpisodes(episodes=episodes, indices=tuple(int(i) for i in indices))

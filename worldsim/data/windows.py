@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worldsim.core import Rows
+from worldsim.core import Rows, text_rows
 from worldsim.errors import InvalidInputError
 
 _DIRECTIONS = 64
@@ -41,6 +41,7 @@ class EncodedEpisode:
     action_FA: Tensor  # F - 1 rows
     progress_F: Tensor
     success_F: Tensor
+    task: str = ""  # what it is to achieve
 
 
 class Clips:
@@ -78,6 +79,7 @@ class Clips:
         self._success = torch.cat([_padded(e.success_F, pad) for e in usable])
         idle = idle_A[None]
         self._action = torch.cat([torch.cat([idle.expand(pad, -1), e.action_FA, idle]) for e in usable])
+        self._text = text_rows([e.task for e in usable]) if any(e.task for e in usable) else None
         self._lengths = torch.tensor([e.z_FCHW.shape[0] + pad for e in usable])
         self._offsets = self._lengths.cumsum(0) - self._lengths
         self._surprise = self._unexplained() if surprise is None else _supplied(episodes, surprise, pad)
@@ -159,6 +161,7 @@ class Clips:
             progress_BT=self._progress[index],
             success_BT=self._success[index],
             start_BCHW=self._z[self._offsets[episode]],
+            text_BL=None if self._text is None else self._text[episode],
         )
 
     @property

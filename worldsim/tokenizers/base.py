@@ -12,12 +12,12 @@ LatentFamily = Literal["grid", "layers", "vector"]
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
-    """An `nn.Module` that encodes frames in [-1, 1] into latents and draws them back."""
+class LatentSpace(Protocol):
+    """What a predictor must know of latents: where they come from one camera (`Tokenizer`) or several."""
 
     @property
     def config(self) -> Any:
-        """The config dataclass beside the class; rebuilds the tokenizer but its weights."""
+        """The config dataclass beside the class; rebuilds it but its weights."""
 
     @property
     def family(self) -> LatentFamily:
@@ -30,6 +30,11 @@ class Tokenizer(Protocol):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, h, w) of one latent frame."""
+
+
+@runtime_checkable
+class Tokenizer(LatentSpace, Protocol):
+    """An `nn.Module` that encodes frames in [-1, 1] into latents and draws them back."""
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
         """Frames [B, 3, T, H, W] in [-1, 1] -> latents [B, c, T', h, w]."""
@@ -50,14 +55,14 @@ class ClosedForm(Tokenizer, Protocol):
 
 
 @runtime_checkable
-class Layered(Tokenizer, Protocol):
-    """A tokenizer whose latents are poses of rigid layers."""
+class Layered(LatentSpace, Protocol):
+    """Latents that are poses of rigid layers."""
 
     @property
     def orders(self) -> tuple[int, ...]:
         """Rotational symmetry of each layer, 0 for round ones."""
 
 
-def decoded_latents(tokenizer: Tokenizer) -> int:
+def decoded_latents(tokenizer: LatentSpace) -> int:
     """Latent frames before the newest that `decode` needs to draw its frames: 1 where time is compressed, else 0."""
     return 1 if tokenizer.temporal_stride > 1 else 0

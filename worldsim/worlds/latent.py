@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.conditions import Conditions
-from worldsim.core import Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep
+from worldsim.core import Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep, text_rows
 from worldsim.data.starts import Starts, read_observation
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor
 from worldsim.predict.registry import PREDICTORS
-from worldsim.tokenizers.base import Tokenizer, decoded_latents
-from worldsim.tokenizers.registry import TOKENIZERS
+from worldsim.tokenizers.base import LatentSpace, decoded_latents
+from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frames
+from worldsim.tokenizers.registry import build_tokenizer, tokenizer_name
 from worldsim.video import to_frames, to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
 
@@ -73,7 +74,13 @@ class LearnedWorld(nn.Module):
     kind: str
 
     def __init__(
-        self, *, spec: WorldSpec, tokenizer: Tokenizer, predictor: Predictor, heads: Heads, starts: Starts | None = None
+        self,
+        *,
+        spec: WorldSpec,
+        tokenizer: LatentSpace,
+        predictor: Predictor,
+        heads: Heads,
+        starts: Starts | None = None,
     ) -> None:
         """Assemble a world from its trained parts; it is put into evaluation mode and its weights are frozen.
 
@@ -151,7 +158,7 @@ class LearnedWorld(nn.Module):
             InvalidInputError: An observation is missing or misshapen, or a condition is given that changes nothing here.
         """
         z_BCHW, proprio_BP = self._read(starts)
-        conditions = Conditions.of(starts).only(self.predictor.reads).to(self.device)
+        conditions = self._conditions(starts, len(z_BCHW))
         context = Context(z=z_BCHW, proprio=proprio_BP, action=self._idle(len(z_BCHW)), conditions=conditions)
         return LatentState(
             key=keys.to(self.device, torch.int64),
@@ -211,6 +218,13 @@ class LearnedWorld(nn.Module):
         """Latent [B, C, H, W] and proprioception [B, P] of one observation."""
         raise NotImplementedError
 
+    def _conditions(self, starts: Observation, batch: int) -> Conditions:
+        """What the predictor reads beside actions; an episode without a task of its own has the world's."""
+        conditions = Conditions.of(starts).only(self.predictor.reads)
+        if "text" in self.predictor.reads and conditions.text is None:
+            conditions = dataclasses.replace(conditions, text=text_rows([self.spec.task]).expand(batch, -1))
+        return conditions.to(self.device)
+
     def _idle(self, batch: int) -> Tensor:
         """The idle action of a step in network units, [B, E]."""
         spec = self.spec.action
@@ -260,7 +274,7 @@ class LearnedWorld(nn.Module):
         """Write the world folder."""
         config = LatentWorldConfig(
             spec=dataclasses.replace(self.spec, device="cpu"),
-            tokenizer=TOKENIZERS.name_of(self.tokenizer),
+            tokenizer=tokenizer_name(self.tokenizer),
             tokenizer_config=storage.to_json(self.tokenizer.config),
             predictor=PREDICTORS.name_of(self.predictor),
             predictor_config=storage.to_json(self.predictor.config),
@@ -290,7 +304,7 @@ class LearnedWorld(nn.Module):
         config = storage.from_json(LatentWorldConfig, values)
         world = cls(
             spec=config.spec,
-            tokenizer=TOKENIZERS.build(config.tokenizer, config.tokenizer_config),
+            tokenizer=build_tokenizer(config.tokenizer, config.tokenizer_config),
             predictor=PREDICTORS.build(config.predictor, config.predictor_config),
             heads=Heads(config.heads),
             starts=Starts.load(path / STARTS) if (path / STARTS).exists() else None,
@@ -311,26 +325,28 @@ class LatentWorld(LearnedWorld):
 
     def encode(self, observation: Observation) -> Tensor:
         """Encode single observations: uint8 [B, H, W, 3] of every camera -> [B, C, H, W]."""
-        frames = observation[self.spec.camera().key].to(self.device)
-        return self.tokenizer.encode(to_model(frames)[:, :, None].to(self.dtype))[:, :, 0]
+        keys = [camera.key for camera in self.spec.cameras]
+        x = {key: to_model(observation[key].to(self.device))[:, :, None].to(self.dtype) for key in keys}
+        return encode_frames(self.tokenizer, x)[:, :, 0]
 
     @torch.inference_mode()
     def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """Draw frames: [..., c, h, w] -> uint8 [..., H, W, 3], or [..., s, H, W, 3] where a step is s frames."""
-        self.spec.camera(camera)
+        key = self.spec.camera(camera).key
         lead, frames = latent.shape[:-3], self.spec.actions_per_step
         z_BNCHW = latent.reshape(-1, latent.shape[-3] // self.tokenizer.latent_shape[0], *self.tokenizer.latent_shape)
-        x_BCTHW = self.tokenizer.decode(z_BNCHW.transpose(1, 2))[:, :, -frames:]
+        x_BCTHW = decode_frames(self.tokenizer, z_BNCHW.transpose(1, 2), key)[:, :, -frames:]
         drawn = to_frames(x_BCTHW.transpose(1, 2).float())
         return drawn.reshape(*lead, *drawn.shape[2 if frames == 1 else 1 :])
 
     def roundtrip(self, image: Tensor, camera: str | None = None) -> Tensor:
         """Encode and decode frames, uint8 [B, H, W, 3] both ways: what a policy sees of a frame that does not move."""
-        z_BCHW = self.encode({self.spec.camera(camera).key: image})
-        return to_frames(self.tokenizer.decode(z_BCHW[:, :, None])[:, :, 0].float())
+        tokenizer = camera_tokenizer(self.tokenizer, self.spec.camera(camera).key)
+        x_BCTHW = to_model(image.to(self.device))[:, :, None].to(self.dtype)
+        return to_frames(tokenizer.decode(tokenizer.encode(x_BCTHW))[:, :, 0].float())
 
 
-def drawable_shape(tokenizer: Tokenizer, frames_per_step: int) -> tuple[int, int, int]:
+def drawable_shape(tokenizer: LatentSpace, frames_per_step: int) -> tuple[int, int, int]:
     """(c, h, w) of `WorldStep.latent`: the latents of one step, and of the frame before where time is compressed."""
     channels, height, width = tokenizer.latent_shape
     return (channels * (frames_per_step + decoded_latents(tokenizer)), height, width)

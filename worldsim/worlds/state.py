@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldsim.core import STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.cameras import camera_tokenizer
 from worldsim.worlds.latent import LatentState, LearnedWorld
 
 
@@ -32,7 +33,7 @@ class StateWorld(LearnedWorld):
                 found = tuple(observation[name].shape) if name in observation else "nothing"
                 raise InvalidInputError(f"A state world starts from {name} [B, {size}]; got {found}.")
         true_state, proprio = (observation[k].to(self.device, self.dtype) for k in (TRUE_STATE, STATE))
-        return self.tokenizer.encode(columns(true_state, proprio))[:, :, 0], proprio
+        return camera_tokenizer(self.tokenizer, TRUE_STATE).encode(columns(true_state, proprio))[:, :, 0], proprio
 
     def _predict(self, state: LatentState, action_BE: Tensor) -> tuple[LatentState, WorldStep]:
         """One step, which also carries `true_state` [B, E]; the part of proprioception the latent holds is read from it."""
@@ -45,7 +46,7 @@ class StateWorld(LearnedWorld):
 
     def _held(self, latent: Tensor) -> Tensor:
         """True state, and what the latent holds of the proprioception, [B, E + ...]."""
-        return self.tokenizer.decode(latent[:, :, None])[:, :, 0, 0, 0]
+        return camera_tokenizer(self.tokenizer, TRUE_STATE).decode(latent[:, :, None])[:, :, 0, 0, 0]
 
 
 def columns(true_state_BE: Tensor, proprio_BP: Tensor) -> Tensor:

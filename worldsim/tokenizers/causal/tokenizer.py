@@ -234,7 +234,15 @@ class CausalHaarTokenizer(nn.Module):
         return haar_3d_inverse(bands * 8 ** (self.levels / 2), levels=self.levels)
 
     def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Mean absolute colour error of the round trip."""
-        drawn = self.decode(self.encode(x_BCTHW))
+        """Mean absolute colour error of the round trip, and of the newest frames drawn from the last two latents alone.
+
+        Worlds draw a step that way (`worldsim.tokenizers.base.decoded_latents`), so it is trained too.
+        """
+        z_BCTHW = self.encode(x_BCTHW)
+        drawn = self.decode(z_BCTHW)
+        loss = (drawn - x_BCTHW).abs().mean()
+        if z_BCTHW.shape[2] > 2:
+            newest = self.decode(z_BCTHW[:, :, -2:])[:, :, -self.temporal_stride :]
+            loss = loss + (newest - x_BCTHW[:, :, -self.temporal_stride :]).abs().mean()
         mse = float((drawn.detach() - x_BCTHW).square().mean())
-        return (drawn - x_BCTHW).abs().mean(), {"psnr_db": -10 * math.log10(max(mse / 4, 1e-12))}
+        return loss, {"psnr_db": -10 * math.log10(max(mse / 4, 1e-12))}

@@ -16,7 +16,7 @@ from worldsim.data.windows import Clips
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
-from worldsim.tokenizers.base import Layered, Tokenizer
+from worldsim.tokenizers.base import LatentSpace, Layered
 
 LAYER_PREDICTOR = "rigid"
 
@@ -42,7 +42,7 @@ class PredictorRecipe:
 
 def train_predictor(
     encoded: EncodedEpisodes,
-    tokenizer: Tokenizer,
+    tokenizer: LatentSpace,
     action: ActionSpec,
     recipe: PredictorRecipe,
     *,
@@ -70,7 +70,7 @@ def train_predictor(
     torch.manual_seed(seed)
     predictor = PREDICTORS.build(name, _config(name, encoded, tokenizer, action, recipe))
     history = int(predictor.config.history)
-    clips = clips_of(encoded, history=history, action=action)
+    clips = clips_of(encoded, history=history, action=action, stride=tokenizer.temporal_stride)
     longest = min(recipe.unrolls[-1][0], encoded.longest - 1)
     predictor.calibrate(clips.batch(clips.windows(history + 1), history + 1, 2048, seed=seed, step=-1))
     tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
@@ -90,23 +90,24 @@ def train_predictor(
 
 
 def _config(
-    name: str, encoded: EncodedEpisodes, tokenizer: Tokenizer, action: ActionSpec, recipe: PredictorRecipe
+    name: str, encoded: EncodedEpisodes, tokenizer: LatentSpace, action: ActionSpec, recipe: PredictorRecipe
 ) -> dict[str, Any]:
     """The predictor's config as JSON values."""
     layered = {"orders": list(tokenizer.orders)} if name == LAYER_PREDICTOR and isinstance(tokenizer, Layered) else {}
     shapes = {
         "latent_shape": list(tokenizer.latent_shape),
         "proprio_dim": encoded.proprio_dim,
-        "action_dim": action.encoded_dim,
+        "action_dim": action.encoded_dim * tokenizer.temporal_stride,
     }
     return {**shapes, **layered, **recipe.options}
 
 
-def suited(tokenizer: Tokenizer) -> str:
+def suited(tokenizer: LatentSpace) -> str:
     """The predictor that goes with a tokenizer."""
     return {"grid": "conv", "layers": LAYER_PREDICTOR, "vector": "mlp"}[tokenizer.family]
 
 
-def clips_of(encoded: EncodedEpisodes, *, history: int, action: ActionSpec) -> Clips:
-    """Windows over encoded episodes."""
-    return Clips(encoded.episodes, history=history, idle_A=action.normalize(torch.tensor(action.idle)))
+def clips_of(encoded: EncodedEpisodes, *, history: int, action: ActionSpec, stride: int) -> Clips:
+    """Windows over encoded episodes; a step takes `stride` actions."""
+    idle_E = action.normalize(torch.tensor(action.idle)).repeat(stride)
+    return Clips(encoded.episodes, history=history, idle_A=idle_E)

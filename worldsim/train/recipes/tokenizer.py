@@ -4,7 +4,7 @@ Shape legend: N frames, H W pixels, C=3 colour, T time, E true state, P proprio.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.poses import PosesTokenizer
 from worldsim.tokenizers.registry import TOKENIZERS
+from worldsim.video import to_model
 
 SAMPLE = 6000
 """Frames kept in memory to fit and train a tokenizer."""
+CLIP_LATENTS = 3
+"""Latent frames after the first in the clips that a tokenizer which compresses time is trained on."""
 EXPLAINED = 0.9
 """Share of the scene's changes that layers must draw to be chosen by ``auto``."""
 
@@ -45,12 +48,17 @@ class TokenizerRecipe:
 
 
 def train_tokenizer(
-    episodes: Iterator[Tensor], recipe: TokenizerRecipe, *, seed: int, folder: Path, watch: Watch | None = None
+    episodes: Callable[[], Iterator[Tensor]],
+    recipe: TokenizerRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    watch: Watch | None = None,
 ) -> tuple[Tokenizer, float]:
     """Fit and train a tokenizer, continuing from `folder`.
 
     Args:
-        episodes: Frames uint8 [F, H, W, 3] of one episode after another.
+        episodes: Begins to read frames, uint8 [F, H, W, 3] of one episode after another.
         recipe: What to make.
         seed: Of the frame sample and the batches.
         folder: Working folder of this stage.
@@ -59,7 +67,7 @@ def train_tokenizer(
     Returns:
         The tokenizer and the core-seconds spent.
     """
-    x_NCHW = sample_frames(episodes, seed=seed)
+    x_NCHW = sample_frames(episodes(), seed=seed)
     started = folder / "fitted"
     if started.exists():
         values, tensors, _ = storage.load_folder(started, kind="tokenizer")
@@ -73,11 +81,14 @@ def train_tokenizer(
     schedule = recipe.schedule
     if name == "layers":
         schedule = dataclasses.replace(schedule, lr=recipe.lr_layers)
+    x_NCTHW = x_NCHW[:, :, None]
+    if tokenizer.temporal_stride > 1:
+        x_NCTHW = sample_clips(episodes(), length=1 + CLIP_LATENTS * tokenizer.temporal_stride, seed=seed)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        rows = torch.randint(len(x_NCHW), (schedule.batch,), generator=generator)
-        return tokenizer.loss(to_model(x_NCHW[rows])[:, :, None])
+        rows = torch.randint(len(x_NCTHW), (schedule.batch,), generator=generator)
+        return tokenizer.loss(_in_range(x_NCTHW[rows]))
 
     return tokenizer, fit(_module(tokenizer), loss_at, schedule, folder=folder, stage=f"tokenizer {name}", watch=watch)
 
@@ -111,9 +122,28 @@ def _module(tokenizer: Tokenizer) -> nn.Module:
     return tokenizer
 
 
-def to_model(x_NCHW: Tensor) -> Tensor:
-    """Frames uint8 -> float32 in [-1, 1]."""
-    return x_NCHW.float() / 127.5 - 1
+def _in_range(x_NCTHW: Tensor) -> Tensor:
+    """Frames uint8 [N, 3, T, H, W] -> float32 in [-1, 1]."""
+    return to_model(x_NCTHW.movedim(1, -1)).movedim(-3, 1)
+
+
+def sample_clips(episodes: Iterator[Tensor], *, length: int, seed: int) -> Tensor:
+    """Clips of `length` frames, up to eight of each episode, uint8 [N, 3, length, H, W].
+
+    Raises:
+        InvalidInputError: No episode is that long.
+    """
+    kept: list[Tensor] = []
+    generator = torch.Generator().manual_seed(seed)
+    for frames in episodes:
+        first = torch.randperm(max(0, len(frames) - length + 1), generator=generator)[:8]
+        kept += [frames[i : i + length].movedim(-1, 0) for i in first.sort().values.tolist()]
+    if not kept:
+        raise InvalidInputError(
+            f"No episode has {length} frames, which this tokenizer is trained on. Record longer ones."
+        )
+    rows = torch.randperm(len(kept), generator=generator)[: SAMPLE // length]
+    return torch.stack([kept[i] for i in rows.tolist()])
 
 
 def sample_frames(episodes: Iterator[Tensor], *, seed: int) -> Tensor:
@@ -133,7 +163,7 @@ def sample_frames(episodes: Iterator[Tensor], *, seed: int) -> Tensor:
 def _fit_closed_form(x_NCHW: Tensor, recipe: TokenizerRecipe) -> tuple[str, Tokenizer]:
     """Make the tokenizer and fit what needs no training."""
     torch.manual_seed(0)
-    x = to_model(x_NCHW[:3000])
+    x = _in_range(x_NCHW[:3000, :, None])[:, :, 0]
     if recipe.name in ("auto", "layers"):
         try:
             layers = LayersTokenizer.fit(x, **{k: v for k, v in recipe.options.items() if k in _layer_options()})

@@ -8,6 +8,7 @@ Shape legend: N frames of a sample, F frames of an episode, C H W pixels, c h w 
 """
 
 import dataclasses
+import functools
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.core import STATE, TRUE_STATE, WorldSpec
+from worldsim.core import STATE, TASK, TRUE_STATE, Camera, WorldSpec
 from worldsim.data.episode import Episode
 from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
@@ -26,12 +27,15 @@ from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.runs.request import claimed
-from worldsim.tokenizers.base import Tokenizer
+from worldsim.tokenizers.base import LatentSpace, Tokenizer
+from worldsim.tokenizers.cameras import camera_tokenizer, encode_frames
+from worldsim.tokenizers.registry import join_cameras
 from worldsim.train.recipes.predictor import PredictorRecipe, clips_of, train_predictor
-from worldsim.train.recipes.tokenizer import TokenizerRecipe, state_tokenizer, to_model, train_tokenizer
+from worldsim.train.recipes.tokenizer import TokenizerRecipe, state_tokenizer, train_tokenizer
 from worldsim.train.recipes.world_figures import held_out_figures
+from worldsim.video import to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
-from worldsim.worlds.latent import LatentWorld, LearnedWorld
+from worldsim.worlds.latent import LatentWorld, LearnedWorld, drawable_shape
 from worldsim.worlds.state import StateWorld, columns
 
 HELD_OUT_EVERY = 10
@@ -48,8 +52,8 @@ class TrainWorld:
         data: Dataset folder (LeRobotDataset v3).
         out: World folder to write.
         seed: Of every random choice.
-        camera: Image feature to learn from; empty for the only one.
-        horizon: Steps of an episode inside the world; 0 for the longest in the data.
+        cameras: Image features to learn from, the main one first; empty for all.
+        horizon: Actions of an episode inside the world; 0 for as many as the longest held-out episode has.
         num_starts: First observations to carry along.
         starts: Dataset folder that they come from; empty for the held-out episodes.
         state: Learn a state world from the data's true states instead of its pictures.
@@ -62,7 +66,7 @@ class TrainWorld:
     data: str
     out: str
     seed: int = 0
-    camera: str = ""
+    cameras: tuple[str, ...] = ()
     horizon: int = 0
     num_starts: int = 400
     starts: str = ""
@@ -89,7 +93,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     """
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
-    dataset = open_dataset(Path(config.data), cameras=[config.camera] if config.camera else None)
+    dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
         cost = {"tokenizer": seconds}
@@ -121,13 +125,20 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     return out
 
 
-def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None) -> tuple[Tokenizer, float]:
-    """Train the tokenizer; that of a state world has a closed form."""
+def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None) -> tuple[LatentSpace, float]:
+    """Train the tokenizer of each camera; that of a state world has a closed form."""
     if config.state:
         true_states, proprios = zip(*_training_states(dataset), strict=True)
         return state_tokenizer(torch.cat(true_states), torch.cat(proprios), config.tokenizer), 0.0
-    frames = _training_frames(dataset)
-    return train_tokenizer(frames, config.tokenizer, seed=config.seed, folder=work / "tokenizer", watch=watch)
+    parts, seconds = dict[str, Tokenizer](), 0.0
+    for camera in dataset.cameras:
+        folder = work / "tokenizer" if len(dataset.cameras) == 1 else work / "tokenizer" / camera.name
+        frames = functools.partial(_training_frames, dataset, camera)
+        parts[camera.key], spent = train_tokenizer(
+            frames, config.tokenizer, seed=config.seed, folder=folder, watch=watch
+        )
+        seconds += spent
+    return join_cameras(parts), seconds
 
 
 def _training_states(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,23 +160,31 @@ def _true_state(episode: Episode) -> Tensor:
     return torch.tensor(episode.true_state)
 
 
-def _training_frames(dataset: Dataset) -> Iterator[Tensor]:
-    """Frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
+def _training_frames(dataset: Dataset, camera: Camera) -> Iterator[Tensor]:
+    """One camera's frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
     for index in range(dataset.episodes):
         if index % HELD_OUT_EVERY:
-            yield torch.tensor(dataset.episode(index).frames[dataset.only_camera.key])
+            yield torch.tensor(dataset.episode(index).frames[camera.key])
 
 
 def _encode(
-    dataset: Dataset, tokenizer: Tokenizer, config: TrainWorld, work: Path, watch: Watch | None
+    dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld, work: Path, watch: Watch | None
 ) -> EncodedEpisodes:
     """Latents of every episode, from the cache if they are there."""
+    stride = tokenizer.temporal_stride
 
     def encode(episode: Episode) -> Tensor:
         if config.state:
-            return tokenizer.encode(columns(_true_state(episode), torch.tensor(episode.proprio)))[:, :, 0]
-        parts = torch.tensor(episode.frames[dataset.only_camera.key]).split(BATCH)
-        return torch.cat([tokenizer.encode(to_model(p.movedim(-1, 1))[:, :, None])[:, :, 0] for p in parts])
+            states = columns(_true_state(episode), torch.tensor(episode.proprio))
+            return camera_tokenizer(tokenizer, TRUE_STATE).encode(states)[:, :, 0]
+        frames = {key: torch.tensor(episode.frames[key]) for key in (c.key for c in dataset.cameras)}
+        if stride > 1:
+            used = 1 + (len(episode.action) // stride) * stride
+            clip = {key: to_model(value[:used]).transpose(0, 1)[None] for key, value in frames.items()}
+            return encode_frames(tokenizer, clip)[0].transpose(0, 1)
+        parts = zip(*(value.split(BATCH) for value in frames.values()), strict=True)
+        models = ({k: to_model(x)[:, :, None] for k, x in zip(frames, part, strict=True)} for part in parts)
+        return torch.cat([encode_frames(tokenizer, model)[:, :, 0] for model in models])
 
     def tell(done: int) -> None:
         if watch is not None:
@@ -179,18 +198,19 @@ def _encode(
         normalize=dataset.action_spec.normalize,
         path=work / "latents",
         key=f"{dataset.digest} {weights}",
+        stride=stride,
         on_episode=tell,
     )
 
 
-def _weights(tokenizer: Tokenizer) -> list[Tensor]:
+def _weights(tokenizer: LatentSpace) -> list[Tensor]:
     assert isinstance(tokenizer, nn.Module)
     return [v.detach().cpu().contiguous() for v in tokenizer.state_dict().values()]
 
 
 def _train_heads(
     encoded: EncodedEpisodes,
-    tokenizer: Tokenizer,
+    tokenizer: LatentSpace,
     dataset: Dataset,
     config: TrainWorld,
     work: Path,
@@ -202,10 +222,10 @@ def _train_heads(
         HeadsConfig(
             latent_shape=tokenizer.latent_shape,
             proprio_dim=encoded.proprio_dim,
-            action_dim=dataset.action_spec.encoded_dim,
+            action_dim=dataset.action_spec.encoded_dim * tokenizer.temporal_stride,
         )
     )
-    clips = clips_of(encoded, history=1, action=dataset.action_spec)
+    clips = clips_of(encoded, history=1, action=dataset.action_spec, stride=tokenizer.temporal_stride)
     table = clips.windows(2)
     heads.calibrate(clips.batch(table, 2, 4096, seed=config.seed, step=-2))
 
@@ -218,7 +238,7 @@ def _train_heads(
 
 
 def _assemble(
-    tokenizer: Tokenizer,
+    tokenizer: LatentSpace,
     predictor: Predictor,
     heads: Heads,
     dataset: Dataset,
@@ -226,13 +246,17 @@ def _assemble(
     held_out: EncodedEpisodes,
 ) -> LearnedWorld:
     """Put the parts together, with starts from held-out episodes."""
+    stride = tokenizer.temporal_stride * predictor.frames_per_step
+    cameras = () if config.state else dataset.cameras
+    told = (TASK,) if "text" in predictor.reads and len(dataset.tasks) > 1 else ()
     spec = WorldSpec(
         action=dataset.action_spec,
-        cameras=() if config.state else (dataset.only_camera,),
-        observes=(TRUE_STATE, STATE) if config.state else (dataset.only_camera.key, STATE),
-        latent_shape=tokenizer.latent_shape,
+        cameras=cameras,
+        observes=(*([TRUE_STATE] if config.state else [camera.key for camera in cameras]), STATE, *told),
+        latent_shape=drawable_shape(tokenizer, predictor.frames_per_step),
         proprio_dim=held_out.proprio_dim,
-        horizon=config.horizon or held_out.longest - 1,
+        horizon=config.horizon or (held_out.longest - 1) * stride,
+        actions_per_step=stride,
         success_at=dataset.success_at,
         task=dataset.task,
         task_id=dataset.task_id,
@@ -247,7 +271,7 @@ def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> 
     """First observations that were not trained on."""
     if not config.starts:
         return dataset.starts(held_out.indices[: config.num_starts])
-    source = open_dataset(Path(config.starts), cameras=[config.camera] if config.camera else None)
+    source = open_dataset(Path(config.starts), cameras=config.cameras or None)
     if source.cameras != dataset.cameras:
         raise InvalidInputError(f"Cameras of {config.starts} are {source.cameras}, of {config.data} {dataset.cameras}.")
     return source.starts(range(min(config.num_starts, source.episodes)))

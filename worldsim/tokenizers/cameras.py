@@ -1,0 +1,125 @@
+"""Several cameras as one latent: each has a tokenizer of its own, and their latents stand side by side in the channels.
+
+Cameras may have any sizes; grids of different sizes are padded with zeros to the largest.
+
+Shape legend: B batch, C channels, T time, H W pixels or latent cells.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.base import LatentFamily, LatentSpace, Layered, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CamerasConfig:
+    """What each camera is encoded by.
+
+    Attributes:
+        keys: Observation key of each camera, the main camera first.
+        names: Registered name of each camera's tokenizer; `configs` their configs as JSON values.
+    """
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
+
+
+class CamerasTokenizer(nn.Module):
+    """Tokenizers of several cameras behind one latent."""
+
+    def __init__(self, config: CamerasConfig, parts: list[Tokenizer]) -> None:
+        """Join tokenizers, one for each of `config.keys`.
+
+        Raises:
+            InvalidInputError: There are not as many as cameras, or they compress time differently.
+        """
+        super().__init__()
+        strides = {part.temporal_stride for part in parts}
+        if len(parts) != len(config.keys) or len(strides) != 1:
+            raise InvalidInputError(
+                f"{len(config.keys)} cameras need as many tokenizers of one temporal stride; got {len(parts)} of {strides}."
+            )
+        self.config = config
+        self.parts = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+
+    @property
+    def family(self) -> LatentFamily:
+        """Layers if all cameras have layers, else a grid."""
+        return "layers" if {part.family for part in self.tokenizers} == {"layers"} else "grid"
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Rotational symmetry of the layers of all cameras."""
+        return tuple(order for part in self.tokenizers if isinstance(part, Layered) for order in part.orders)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames per latent frame."""
+        return self.tokenizers[0].temporal_stride
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w): channels of all cameras, on the largest grid."""
+        shapes = [part.latent_shape for part in self.tokenizers]
+        return (sum(s[0] for s in shapes), max(s[1] for s in shapes), max(s[2] for s in shapes))
+
+    @property
+    def tokenizers(self) -> list[Tokenizer]:
+        """The tokenizer of each camera, in the order of `config.keys`."""
+        return [part for part in self.parts if isinstance(part, Tokenizer)]
+
+    def encode_cameras(self, frames: Mapping[str, Tensor]) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1] by camera key -> latents [B, c, T', h, w]."""
+        _, height, width = self.latent_shape
+        latents = []
+        for key, part in zip(self.config.keys, self.tokenizers, strict=True):
+            z_BCTHW = part.encode(frames[key])
+            latents.append(F.pad(z_BCTHW, (0, width - z_BCTHW.shape[-1], 0, height - z_BCTHW.shape[-2])))
+        return torch.cat(latents, dim=1)
+
+    def decode_camera(self, z_BCTHW: Tensor, key: str) -> Tensor:
+        """Latents [B, c, T', h, w] -> frames of one camera [B, 3, T, H, W], about [-1, 1]."""
+        first = 0
+        for name, part in zip(self.config.keys, self.tokenizers, strict=True):
+            channels, height, width = part.latent_shape
+            if name == key:
+                return part.decode(z_BCTHW[:, first : first + channels, :, :height, :width])
+            first += channels
+        raise InvalidInputError(f"There is no camera {key!r} among {', '.join(self.config.keys)}.")
+
+
+def encode_frames(tokenizer: LatentSpace, frames: Mapping[str, Tensor]) -> Tensor:
+    """Frames [B, 3, T, H, W] in [-1, 1] by camera key -> latents [B, c, T', h, w], by one tokenizer or several."""
+    if isinstance(tokenizer, CamerasTokenizer):
+        return tokenizer.encode_cameras(frames)
+    ((key, only),) = frames.items()
+    return camera_tokenizer(tokenizer, key).encode(only)
+
+
+def decode_frames(tokenizer: LatentSpace, z_BCTHW: Tensor, key: str) -> Tensor:
+    """Latents [B, c, T', h, w] -> frames of one camera [B, 3, T, H, W], about [-1, 1], by one tokenizer or several."""
+    if isinstance(tokenizer, CamerasTokenizer):
+        return tokenizer.decode_camera(z_BCTHW, key)
+    return camera_tokenizer(tokenizer, key).decode(z_BCTHW)
+
+
+def camera_tokenizer(tokenizer: LatentSpace, key: str) -> Tokenizer:
+    """The tokenizer of one camera.
+
+    Raises:
+        InvalidInputError: There is no such camera.
+    """
+    if isinstance(tokenizer, CamerasTokenizer):
+        if key not in tokenizer.config.keys:
+            raise InvalidInputError(f"There is no camera {key!r} among {', '.join(tokenizer.config.keys)}.")
+        tokenizer = tokenizer.tokenizers[tokenizer.config.keys.index(key)]
+    if not isinstance(tokenizer, Tokenizer):
+        raise InvalidInputError(f"A {type(tokenizer).__name__} neither encodes nor decodes frames.")
+    return tokenizer
