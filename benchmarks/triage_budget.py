@@ -59,7 +59,7 @@ def halving_picks(
     failed = np.zeros(rates.size, dtype=np.bool_)
     spent = 0
     while True:
-        evidence = Evidence.sharing(success=success, progress=progress, failed=failed)
+        evidence = Evidence.wrap(success=success, progress=progress, failed=failed)
         pairs = allocator.next(evidence, allocator.budget - spent)
         if not pairs:
             return allocator.survivors(evidence)

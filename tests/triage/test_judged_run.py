@@ -21,7 +21,7 @@ from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.judge_correction import correct_rates
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import assemble, render
-from worldsim.triage.report.leaderboard import leaderboard
+from worldsim.triage.report.leaderboard import Leaderboard
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, read_results, run
 
@@ -173,7 +173,7 @@ def test_the_leaderboard_and_the_report_show_both_rates_and_say_how(finished, tm
     for terminal in (False, True):
         out = io.StringIO()
         console = Console(file=out, force_terminal=terminal, width=150, color_system=None)
-        console.print(leaderboard(results.ranking), soft_wrap=True)
+        console.print(Leaderboard(results.ranking), soft_wrap=True)
         assert "corrected" in out.getvalue() and shown in out.getvalue()
     data = assemble(results, command="", made="")
     page = render(data)

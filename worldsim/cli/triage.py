@@ -103,10 +103,10 @@ def show_report(data: "ReportData", out: Path) -> None:
     from rich.console import Console
 
     from worldsim.triage.report import write_report
-    from worldsim.triage.report.leaderboard import leaderboard
+    from worldsim.triage.report.leaderboard import Leaderboard
 
     write_report(out / "report.html", data)
-    Console().print(leaderboard(data.ranking), soft_wrap=True)
+    Console().print(Leaderboard(data.ranking), soft_wrap=True)
     for text in data.judging:
         say(text)
     for name in ("success", "progress"):

@@ -8,7 +8,7 @@ from rich.console import Console
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import ReportData
-from worldsim.triage.report.leaderboard import leaderboard
+from worldsim.triage.report.leaderboard import Leaderboard
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def ranking() -> Ranking:
 def printed(ranking: Ranking, *, terminal: bool, width: int = 80, **settings: int) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=width, color_system="truecolor" if terminal else None)
-    console.print(leaderboard(ranking, **settings), soft_wrap=True)
+    console.print(Leaderboard(ranking, **settings), soft_wrap=True)
     return out.getvalue()
 
 

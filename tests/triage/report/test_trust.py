@@ -5,11 +5,11 @@ import pytest
 from worldsim.stats.agreement import Agreement
 from worldsim.stats.intervals import Estimate
 from worldsim.triage.report import ReportData
-from worldsim.triage.report.trust import cautions, reliances
+from worldsim.triage.report.trust import assess_reliance, list_cautions
 
 
 def answers(data: ReportData) -> list[str]:
-    return [r.answer for r in reliances(data)]
+    return [r.answer for r in assess_reliance(data)]
 
 
 def with_estimates(data: ReportData, *, policies: int | None = None, **values: float) -> ReportData:
@@ -39,14 +39,14 @@ def with_gap(data: ReportData, gap: float) -> ReportData:
 
 def test_a_good_world_is_relied_on(sample: ReportData) -> None:
     assert answers(sample) == ["partly", "yes", "yes", "yes"]
-    assert cautions(sample) == ("1 policy crashed and is not ranked; the reasons are below.",)
+    assert list_cautions(sample) == ("1 policy crashed and is not ranked; the reasons are below.",)
 
 
 @pytest.mark.parametrize(("value", "answer"), [(0.95, "yes"), (0.8, "partly"), (0.6, "no")])
 def test_order_is_judged_by_pairs_clearly_apart(sample: ReportData, value: float, answer: str) -> None:
     data = with_estimates(sample, order_accuracy=value)
     assert answers(data)[1] == answer
-    assert f"{100 * value:.0f}" in reliances(data)[1].reason
+    assert f"{100 * value:.0f}" in assess_reliance(data)[1].reason
 
 
 def test_few_true_episodes_support_no_plain_yes(sample: ReportData) -> None:
@@ -54,7 +54,7 @@ def test_few_true_episodes_support_no_plain_yes(sample: ReportData) -> None:
     success = dataclasses.replace(sample.truth.success, truth_rollouts=2)
     data = dataclasses.replace(sample, truth=dataclasses.replace(sample.truth, success=success))
     assert answers(data)[1] == "partly"
-    assert "2 true episodes only" in reliances(data)[1].reason
+    assert "2 true episodes only" in assess_reliance(data)[1].reason
 
 
 def test_an_unknown_noise_ceiling_is_admitted(sample: ReportData) -> None:
@@ -67,7 +67,7 @@ def test_an_unknown_noise_ceiling_is_admitted(sample: ReportData) -> None:
         for e in old.estimates
     )
     truth = dataclasses.replace(sample.truth, success=dataclasses.replace(old, estimates=new))
-    text = cautions(dataclasses.replace(sample, truth=truth))[0]
+    text = list_cautions(dataclasses.replace(sample, truth=truth))[0]
     assert text.endswith("cannot be said: a policy has a single rollout.")
 
 
@@ -80,14 +80,14 @@ def test_bias_decides_on_absolute_rates(sample: ReportData, bias: float, answer:
     data = with_estimates(sample, bias=bias, mean_absolute_error=abs(bias))
     assert answers(data)[2] == answer
     way = "optimistic" if bias > 0 else "pessimistic"
-    assert any(way in text for text in cautions(data)) == (answer == "no")
+    assert any(way in text for text in list_cautions(data)) == (answer == "no")
 
 
 @pytest.mark.parametrize(("gap", "answer"), [(0.03, "yes"), (0.08, "partly"), (0.2, "no")])
 def test_a_large_round_trip_gap_forbids_absolute_rates(sample: ReportData, gap: float, answer: str) -> None:
     data = with_gap(sample, gap)
     assert answers(data)[2] == answer
-    warned = any("Absolute success is not to be trusted" in text for text in cautions(data))
+    warned = any("Absolute success is not to be trusted" in text for text in list_cautions(data))
     assert warned == (gap > 0.05)
 
 
@@ -120,7 +120,7 @@ def test_thin_evidence_is_admitted(sample: ReportData) -> None:
         distinct_starts=1,
         remarks=("The judge abstained often.",),
     )
-    text = " ".join(cautions(data))
+    text = " ".join(list_cautions(data))
     for part in (
         "about 0.60 only",
         "12 episodes only",
@@ -143,11 +143,11 @@ def test_rates_that_agree_because_all_are_alike_are_no_evidence(sample: ReportDa
     )
     data = dataclasses.replace(data, truth=dataclasses.replace(data.truth, policies=rows))
     assert answers(data)[2] == "unknown"
-    assert f"every policy solved {word} on both sides" in reliances(data)[2].reason
+    assert f"every policy solved {word} on both sides" in assess_reliance(data)[2].reason
 
 
 def test_a_biased_world_is_read_as_an_order_only_where_the_order_holds(sample: ReportData) -> None:
     advice = "Read its success rates as an order only."
     for order, expected in ((0.95, True), (0.5, False)):
         data = with_estimates(sample, bias=-0.37, mean_absolute_error=0.37, order_accuracy=order)
-        assert (advice in " ".join(cautions(data))) == expected
+        assert (advice in " ".join(list_cautions(data))) == expected

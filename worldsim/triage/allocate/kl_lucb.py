@@ -7,12 +7,12 @@ import numpy as np
 from worldsim.arrays import Int64s
 from worldsim.errors import InvalidInputError
 from worldsim.stats.intervals import confidence_sequence
-from worldsim.triage.allocate.steps import Pairs, Stepped, Sums, check_counts
+from worldsim.triage.allocate.steps import Pairs, SteppedAllocator, Sums, check_counts
 from worldsim.triage.ranking.evidence import Evidence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KLLUCB(Stepped):
+class KLLUCB(SteppedAllocator):
     """Lower-upper confidence bounds for the best k: pull where the two sides of the boundary could still change places.
 
     Kaufmann and Kalyanakrishnan (COLT 2013): of the k best by mean the one with the smallest lower bound, and of the

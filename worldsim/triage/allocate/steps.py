@@ -56,7 +56,7 @@ class Sums:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stepped:
+class SteppedAllocator:
     """Settings of an allocator that moves in steps.
 
     Attributes:
@@ -69,7 +69,7 @@ class Stepped:
     budget: int
     first: int = 5
 
-    def opening(self, policies: int) -> int:
+    def first_episodes(self, policies: int) -> int:
         """Episodes of each of K policies before the first decision: at most half of the budget, at least one."""
         return max(1, min(self.first, self.budget // (2 * policies)))
 
@@ -79,7 +79,7 @@ class Stepped:
         All that could go to one policy, but no more than 20 times the mean.
         """
         check_counts("An adaptive allocator", k=self.k, budget=self.budget, policies=policies)
-        left = self.budget - (policies - 1) * self.opening(policies)
+        left = self.budget - (policies - 1) * self.first_episodes(policies)
         return min(left, _MAX_SHARE * math.ceil(self.budget / policies))
 
     def replay(self, evidence: Evidence, limit: int, decide: Callable[[Sums], Int64s], context: bytes = b"") -> Pairs:
@@ -94,7 +94,7 @@ class Stepped:
             context: What else `decide` depends on.
         """
         alive = ~evidence.failed
-        first = min(self.opening(evidence.policies), evidence.episodes)
+        first = min(self.first_episodes(evidence.policies), evidence.episodes)
         if todo := evidence.missing(np.flatnonzero(alive), first):
             return todo[: max(limit, 0)]
         wins_KN = np.cumsum(np.nan_to_num(evidence.success), axis=1)

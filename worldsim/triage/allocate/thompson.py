@@ -7,13 +7,13 @@ import hashlib
 import numpy as np
 
 from worldsim.arrays import Int64s
-from worldsim.triage.allocate.steps import Pairs, Stepped, Sums, check_counts
+from worldsim.triage.allocate.steps import Pairs, SteppedAllocator, Sums, check_counts
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.posterior import Prior, fit_prior
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopTwoThompson(Stepped):
+class TopTwoThompson(SteppedAllocator):
     """Thompson sampling at the boundary: draw success rates from the posterior, pull the k-th and the (k+1)-th.
 
     Russo (COLT 2016) for the best arm; for the best k the pair that matters is the one around the boundary of the draw.
@@ -33,7 +33,7 @@ class TopTwoThompson(Stepped):
     def next(self, evidence: Evidence, limit: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; the rest of the current step."""
         check_counts("Thompson sampling", k=self.k, budget=self.budget, policies=evidence.policies)
-        prior = fit_prior(evidence.columns(self.opening(evidence.policies)))
+        prior = fit_prior(evidence.columns(self.first_episodes(evidence.policies)))
         context = prior.mean.tobytes() + prior.strength.tobytes()
         return self.replay(evidence, limit, functools.partial(self._decide, prior=prior), context)
 

@@ -78,7 +78,7 @@ class Evidence:
         return cls(success=blank, progress=blank, failed=np.zeros(policies, dtype=np.bool_))
 
     @classmethod
-    def sharing(cls, *, success: Float64s, progress: Float64s, failed: Bools) -> Self:
+    def wrap(cls, *, success: Float64s, progress: Float64s, failed: Bools) -> Self:
         """Return a table over arrays that are known to be valid: nothing is checked and nothing copied.
 
         For parts of another table, and for simulations that fill millions of cells. The arrays must not change while the
@@ -226,11 +226,11 @@ class Evidence:
     def rows(self, policies: Sequence[int] | Int64s) -> Self:
         """Return the table of these policies only, in this order."""
         index = np.asarray(policies, dtype=np.int64)
-        return self.sharing(success=self.success[index], progress=self.progress[index], failed=self.failed[index])
+        return self.wrap(success=self.success[index], progress=self.progress[index], failed=self.failed[index])
 
     def columns(self, stop: int) -> Self:
         """Return the table of episodes 0..stop-1 only."""
-        return self.sharing(success=self.success[:, :stop], progress=self.progress[:, :stop], failed=self.failed)
+        return self.wrap(success=self.success[:, :stop], progress=self.progress[:, :stop], failed=self.failed)
 
 
 def _check_values(success: Float64s, progress: Float64s) -> None:

@@ -7,7 +7,7 @@
 from worldsim.triage.report.assemble import assemble, compare_with_truth
 from worldsim.triage.report.data import (
     Clip,
-    Compared,
+    ComparedPolicy,
     Manifest,
     MatchedEpisodes,
     ReportData,
@@ -21,7 +21,7 @@ from worldsim.triage.report.videos import choose
 
 __all__ = [
     "Clip",
-    "Compared",
+    "ComparedPolicy",
     "Manifest",
     "MatchedEpisodes",
     "ReportData",

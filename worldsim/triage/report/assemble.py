@@ -17,7 +17,7 @@ from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.measured import measure
 from worldsim.triage.report.data import (
     Clip,
-    Compared,
+    ComparedPolicy,
     Manifest,
     MatchedEpisodes,
     ReportData,
@@ -123,7 +123,9 @@ def compare_with_truth(
         for quantity in QUANTITIES
     )
     sides = zip(measure(world, alpha=alpha), measure(truth, alpha=alpha), strict=True)
-    compared = [Compared(policy=i, world=w, truth=t) for i, (w, t) in enumerate(sides) if w.rollouts and t.rollouts]
+    compared = [
+        ComparedPolicy(policy=i, world=w, truth=t) for i, (w, t) in enumerate(sides) if w.rollouts and t.rollouts
+    ]
     return Truth(
         name=name,
         policies=tuple(compared),

@@ -34,7 +34,7 @@ class Round:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedPolicy:
     """One policy, by its row in the evidence, measured in the world and in the ground truth."""
 
     policy: int
@@ -75,7 +75,7 @@ class Truth:
     """
 
     name: str
-    policies: tuple[Compared, ...]
+    policies: tuple[ComparedPolicy, ...]
     success: Agreement
     progress: Agreement | None = None
     episodes: MatchedEpisodes | None = None

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from worldsim.stats.intervals import Interval
 from worldsim.triage.ranking.ranking import RankedPolicy
 from worldsim.triage.report.canvas import PAGE, PAPER, Palette, draw_png, draw_svg, style_axes
-from worldsim.triage.report.data import Clip, Compared, ReportData
+from worldsim.triage.report.data import Clip, ComparedPolicy, ReportData
 from worldsim.video import Frames
 
 WIDE_PX, NARROW_PX = 880, 368
@@ -245,7 +245,7 @@ def _draw_cross(
     axes.vlines([value for value, _ in x], low, high, color=colour, alpha=alpha, linewidth=1.2)
 
 
-def _coordinate(point: Compared, side: str, quantity: str) -> tuple[float, Interval]:
+def _coordinate(point: ComparedPolicy, side: str, quantity: str) -> tuple[float, Interval]:
     """Return one coordinate of a point with its interval: exact in truth, anytime-valid in the world."""
     measured = point.world if side == "world" else point.truth
     if quantity == "progress":

@@ -18,17 +18,18 @@ _LONGEST = 60  # characters of a name; ranking.json has them in full
 _TRACK = 12  # cells of a success bar
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Leaderboard:
     """A leaderboard to print.
 
     Attributes:
         ranking: What to show.
-        rows: How many policies to list at most; crashed ones are listed in addition.
+        rows: How many policies to list at most; by default the best k and as many again, at least 20. Crashed ones are
+            listed in addition.
     """
 
     ranking: Ranking
-    rows: int
+    rows: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw a table on a terminal, and plain lines elsewhere."""
@@ -50,6 +51,10 @@ class Leaderboard:
             for row in cells
         ]
         return "\n".join([line.rstrip() for line in lines] + [text.plain for text in self._remarks()])
+
+    @property
+    def _max_rows(self) -> int:
+        return max(20, 2 * self.ranking.k) if self.rows is None else self.rows
 
     @property
     def _corrects(self) -> bool:
@@ -75,7 +80,7 @@ class Leaderboard:
         short = strip_common_parts([line.name for line in self.ranking.policies])
         pairs = zip(self.ranking.policies, short, strict=True)
         alive = [(line, shorten(label, width=_LONGEST)) for line, label in pairs if line.failed is None]
-        return alive[: self.rows]
+        return alive[: self._max_rows]
 
     def _table(self) -> Table:
         """Draw the table for a terminal; the chosen k are bright."""
@@ -102,7 +107,9 @@ class Leaderboard:
         if any(p.audit for p in alive):
             order += " over all rollouts; success, interval and progress are those of the fresh episodes, after the +"
         found = [Text(f"{order}.", style="dim")] if alive else []
-        found += [Text(f"... and {len(alive) - self.rows} more", style="dim")] if len(alive) > self.rows else []
+        found += (
+            [Text(f"... and {len(alive) - self._max_rows} more", style="dim")] if len(alive) > self._max_rows else []
+        )
         for line, name in zip(
             self.ranking.policies, strip_common_parts([p.name for p in self.ranking.policies]), strict=True
         ):
@@ -110,16 +117,6 @@ class Leaderboard:
                 reason = printable(" ".join(line.failed.split()))
                 found.append(Text(f"crashed: {shorten(name, width=_LONGEST)}: {reason}", style="red"))
         return found
-
-
-def leaderboard(ranking: Ranking, *, rows: int | None = None) -> Leaderboard:
-    """Return a leaderboard to print with ``console.print(board, soft_wrap=True)``.
-
-    Args:
-        ranking: What to show.
-        rows: How many policies to list at most; by default the best k and as many again, at least 20.
-    """
-    return Leaderboard(ranking=ranking, rows=max(20, 2 * ranking.k) if rows is None else rows)
 
 
 def _cells(line: RankedPolicy, name: str, *, corrected: bool) -> Sequence[str]:

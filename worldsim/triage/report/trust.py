@@ -38,12 +38,12 @@ class Reliance:
     reason: str
 
 
-def reliances(data: ReportData) -> tuple[Reliance, ...]:
+def assess_reliance(data: ReportData) -> tuple[Reliance, ...]:
     """Answer the four questions, from the most to the least supported kind of statement."""
     return (_choice(data), _order(data.truth), _rates(data), _episodes(data.truth))
 
 
-def cautions(data: ReportData) -> tuple[str, ...]:
+def list_cautions(data: ReportData) -> tuple[str, ...]:
     """Return what a reader must know before believing a number, one or two sentences each, gravest first."""
     found = [_gap_caution(data), _bias_caution(data.truth), _ceiling_caution(data.truth), *_sample_cautions(data)]
     if data.failed:
@@ -54,7 +54,7 @@ def cautions(data: ReportData) -> tuple[str, ...]:
     return (*(text for text in found if text), *data.remarks)
 
 
-def round_trip_gap(data: ReportData) -> float | None:
+def average_round_trip_gap(data: ReportData) -> float | None:
     """Mean success that policies lose on encoded and decoded frames; None where it was not measured."""
     rows = data.round_trip
     return sum(trip.lost for trip in rows) / len(rows) if rows else None
@@ -96,7 +96,7 @@ def _order(truth: Truth | None) -> Reliance:
 
 def _rates(data: ReportData) -> Reliance:
     claim = "Success rates are right in absolute terms"
-    gap, reasons, grades = round_trip_gap(data), [], []
+    gap, reasons, grades = average_round_trip_gap(data), [], []
     shift = data.truth.success.get("bias") if data.truth else None
     error = data.truth.success.get("mean_absolute_error") if data.truth else None
     if shift is not None and shift.value is not None:
@@ -137,7 +137,7 @@ def _episodes(truth: Truth | None) -> Reliance:
 
 
 def _gap_caution(data: ReportData) -> str:
-    gap = round_trip_gap(data)
+    gap = average_round_trip_gap(data)
     if gap is None or gap <= GAP:
         return ""
     return (

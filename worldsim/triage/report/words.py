@@ -46,7 +46,7 @@ def describe_estimate(name: str) -> tuple[str, str]:
     return _ESTIMATES.get(name, (name.replace("_", " "), ""))
 
 
-def title(data: ReportData) -> str:
+def write_title(data: ReportData) -> str:
     """Return the first thing a reader should know."""
     top, total = data.ranking.top, len(data.ranking.policies)
     if not top:
@@ -68,7 +68,7 @@ def title(data: ReportData) -> str:
     return f"Try {these} of {plural(total, 'checkpoint')} first."
 
 
-def how_sure(data: ReportData) -> str:
+def describe_certainty(data: ReportData) -> str:
     """Say how certain the choice is, inside the world."""
     top, k = data.ranking.top, data.ranking.k
     if not top or len(data.alive) <= k:
@@ -103,7 +103,7 @@ def _winners_success(data: ReportData) -> str:
     return f"{'They solve' if len(top) > 1 else 'It solves'} {percent_range(min(rates), max(rates))} of {where}."
 
 
-def not_known(data: ReportData) -> str:
+def describe_unknowns(data: ReportData) -> str:
     """Say what the run leaves open."""
     if data.truth is None:
         return (
