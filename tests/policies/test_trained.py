@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera
 from worldsim.errors import InvalidInputError, PolicyError, StorageError, UnknownNameError
 from worldsim.policies.load import load_trained
 from worldsim.policies.pixel import PixelPolicy, PixelPolicyConfig, SpatialSoftmax
@@ -185,6 +185,8 @@ def test_config_refuses_nonsense(spec):
         ({"executed": 2}, "executed"),
         ({"image_size": (30, 64)}, "image_size"),
         ({"channels": ()}, "positive"),
+        ({"more_cameras": (Camera(height=64, width=64),)}, "different keys"),
+        ({"more_cameras": (Camera(key="observation.images.top", height=64, width=30),)}, r"images\.top"),
     ]:
         with pytest.raises(InvalidInputError, match=match):
             PixelPolicyConfig(**{**good, **wrong})

@@ -6,6 +6,7 @@ Shape legend: m rows, S true state, P proprio, K chunk, A action.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -50,7 +51,6 @@ class StatePolicy(TrainedPolicy):
 
     kind: ClassVar[str] = "state"
     config_class: ClassVar[type[TrainedPolicyConfig]] = StatePolicyConfig
-    needs: ClassVar[frozenset[str]] = frozenset({TRUE_STATE, STATE})
     config: StatePolicyConfig
 
     def __init__(self, config: StatePolicyConfig, *, name: str = "") -> None:
@@ -59,6 +59,11 @@ class StatePolicy(TrainedPolicy):
         self.register_buffer("state_std", torch.tensor(config.state_std), persistent=False)
         features = len(config.state_mean) + self.proprio_dim
         self.net = mlp((features, *[config.hidden] * config.depth, config.chunk * config.action.dim))
+
+    @classmethod
+    def reads(cls, cameras: Sequence[str]) -> frozenset[str]:
+        """The true state and the proprioception; no camera."""
+        return frozenset({TRUE_STATE, STATE})
 
     def forward(self, observation: Observation) -> Tensor:
         """Predict chunks of actions, [m, K, A] in units of [-1, 1] (not clipped)."""

@@ -8,7 +8,7 @@ state, H W image.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -66,7 +66,7 @@ class ChunkCarry(Rows):
 class TrainedPolicy(nn.Module):
     """A network from observations to a chunk of actions, one queue per episode.
 
-    Subclasses set `kind`, `config_class` and `needs`, and give `forward`.
+    Subclasses set `kind` and `config_class`, and give `reads`, `needs` and `forward`.
 
     Args:
         config: Sizes, statistics and action meaning.
@@ -75,7 +75,6 @@ class TrainedPolicy(nn.Module):
 
     kind: ClassVar[str]
     config_class: ClassVar[type[TrainedPolicyConfig]]
-    needs: ClassVar[frozenset[str]]
 
     def __init__(self, config: TrainedPolicyConfig, *, name: str = "") -> None:
         super().__init__()
@@ -83,6 +82,16 @@ class TrainedPolicy(nn.Module):
         self.name = name or type(self).__name__
         self.register_buffer("proprio_mean", torch.tensor(config.proprio_mean), persistent=False)
         self.register_buffer("proprio_std", torch.tensor(config.proprio_std), persistent=False)
+
+    @classmethod
+    def reads(cls, cameras: Sequence[str]) -> frozenset[str]:
+        """Observation keys that a policy of this kind reads, if it looks through these cameras (their keys)."""
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Observation keys that this policy reads."""
+        return self.reads(())
 
     @property
     def action_dim(self) -> int:
@@ -145,8 +154,8 @@ class TrainedPolicy(nn.Module):
 
     def _plan(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The next E actions [m, E, A] in physical units, within the limits."""
-        unit_mka: Tensor = self(observation).float()
-        action = self.config.action.denormalize(unit_mka[:, : self.config.executed])
+        unit_MKA: Tensor = self(observation).float()
+        action = self.config.action.denormalize(unit_MKA[:, : self.config.executed])
         checked_action(action.flatten(1), policy=self.name, n=action.shape[0])
         return self.config.action.check(action)
 

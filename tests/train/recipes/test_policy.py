@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.data.lerobot.write import episode_writer
-from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+from worldsim.errors import InvalidInputError, PolicyError, StorageError, UnknownNameError
 from worldsim.evaluate.policies import discover, load_policy, policy_digest
 from worldsim.optimize import Schedule
 from worldsim.policies.degraded import Degradation
@@ -22,8 +23,8 @@ from worldsim.policies.trained import TrainedPolicy
 from worldsim.storage import read_json
 from worldsim.train.config import resolve
 from worldsim.train.recipes import policy as module
-from worldsim.train.recipes.imitation import Examples, Recorded, read_recorded
-from worldsim.train.recipes.policy import TrainPolicy, cloning_loss, shifted, train_policy
+from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
+from worldsim.train.recipes.policy import TrainPolicy, cloning_loss, shift_frames, train_policy
 
 SPEC = ActionSpec(names=("vx", "vy"), units=("m/s", "m/s"), low=(-0.4, -0.4), high=(0.4, 0.4), rate_hz=10)
 PX = 16
@@ -160,17 +161,72 @@ def test_it_learns_what_is_shown(data, tmp_path, kind, options):
     assert np.corrcoef(action.flatten(), fresh.action.flatten())[0, 1] > 0.9
 
 
+WRIST, TOP = "observation.images.wrist", "observation.images.top"
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory):
+    """The same episodes; the top camera sees the dot, the smaller one at the wrist nothing."""
+    path = tmp_path_factory.mktemp("stereo") / "data"
+    cameras = (Camera(key=WRIST, height=8, width=12), Camera(key=TOP, height=PX, width=PX))
+    with episode_writer(
+        path,
+        RecordSpec(
+            action=SPEC, cameras=cameras, proprio_dim=2, true_state_dim=4, has_success=False, has_progress=False
+        ),
+    ) as writer:
+        for i in range(8):
+            seen = episode(i)
+            blank = np.full((len(seen.proprio), 8, 12, 3), 90, np.uint8)
+            writer.write(dataclasses.replace(seen, frames={WRIST: blank, TOP: seen.frames[IMAGE]}))
+    return str(path)
+
+
+def test_it_learns_from_any_of_several_cameras(stereo, tmp_path):
+    schedule = Schedule(steps=150, batch=64, lr=1e-2, warmup=10)
+    options = {"hidden": 32, "channels": [8], "stride_px": 2}
+    config = small(stereo, tmp_path / "p", options=options, schedule=schedule, shift_px=0)
+    train_policy(config)
+    policy = load_policy(str(tmp_path / "p/all_s0/000150"))
+    assert policy.needs == {WRIST, TOP, STATE} and [c.size for c in policy.config.cameras] == [(8, 12), (PX, PX)]
+    fresh = episode(99)
+    blank = np.full((12, 8, 12, 3), 90, np.uint8)
+    seen = {WRIST: blank, TOP: fresh.frames[IMAGE][:-1], STATE: fresh.proprio[:-1]}
+    seen = {k: torch.from_numpy(v) for k, v in seen.items()}
+    action, _ = policy.act(seen, policy.initial(12), torch.arange(12))
+    assert np.corrcoef(action.flatten(), fresh.action.flatten())[0, 1] > 0.9
+    for wrong in ({k: v for k, v in seen.items() if k != TOP}, {**seen, WRIST: seen[TOP]}):
+        with pytest.raises(PolicyError, match="wrist|top"):
+            policy.act(wrong, policy.initial(12), torch.arange(12))
+
+
+def test_a_policy_looks_through_the_cameras_it_is_told(stereo, tmp_path):
+    for kind, cameras, needs in [
+        ("pixel", ("top",), {TOP, STATE}),
+        ("pixel", ("top", "wrist"), {WRIST, TOP, STATE}),
+        ("state", (), {TRUE_STATE, STATE}),
+    ]:
+        options = {} if kind == "state" else {"channels": [6], "hidden": 16, "stride_px": 2}
+        out = tmp_path / f"{kind}{len(cameras)}"
+        train_policy(small(stereo, out, kind=kind, cameras=cameras, options=options))
+        assert load_policy(str(out / "all_s0/000008")).needs == needs
+    main = load_policy(str(tmp_path / "pixel2/all_s0/000008")).config
+    assert (main.camera, main.image_size, main.more_cameras[0].key) == (TOP, (PX, PX), WRIST)
+
+
 def test_chunks_do_not_reach_into_the_next_episode():
     actions = (torch.arange(3.0)[:, None], 10 + torch.arange(2.0)[:, None])
     observations = tuple({STATE: torch.zeros(len(a), 1)} for a in actions)
-    examples = Recorded(observations=observations, actions=actions).examples([1, 0], chunk=2)
-    assert examples.action_nka[..., 0].tolist() == [[10, 11], [11, 11], [0, 1], [1, 2], [2, 2]]
-    assert examples.valid_nk.tolist() == [[1, 1], [1, 0], [1, 1], [1, 1], [1, 0]]
+    examples = Demonstrations(observations=observations, actions=actions).examples([1, 0], chunk=2)
+    assert examples.action_NKA[..., 0].tolist() == [[10, 11], [11, 11], [0, 1], [1, 2], [2, 2]]
+    assert examples.valid_NK.tolist() == [[1, 1], [1, 0], [1, 1], [1, 1], [1, 0]]
 
 
 def test_a_teacher_replaces_the_recorded_actions(data):
     dataset = open_dataset(data)
-    recorded = read_recorded(dataset, needs=frozenset({IMAGE, STATE}), teacher=PushExpert(), quality=Degradation())
+    recorded = read_demonstrations(
+        dataset, needs=frozenset({IMAGE, STATE}), teacher=PushExpert(), quality=Degradation()
+    )
     source, expert = dataset.episode(3), PushExpert()
     steps = source.steps
     given = {TRUE_STATE: torch.tensor(source.true_state[:-1]), STATE: torch.tensor(source.proprio[:-1])}
@@ -183,7 +239,7 @@ def test_a_teacher_replaces_the_recorded_actions(data):
 def test_qualities_change_the_recorded_actions(data):
     dataset = open_dataset(data)
     plain, halved = (
-        read_recorded(dataset, needs=frozenset({STATE}), teacher=None, quality=Degradation(gain=gain))
+        read_demonstrations(dataset, needs=frozenset({STATE}), teacher=None, quality=Degradation(gain=gain))
         for gain in (1, 0.5)
     )
     torch.testing.assert_close(plain.actions[2], torch.tensor(dataset.episode(2).action) / 0.4)
@@ -202,7 +258,7 @@ def test_bad_requests(data, tmp_path):
         ({"kind": "pixle"}, UnknownNameError, "'pixel'"),
         ({"options": {"hiden": 3}}, UnknownNameError, "'hidden'"),
         ({"episodes": (99,)}, InvalidInputError, "99 episodes.*has 8"),
-        ({"camera": "wrist"}, UnknownNameError, "wrist"),
+        ({"cameras": ("wrist",)}, UnknownNameError, "wrist"),
         ({"teacher": "no.such:thing"}, InvalidInputError, r"no\.such"),
     ]:
         with pytest.raises(error, match=match):
@@ -224,7 +280,7 @@ def test_bad_requests(data, tmp_path):
 def test_shifts_move_pictures_whole(most, m, seed):
     g = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (m, 9, 11, 3), dtype=torch.uint8, generator=g)
-    moved = shifted(image, most, g)
+    moved = shift_frames(image, most, g)
     assert moved.shape == image.shape
     padded = torch.nn.functional.pad(image.permute(0, 3, 1, 2).float(), (most,) * 4, mode="replicate").byte()
     for i in range(m):
@@ -238,7 +294,7 @@ def test_shifts_move_pictures_whole(most, m, seed):
 
 def test_each_picture_has_its_own_shift():
     image = torch.arange(7 * 7 * 3, dtype=torch.uint8).reshape(1, 7, 7, 3).expand(64, -1, -1, -1)
-    assert len(shifted(image, 1, torch.Generator().manual_seed(0)).flatten(1).unique(dim=0)) == 9
+    assert len(shift_frames(image, 1, torch.Generator().manual_seed(0)).flatten(1).unique(dim=0)) == 9
 
 
 def test_settings_from_the_command_line():
@@ -285,7 +341,7 @@ def test_batches_follow_seed_and_step():
     policy = PixelPolicy(PixelPolicyConfig(action=SPEC, proprio_mean=(0.0, 0.0), proprio_std=(1.0, 1.0), **sizes))
     g = torch.Generator().manual_seed(0)
     seen = {IMAGE: torch.randint(0, 256, (50, 16, 24, 3), dtype=torch.uint8, generator=g), STATE: torch.rand(50, 2)}
-    examples = Examples(observation=seen, action_nka=torch.rand(50, 1, 2, generator=g), valid_nk=torch.ones(50, 1))
+    examples = Examples(observation=seen, action_NKA=torch.rand(50, 1, 2, generator=g), valid_NK=torch.ones(50, 1))
 
     def loss(seed, step):
         return cloning_loss(policy, examples, batch=4, seed=seed, shift_px=1)(step)[0].item()

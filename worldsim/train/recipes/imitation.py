@@ -1,8 +1,6 @@
-"""From recorded episodes to what behaviour cloning learns from: observations and the actions to imitate.
+"""Demonstrations for behaviour cloning, from recorded episodes: observations and the actions to imitate.
 
-Not for the training itself (`worldsim.train.recipes.policy`).
-
-Shape legend: n examples, t actions of an episode, h w image, p proprio, s true state, k chunk, a action.
+Shape legend: N examples, T actions of an episode, H W image, P proprio, E true state, K chunk, A action.
 """
 
 import dataclasses
@@ -25,37 +23,39 @@ from worldsim.protocols import Policy
 class Examples:
     """Every step of some episodes."""
 
-    observation: dict[str, Tensor]  # IMAGE uint8 [n, h, w, 3], STATE [n, p], and TRUE_STATE [n, s] where recorded
-    action_nka: Tensor  # float32, in [-1, 1]
-    valid_nk: Tensor  # float32, 0 beyond the end of the episode
+    observation: dict[str, Tensor]  # cameras uint8 [N, H, W, 3], STATE [N, P], TRUE_STATE [N, E], as far as needed
+    action_NKA: Tensor  # float32, in [-1, 1]
+    valid_NK: Tensor  # float32, 0 beyond the end of the episode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """What a policy may learn from, in memory: episodes, and the actions to imitate in each."""
+class Demonstrations:
+    """Episodes in memory: what was seen, and the actions to imitate."""
 
-    observations: tuple[dict[str, Tensor], ...]  # per episode, t rows
-    actions: tuple[Tensor, ...]  # per episode, float32 [t, a] in [-1, 1]
+    observations: tuple[dict[str, Tensor], ...]  # per episode, T rows
+    actions: tuple[Tensor, ...]  # per episode, float32 [T, A] in [-1, 1]
 
     def examples(self, episodes: Sequence[int], *, chunk: int) -> Examples:
         """Stack some episodes and cut chunks of actions.
 
         Args:
             episodes: Indices.
-            chunk: k; the last steps of an episode repeat its last action, marked invalid.
+            chunk: K; the last steps of an episode repeat its last action, marked invalid.
         """
         pieces, valid = [], []
         for index in episodes:
-            action_ta = self.actions[index]
-            ahead_tk = torch.arange(len(action_ta))[:, None] + torch.arange(chunk)
-            pieces.append(action_ta[ahead_tk.clamp_max(len(action_ta) - 1)])
-            valid.append((ahead_tk < len(action_ta)).float())
+            action_TA = self.actions[index]
+            ahead_TK = torch.arange(len(action_TA))[:, None] + torch.arange(chunk)
+            pieces.append(action_TA[ahead_TK.clamp_max(len(action_TA) - 1)])
+            valid.append((ahead_TK < len(action_TA)).float())
         keys = self.observations[0]
         observation = {k: torch.cat([self.observations[i][k] for i in episodes]) for k in keys}
-        return Examples(observation=observation, action_nka=torch.cat(pieces), valid_nk=torch.cat(valid))
+        return Examples(observation=observation, action_NKA=torch.cat(pieces), valid_NK=torch.cat(valid))
 
 
-def read_recorded(dataset: Dataset, *, needs: frozenset[str], teacher: Policy | None, quality: Degradation) -> Recorded:
+def read_demonstrations(
+    dataset: Dataset, *, needs: frozenset[str], teacher: Policy | None, quality: Degradation
+) -> Demonstrations:
     """Read a dataset for imitation; actions are normalised to [-1, 1].
 
     Args:
@@ -76,9 +76,9 @@ def read_recorded(dataset: Dataset, *, needs: frozenset[str], teacher: Policy | 
         observation = _observation(dataset.episode(index), wanted, where=f"episode {index} of {dataset.path}")
         recorded = observation.pop(_ACTION)
         policy = DegradedPolicy(teacher or _Replay(recorded), action=spec, how=quality)
-        actions.append(spec.normalize(_play(policy, observation, key=index)))
+        actions.append(spec.normalize(_act_along(policy, observation, key=index)))
         observations.append({k: v for k, v in observation.items() if k in needs})
-    return Recorded(observations=tuple(observations), actions=tuple(actions))
+    return Demonstrations(observations=tuple(observations), actions=tuple(actions))
 
 
 _ACTION = "action"
@@ -89,36 +89,34 @@ class _Replay:
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(self, action_ta: Tensor) -> None:
-        self._action_ta = action_ta
+    def __init__(self, action_TA: Tensor) -> None:
+        self._action_TA = action_TA
 
     def initial(self, n: int) -> int:
         return 0
 
     def act(self, observation: Observation, carry: int, keys: Tensor) -> tuple[Tensor, int]:
-        return self._action_ta[carry : carry + 1], carry + 1
+        return self._action_TA[carry : carry + 1], carry + 1
 
 
 def _observation(episode: Episode, wanted: frozenset[str], *, where: str) -> dict[str, Tensor]:
-    """The first t observations and the actions."""
+    """The first T observations and the actions."""
     steps = episode.steps
-    held: dict[str, NDArray[Any] | None] = {
-        **episode.frames,
-        STATE: episode.proprio,
-        TRUE_STATE: episode.true_state,
-    }
-    missing = sorted(k for k in wanted if held.get(k) is None)
+    held: dict[str, NDArray[Any]] = {**episode.frames, STATE: episode.proprio}
+    if episode.true_state is not None:
+        held[TRUE_STATE] = episode.true_state
+    missing = sorted(wanted - held.keys())
     if missing:
         raise InvalidInputError(
-            f"{where} does not hold {', '.join(missing)}, which the policy or its teacher reads. Collect it, or train "
-            "another kind of policy from the recorded actions."
+            f"{where} holds {', '.join(held)}, not {', '.join(missing)}, which the policy or its teacher reads. Collect it, "
+            "or train another kind of policy from the recorded actions."
         )
-    taken = {k: torch.from_numpy(v[:steps].copy()) for k, v in held.items() if k in wanted and v is not None}
+    taken = {k: torch.from_numpy(v[:steps].copy()) for k, v in held.items() if k in wanted}
     return {**taken, _ACTION: torch.from_numpy(episode.action.copy())}
 
 
-def _play(policy: Policy, observation: dict[str, Tensor], *, key: int) -> Tensor:
-    """Actions [t, a] of a policy along one episode."""
+def _act_along(policy: Policy, observation: dict[str, Tensor], *, key: int) -> Tensor:
+    """Actions [T, A] of a policy along one episode."""
     steps = len(next(iter(observation.values())))
     carry, actions = policy.initial(1), []
     for t in range(steps):

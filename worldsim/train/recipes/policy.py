@@ -2,9 +2,8 @@
 
 One command can make a whole bank: every combination of data size, data quality and seed is a run, and each run leaves a
 policy folder at every step asked for. A killed command continues where it stopped and ends with the same weights.
-Not for choosing what to imitate (`worldsim.train.recipes.imitation`) or for evaluation (triage).
 
-Shape legend: n examples, m of a batch, h w image, k chunk, a action.
+Shape legend: N examples, M of a batch, H W image, K chunk, A action.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worldsim import __version__, storage
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import STATE, TRUE_STATE, is_image
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate.policies import load_policy
@@ -28,12 +27,12 @@ from worldsim.policies.discovery import KIND
 from worldsim.policies.load import POLICIES
 from worldsim.policies.trained import TrainedPolicy
 from worldsim.runs.request import claimed
-from worldsim.train.recipes.imitation import Examples, Recorded, read_recorded
+from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainPolicy:
-    """Everything `train_policy` is told. The defaults clone the push expert in about a minute of one core per run.
+    """Request of `train_policy`. The defaults clone the push expert in about a minute of one core per run.
 
     Attributes:
         data: Dataset folder (LeRobotDataset v3).
@@ -42,7 +41,7 @@ class TrainPolicy:
         options: Fields of the policy's config that differ from its defaults, for example ``{"hidden": 128}``.
         teacher: Reference of a policy whose actions are imitated instead of the recorded ones (``module:name`` or a
             folder); empty for the recorded. For the push task: ``worldsim.policies.scripted:PushExpert``.
-        camera: Image feature to learn from; empty for the only one.
+        cameras: Image features that a pixel policy looks through, the main one first; empty for all of the dataset.
         episodes: Data sizes; 0 stands for all. Each seed draws its own episodes.
         seeds: Of weights, batches and choice of episodes.
         qualities: What is done to the imitated actions.
@@ -60,7 +59,7 @@ class TrainPolicy:
     kind: str = "pixel"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     teacher: str = ""
-    camera: str = ""
+    cameras: tuple[str, ...] = ()
     episodes: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
     qualities: tuple[Degradation, ...] = (Degradation(),)
@@ -111,7 +110,7 @@ def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
     """
     if config.kind not in POLICIES:
         raise unknown_name("kind of policy", config.kind, POLICIES)
-    dataset = open_dataset(Path(config.data), cameras=[config.camera] if config.camera else None)
+    dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
     work = Path(config.out) / ".training"
     with claimed(work, request={"config": config, "data_digest": dataset.digest}):
         for quality, how in enumerate(config.qualities):
@@ -123,13 +122,18 @@ def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
     return Path(config.out)
 
 
-def _read(config: TrainPolicy, dataset: Dataset, how: Degradation) -> Recorded:
+def _read(config: TrainPolicy, dataset: Dataset, how: Degradation) -> Demonstrations:
     """The data of one quality."""
     teacher = load_policy(config.teacher) if config.teacher else None
-    return read_recorded(dataset, needs=POLICIES[config.kind].needs, teacher=teacher, quality=how)
+    return read_demonstrations(dataset, needs=_needs(config, dataset), teacher=teacher, quality=how)
 
 
-def _train_run(run: Run, recorded: Recorded, dataset: Dataset, config: TrainPolicy, watch: Watch | None) -> None:
+def _needs(config: TrainPolicy, dataset: Dataset) -> frozenset[str]:
+    """What the policies read."""
+    return POLICIES[config.kind].reads([camera.key for camera in dataset.cameras])
+
+
+def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: TrainPolicy, watch: Watch | None) -> None:
     """Train one run and leave its checkpoints."""
     name = run.name(config)
     folder, work = Path(config.out) / name, Path(config.out) / ".training" / name
@@ -177,37 +181,37 @@ def cloning_loss(policy: TrainedPolicy, examples: Examples, *, batch: int, seed:
     Args:
         policy: The student.
         examples: What to imitate.
-        batch: Examples per step, m.
+        batch: Examples per step, M.
         seed: Of the batches and shifts.
         shift_px: Largest shift of frames.
     """
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        rows = torch.randint(0, len(examples.action_nka), (batch,), generator=generator)
+        rows = torch.randint(0, len(examples.action_NKA), (batch,), generator=generator)
         observation = {k: v[rows] for k, v in examples.observation.items()}
-        if shift_px and IMAGE in observation:
-            observation[IMAGE] = shifted(observation[IMAGE], shift_px, generator)
-        error = (policy(observation) - examples.action_nka[rows]).square().mean(dim=-1)
-        valid = examples.valid_nk[rows]
+        for key in filter(is_image, observation if shift_px else ()):
+            observation[key] = shift_frames(observation[key], shift_px, generator)
+        error = (policy(observation) - examples.action_NKA[rows]).square().mean(dim=-1)
+        valid = examples.valid_NK[rows]
         return (error * valid).sum() / valid.sum(), {}
 
     return loss_at
 
 
-def shifted(image_mhwc: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
+def shift_frames(image_MHWC: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
     """Shift each picture by its own random whole number of pixels, repeating its edge (Yarats et al., "DrQ", 2021).
 
     Args:
-        image_mhwc: uint8 [m, h, w, 3].
+        image_MHWC: uint8 [M, H, W, 3].
         most_px: Largest shift in x and in y.
         generator: Source of randomness.
     """
-    m, height, width, _ = image_mhwc.shape
+    m, height, width, _ = image_MHWC.shape
     dy, dx = torch.randint(-most_px, most_px + 1, (2, m, 1), generator=generator)
     y = (torch.arange(height) + dy).clamp(0, height - 1)[:, :, None]
     x = (torch.arange(width) + dx).clamp(0, width - 1)[:, None, :]
-    return image_mhwc[torch.arange(m)[:, None, None], y, x]
+    return image_MHWC[torch.arange(m)[:, None, None], y, x]
 
 
 def _build(config: TrainPolicy, dataset: Dataset, examples: Examples) -> TrainedPolicy:
@@ -215,10 +219,12 @@ def _build(config: TrainPolicy, dataset: Dataset, examples: Examples) -> Trained
     kind = POLICIES[config.kind]
     values: dict[str, Any] = {"action": storage.to_json(dataset.action_spec), **config.options}
     values |= _statistics("proprio", examples.observation[STATE])
-    if TRUE_STATE in kind.needs:
+    needs = _needs(config, dataset)
+    if TRUE_STATE in needs:
         values |= _statistics("state", examples.observation[TRUE_STATE])
-    if IMAGE in kind.needs:
-        values["image_size"] = list(dataset.only_camera.size)
+    if any(map(is_image, needs)):
+        main, *more = dataset.cameras
+        values |= {"camera": main.key, "image_size": list(main.size), "more_cameras": storage.to_json(more)}
     return kind(storage.from_json(kind.config_class, values))
 
 
