@@ -112,6 +112,6 @@ def show_report(data: "ReportData", out: Path) -> None:
     for name in ("success", "progress"):
         agreement = getattr(data.truth, name, None)
         if agreement is not None:
-            parts = "; ".join(str(agreement[n]) for n in ("pearson", "spearman", "mmrv"))
+            parts = "; ".join(str(agreement[n]) for n in ("pearson", "spearman", "mmrv", "bias"))
             say(f"Agreement with the simulator, {name}: {parts}")
     say(f"Report: {out / 'report.html'}")

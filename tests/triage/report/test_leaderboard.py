@@ -44,7 +44,7 @@ def test_a_pipe_gets_plain_aligned_lines(ranking: Ranking) -> None:
 def test_rollouts_are_those_of_the_triage_and_of_the_audit(sample: ReportData) -> None:
     lines = printed(sample.ranking, terminal=False).splitlines()
     assert lines[1].endswith(f"{sample.ranking.policies[0].triage.rollouts} + 120")
-    assert any("those of the fresh episodes, after the +" in line for line in lines)
+    assert any("of the fresh episodes (after the +) where there are any" in line for line in lines)
 
 
 def test_long_names_are_not_cut_by_the_width_of_a_pipe(ranking: Ranking) -> None:

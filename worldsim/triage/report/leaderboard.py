@@ -105,7 +105,7 @@ class Leaderboard:
         alive = [p for p in self.ranking.policies if p.failed is None]
         order = "Ordered by the posterior mean of success"
         if any(p.audit for p in alive):
-            order += " over all rollouts; success, interval and progress are those of the fresh episodes, after the +"
+            order += " over all rollouts; success, interval and progress are of the fresh episodes (after the +) where there are any"
         found = [Text(f"{order}.", style="dim")] if alive else []
         found += (
             [Text(f"... and {len(alive) - self._max_rows} more", style="dim")] if len(alive) > self._max_rows else []
