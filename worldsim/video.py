@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim import storage
+from worldsim.arrays import Bytes
 from worldsim.errors import InvalidInputError, StorageError
 
 if TYPE_CHECKING:
     from av import VideoStream
     from av.container import InputContainer
 
-Frames = NDArray[np.uint8]
+Frames = Bytes
 _MOST_BYTES = 1 << 33
 """A video that would unpack to more than this is refused."""
 _MOST_PX = 1 << 26

@@ -7,12 +7,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worldsim.arrays import Bytes, Float32s, Float64s
 from worldsim.core import is_image
 from worldsim.errors import InvalidInputError
-
-Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,14 +36,14 @@ class Episode:
             are not finite.
     """
 
-    frames: Mapping[str, NDArray[np.uint8]]
-    proprio: Floats
-    action: Floats
-    success: Floats
-    progress: Floats
-    reward: Floats
-    true_state: Floats | None = None
-    simulator: NDArray[np.float64] | None = None
+    frames: Mapping[str, Bytes]
+    proprio: Float32s
+    action: Float32s
+    success: Float32s
+    progress: Float32s
+    reward: Float32s
+    true_state: Float32s | None = None
+    simulator: Float64s | None = None
     seed: int = -1
     behaviour: str = ""
     task: str = ""

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.arrays import Bytes
 from worldsim.core import STATE, TRUE_STATE, Observation, WorldState, WorldStep, is_image
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.protocols import Startable, require_drawable
@@ -132,7 +133,7 @@ class Episodes:
         """Observations in the form of the space; of all episodes, or of one `row`."""
         return self._nested(seen if row is None else {key: value[row] for key, value in seen.items()}, dict)
 
-    def frames(self, seen: Arrays) -> NDArray[np.uint8]:
+    def frames(self, seen: Arrays) -> Bytes:
         """The latest frame of the main camera, uint8 [B, H, W, 3].
 
         Raises:
@@ -140,7 +141,7 @@ class Episodes:
         """
         if not self.cameras or not seen:
             raise InvalidInputError("There is no frame: reset first, with an obs_type that has pixels.")
-        frames: NDArray[np.uint8] = seen[self.cameras[0].key]
+        frames: Bytes = seen[self.cameras[0].key]
         return frames[:, -1] if self._several else frames
 
     def _nested(self, values: Mapping[str, Any], as_dict: Any) -> dict[str, Any]:

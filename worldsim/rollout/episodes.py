@@ -10,12 +10,11 @@ import hashlib
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from worldsim.arrays import Int64s
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
 
-Ints = NDArray[np.int64]
 TRIAGE, AUDIT = "triage", "audit"
 _RESERVED = 5  # one start in five is kept for the audit
 _FEW = 5  # below this number of starts both blocks share them all, and differ in noise only
@@ -34,8 +33,8 @@ class Block:
     """
 
     name: str
-    start: Ints
-    key: Ints
+    start: Int64s
+    key: Int64s
 
     def __len__(self) -> int:
         return len(self.start)

@@ -20,12 +20,11 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.arrays import Float32s
+from worldsim.arrays import Bytes, Float32s, Float64s
 from worldsim.core import IMAGE, IMAGES
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.spaces import EnvAction, action_spec_of, fit_spec, from_env, to_env
@@ -38,9 +37,9 @@ _TRUE_STATE = "environment_state"
 class EnvObservation:
     """One observation."""
 
-    frames: dict[str, NDArray[np.uint8]]  # by camera key, the main camera first: [H, W, 3]
-    proprio: NDArray[np.float32]  # [P]
-    true_state: NDArray[np.float32] | None  # [E]
+    frames: dict[str, Bytes]  # by camera key, the main camera first: [H, W, 3]
+    proprio: Float32s  # [P]
+    true_state: Float32s | None  # [E]
     success: float  # 0 or 1, nan where it is not known
     progress: float  # 0..1, nan where it is not known
 
@@ -103,7 +102,7 @@ class EnvAdapter:
         action = to_env(self.action, action_A)
         return action, from_env(self.action, action)
 
-    def simulator_state(self) -> NDArray[np.float64] | None:
+    def simulator_state(self) -> Float64s | None:
         """What `get_state` of the environment gives, float64 [S]; None where there is no such method."""
         get_state = getattr(self.env.unwrapped, "get_state", None)
         return np.array(get_state(), np.float64).ravel() if callable(get_state) else None
@@ -136,7 +135,7 @@ class EnvAdapter:
         observation, info = self.env.reset(seed=0)
         return next(iter(self.read(observation, info).frames))
 
-    def _frames(self, observation: Any) -> dict[str, NDArray[np.uint8]]:
+    def _frames(self, observation: Any) -> dict[str, Bytes]:
         """Pictures by camera key."""
         found = _pictures(observation) or _pictures(self.env.render())
         if not found or not all(_is_image(v) for v in found.values()):
@@ -152,7 +151,7 @@ class EnvAdapter:
                 raise unknown_name("camera", name, sorted(map(_name, found)))
         return {keys[name]: found[keys[name]] for name in self._cameras}
 
-    def _resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _resize(self, frame: Bytes) -> Bytes:
         """A copy of the wanted size."""
         if self.image_px is None or frame.shape[:2] == (self.image_px, self.image_px):
             return frame.copy()
@@ -180,7 +179,7 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[-1] == 3
 
 
-def _proprio(observation: Any, parts: Mapping[str, Any]) -> NDArray[np.float32]:
+def _proprio(observation: Any, parts: Mapping[str, Any]) -> Float32s:
     """Flat numbers that describe the robot, or one zero."""
     flat = {k: v for k, v in parts.items() if np.ndim(v) == 1 and k not in ("pixels", _TRUE_STATE)}
     for name in _PROPRIO:

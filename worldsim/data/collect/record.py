@@ -15,11 +15,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim import noise
 from worldsim.actions import ActionSpec
+from worldsim.arrays import Bytes
 from worldsim.core import STATE, TRUE_STATE, Camera
 from worldsim.data.collect.env_adapter import EnvAdapter, EnvObservation
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary, extrapolate, fill
@@ -231,7 +231,7 @@ def _observation(seen: EnvObservation, needs: frozenset[str], name: str) -> dict
     return {k: torch.tensor(given[k])[None] for k in needs}
 
 
-def _stack_frames(seen: Sequence[Mapping[str, NDArray[np.uint8]]]) -> dict[str, NDArray[np.uint8]]:
+def _stack_frames(seen: Sequence[Mapping[str, Bytes]]) -> dict[str, Bytes]:
     """Frames [T + 1, H, W, 3] by camera.
 
     Raises:

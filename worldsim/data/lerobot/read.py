@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from worldsim import storage
 from worldsim.actions import ActionSpec
+from worldsim.arrays import Bytes, Float32s
 from worldsim.core import SIMULATOR, STATE, TASK, TRUE_STATE, Camera, text_rows
-from worldsim.data.episode import Episode, Floats
+from worldsim.data.episode import Episode
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.read_meta import Contents, read_contents
 from worldsim.data.starts import Starts
@@ -203,7 +203,7 @@ class Dataset:
         table = table.filter(pc.equal(table["episode_index"], int(row["episode_index"])))
         return table.sort_by("frame_index") if not row.get("sha256") else table
 
-    def _frames(self, file: Path, table: pa.Table, row: dict[str, Any], camera: Camera) -> NDArray[np.uint8]:
+    def _frames(self, file: Path, table: pa.Table, row: dict[str, Any], camera: Camera) -> Bytes:
         """Frames of one camera, uint8 [rows, H, W, 3]."""
         name = self._contents.features[camera.key]
         if camera.key in self._contents.videos:
@@ -222,7 +222,7 @@ class Dataset:
             raise ValueError(f"{name} is {frames.shape[1:3]} pixels, expected {camera.size}")
         return frames
 
-    def _picture(self, file: Path, cell: dict[str, Any]) -> NDArray[np.uint8]:
+    def _picture(self, file: Path, cell: dict[str, Any]) -> Bytes:
         """One frame: bytes inside the table, or a file inside the dataset."""
         if cell["bytes"] is not None:
             return decode_image(cell["bytes"], source=file)
@@ -236,7 +236,7 @@ class Dataset:
             raise StorageError(f"{self.path} names a file outside itself, {relative!r}. Do not trust this dataset.")
         return found
 
-    def _assemble(self, table: pa.Table, row: dict[str, Any], frames: dict[str, NDArray[np.uint8]]) -> Episode:
+    def _assemble(self, table: pa.Table, row: dict[str, Any], frames: dict[str, Bytes]) -> Episode:
         """Columns to arrays; next.* of row t speaks of observation t + 1."""
         count = table.num_rows
         vectors = {k: _matrix(table[k]) for k in (layout.ACTION, STATE, TRUE_STATE) if k in table.column_names}
@@ -277,7 +277,7 @@ class Dataset:
         return str(next(iter(row.get("tasks") or ()), self.task))
 
 
-def _matrix(column: pa.ChunkedArray) -> Floats:
+def _matrix(column: pa.ChunkedArray) -> Float32s:
     """A column of numbers or of lists of numbers as float32 [rows, width]."""
     array = column.combine_chunks()
     if array.null_count:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.arrays import Bytes
+
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 NAMES = ("min", "max", "mean", "std", *QUANTILES)
 """Every statistic but the count."""
@@ -45,7 +47,7 @@ def numeric_stats(columns: Mapping[str, NDArray[np.generic]]) -> dict[str, dict[
     return found
 
 
-def image_stats(frames: NDArray[np.uint8]) -> dict[str, list[float]]:
+def image_stats(frames: Bytes) -> dict[str, list[float]]:
     """Statistics of frames uint8 [R, H, W, 3] per colour, as fractions of 255; `count` is that of frames."""
     counts = np.stack([np.bincount(frames[..., c].ravel(), minlength=256) for c in range(3)])  # [3, 256]
     levels = np.arange(256) / 255
