@@ -171,6 +171,14 @@ def test_frames_given_out_are_the_callers_own(dots) -> None:
     assert env.render()[0, 0, 0] == pytest.approx(0.4 * 255, abs=2)
 
 
+def test_nothing_is_rendered_where_nothing_is_drawn(push_world: SimulatorWorld) -> None:
+    env = gymnasium.make("worldsim/World-v0", world=push_world, obs_type="environment_state_agent_pos")
+    assert env.metadata["render_modes"] == []
+    check_env(env)
+    with pytest.raises(InvalidInputError, match="needs an obs_type that has pixels"):
+        WorldEnv(push_world, obs_type="environment_state_agent_pos", render_mode="rgb_array")
+
+
 def test_bad_requests_are_answered(dots) -> None:
     with pytest.raises(InvalidInputError, match="got a int"):
         WorldEnv(3)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ class WorldEnv(gymnasium.Env[dict[str, Any], EnvAction]):
         self.world = require_startable(world)
         self._episodes = Episodes(self.world, obs_type=obs_type)
         self._max_episode_steps = _steps(self.world.spec, max_episode_steps)
-        self.metadata, self.render_mode = _metadata(self.world.spec, render_mode), render_mode
+        self.metadata, self.render_mode = _metadata(self._episodes, render_mode), render_mode
         self.action_spec: ActionSpec = self.world.spec.action
         self.task = self.task_description = self.world.spec.task
         self.observation_space, self.action_space = self._episodes.observation_space, self._episodes.action_space
@@ -133,7 +133,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[dict[str, Any], EnvAction, NDArr
         self._max_episode_steps = _steps(self.world.spec, max_episode_steps)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**_metadata(self.world.spec, render_mode), "autoreset_mode": self.autoreset_mode}
+        self.metadata = {**_metadata(self._episodes, render_mode), "autoreset_mode": self.autoreset_mode}
         self.action_spec: ActionSpec = self.world.spec.action
         self.task = self.task_description = self.world.spec.task
         self.single_observation_space, self.single_action_space = (
@@ -263,12 +263,15 @@ def _steps(spec: WorldSpec, asked: int | None) -> int:
     return spec.steps if asked is None else asked
 
 
-def _metadata(spec: WorldSpec, render_mode: str | None) -> dict[str, Any]:
+def _metadata(episodes: Episodes, render_mode: str | None) -> dict[str, Any]:
     """What Gymnasium asks an environment for; refuses render modes that there are not."""
+    spec = episodes.spec
     if render_mode not in (None, *_RENDER_MODES):
         raise unknown_name("render_mode", str(render_mode), _RENDER_MODES)
+    if render_mode is not None and not episodes.cameras:
+        raise InvalidInputError(f"render_mode {render_mode!r} needs an obs_type that has pixels.")
     return {
-        "render_modes": _RENDER_MODES,
+        "render_modes": _RENDER_MODES if episodes.cameras else [],
         "render_fps": max(1, round(spec.action.rate_hz / spec.actions_per_step)),
         "success_at": spec.success_at,
         "task": spec.task,
