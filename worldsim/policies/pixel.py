@@ -4,7 +4,7 @@ Per camera a strided convolution to a quarter of the size, two more at that size
 picture each of C features is, which is what pushing needs and costs few weights (Finn et al., "Deep spatial autoencoders
 for visuomotor learning", ICRA 2016).
 
-Shape legend: M rows, C features, h w feature map, S = h w cells, H W image, P proprio, K chunk, A action.
+Shape legend: M rows, C features, h w feature map, S = h w cells, H W image, P proprio, K chunk, A action, E encoded action.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class PixelPolicy(TrainedPolicy):
             nn.Sequential(_convolutions(c), _spatial_softmax(c, camera)) for camera in c.more_cameras
         )
         features = 2 * c.channels[-1] * len(c.cameras) + self.proprio_dim
-        self.head = mlp((features, c.hidden, c.hidden, c.chunk * c.action.dim))
+        self.head = mlp((features, c.hidden, c.hidden, c.chunk * c.action.encoded_dim))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -103,14 +103,14 @@ class PixelPolicy(TrainedPolicy):
         return self.config.image_size
 
     def forward(self, observation: Observation) -> Tensor:
-        """Predict chunks of actions, [M, K, A] in units of [-1, 1] (not clipped)."""
+        """Predict chunks of actions, [M, K, E], as `ActionSpec.normalize` encodes them (not clipped)."""
         p_MP = self.normalized_proprio(observation)
         main, *more = (_pixels(observation[camera.key], p_MP.dtype) for camera in self.config.cameras)
         parts = [self.where(self.convolutions(main))]
         parts += [encoder(x_MCHW) for encoder, x_MCHW in zip(self.more, more, strict=True)]
         features = torch.cat([*parts, p_MP], dim=1)
-        unit: Tensor = self.head(features)
-        return unit.reshape(-1, self.config.chunk, self.action_dim)
+        encoded: Tensor = self.head(features)
+        return encoded.reshape(-1, self.config.chunk, self.config.action.encoded_dim)
 
     def check_observation(self, observation: Observation, n: int) -> None:
         """Check the frames' sizes and types, and the proprioception's width.

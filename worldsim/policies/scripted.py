@@ -2,7 +2,7 @@
 
 Not for pixels: a policy that sees only the camera is in `worldsim.policies.pixel`.
 
-Shape legend: n episodes; 2 is x and y, in metres (or metres per second for velocities).
+Shape legend: N episodes; 2 is x and y, in metres (or metres per second for velocities).
 """
 
 import dataclasses
@@ -94,8 +94,8 @@ class PushExpert:
         """
         require(observation, self.needs, policy=type(self).__name__)
         carry = self._draw(carry, keys)
-        block_n2, pusher_n2 = observation[TRUE_STATE][:, :2].float(), observation[STATE][:, :2].float()
-        return self._velocity(block_n2, pusher_n2, carry), carry
+        block_N2, pusher_N2 = observation[TRUE_STATE][:, :2].float(), observation[STATE][:, :2].float()
+        return self._velocity(block_N2, pusher_N2, carry), carry
 
     def _draw(self, carry: PushCarry, keys: Tensor) -> PushCarry:
         """Give goal and side to episodes that have none yet."""
@@ -109,33 +109,33 @@ class PushExpert:
             goal_m=torch.where(fresh[:, None], goal, carry.goal_m), side=torch.where(fresh, side, carry.side)
         )
 
-    def _velocity(self, block_n2: Tensor, pusher_n2: Tensor, carry: PushCarry) -> Tensor:
+    def _velocity(self, block_N2: Tensor, pusher_N2: Tensor, carry: PushCarry) -> Tensor:
         """The pusher's velocity [n, 2] in m/s: push when in the lane, else line up behind, else travel around."""
         c = self.config
         reach_m = c.speed_m_s * c.period_s
-        error_n2 = carry.goal_m - block_n2
-        left_n1 = error_n2.norm(dim=1, keepdim=True)  # how far the block still has to go
-        ahead_n2 = error_n2 / left_n1.clamp_min(1e-6)
-        across_n2 = torch.stack([-ahead_n2[:, 1], ahead_n2[:, 0]], dim=1)
-        rel_n2 = pusher_n2 - block_n2
-        along_n1 = (rel_n2 * ahead_n2).sum(1, keepdim=True)
-        lateral_n1 = (rel_n2 * across_n2).sum(1, keepdim=True) - carry.side[:, None] * c.offset_m
+        error_N2 = carry.goal_m - block_N2
+        left_N1 = error_N2.norm(dim=1, keepdim=True)  # how far the block still has to go
+        ahead_N2 = error_N2 / left_N1.clamp_min(1e-6)
+        across_N2 = torch.stack([-ahead_N2[:, 1], ahead_N2[:, 0]], dim=1)
+        rel_N2 = pusher_N2 - block_N2
+        along_N1 = (rel_N2 * ahead_N2).sum(1, keepdim=True)
+        lateral_N1 = (rel_N2 * across_N2).sum(1, keepdim=True) - carry.side[:, None] * c.offset_m
 
-        push_n2 = ahead_n2 * left_n1.clamp_max(reach_m) - across_n2 * lateral_n1
-        line_up_n2 = -ahead_n2 * (along_n1 + c.clear_m) - across_n2 * lateral_n1
-        in_lane = (along_n1 < -c.touch_m / 2) & (lateral_n1.abs() < c.lane_m)
-        step_n2 = torch.where(along_n1 < -c.touch_m, line_up_n2, self._around(rel_n2, ahead_n2, reach_m))
-        step_n2 = torch.where(in_lane, push_n2, step_n2)
-        step_n2 = torch.where(left_n1 < c.done_m, torch.zeros_like(step_n2), step_n2)
-        longest_n1 = step_n2.abs().amax(1, keepdim=True)
-        return step_n2 * (reach_m / longest_n1.clamp_min(1e-9)).clamp_max(1.0) / c.period_s
+        push_N2 = ahead_N2 * left_N1.clamp_max(reach_m) - across_N2 * lateral_N1
+        line_up_n2 = -ahead_N2 * (along_N1 + c.clear_m) - across_N2 * lateral_N1
+        in_lane = (along_N1 < -c.touch_m / 2) & (lateral_N1.abs() < c.lane_m)
+        step_N2 = torch.where(along_N1 < -c.touch_m, line_up_n2, self._around(rel_N2, ahead_N2, reach_m))
+        step_N2 = torch.where(in_lane, push_N2, step_N2)
+        step_N2 = torch.where(left_N1 < c.done_m, torch.zeros_like(step_N2), step_N2)
+        longest_N1 = step_N2.abs().amax(1, keepdim=True)
+        return step_N2 * (reach_m / longest_N1.clamp_min(1e-9)).clamp_max(1.0) / c.period_s
 
-    def _around(self, rel_n2: Tensor, ahead_n2: Tensor, reach_m: float) -> Tensor:
+    def _around(self, rel_N2: Tensor, ahead_N2: Tensor, reach_m: float) -> Tensor:
         """A step along the circle of radius `clear_m` about the block, the short way to its far side."""
-        radius_n1 = rel_n2.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        out_n2 = rel_n2 / radius_n1
-        sine_n = out_n2[:, 1] * ahead_n2[:, 0] - out_n2[:, 0] * ahead_n2[:, 1]  # of the angle still to travel
-        sign_n1 = torch.where(sine_n >= 0, 1.0, -1.0)[:, None]
-        tangent_n2 = torch.stack([-out_n2[:, 1], out_n2[:, 0]], dim=1) * sign_n1
-        step_n2: Tensor = tangent_n2 * reach_m + out_n2 * (self.config.clear_m - radius_n1)
-        return step_n2
+        radius_N1 = rel_N2.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        out_N2 = rel_N2 / radius_N1
+        sine_n = out_N2[:, 1] * ahead_N2[:, 0] - out_N2[:, 0] * ahead_N2[:, 1]  # of the angle still to travel
+        sign_N1 = torch.where(sine_n >= 0, 1.0, -1.0)[:, None]
+        tangent_N2 = torch.stack([-out_N2[:, 1], out_N2[:, 0]], dim=1) * sign_N1
+        step_N2: Tensor = tangent_N2 * reach_m + out_N2 * (self.config.clear_m - radius_N1)
+        return step_N2

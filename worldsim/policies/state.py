@@ -2,7 +2,7 @@
 
 Only simulators and state worlds give the true state. Not for training (`worldsim.train.recipes.policy`).
 
-Shape legend: m rows, S true state, P proprio, K chunk, A action.
+Shape legend: M rows, S true state, P proprio, K chunk, A action, E encoded action.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class StatePolicy(TrainedPolicy):
         self.register_buffer("state_mean", torch.tensor(config.state_mean), persistent=False)
         self.register_buffer("state_std", torch.tensor(config.state_std), persistent=False)
         features = len(config.state_mean) + self.proprio_dim
-        self.net = mlp((features, *[config.hidden] * config.depth, config.chunk * config.action.dim))
+        self.net = mlp((features, *[config.hidden] * config.depth, config.chunk * config.action.encoded_dim))
 
     @classmethod
     def reads(cls, cameras: Sequence[str]) -> frozenset[str]:
@@ -66,11 +66,11 @@ class StatePolicy(TrainedPolicy):
         return frozenset({TRUE_STATE, STATE})
 
     def forward(self, observation: Observation) -> Tensor:
-        """Predict chunks of actions, [m, K, A] in units of [-1, 1] (not clipped)."""
+        """Predict chunks of actions, [M, K, E], as `ActionSpec.normalize` encodes them (not clipped)."""
         state = (observation[TRUE_STATE].float() - self.get_buffer("state_mean")) / self.get_buffer("state_std")
         proprio = self.normalized_proprio(observation)
-        unit: Tensor = self.net(torch.cat([state.to(proprio.dtype), proprio], dim=1))
-        return unit.reshape(-1, self.config.chunk, self.action_dim)
+        encoded: Tensor = self.net(torch.cat([state.to(proprio.dtype), proprio], dim=1))
+        return encoded.reshape(-1, self.config.chunk, self.config.action.encoded_dim)
 
     def check_observation(self, observation: Observation, n: int) -> None:
         """Check the widths of both inputs.

@@ -2,7 +2,7 @@
 
 Not for network shapes (`worldsim.policies.pixel`, `worldsim.policies.state`) or for training (`worldsim.train.recipes.policy`).
 
-Shape legend: n episodes, m of them that need a new chunk, K chunk length, E executed of it, A action, P proprio, S true
+Shape legend: n episodes, M of them that need a new chunk, K chunk length, A action, E encoded action, P proprio, S true
 state, H W image.
 """
 
@@ -59,7 +59,7 @@ class TrainedPolicyConfig:
 class ChunkCarry(Rows):
     """Actions planned and not yet executed."""
 
-    queue: Tensor  # float32 [n, E, A], physical units; the next action is first
+    queue: Tensor  # float32 [n, executed, A], physical units; the next action is first
     left: Tensor  # int64 [n], how many of them are valid
 
 
@@ -153,14 +153,13 @@ class TrainedPolicy(nn.Module):
             )
 
     def _plan(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """The next E actions [m, E, A] in physical units, within the limits."""
-        unit_MKA: Tensor = self(observation).float()
-        action = self.config.action.denormalize(unit_MKA[:, : self.config.executed])
-        checked_action(action.flatten(1), policy=self.name, n=action.shape[0])
-        return self.config.action.check(action)
+        """The next actions [M, executed, A] in physical units, within the limits."""
+        encoded_MKE: Tensor = self(observation).float()[:, : self.config.executed]
+        checked_action(encoded_MKE.flatten(1), policy=self.name, n=encoded_MKE.shape[0])
+        return self.config.action.check(self.config.action.denormalize(encoded_MKE))
 
     def normalized_proprio(self, observation: Observation) -> Tensor:
-        """Proprioception [m, P] in units of its training spread, of the weights' dtype."""
+        """Proprioception [M, P] in units of its training spread, of the weights' dtype."""
         mean, std = self.get_buffer("proprio_mean"), self.get_buffer("proprio_std")
         return ((observation[STATE].float() - mean) / std).to(mean.dtype)
 
