@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from worldsim.errors import InvalidInputError
-from worldsim.planners.noise import Streams, colour, episode_keys, smooth
+from worldsim.planners.noise import Streams, colour, episode_keys, samples_around, smooth
 
 CPU = torch.device("cpu")
 
@@ -86,3 +86,18 @@ def test_an_episodes_key_depends_on_its_number_and_the_seed_alone() -> None:
 def test_an_impossible_spectrum_is_refused(beta: float) -> None:
     with pytest.raises(InvalidInputError, match="beta"):
         colour(4, beta)
+
+
+@pytest.mark.parametrize("samples", [8, 9])
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+@pytest.mark.parametrize("keys", [[4], [4, 5, 6]])
+def test_samples_around_a_mean_are_those_of_the_full_noise_in_the_same_bits(samples, beta, keys) -> None:
+    mean, std = torch.randn(len(keys), 5, 3), torch.rand(len(keys), 5, 3)
+    noise = smooth(streams(keys)(samples, 5, 3), beta)
+    expected = noise * std[:, None] + mean[:, None]
+    source = streams(keys)
+    for again in (False, True):  # a source of its own memory gives fresh numbers every time
+        found = samples_around(mean, std, source, samples=samples, beta=beta)
+        assert torch.equal(found, expected) is not again
+    plain = samples_around(mean, std, lambda *shape: streams(keys)(*shape), samples=samples, beta=beta)
+    assert torch.equal(plain, expected)

@@ -25,30 +25,40 @@ class Scored:
     violation: Tensor | None  # [B, N], >= 0
     rank: Tensor  # [B, N]
     gradient: Tensor | None = None  # [B, N, H, A] of the cost (and of the violation where it is positive)
+    _best: list["Scored"] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
-    def pick(self, index: Tensor) -> "Scored":
-        """The candidates at int64 [B, K]; gradients are left behind."""
+    def pick(self, index: Tensor, rank: Tensor | None = None) -> "Scored":
+        """The candidates at int64 [B, K], their rank where it is known; gradients are left behind."""
         b, n = self.rank.shape
-        flat = index if b == 1 else index + torch.arange(0, b * n, n, device=index.device)[:, None]
-        chosen = self.candidates.flatten(0, 1).index_select(0, flat.flatten())
-        cost = self.cost.gather(1, index)
+        if b == 1:
+            chosen = self.candidates[0].index_select(0, index[0])
+        else:
+            flat = index + torch.arange(0, b * n, n, device=index.device)[:, None]
+            chosen = self.candidates.flatten(0, 1).index_select(0, flat.flatten())
+        rank = self.rank.gather(1, index) if rank is None else rank
+        cost = rank if self.rank is self.cost else self.cost.gather(1, index)
         return Scored(
             candidates=chosen.view(*index.shape, *chosen.shape[1:]),
             cost=cost,
             violation=None if self.violation is None else self.violation.gather(1, index),
-            rank=cost if self.rank is self.cost else self.rank.gather(1, index),
+            rank=rank,
         )
 
+    def leaders(self, count: int = 1) -> "Scored":
+        """At least the `count` best, best first; several callers ask, the sorting is done once."""
+        if not self._best or self._best[0].rank.shape[1] < count:
+            rank, index = self.rank.topk(count, dim=1, largest=False)
+            self._best[:] = [self.pick(index, rank)]
+        return self._best[0]
+
     def best(self, count: int) -> "Scored":
-        """The `count` best, best first; several callers ask, the sorting is done once."""
-        known: Scored | None = self.__dict__.get("_best")
-        if known is None or known.rank.shape[1] < count:
-            known = self.pick(self.rank.topk(count, dim=1, largest=False).indices)
-            self.__dict__["_best"] = known
+        """The `count` best, best first."""
+        known = self.leaders(count)
         if known.rank.shape[1] == count:
             return known
         violation = None if known.violation is None else known.violation[:, :count]
-        cost, rank = known.cost[:, :count], known.rank[:, :count]
+        cost = known.cost[:, :count]
+        rank = cost if known.rank is known.cost else known.rank[:, :count]
         return Scored(candidates=known.candidates[:, :count], cost=cost, violation=violation, rank=rank)
 
 
@@ -65,11 +75,12 @@ def better(one: Scored, other: Scored) -> Scored:
     return Scored(candidates=candidates, cost=cost, violation=violation, rank=cost)
 
 
-def best_of(tops: list[Scored]) -> Scored:
-    """The best of several candidates per episode, none of which breaks a constraint; the first of equals."""
-    if len(tops) == 1:
-        return tops[0]
-    cost, candidates = torch.cat([t.cost for t in tops], dim=1), torch.cat([t.candidates for t in tops], dim=1)
+def best_of(leaders: list[Scored]) -> Scored:
+    """The best per episode of the first of several leaders, none of which breaks a constraint; the first of equals."""
+    if len(leaders) == 1:
+        return leaders[0].best(1)
+    cost = torch.cat([one.cost[:, :1] for one in leaders], dim=1)
+    candidates = torch.cat([one.candidates[:, :1] for one in leaders], dim=1)
     return Scored(candidates=candidates, cost=cost, violation=None, rank=cost).pick(cost.argmin(1, keepdim=True))
 
 
@@ -143,9 +154,10 @@ class Evaluator:
 def _call(objective: Objective, candidates: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """One call of the objective, its answer checked."""
     if not gradient:
-        with torch.no_grad():
-            cost, violation = _split(objective(candidates), candidates)
-        return cost, violation, None
+        if torch.is_grad_enabled():  # a search has it off already, and switching costs as much as a small operation
+            with torch.no_grad():
+                return *_split(objective(candidates), candidates), None
+        return *_split(objective(candidates), candidates), None
     with torch.enable_grad():
         leaf = candidates.detach().clone().requires_grad_()
         cost, violation = _split(objective(leaf), candidates)
@@ -162,9 +174,9 @@ def _call(objective: Objective, candidates: Tensor, gradient: bool) -> tuple[Ten
 def _split(scores: Scores, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
     """Cost and violation as floats, their shapes checked."""
     cost, violation = scores if isinstance(scores, tuple) else (scores, None)
-    expected = tuple(candidates.shape[:2])
+    expected = candidates.shape[:2]
     for name, value in (("cost", cost), ("violation", violation)):
-        if (value is not None or name == "cost") and (not isinstance(value, Tensor) or tuple(value.shape) != expected):
+        if (value is not None or name == "cost") and (not isinstance(value, Tensor) or value.shape != expected):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(
                 f"The objective's {name} must be a tensor [B, N] = {list(expected)} for actions "

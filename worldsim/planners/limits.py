@@ -82,13 +82,14 @@ class Halt:
             return False
         return True
 
-    def note(self, best: Tensor, *, iterations: int = 1) -> None:
-        """One more iteration is done, or with 0 a look before the first; best cost so far [B]."""
+    def note(self, best: Tensor | None, *, iterations: int = 1) -> None:
+        """One more iteration is done, or with 0 a look before the first; best cost so far [B], read where there is a tolerance."""
         self._iterations = self._iterations + (iterations if self.active is None else self.active * iterations)
         if self._limits.deadline_s is not None:
             now = self._now()
             self._longest_s, self._mark = max(self._longest_s, now - self._mark), now
         if self._limits.tolerance is not None:
+            assert best is not None
             best = best.double()
             little = (self._best - best) <= self._limits.tolerance * best.abs()
             self._stuck = torch.where(little | ~best.isfinite(), self._stuck + 1, 0)

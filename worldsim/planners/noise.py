@@ -53,17 +53,52 @@ class Streams:
     def __init__(self, keys: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
         self._generators = [torch.Generator(device).manual_seed(key & (2**63 - 1)) for key in keys.tolist()]
         self._device, self._dtype = device, dtype
+        self._scratch: Tensor | None = None
 
     def __call__(self, samples: int, steps: int, width: int) -> Tensor:
         """Fresh standard normal numbers, [B, N, H, A]."""
-        shape = (len(self._generators), samples, steps, width)
-        noise = torch.empty(shape, device=self._device, dtype=self._dtype)
+        noise = torch.empty(len(self._generators), samples, steps, width, device=self._device, dtype=self._dtype)
         half = (samples + 1) // 2
-        drawn = noise[:, :half]
-        for row, generator in enumerate(self._generators):
-            drawn[row].normal_(generator=generator)
-        torch.neg(drawn[:, : samples - half], out=noise[:, half:])
+        torch.neg(self.fill(noise[:, :half])[:, : samples - half], out=noise[:, half:])
         return noise
+
+    def scratch(self, like: Tensor) -> Tensor:
+        """Memory of the shape of `like` [B, K, H, A], the same at every call: what is in it does not last."""
+        if self._scratch is None or self._scratch.shape != like.shape:
+            self._scratch = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return self._scratch
+
+    def fill(self, out: Tensor) -> Tensor:
+        """Fresh numbers in place of `out` [B, K, H, A], the first half of N samples; the second is its mirror image."""
+        for row, generator in enumerate(self._generators):
+            out[row].normal_(generator=generator)
+        return out
+
+
+def samples_around(mean: Tensor, std: Tensor, noise: Noise, *, samples: int, beta: float) -> Tensor:
+    """Fresh candidates mean + std * noise, [B, N, H, A].
+
+    Of `Streams` only the first half is coloured and scaled; the second is its mirror image, in the same bits.
+
+    Args:
+        mean: [B, H, A].
+        std: [B, H, A].
+        noise: Where numbers come from.
+        samples: N.
+        beta: Exponent of the noise's spectrum over time.
+    """
+    std_B1HA, mean_B1HA = std[:, None], mean[:, None]
+    if not isinstance(noise, Streams):
+        white = noise(samples, *mean.shape[1:])
+        return torch.mul(smooth(white, beta), std_B1HA, out=white).add_(mean_B1HA)
+    half = (samples + 1) // 2
+    candidates = mean.new_empty(len(mean), samples, *mean.shape[1:])
+    first, second = candidates[:, :half], candidates[:, half:]
+    white = noise.fill(noise.scratch(first) if beta else first)
+    torch.mul(smooth(white, beta), std_B1HA, out=first)
+    torch.sub(mean_B1HA, first[:, : samples - half], out=second)
+    first.add_(mean_B1HA)
+    return candidates
 
 
 @functools.cache

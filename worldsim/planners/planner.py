@@ -84,6 +84,7 @@ class Planner:
         finalists = stage.samples if stage.rule.gradient else 1
         return finalists + (2 if self.returns == "best" else 0)
 
+    @torch.no_grad()
     def plan(
         self,
         objective: Objective,
@@ -189,7 +190,7 @@ class _Run:
         self._evaluate = Evaluator(objective, chunk=planner.chunk, batch=given.batch, device=device)
         self._halt = Halt(limits, batch=given.batch, device=device)
         self._limits = limits
-        self._best: list[Scored] = []  # one candidate per episode each; the best of them is the best of all
+        self._best: list[Scored] = []  # leaders, the first of which is the best of its iteration
         self._costs: list[Tensor] = []
 
     def plan(self) -> Plan:
@@ -233,11 +234,14 @@ class _Run:
 
     def _learn(self, scored: Scored, *, iterations: int = 1) -> None:
         """Remember the best so far, and tell the clock."""
-        top = scored.best(1)
-        if self._best and (top.violation is not None or self._limits.tolerance is not None):
-            top = better(self._best.pop(), top)  # in order, or because somebody wants to know at once
+        top, cost = scored.leaders(), None
+        if top.violation is not None or self._limits.tolerance is not None:
+            top = scored.best(1)
+            if self._best:
+                top = better(self._best.pop(), top)  # in order, or because the tolerance is judged at once
+            cost = top.cost[:, 0]
         self._best.append(top)
-        self._halt.note(top.cost[:, 0], iterations=iterations)
+        self._halt.note(cost, iterations=iterations)
 
     def _decide(self, search: Search, finalists: Tensor) -> Plan:
         """Evaluate the last few side by side; the first of equals wins, and the initial plan is the first."""
@@ -248,7 +252,7 @@ class _Run:
         last = self._evaluate(finalists)
         best = last.pick(last.rank.argmin(1, keepdim=True))
         actions, cost = best.candidates[:, 0], best.cost[:, 0]
-        feasible = cost.isfinite()
+        feasible = cost < torch.inf  # a cost that is not finite has become +inf
         if self._planner.returns == "mean":  # else the initial plan is among them, and first where all cost infinity
             actions = torch.where(feasible[:, None, None], actions, initial[:, 0])
         if best.violation is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.planners.evaluate import Scored
-from worldsim.planners.rules.base import Sampler, softmin, spread
+from worldsim.planners.rules.base import Sampler, spread
 from worldsim.planners.search import Search
 
 
@@ -50,9 +50,9 @@ class Weighted(Sampler):
 
     def refit(self, search: Search, best: Scored, scored: Scored) -> tuple[Tensor, Tensor]:
         """See `Sampler.refit`."""
-        gap = best.rank.mean(1, keepdim=True) - best.rank[:, :1]
-        weight = softmin(best.rank, torch.nan_to_num(gap * self.temperature, nan=1.0).clamp_min(1e-30))
-        weight = weight.to(best.candidates)[:, :, None, None]
+        rank, first = best.rank, best.rank[:, :1]  # finite, but for episodes of which nothing is kept
+        gap = rank.mean(1, keepdim=True).sub_(first).mul_(self.temperature).clamp_(1e-30, torch.finfo(rank.dtype).max)
+        weight = torch.softmax((first - rank).div_(gap), dim=1).to(best.candidates)[:, :, None, None]
         mean = (weight * best.candidates).sum(1)
-        std = (weight * (best.candidates - mean[:, None]).square()).sum(1).sqrt()
+        std = (best.candidates - mean[:, None]).square_().mul_(weight).sum(1).sqrt_()
         return mean, std if best.candidates.shape[1] > 1 else search.std
