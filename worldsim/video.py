@@ -105,7 +105,7 @@ def encode_mp4(frames: Frames, *, rate_hz: float, scale: int = 1, exact: bool = 
     """
     import av
 
-    frames = _prepared(frames, rate_hz, scale, even=not exact)
+    frames = _prepare(frames, rate_hz, scale, even=not exact)
     profile = {"crf": "3", "g": "2", "bf": "0"} if exact else {"crf": "18", "profile": "baseline"}
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -144,7 +144,7 @@ def read_video(path: Path, *, start_s: float = 0.0, frames: int | None = None) -
     Raises:
         StorageError: The file is missing, is not a video, is cut short, or is unreasonably large.
     """
-    with _opened(path) as (container, stream):
+    with _open_video(path) as (container, stream):
         rate = float(stream.average_rate or 0)
         if not 0 < rate < 10_000:
             raise ValueError(f"a rate of {rate} frames per second")
@@ -171,11 +171,11 @@ def sample_video(path: Path, *, frames: int) -> tuple[Frames, tuple[int, ...]]:
     """
     if frames < 1:
         raise InvalidInputError(f"frames must be at least 1; got {frames}.")
-    with _opened(path) as (container, stream):
+    with _open_video(path) as (container, stream):
         count = sum(1 for packet in container.demux(stream) if packet.size)
     for _ in range(2):
-        wanted = _spread(count, frames)
-        with _opened(path) as (container, stream):
+        wanted = _even_indices(count, frames)
+        with _open_video(path) as (container, stream):
             if 3 * stream.width * stream.height * len(wanted) > _MOST_BYTES:
                 raise ValueError(f"{len(wanted)} frames of {stream.width} x {stream.height} pixels")
             images, found = _pick(container, stream, set(wanted))
@@ -184,7 +184,7 @@ def sample_video(path: Path, *, frames: int) -> tuple[Frames, tuple[int, ...]]:
         if found == count:
             break
         count = found  # the container had promised another number: sample what is there
-    with _named(path):
+    with _name_errors(path):
         return np.stack([images[n] for n in wanted if n in images]), tuple(n for n in wanted if n in images)
 
 
@@ -209,7 +209,7 @@ def side_by_side(videos: Sequence[Frames], *, gap_px: int = 2) -> Frames:
     return np.concatenate(parts[1:], axis=2)
 
 
-def _prepared(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Frames:
+def _prepare(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Frames:
     """Validated, enlarged and padded frames."""
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
@@ -222,7 +222,7 @@ def _prepared(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Fram
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _name_errors(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into an error that names it."""
     import av
 
@@ -233,11 +233,11 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+def _open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """A file and its first stream of pictures, decoded by one thread."""
     import av
 
-    with _named(path), av.open(path.as_posix()) as container:
+    with _name_errors(path), av.open(path.as_posix()) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise ValueError("its codec is not known")
@@ -245,7 +245,7 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         yield container, stream
 
 
-def _spread(count: int, most: int) -> list[int]:
+def _even_indices(count: int, most: int) -> list[int]:
     """At most `most` of `count` numbers at even distances, both ends included."""
     if most == 1:
         return [count // 2]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldsim.data.windows import Clips, EncodedEpisode
+from worldsim.data.windows import ClipSampler, EncodedEpisode
 from worldsim.errors import InvalidInputError
 
 
@@ -29,7 +29,7 @@ def encoded(episode: int, frames: int) -> EncodedEpisode:
 def test_windows_stay_within_episodes(
     lengths: list[int], history: int, length: int, seed: int, step: int, eventful: float
 ) -> None:
-    clips = Clips([encoded(i, n) for i, n in enumerate(lengths)], history=history, idle_A=torch.tensor([-5.0]))
+    clips = ClipSampler([encoded(i, n) for i, n in enumerate(lengths)], history=history, idle_A=torch.tensor([-5.0]))
     if length > max(lengths) + history - 1:
         with pytest.raises(InvalidInputError):
             clips.windows(length)
@@ -51,7 +51,7 @@ def test_windows_stay_within_episodes(
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
-    clips = Clips([encoded(i, 9) for i in range(4)], history=2, idle_A=torch.zeros(1))
+    clips = ClipSampler([encoded(i, 9) for i in range(4)], history=2, idle_A=torch.zeros(1))
     table = clips.windows(4)
     first = clips.batch(table, 4, 32, seed=1, step=7)
     torch.rand(5)
@@ -77,7 +77,7 @@ def test_contact_is_found_without_labels(width: int) -> None:
             EncodedEpisode(z_FCHW=z, proprio_FP=own[:, None], action_FA=action, progress_F=nothing, success_F=nothing)
         )
         contact.append(torch.arange(30) == begin + 1)
-    clips = Clips(episodes, history=1, idle_A=torch.zeros(1))
+    clips = ClipSampler(episodes, history=1, idle_A=torch.zeros(1))
     eventful, quiet = clips.windows(3)
     truth = torch.cat(contact)
     hits = [int(truth[rows[:, None] + torch.arange(3)].any(1).sum()) for rows in (eventful, quiet)]
@@ -88,14 +88,14 @@ def test_a_supplied_surprise_decides() -> None:
     episodes = [encoded(0, 20), encoded(1, 1), encoded(2, 20)]
     surprise = [torch.zeros(20), torch.zeros(1), torch.zeros(20)]
     surprise[2][10] = 1.0
-    clips = Clips(episodes, history=3, idle_A=torch.zeros(1), surprise=surprise)
+    clips = ClipSampler(episodes, history=3, idle_A=torch.zeros(1), surprise=surprise)
     table = clips.windows(3)
     chosen = clips.batch(table, 3, 64, seed=0, step=0, eventful=1.0).z_BTCHW[:, :, 0, 0, 0]
     assert all(2010.0 in rows for rows in chosen.tolist())
     with pytest.raises(InvalidInputError, match="one number per frame"):
-        Clips(episodes, history=3, idle_A=torch.zeros(1), surprise=surprise[:2])
+        ClipSampler(episodes, history=3, idle_A=torch.zeros(1), surprise=surprise[:2])
 
 
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(InvalidInputError, match="two frames"):
-        Clips([encoded(0, 1)], history=1, idle_A=torch.zeros(1))
+        ClipSampler([encoded(0, 1)], history=1, idle_A=torch.zeros(1))

@@ -29,7 +29,7 @@ class Episode:
         simulator: float64 [S], everything a simulator needs to begin this episode again, or None.
         seed: What the episode was drawn from; -1 where it is not known.
         behaviour: Name of what chose the actions; empty where it is not known.
-        task: What it is to achieve, one sentence; empty where its dataset says it or nobody does.
+        task: What it is to achieve, one sentence; empty where its dataset has one for all, or it is not known.
 
     Raises:
         InvalidInputError: There is no camera, a field has another shape or dtype, or proprio or actions

@@ -1,7 +1,6 @@
-"""Windows cut out of encoded episodes, with contact windows oversampled and without simulator labels.
+"""Batches of windows cut out of encoded episodes; windows in which something unexpected happens are oversampled.
 
-A batch is a function of (seed, step), so training resumes exactly. Not for pixels: encode first
-(`worldsim.data.latents`).
+A batch is a function of (seed, step), so training resumes exactly. Pixels are encoded first (`worldsim.data.latents`).
 
 Shape legend: B batch, T frames of a window, E episodes, F frames of an episode, C H W latent, P proprio, A action.
 """
@@ -16,7 +15,7 @@ from worldsim.core import Rows, text_rows
 from worldsim.errors import InvalidInputError
 
 _DIRECTIONS = 64
-"""Latents of more numbers than this are looked at along so many random directions when contact is searched."""
+"""Latents of more numbers than this are projected on so many random directions to find unexpected frames."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Clip(Rows):
     progress_BT: Tensor  # 0..1, nan where the data has none
     success_BT: Tensor  # 0 or 1, nan where the data has none
     start_BCHW: Tensor  # the episode's first latent
-    text_BL: Tensor | None = None  # uint8, the episode's task, see `worldsim.core.text_rows`; None where nobody asks
+    text_BL: Tensor | None = None  # uint8, the task (`worldsim.core.text_rows`); None where it is not encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,11 @@ class EncodedEpisode:
     task: str = ""  # what it is to achieve
 
 
-class Clips:
-    """All windows of some episodes. Episodes are padded in front by `history - 1` copies of their first frame."""
+class ClipSampler:
+    """Draws clips from some episodes, which are padded in front by `history - 1` copies of their first frame.
+
+    All latents of all episodes are held in memory.
+    """
 
     def __init__(
         self,
@@ -73,18 +75,18 @@ class Clips:
         if not usable:
             raise InvalidInputError("No episode has two frames or more: there is nothing to learn from.")
         pad = history - 1
-        self._z = torch.cat([_padded(e.z_FCHW, pad) for e in usable])
-        self._proprio = torch.cat([_padded(e.proprio_FP, pad) for e in usable])
-        self._progress = torch.cat([_padded(e.progress_F, pad) for e in usable])
-        self._success = torch.cat([_padded(e.success_F, pad) for e in usable])
+        self._z = torch.cat([_pad_front(e.z_FCHW, pad) for e in usable])
+        self._proprio = torch.cat([_pad_front(e.proprio_FP, pad) for e in usable])
+        self._progress = torch.cat([_pad_front(e.progress_F, pad) for e in usable])
+        self._success = torch.cat([_pad_front(e.success_F, pad) for e in usable])
         idle = idle_A[None]
         self._action = torch.cat([torch.cat([idle.expand(pad, -1), e.action_FA, idle]) for e in usable])
         self._text = text_rows([e.task for e in usable]) if any(e.task for e in usable) else None
         self._lengths = torch.tensor([e.z_FCHW.shape[0] + pad for e in usable])
         self._offsets = self._lengths.cumsum(0) - self._lengths
-        self._surprise = self._unexplained() if surprise is None else _supplied(episodes, surprise, pad)
+        self._surprise = self._measure_surprise() if surprise is None else _join_surprise(episodes, surprise, pad)
 
-    def _unexplained(self) -> Tensor:
+    def _measure_surprise(self) -> Tensor:
         """How far each frame departs from what a linear model of the past and the action expects, per frame.
 
         A free motion is nearly linear; a contact is not. Least squares on (last change, this and the last action).
@@ -128,7 +130,7 @@ class Clips:
         start = torch.cat(first)
         peak = self._surprise[start[:, None] + torch.arange(length)].amax(1)
         limit = peak[:: len(peak) // 1_000_000 + 1].quantile(2 / 3)  # quantile takes no more
-        eventful = peak >= limit if limit > peak.min() else peak > peak.min()  # mostly nothing happens: take what does
+        eventful = peak >= limit if limit > peak.min() else peak > peak.min()  # where little happens, whatever does
         sides = [side if len(side) else start for side in (start[eventful], start[~eventful])]
         return sides[0], sides[1]
 
@@ -170,12 +172,12 @@ class Clips:
         return self._z
 
 
-def _supplied(episodes: Sequence[EncodedEpisode], surprise: Sequence[Tensor], pad: int) -> Tensor:
+def _join_surprise(episodes: Sequence[EncodedEpisode], surprise: Sequence[Tensor], pad: int) -> Tensor:
     """The caller's surprise of the usable episodes, end to end; padding is never surprising."""
     nothing = torch.zeros(pad)
     pairs = zip(episodes, surprise, strict=True)
     return torch.cat([torch.cat([nothing, s.float()]) for e, s in pairs if e.z_FCHW.shape[0] >= 2])
 
 
-def _padded(rows: Tensor, count: int) -> Tensor:
+def _pad_front(rows: Tensor, count: int) -> Tensor:
     return torch.cat([rows[:1].expand(count, *rows.shape[1:]), rows])

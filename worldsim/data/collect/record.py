@@ -40,7 +40,7 @@ LONGEST = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordingOptions:
-    """How the environment is looked at and for how long.
+    """How the environment is observed and recorded, and for how long.
 
     Attributes:
         cameras: Which cameras, by name, the main one first; None for all.
@@ -76,7 +76,7 @@ def collect(
         episodes: How many the folder shall hold in the end. More may be asked for later.
         out: The folder.
         seed: Everything follows from it and the episode's number.
-        options: How the environment is looked at.
+        options: How the environment is observed and recorded.
 
     Raises:
         InvalidInputError: The environment gives no pixels, a behaviour gives bad actions or needs what is not there,

@@ -2,8 +2,8 @@
 
 Which policy plays episode n, from which start and with which noise follows from the seed, n and how many policies and
 starts there are. So two worlds with the same starts give episodes that pair by number, a killed run continues as if it
-had not been, and a longer recording begins with the shorter one. Not for behaviours that explore
-(`worldsim.data.collect.record`) and not for judging policies (`worldsim.triage`).
+had not been, and a longer recording begins with the shorter one. Behaviours that explore are recorded by
+`worldsim.data.collect.record`; policies are ranked by `worldsim.triage`.
 
 Shape legend: B episodes of a batch, K policies, S starts, T actions.
 """
@@ -28,10 +28,10 @@ from worldsim.errors import InvalidInputError
 from worldsim.protocols import Policy, Startable, require_drawable
 from worldsim.rollout import Actor, Played, play
 
-_TOGETHER = 128
+_BATCH = 128
 """Episodes of a batch, about: more are no faster, and a kill loses at most one batch."""
-_FEW = 2**16
-"""So many starts are a table, each of which has its turn; from more, every episode draws its own."""
+_TABLE = 2**16
+"""Up to so many starts take turns; from more, every episode draws its own."""
 _STARTS, _TURNS = 0x57A7, 0x7A12
 """Noise streams that order starts and policies."""
 
@@ -44,7 +44,7 @@ class RolloutOptions:
         seed: Everything follows from it and the episode's number.
         steps: Actions per episode; None for the world's horizon.
         batch: Episodes played together; None for a multiple of the policies near 128. Learned networks may round
-            differently in batches of another size, so a batch is always played whole, and a continuation keeps the size.
+            differently in batches of another size, so a batch is always played to its end, and a continuation keeps the size.
         video: Store mp4 instead of lossless pictures.
         name: The world's name; a learned world's is kept as what dreamed the frames.
         source: What else a continuation must repeat, as JSON values: digests of the policies and the world.
@@ -67,7 +67,7 @@ class RolloutOptions:
                 f"{self.steps} and {self.batch}."
             )
         if not self.name:
-            raise InvalidInputError("The world needs a name, so that its dreams are known as such.")
+            raise InvalidInputError("The world needs a name, which is kept with the episodes that it imagined.")
 
 
 def record_rollouts(
@@ -85,11 +85,11 @@ def record_rollouts(
     the dataset says so (`Dataset.dreamed_by`). The reward is the progress, as in `worldsim.envs.WorldEnv`.
 
     Args:
-        world: Where they play; it brings the starts and must be able to draw.
-        policies: Who plays, by the name that is kept with each episode. All are held in memory.
+        world: Where they act; it brings the starts and must be able to draw.
+        policies: What acts, by the name that is kept with each episode. All are held in memory.
         episodes: How many the folder shall hold in the end. More may be asked for later.
         out: The folder.
-        options: Seed, size of batches and what else there is to settle.
+        options: Seed, size of batches and so on.
 
     Raises:
         InvalidInputError: No policy or episode; a policy gives bad actions or needs what is not there; the world cannot
@@ -100,17 +100,17 @@ def record_rollouts(
     if episodes < 1 or not policies:
         raise InvalidInputError(f"Recording needs an episode and a policy; got {episodes} and {len(policies)}.")
     options = options or RolloutOptions()
-    stage = _Stage(world, policies, options)
+    player = _BatchPlayer(world, policies, options)
     request = {
         "seed": options.seed,
         "policies": list(policies),
-        "steps": stage.steps,
-        "batch": stage.batch,
+        "steps": player.steps,
+        "batch": player.batch,
         "world": options.name,
         **options.source,
     }
-    with episode_writer(Path(out), stage.record_spec(), request=request) as writer:
-        return fill(writer, stage.episodes, episodes=episodes)
+    with episode_writer(Path(out), player.record_spec(), request=request) as writer:
+        return fill(writer, player.episodes, episodes=episodes)
 
 
 def estimate_rollouts(
@@ -125,11 +125,11 @@ def estimate_rollouts(
 
 
 def batch_size(policies: int) -> int:
-    """How many episodes make a batch: a multiple of the policies near 128, so that all batches look alike."""
-    return max(1, _TOGETHER // max(1, policies)) * policies if policies <= _TOGETHER else _TOGETHER
+    """How many episodes make a batch: a multiple of the policies near 128, so that all batches are alike."""
+    return max(1, _BATCH // max(1, policies)) * policies if policies <= _BATCH else _BATCH
 
 
-class _Stage:
+class _BatchPlayer:
     """Plays batches."""
 
     def __init__(self, world: Startable, policies: Mapping[str, Policy], options: RolloutOptions) -> None:
@@ -138,26 +138,26 @@ class _Stage:
         self.batch = options.batch or batch_size(len(policies))
         self.real = SIMULATOR in world.spec.observes
         self._order: Tensor | None = None
-        if world.num_starts <= _FEW:
+        if world.num_starts <= _TABLE:
             ticket = noise.fold(noise.fold(torch.arange(world.num_starts), options.seed), _STARTS)
             self._order = torch.argsort(ticket, stable=True)
 
     def episodes(self, number: int) -> Iterator[Episode]:
-        """The episodes from `number` to the end of its batch; the whole batch is played."""
+        """The episodes from `number` to the end of its batch; all of the batch is played."""
         first = number // self.batch * self.batch
         numbers = torch.arange(first, first + self.batch)
-        key, who, start = self._assigned(numbers)
+        key, policy, start = self._assign(numbers)
         names = list(self.policies)
         actors = [
-            Actor(name=names[p], policy=self.policies[names[p]], rows=(who == p).nonzero().flatten())
-            for p in who.unique().tolist()
+            Actor(name=names[p], policy=self.policies[names[p]], rows=(policy == p).nonzero().flatten())
+            for p in policy.unique().tolist()
         ]
         starts = self.world.starts(start)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(key[0]) & 0x7FFFFFFF)
             played = play(self.world, actors, starts, key, steps=self.steps).played()
         for row in range(number - first, self.batch):
-            yield self._episode(played, starts, row, behaviour=names[int(who[row])], seed=int(start[row]))
+            yield self._episode(played, starts, row, behaviour=names[int(policy[row])], seed=int(start[row]))
 
     def record_spec(self) -> RecordSpec:
         """Find out what the world gives, with one step that is not recorded."""
@@ -166,12 +166,12 @@ class _Stage:
         state = self.world.reset(starts, torch.zeros(1, dtype=torch.int64))
         _, step = self.world.step(state, torch.tensor([spec.action.idle], dtype=torch.float32))
         require_drawable(self.world)
-        told = step.true_state is not None and TRUE_STATE in starts
+        known = step.true_state is not None and TRUE_STATE in starts
         return RecordSpec(
             action=spec.action,
             cameras=spec.cameras,
             proprio_dim=spec.proprio_dim,
-            true_state_dim=step.true_state.shape[1] if told and step.true_state is not None else 0,
+            true_state_dim=step.true_state.shape[1] if known and step.true_state is not None else 0,
             success_at=spec.success_at,
             task=spec.task,
             task_id=spec.task_id,
@@ -179,7 +179,7 @@ class _Stage:
             dreamed_by="" if self.real else self.options.name,
         )
 
-    def _assigned(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _assign(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise key, policy and start of episodes, int64 [B] each.
 
         Every K episodes are a round, in which each policy has one turn; the order is drawn for each round, so that every
@@ -188,16 +188,16 @@ class _Stage:
         """
         key, count = noise.fold(numbers, self.options.seed), len(self.policies)
         rounds = numbers // count
-        who = torch.empty_like(numbers)
+        turn = torch.empty_like(numbers)
         for number in rounds.unique().tolist():
             ticket = noise.fold(noise.fold(torch.arange(count), self.options.seed), _TURNS)
             order, here = torch.argsort(noise.fold(ticket, number), stable=True), rounds == number
-            who[here] = order[numbers[here] % count]
+            turn[here] = order[numbers[here] % count]
         if self._order is None:
-            return key, who, (key & 0x7FFFFFFF) % self.world.num_starts
-        turn = rounds * count + who
-        turn = turn + turn // math.lcm(count, len(self._order))
-        return key, who, self._order[turn % len(self._order)]
+            return key, turn, (key & 0x7FFFFFFF) % self.world.num_starts
+        place = rounds * count + turn
+        place = place + place // math.lcm(count, len(self._order))
+        return key, turn, self._order[place % len(self._order)]
 
     def _episode(self, played: Played, starts: Observation, row: int, *, behaviour: str, seed: int) -> Episode:
         odds, progress = played.success[row].numpy(), played.progress[row].float().numpy()

@@ -104,7 +104,7 @@ class Dataset:
 
     @property
     def dreamed_by(self) -> str:
-        """Name of the learned world that drew the frames; empty where they were really seen, or nobody says."""
+        """Name of the learned world that drew the frames; empty where a camera or simulator saw them, or where it is not known."""
         return self._contents.dreamed_by
 
     @cached_property
@@ -250,7 +250,7 @@ class Dataset:
             for k in first
         }
         if np.isnan(along[layout.SUCCESS][0]) and layout.SUCCESS in table.column_names:
-            along[layout.SUCCESS][0] = 0.0  # an episode that nobody says began solved did not
+            along[layout.SUCCESS][0] = 0.0  # unless said otherwise, an episode does not begin solved
         simulator = row.get("simulator_state")
         return Episode(
             frames=frames,

@@ -1,7 +1,7 @@
 """Statistics that LeRobot datasets carry: per episode, and over all episodes.
 
 An episode's are exact; the dataset's are merged from them as LeRobot merges (parallel variance; quantiles averaged by
-count). Not for normalising anything in worldsim: `ActionSpec` and the models do that themselves.
+count). Nothing in worldsim is normalised with them: `ActionSpec` and the models do that themselves.
 
 Shape legend: R rows, D values of a row, E episodes.
 """

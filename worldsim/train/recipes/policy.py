@@ -1,6 +1,6 @@
 """`worldsim train policy`: behaviour cloning from a dataset into checkpoints at chosen steps.
 
-One command can make a whole bank: every combination of data size, data quality and seed is a run, and each run leaves a
+One command can make a bank of policies: every combination of data size, data quality and seed is a run, and each run leaves a
 policy folder at every step asked for. A killed command continues where it stopped and ends with the same weights.
 
 Shape legend: N examples, M of a batch, H W image, K chunk, A action.

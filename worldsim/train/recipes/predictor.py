@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worldsim.actions import ActionSpec
 from worldsim.data.latents import EncodedEpisodes
-from worldsim.data.windows import Clips
+from worldsim.data.windows import ClipSampler
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
@@ -107,7 +107,7 @@ def suited(tokenizer: LatentSpace) -> str:
     return {"grid": "conv", "layers": LAYER_PREDICTOR, "vector": "mlp"}[tokenizer.family]
 
 
-def clips_of(encoded: EncodedEpisodes, *, history: int, action: ActionSpec, stride: int) -> Clips:
+def clips_of(encoded: EncodedEpisodes, *, history: int, action: ActionSpec, stride: int) -> ClipSampler:
     """Windows over encoded episodes; a step takes `stride` actions."""
     idle_E = action.normalize(torch.tensor(action.idle)).repeat(stride)
-    return Clips(encoded.episodes, history=history, idle_A=idle_E)
+    return ClipSampler(encoded.episodes, history=history, idle_A=idle_E)
