@@ -31,13 +31,13 @@ SEED = 2026
 _TO_PROGRESS = 0.35  # progress per standard deviation by which an episode misses
 
 
-def success_rates(name: str, replica: int) -> Float64s:
+def draw_success_rates(name: str, replica: int) -> Float64s:
     """True success rates [POLICIES] of one synthetic sweep."""
     a, b = SWEEPS[name]
     return np.random.default_rng([SEED, list(SWEEPS).index(name), replica]).beta(a, b, POLICIES)
 
 
-def outcomes(
+def draw_outcomes(
     rates: Float64s, episodes: int, generator: np.random.Generator, informative: bool
 ) -> tuple[Float64s, Float64s]:
     """Success and progress [K, N]: an episode succeeds if skill plus luck is above 0; progress says how far below."""
@@ -49,12 +49,12 @@ def outcomes(
     return (margin > 0).astype(np.float64), np.clip(1 + _TO_PROGRESS * margin, 0, 1)
 
 
-def halving_picks(
+def pick_by_halving(
     rates: Float64s, *, per_policy: int, generator: np.random.Generator, informative: bool = False
 ) -> Int64s:
     """Replay sequential halving through its allocator; return the k policies that remain."""
     allocator = SequentialHalving(k=K, budget=per_policy * rates.size)
-    truth, shown = outcomes(rates, allocator.table_size(rates.size), generator, informative)
+    truth, shown = draw_outcomes(rates, allocator.table_size(rates.size), generator, informative)
     success, progress = np.full(truth.shape, np.nan), np.full(truth.shape, np.nan)
     failed = np.zeros(rates.size, dtype=np.bool_)
     spent = 0
@@ -68,14 +68,14 @@ def halving_picks(
         spent += len(pairs)
 
 
-def uniform_picks(rates: Float64s, *, per_policy: int, generator: np.random.Generator) -> Int64s:
+def pick_by_uniform(rates: Float64s, *, per_policy: int, generator: np.random.Generator) -> Int64s:
     """The k best after uniform allocation: with equal counts the ranking's order is that of wins, then of the index."""
     episodes = Uniform(budget=per_policy * rates.size).table_size(rates.size)
     wins = generator.binomial(episodes, rates)
     return np.asarray(np.lexsort((np.arange(rates.size), -wins))[:K], dtype=np.int64)
 
 
-def found(picks: Int64s, rates: Float64s) -> float:
+def measure_recall(picks: Int64s, rates: Float64s) -> float:
     """Share of the true best k among the picks."""
     score = np.zeros(rates.size)
     score[picks] = 1
@@ -89,16 +89,16 @@ class Pick(Protocol):
         """Replay the method on policies with these success rates."""
 
 
-def mean_recall(name: str, replicas: int, pick: Pick) -> tuple[float, float]:
+def average_recall(name: str, replicas: int, pick: Pick) -> tuple[float, float]:
     """Mean recall over replicas, and its standard error."""
     values = []
     for replica in range(replicas):
-        rates = success_rates(name, replica)
-        values.append(found(pick(rates, generator=np.random.default_rng([SEED, 1000, replica])), rates))
+        rates = draw_success_rates(name, replica)
+        values.append(measure_recall(pick(rates, generator=np.random.default_rng([SEED, 1000, replica])), rates))
     return float(np.mean(values)), float(np.std(values) / np.sqrt(replicas))
 
 
-def needed(curve: Mapping[int, tuple[float, float]], recall: float) -> float:
+def find_uniform_budget(curve: Mapping[int, tuple[float, float]], recall: float) -> float:
     """Rollouts per checkpoint at which uniform's curve reaches `recall`, interpolated in their logarithm.
 
     The ends of the curve bound the answer.
@@ -112,12 +112,12 @@ def measure(name: str) -> tuple[list[Figure], dict[str, object]]:
     """Measure one of the claimed sweeps: the figures, and the curves behind them."""
     uniform, halving = {}, {}
     for budget in UNIFORM:
-        pick = functools.partial(uniform_picks, per_policy=budget)
-        uniform[budget] = mean_recall(name, UNIFORM_REPLICAS, pick)
+        pick = functools.partial(pick_by_uniform, per_policy=budget)
+        uniform[budget] = average_recall(name, UNIFORM_REPLICAS, pick)
     for budget, replicas in HALVING.items():
-        pick = functools.partial(halving_picks, per_policy=budget)
-        halving[budget] = mean_recall(name, replicas, pick)
-    factor = {budget: needed(uniform, recall) / budget for budget, (recall, _) in halving.items()}
+        pick = functools.partial(pick_by_halving, per_policy=budget)
+        halving[budget] = average_recall(name, replicas, pick)
+    factor = {budget: find_uniform_budget(uniform, recall) / budget for budget, (recall, _) in halving.items()}
     figures = [
         Figure(name=f"{name}: recall, halving at {JUDGED}", value=halving[JUDGED][0]),
         Figure(name=f"{name}: recall, uniform at {8 * JUDGED}", value=uniform[8 * JUDGED][0]),
@@ -137,8 +137,8 @@ def main() -> None:
         found_figures, details[name] = measure(name)
         figures += found_figures
     for informative in (False, True):
-        pick = functools.partial(halving_picks, per_policy=RARE_BUDGET, informative=informative)
-        recall, _ = mean_recall("rare", RARE_REPLICAS, pick)
+        pick = functools.partial(pick_by_halving, per_policy=RARE_BUDGET, informative=informative)
+        recall, _ = average_recall("rare", RARE_REPLICAS, pick)
         what = "informative progress" if informative else "success only"
         figures.append(Figure(name=f"rare: recall, halving at {RARE_BUDGET}, {what}", value=recall))
     write("triage_budget", figures=figures, seeds=[SEED], details=details)

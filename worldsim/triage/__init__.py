@@ -1,5 +1,5 @@
-"""Triage: which checkpoints are best, how sure that is, and what it cost to find out.
+"""Triage: which checkpoints are best, how certain that is, and what it costs to find out.
 
-Episode table and store, allocation of rollouts, statistics of the outcomes, ranking, report. The statistics need numpy
-and scipy only; nothing here knows how a world or a policy works inside.
+A request becomes a run: the engine replays and continues it, an allocator decides which rollouts come next, the ranking
+is a function of their outcomes, and the report shows it. Nothing here knows how a world or a policy works inside.
 """
