@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from tests.cli.test_cli import worldsim
 from worldsim.cli import app
-from worldsim.errors import InvalidInputError, StorageError, WorldsimError
-from worldsim.evaluate.closed_loop import BATCH, Place, play, play_all, summarise
+from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.evaluate.closed_loop import EPISODES, evaluate
 from worldsim.evaluate.film import worth_filming
 from worldsim.evaluate.planner_refs import PlannerSettings
+from worldsim.evaluate.play import BATCH, Place, play, play_all, summarise
 from worldsim.rollout.episodes import block
-from worldsim.runs.ledger import EPISODES, Ledger
+from worldsim.runs import Ledger
 from worldsim.video import read_video
 from worldsim.worlds import load_world
 
@@ -102,7 +103,7 @@ def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
     for other in (["--risk", "0.5"], ["--caution", "1"], ["--world", "push"], ["--seed", "3"], ["--planner", "cem"]):
         error = CliRunner().invoke(app, ["plan", *TINY, *other, "--out", str(straight)]).exception
         assert isinstance(error, InvalidInputError)
-        assert "other settings" in str(error)
+        assert "another request" in str(error)
         assert other[0].strip("-") in str(error)
     assert (straight / EPISODES).read_bytes() == before
 
@@ -117,7 +118,8 @@ def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
         (("--cost", "goal"), "--goal"),
         (("--goal", "nowhere.png"), "nowhere.png"),
         (("--goal", "nowhere.png", "--cost", "success"), "--cost goal"),
-        (("--episodes", "0"), "At least one"),
+        (("--horizon", "100000", "--samples", "100000"), "samples"),
+        (("--deadline-ms", "-3"), "deadline"),
         (("--receding", "99"), "between 1 and the horizon"),
         (("--caution", "2", "--deadline-ms", "50"), "second look"),
     ],
@@ -167,26 +169,37 @@ def test_an_interrupted_batch_is_played_whole_and_known_episodes_stay(tmp_path: 
     world = load_world("push_state")
     mpc = PlannerSettings(samples=8, iterations=1, horizon=2, repeat=4).controller(world)
     place = Place(where="world", name="world", plant=world)
-    told: list[int] = []
-    (tmp_path / "a").mkdir()
-    ledger = Ledger(tmp_path / "a", {"a": 1})
+    told: list[tuple[int, int]] = []
+    file, key = tmp_path / EPISODES, ("where", "episode")
+    ledger = Ledger(file, key=key)
     five = block("plan", seed=0, episodes=5, num_starts=world.num_starts)
-    play_all(mpc, world, place, episodes=five, ledger=ledger, batch=3, tell=told.append)
+    play_all(
+        mpc,
+        world,
+        place,
+        episodes=five,
+        ledger=ledger,
+        batch=3,
+        progress=lambda stage, done, total, values: told.append((done, total)),
+    )
     assert told == sorted(told)
-    assert told[-1] == 5 * 50
-    whole = ledger.records("world", 5)
-    kept = (tmp_path / "a" / EPISODES).read_bytes().splitlines(keepends=True)
-    (tmp_path / "a" / EPISODES).write_bytes(b"".join(kept[i] for i in (0, 4)))
-    again = Ledger(tmp_path / "a", {"a": 1})
-    assert again.missing("world", range(5)) == [1, 2, 3]
+    assert told[-1] == (5 * 50, 5 * 50)
+    before = [ledger["world", e] for e in range(5)]
+    kept = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(kept[i] for i in (0, 4)))
+    again = Ledger(file, key=key)
+    assert [e for e in range(5) if ("world", e) not in again] == [1, 2, 3]
     play_all(mpc, world, place, episodes=five, ledger=again, batch=3)
-    drop = [{k: v for k, v in r.items() if k != "plan_ms"} for r in again.records("world", 5)]
-    assert drop == [{k: v for k, v in r.items() if k != "plan_ms"} for r in whole]
-    with pytest.raises(InvalidInputError, match="a: was 1, now 2"):
-        Ledger(tmp_path / "a", {"a": 2})
-    (tmp_path / "a" / EPISODES).write_bytes(b"{}\n")
-    with pytest.raises(StorageError, match="Line 1"):
-        Ledger(tmp_path / "a", {"a": 1})
+    drop = [{k: v for k, v in r.items() if k != "plan_ms"} for r in [again["world", e] for e in range(5)]]
+    assert drop == [{k: v for k, v in r.items() if k != "plan_ms"} for r in before]
+
+
+def test_the_evaluation_can_be_called_from_python(straight: Path, tmp_path: Path) -> None:
+    settings = PlannerSettings(samples=8, iterations=1, horizon=4)
+    made = evaluate("push_state", settings, episodes=2, out=tmp_path / "x")
+    assert [p.where for p in made.places] == ["world", "simulator"]
+    assert lines(tmp_path / "x") == lines(straight)  # the command does just this
+    assert [p.name for p in made.files] == ["plan.json", "plan.png", "plan.svg"]
 
 
 def test_the_defaults_solve_the_true_task() -> None:

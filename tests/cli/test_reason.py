@@ -14,7 +14,7 @@ from worldsim.reason.benchmark.clips import Clips, View
 from worldsim.reason.benchmark.folder import read_benchmark
 from worldsim.reason.tiny import TinyConfig
 from worldsim.reason.vlm import VLM
-from worldsim.runs.lock import run_lock
+from worldsim.runs import hold_folder
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 
@@ -141,7 +141,7 @@ def test_a_killed_run_continues_and_asks_nothing_twice(place: Path, tmp_path: Pa
     after = json.loads(path.read_text())
     assert after["complete"] and len(after["answers"]) == 24
     assert {a["name"]: a for a in after["answers"] if a["name"] in known} == known
-    with run_lock(tmp_path / "out"), pytest.raises(StorageError, match="in use by another run"):
+    with hold_folder(tmp_path / "out"), pytest.raises(StorageError, match="in use by another run"):
         run(*arguments)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
-from worldsim.runs.lock import run_lock
+from worldsim.runs import hold_folder
 from worldsim.triage import run as triage_run
 from worldsim.triage.engine.store import DATABASE
 from worldsim.triage.request import Ref, TriageRequest
@@ -184,7 +184,7 @@ def test_another_request_on_the_same_folder_is_refused_by_name(tmp_path, change,
 
 
 def test_two_runs_on_one_folder(tmp_path):
-    with run_lock(tmp_path), pytest.raises(StorageError, match="in use by another run"):
+    with hold_folder(tmp_path), pytest.raises(StorageError, match="in use by another run"):
         go(tmp_path)
     go(tmp_path)
 

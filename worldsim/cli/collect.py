@@ -12,6 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
+from worldsim.cli.options import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED
 from worldsim.data.collect import record as recording
 from worldsim.data.collect.env_adapter import EnvAdapter
 from worldsim.data.collect.goal_exploration import varied_behaviours
@@ -41,11 +42,15 @@ def collect(
             "that episode n pairs with episode n of the same command without this.",
         ),
     ] = False,
-    episodes: Annotated[int, typer.Option(help="Episodes the dataset shall hold in the end.")] = 200,
+    episodes: Annotated[
+        int, typer.Option(min=1, max=MAX_EPISODES, help="Episodes the dataset shall hold in the end.")
+    ] = 200,
     out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path(
         "data/push"
     ),
-    seed: Annotated[int, typer.Option(help="Everything follows from it and the episode's number.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Everything follows from it and the episode's number.")
+    ] = 0,
     behaviours: Annotated[str, typer.Option(help=f"Who acts: {', '.join(MIXTURES)}.")] = "auto",
     policies: Annotated[
         list[str] | None,
@@ -56,14 +61,19 @@ def collect(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="With policies: episodes played together, always whole (default: about 128)."),
+        typer.Option(
+            min=1, max=MAX_COUNT, help="With policies: episodes played together, always whole (default: about 128)."
+        ),
     ] = None,
     camera: Annotated[
         list[str] | None, typer.Option(help="Which of several cameras, by name; repeatable (default: all).")
     ] = None,
-    image_px: Annotated[int | None, typer.Option(help="Side to which frames are resized.")] = None,
+    image_px: Annotated[
+        int | None, typer.Option(min=1, max=MAX_IMAGE_PX, help="Side to which frames are resized.")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Longest episode; needed where the environment has no limit.")
+        int | None,
+        typer.Option(min=1, max=MAX_COUNT, help="Longest episode; needed where the environment has no limit."),
     ] = None,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
     dry_run: Annotated[

@@ -10,6 +10,9 @@ MAX_BUDGET = 10**7
 MAX_COUNT = 10**6
 """Samples, tokens, frames and the like."""
 
+MAX_EPISODES = 10**7
+MAX_IMAGE_PX = 8192
+
 Device = Annotated[str, typer.Option(help="Where tensors are computed: cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str, typer.Option(help="Of the weights: float32, bfloat16 or float16. [default: as stored]", show_default=False)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from worldsim.cli.options import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
 from worldsim.errors import InvalidInputError
 from worldsim.progress import progress_bars
 
@@ -31,15 +32,28 @@ def calibrate(
             "[default: what the training of the model held out]"
         ),
     ] = None,
-    videos: Annotated[int, typer.Option(help="Videos of each dataset at most, spread over it; 0 for all.")] = 0,
-    frames: Annotated[int | None, typer.Option(help="Frames shown. [default: as the model was trained]")] = None,
-    size: Annotated[int | None, typer.Option(help="Their side in pixels. [default: as it was trained]")] = None,
+    videos: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Videos of each dataset at most, spread over it; 0 for all.")
+    ] = 0,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Frames shown. [default: as the model was trained]")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, max=MAX_IMAGE_PX, help="Their side in pixels. [default: as it was trained]")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="What the robot should do. [default: as it was trained]")] = None,
-    think: Annotated[int, typer.Option(help="Most tokens it may think before it answers; 0 is many times faster.")] = 0,
-    band: Annotated[float, typer.Option(help="Abstain where the probability is closer to 1/2 than this.")] = 0.1,
+    think: Annotated[
+        int,
+        typer.Option(min=0, max=MAX_COUNT, help="Most tokens it may think before it answers; 0 is many times faster."),
+    ] = 0,
+    band: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Abstain where the probability is closer to 1/2 than this.")
+    ] = 0.1,
     bias: Annotated[bool, typer.Option(help="Fit a bias beside the temperature.")] = True,
-    seed: Annotated[int, typer.Option(help="Parts the policies into those that fit and those that try.")] = 0,
-    batch: Annotated[int, typer.Option(help="Episodes judged at once.")] = 16,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Parts the policies into those that fit and those that try.")
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Episodes judged at once.")] = 16,
 ) -> None:
     """Calibrate a critic on labelled videos of policies it did not learn from.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
+from worldsim.cli.options import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
 from worldsim.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -25,9 +26,15 @@ def evaluate(
     fast: Annotated[
         bool, typer.Option("--fast", help="Weigh the options instead of letting the model think and reply.")
     ] = False,
-    frames: Annotated[int, typer.Option(help="Most frames of a clip, at even distances.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, max=4096, help="Most frames of a clip, at even distances.")] = 8,
     size: Annotated[
-        int, typer.Option(help="Side of the frames in pixels; by default the model's own, or 256.", show_default=False)
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_IMAGE_PX,
+            help="Side of the frames in pixels; by default the model's own, or 256.",
+            show_default=False,
+        ),
     ] = 0,
     wording: Annotated[
         str | None,
@@ -36,12 +43,16 @@ def evaluate(
     datasets: Annotated[
         str | None, typer.Option(help="Which of the folder's, separated by commas; by default all.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Most questions of each dataset; may grow later.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws the questions of --limit, and whose frames stand in.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Most questions of each dataset; may grow later.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Draws the questions of --limit, and whose frames stand in.")
+    ] = 0,
     blind: Annotated[bool, typer.Option(help="Ask once more with the frames of other questions.")] = True,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest reply.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Questions at a time.")] = 16,
-    bad_share: Annotated[float, typer.Option(help="Most questions that may be bad, as a share.")] = 0.05,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Longest reply.")] = 1024,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Questions at a time.")] = 16,
+    bad_share: Annotated[float, typer.Option(min=0, max=1, help="Most questions that may be bad, as a share.")] = 0.05,
     device: Annotated[
         str, typer.Option(help="cpu or cuda; by default cuda where there is one.", show_default=False)
     ] = "",
@@ -117,9 +128,9 @@ def _rehearse(prepared: "Prepared") -> None:
 
 def _run(prepared: "Prepared", out: Path) -> "Outcome":
     """Ask, with a bar, in a folder that nobody else writes meanwhile."""
-    from worldsim.runs.lock import run_lock
+    from worldsim.runs import hold_folder
 
-    with run_lock(out), progress_bars() as progress:
+    with hold_folder(out), progress_bars() as progress:
         return prepared.run(
             out,
             command=" ".join(["worldsim", *sys.argv[1:]]),

@@ -7,16 +7,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from worldsim.cli.options import MAX_COUNT, MAX_IMAGE_PX
+
 
 def items(
     data: Annotated[str, typer.Option(help="LeRobotDataset folders or folders of video files, separated by commas.")],
     tasks: Annotated[str, typer.Option(help="Which, separated by commas: arrow, puzzle, permanence, order, ...")] = (
         "arrow,puzzle,permanence"
     ),
-    count: Annotated[int, typer.Option(help="Questions of each task.")] = 64,
-    size: Annotated[int, typer.Option(help="Side of the frames in pixels.")] = 64,
-    videos: Annotated[int, typer.Option(help="Most training videos to look at; they scale the read-outs only.")] = 500,
-    held_out: Annotated[int, typer.Option(help="Most held-out videos to ask about.")] = 200,
+    count: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Questions of each task.")] = 64,
+    size: Annotated[int, typer.Option(min=1, max=MAX_IMAGE_PX, help="Side of the frames in pixels.")] = 64,
+    videos: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, help="Most training videos to look at; they scale the read-outs only.")
+    ] = 500,
+    held_out: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Most held-out videos to ask about.")] = 200,
     by: Annotated[str, typer.Option(help="What training and held-out videos do not share: episode, seed, policy.")] = (
         "episode"
     ),

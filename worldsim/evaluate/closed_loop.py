@@ -1,242 +1,270 @@
-"""Playing episodes with a planner, in the world it plans in or in the true environment, and what came of them.
+"""Closed-loop evaluation of a planner: it acts in the world it plans in and in the true environment, on the same starts.
 
-Every place meets the same starts and noise keys, so episodes are paired. Not for many policies (`worldsim triage`), and
-not for pictures (`worldsim.evaluate.film`).
-
-Shape legend: n episodes of a batch, T steps, H planned actions, h steps that a plan looks ahead, A action width.
+evaluation = evaluate("push_state", PlannerSettings(samples=32), episodes=20, out=Path("runs/plan"))
+evaluation.places[-1].success
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image, UnidentifiedImageError
 
-from worldsim.core import Observation
-from worldsim.planners.ensemble_check import Opinions
-from worldsim.planners.mpc import MPC, MPCCarry
-from worldsim.planners.objective import unrolled
-from worldsim.protocols import Startable, World, observe
-from worldsim.rollout import policy_keys
-from worldsim.rollout.episodes import Block
-from worldsim.rollout.judge import WorldJudge
-from worldsim.runs.ledger import Ledger, Record
-from worldsim.stats.intervals import clopper_pearson
+from worldsim import storage
+from worldsim.compute import find_device, find_dtype, one_thread
+from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.evaluate import loaders
+from worldsim.evaluate.film import draw_plan, film, worth_filming
+from worldsim.evaluate.planner_refs import GOAL, PlannerSettings, image_world
+from worldsim.evaluate.play import BATCH, Place, Summary, plan_seconds, play_all, summarise
+from worldsim.planners.costs import LatentGoal, image_goal
+from worldsim.planners.limits import Limits
+from worldsim.planners.mpc import MPC
+from worldsim.planners.objective import Objective
+from worldsim.progress import Progress, silent
+from worldsim.rollout.episodes import Block, block
+from worldsim.runs import Ledger, Record, open_run, show_duration
+from worldsim.worlds import load_world
+from worldsim.worlds.latent import LearnedWorld
 
-BATCH = 16
-"""Episodes that are played together, and that a kill may cost."""
-Tell = Callable[[int], None]
-"""Is told how many steps of the running batch are done."""
+Where = Literal["both", "world", "simulator"]
+PLACES = ("both", "world", "simulator")
+EPISODES, RESULT = "episodes.jsonl", "plan.json"
+MAX_EPISODES = 10**6
+_SHOWN = ("where", "episode", "start", "key", "success", "final", "promised", "plan_ms", "evaluations")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where episodes are played.
+class Evaluation:
+    """What came of a closed-loop evaluation.
 
     Attributes:
-        where: ``"world"`` or ``"simulator"``.
-        name: For people.
-        plant: What the actions are executed in.
+        places: One summary for each place; the true environment last.
+        records: The episodes of each place, by its `where`, in order; see `worldsim.evaluate.play.play`.
+        files: What was written: figures, pictures, films.
     """
 
-    where: str
-    name: str
-    plant: World
+    places: tuple[Summary, ...]
+    records: Mapping[str, list[Record]]
+    files: tuple[Path, ...]
 
 
-def play_all(
-    controller: MPC,
-    world: Startable,
-    place: Place,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """An evaluation that is ready to run.
+
+    Attributes:
+        settings: The planner and how it drives.
+        world: Where it plans.
+        places: Where it acts; the true environment last.
+        goal: What the cost ``"goal"`` measures the distance to.
+        episodes: Starts and noise keys.
+        deadline_s: Time for one plan; None for no limit.
+        request: What decides the result.
+    """
+
+    settings: PlannerSettings
+    world: LearnedWorld
+    places: tuple[Place, ...]
+    goal: LatentGoal | None
+    episodes: Block
+    deadline_s: float | None
+    request: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int:
+        """Episodes played together; one where time counts, since a deadline is for the whole batch."""
+        return min(BATCH if self.deadline_s is None else 1, len(self.episodes))
+
+    def controller(self, *, watch: Callable[[Objective], Objective] = lambda objective: objective) -> MPC:
+        """The planner as a policy; `watch` is put around every objective."""
+        limits = None if self.deadline_s is None else Limits(deadline_s=self.deadline_s)
+        return self.settings.controller(self.world, goal=self.goal, limits=limits, watch=watch)
+
+    def estimate(self) -> str:
+        """What the evaluation would do and cost, from two plans that are timed."""
+        s, steps, n = self.settings, self.world.spec.horizon, len(self.episodes)
+        plans, each = -(-steps // (s.receding * s.repeat)), s.search().evaluations
+        batches = -(-n // self.batch)
+        seconds = plan_seconds(self.controller(), self.world, episodes=self.batch) * plans * batches * len(self.places)
+        ahead_s = s.span / self.world.spec.action.rate_hz
+        return (
+            f"{s.planner} plans {s.horizon} actions of {s.repeat} control steps ({ahead_s:.1f} s ahead), at most {each} "
+            f"evaluations a plan.\n{n} episodes x {steps} steps in {' and in '.join(f'the {p.name}' for p in self.places)}: "
+            f"{plans} plans an episode, {len(self.places) * n * plans * each:,} evaluations, about {show_duration(seconds)}."
+        )
+
+    def run(
+        self, out: Path, *, pictures: bool = True, video: bool = False, command: str = "", progress: Progress = silent
+    ) -> Evaluation:
+        """Play what is missing, then summarise and draw everything; the same call continues an interrupted one.
+
+        Args:
+            out: The run folder.
+            pictures: Draw the first episode's first plan.
+            video: Film a few episodes beside what the plans imagined.
+            command: How the run was asked for, to be kept with the figures.
+            progress: Told how many steps are done in each place.
+
+        Raises:
+            StorageError: The folder is in use, damaged or full; what is finished is kept.
+            InvalidInputError: The folder was begun with another request.
+        """
+        with open_run(out, self.request, results=EPISODES), one_thread():
+            ledger = Ledger(out / EPISODES, key=("where", "episode"))
+            for place in self.places:
+                play_all(
+                    self.controller(),
+                    self.world,
+                    place,
+                    episodes=self.episodes,
+                    ledger=ledger,
+                    batch=self.batch,
+                    progress=progress,
+                )
+            records = {p.where: [ledger[p.where, e] for e in range(len(self.episodes))] for p in self.places}
+            drawn = self._draw(records[self.places[-1].where], out, pictures=pictures, video=video)
+            places = tuple(summarise(p, records[p.where]) for p in self.places)
+            rows = [{k: r[k] for k in _SHOWN} for p in self.places for r in records[p.where]]
+            value = {"command": command, "settings": self.request, "places": places, "episodes": rows}
+            storage.write_json(out / RESULT, storage.to_json(value))
+        return Evaluation(places=places, records=records, files=(out / RESULT, *drawn))
+
+    def _draw(self, records: list[Record], out: Path, *, pictures: bool, video: bool) -> list[Path]:
+        """The picture of the first episode in the truest place, and films of a few."""
+        place = self.places[-1]
+        drawn = draw_plan(self.world, records[0], lambda w: self.controller(watch=w), out) if pictures else []
+        for record in worth_filming(records) if video else []:
+            path = film(self.world, place, record, self.controller(), out)
+            drawn += [path] if path is not None else []
+        return drawn
+
+
+def prepare(
+    world: str = "push",
+    settings: PlannerSettings | None = None,
     *,
-    episodes: Block,
-    ledger: Ledger,
-    batch: int = BATCH,
-    tell: Tell = lambda steps: None,
-) -> None:
-    """Play every episode that the ledger lacks, batch by batch; finished batches are safe.
-
-    A batch is always played whole, so that an interrupted run ends with the same numbers as one that was not.
-
-    Args:
-        controller: The planner at work.
-        world: Lends the first observations.
-        place: Where to play.
-        episodes: Starts and keys.
-        ledger: Takes what is finished.
-        batch: Episodes that share a batch.
-        tell: Told how many episode steps are done, of all episodes times the horizon.
-    """
-    horizon = place.plant.spec.horizon
-    for begin in range(0, len(episodes), batch):
-        group = range(begin, min(begin + batch, len(episodes)))
-        if ledger.missing(place.where, group):
-            start, key = (torch.from_numpy(v[group.start : group.stop]) for v in (episodes.start, episodes.key))
-            outcomes = play(
-                controller,
-                place.plant,
-                world.starts(start),
-                key,
-                tell=lambda t, group=group: tell(group.start * horizon + t * len(group)),  # type: ignore[misc]
-            )
-            rows = zip(group, start.tolist(), key.tolist(), outcomes, strict=True)
-            ledger.add([{"where": place.where, "episode": e, "start": s, "key": k, **o} for e, s, k, o in rows])
-        tell(group.stop * horizon)
-
-
-@torch.no_grad()
-def play(
-    controller: MPC, plant: World, first: Observation, keys: Tensor, *, tell: Tell = lambda steps: None
-) -> list[Record]:
-    """Play a batch of episodes from their first observations.
+    episodes: int = 20,
+    where: Where | str = "both",
+    goal: Path | None = None,
+    seed: int = 0,
+    deadline_ms: float | None = None,
+    device: str = "cpu",
+    dtype: str = "",
+) -> ClosedLoop:
+    """Load the world, find the places, lay out the episodes; nothing is played.
 
     Args:
-        controller: The planner at work.
-        plant: What the actions are executed in.
-        first: What `plant.reset` and the planner's world begin from, each with leading n.
-        keys: int64 [n].
-        tell: Told the number of steps done.
+        world: A folder or a shipped name.
+        settings: The planner and how it drives.
+        episodes: In each place.
+        where: ``"world"``, ``"simulator"``, or ``"both"`` where there is one.
+        goal: A picture of the goal, for the cost ``"goal"``.
+        seed: Of starts and noise.
+        deadline_ms: Time for one plan; episodes are then played one by one.
+        device: Where the world computes.
+        dtype: Of its weights; empty keeps the stored one.
 
-    Returns:
-        One record per episode: `success` and `final` progress by the task's rule, `progress` after each step, `promised`
-        (the progress at the last step that the first plan to look so far foresaw), `actions` [T, A], `dreams` (plans, one
-        after the other through the episode, and the progress they foresaw, expected over the members of the planner's
-        world), `plan_ms` per step, `evaluations`.
+    Raises:
+        WorldsimError: Something cannot be found or read, a number is out of range, or parts do not go together.
     """
-    spec, diary = plant.spec, _Diary(controller, plant.spec.horizon)
-    keys_tn = policy_keys(keys, spec.horizon)
-    state, carry = plant.reset(first, keys), controller.initial(len(keys))
-    seen: Observation = {k: first[k] for k in controller.needs if k in first}
-    for t in range(spec.horizon):
-        began, plans = time.perf_counter(), carry.plans
-        action, carry = controller.act(seen, carry, keys_tn[t])
-        diary.spent_s += time.perf_counter() - began
-        if carry.plans > plans:
-            diary.planned(t, carry)
-        state, step = plant.step(state, action)
-        diary.stepped(action, step.progress, step.success)
-        seen = observe(plant, step, controller.needs)
-        tell(t + 1)
-    return diary.records(WorldJudge(success_at=spec.success_at))
-
-
-class _Diary:
-    """What n episodes did and what was foreseen."""
-
-    def __init__(self, controller: MPC, horizon: int) -> None:
-        self._mpc, self._horizon = controller, horizon
-        self._opinions = Opinions.of(controller.world)
-        self._span = controller.planner.horizon * controller.block * controller.repeat
-        self._actions: list[Tensor] = []
-        self._progress: list[Tensor] = []
-        self._success: list[Tensor] = []
-        self._dreams: list[tuple[int, Tensor, Tensor]] = []
-        self._promised: Tensor | None = None
-        self._evaluations = 0
-        self.spent_s = 0.0
-
-    def planned(self, t: int, carry: MPCCarry) -> None:
-        """A plan was made for all episodes before step t."""
-        plan = self._mpc.last_plan
-        assert plan is not None
-        assert carry.belief is not None
-        self._evaluations += plan.stats.evaluations
-        dreams_anew = not self._dreams or t >= self._dreams[-1][0] + self._span
-        sees_end = self._promised is None and t + self._span >= self._horizon
-        if not (dreams_anew or sees_end):
-            return
-        held = unrolled(plan.actions, block=self._mpc.block, repeat=self._mpc.repeat)[:, : self._horizon - t]
-        foreseen = self._opinions.foresee(carry.belief, held).cpu()
-        if dreams_anew:
-            self._dreams.append((t, held, foreseen))
-        if sees_end:
-            self._promised = foreseen[:, -1]
-
-    def stepped(self, action: Tensor, progress: Tensor, success: Tensor) -> None:
-        """One step was executed."""
-        for known, value in ((self._actions, action), (self._progress, progress), (self._success, success)):
-            known.append(value.detach().cpu())
-
-    def records(self, rule: WorldJudge) -> list[Record]:
-        """One record per episode."""
-        progress, success = torch.stack(self._progress, dim=1), torch.stack(self._success, dim=1)
-        actions, verdict = torch.stack(self._actions, dim=1), rule.read(success, progress)
-        n, steps = progress.shape
-        found: list[Record] = []
-        for i in range(n):
-            dreams = [
-                {"step": t, "actions": a[i].tolist(), "progress": foreseen[i].tolist()}
-                for t, a, foreseen in self._dreams
-            ]
-            values: dict[str, Any] = {
-                "success": float(verdict.success[i]),
-                "final": float(verdict.progress[i]),
-                "progress": progress[i].tolist(),
-                "actions": actions[i].tolist(),
-                "dreams": dreams,
-                "promised": None if self._promised is None else float(self._promised[i]),
-                "plan_ms": 1e3 * self.spent_s / (n * steps),
-                "evaluations": self._evaluations,
-            }
-            found.append(values)
-        return found
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What came of the episodes played in one place.
-
-    Attributes:
-        where: The place's `where`; `name` its name.
-        episodes: How many.
-        success: Share solved, with the exact (Clopper-Pearson) 95 % interval `low` .. `high`.
-        progress: Mean progress at the end, 0..1.
-        optimism: Mean of the final progress that the first plan to look so far foresaw, minus what came; above 0 the
-            planner believed in more than it got. None if no plan looked so far.
-        plan_ms: Planning time per episode and control step.
-        evaluations: Imagined candidates per episode.
-    """
-
-    where: str
-    name: str
-    episodes: int
-    success: float
-    low: float
-    high: float
-    progress: float
-    optimism: float | None
-    plan_ms: float
-    evaluations: float
-
-
-def summarise(place: Place, records: Sequence[Record]) -> Summary:
-    """Summarise at least one finished episode."""
-    wins = sum(r["success"] for r in records)
-    low, high = clopper_pearson([wins], [len(records)])
-    over = [r["promised"] - r["progress"][-1] for r in records if r["promised"] is not None]
-    return Summary(
-        where=place.where,
-        name=place.name,
-        episodes=len(records),
-        success=wins / len(records),
-        low=float(low[0]),
-        high=float(high[0]),
-        progress=float(np.mean([r["final"] for r in records])),
-        optimism=float(np.mean(over)) if over else None,
-        plan_ms=float(np.mean([r["plan_ms"] for r in records])),
-        evaluations=float(np.mean([r["evaluations"] for r in records])),
+    settings = settings or PlannerSettings()
+    _check(settings, episodes=episodes, where=where, goal=goal, seed=seed, deadline_ms=deadline_ms)
+    find_device(device)
+    ref = loaders.world_ref(world)
+    loaded = load_world(ref.source, device=device, dtype=find_dtype(dtype))
+    request = {
+        **settings.identity,
+        "world": ref.digest,
+        "goal": "" if goal is None else storage.digest_bytes(_read(goal)),
+        "seed": seed,
+        "deadline_ms": deadline_ms,
+        **({"dtype": dtype} if dtype else {}),
+    }
+    made = ClosedLoop(
+        settings=settings,
+        world=loaded,
+        places=_places(loaded, ref.name, where),
+        goal=None if goal is None else _goal(loaded, goal),
+        episodes=block("plan", seed=seed, episodes=episodes, num_starts=loaded.num_starts),
+        deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
+        request=request,
     )
+    made.controller()  # what does not fit together fails here, before a folder is begun
+    return made
 
 
-def plan_seconds(controller: MPC, world: Startable, *, episodes: int) -> float:
-    """Seconds that planning once for so many episodes together takes, measured; the first plan only warms up."""
-    first, keys = world.starts(torch.arange(episodes)), torch.arange(episodes)
-    spent = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
-        controller.act({k: first[k] for k in controller.needs}, controller.initial(episodes), keys)
-        spent = time.perf_counter() - began
-    return spent
+def evaluate(
+    world: str = "push",
+    settings: PlannerSettings | None = None,
+    *,
+    out: Path,
+    progress: Progress = silent,
+    video: bool = False,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate a planner in closed loop; the same call continues an interrupted one.
+
+    Args:
+        world: A folder or a shipped name.
+        settings: The planner and how it drives.
+        out: The run folder.
+        progress: Told how many steps are done in each place.
+        video: Film a few episodes.
+        options: Further options of `prepare`: episodes, where, goal, seed, deadline_ms, device, dtype.
+
+    Raises:
+        WorldsimError: As `prepare` and `ClosedLoop.run`.
+    """
+    return prepare(world, settings, **options).run(out, video=video, progress=progress)
+
+
+def _check(
+    settings: PlannerSettings, *, episodes: int, where: str, goal: Path | None, seed: int, deadline_ms: float | None
+) -> None:
+    """Refuse what is out of range or does not go together."""
+    if where not in PLACES:
+        raise unknown_name("place", where, PLACES)
+    if not 1 <= episodes <= MAX_EPISODES or not 0 <= seed < 2**63:
+        raise InvalidInputError(
+            f"Episodes lie in 1..{MAX_EPISODES} and the seed in 0..2**63-1; got {episodes} and {seed}."
+        )
+    if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
+        raise InvalidInputError(f"A deadline is a number of milliseconds above 0; got {deadline_ms}.")
+    if goal is not None and settings.cost != GOAL:
+        raise InvalidInputError(f"A goal picture was given, but the cost is {settings.cost!r}. Use --cost goal.")
+
+
+def _places(world: LearnedWorld, name: str, where: str) -> tuple[Place, ...]:
+    """Where to play; the true environment last."""
+    there = loaders.has_simulator(world)
+    if where == "simulator" and not there:
+        raise InvalidInputError(
+            f"World {name!r} has no simulator here (its task is {world.spec.task_id or 'unknown'!r}). Use --where world."
+        )
+    places = [Place(where="world", name=f"world {name}", plant=world)] if where != "simulator" else []
+    if there and where != "world":
+        places.append(Place(where="simulator", name="simulator", plant=loaders.simulator(world.spec.task_id)))
+    return tuple(places)
+
+
+def _goal(world: LearnedWorld, path: Path) -> LatentGoal:
+    """The latent goal that a picture shows."""
+    if not image_world(world):
+        raise InvalidInputError("This world begins from states and cannot read pictures. Plan in a world of pixels.")
+    try:
+        frame = np.asarray(Image.open(io.BytesIO(_read(path))).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidInputError(f"{path} is no readable picture ({error}). Give a PNG.") from error
+    return image_goal(world, torch.from_numpy(frame.copy()))  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from worldsim.envs.episodes import require_startable
 from worldsim.envs.world import WorldEnv, WorldVectorEnv
@@ -84,3 +85,22 @@ def make_world_env(world: Startable | str | Path, **options: Any) -> WorldEnv:
 def make_world_vector_env(num_envs: int = 1, *, world: Startable | str | Path, **options: Any) -> WorldVectorEnv:
     """What ``gymnasium.make_vec("worldsim/World-v0", world=...)`` calls; options as for `WorldVectorEnv`."""
     return WorldVectorEnv(num_envs, world=make_world(world), **options)
+
+
+def frame_extent(task_id: str) -> tuple[float, float, float, float] | None:
+    """Where the edges of a task's frame lie in the plane in which its agent's position is measured.
+
+    Environments tell it in their metadata, as ``frame_extent_m``.
+
+    Args:
+        task_id: A Gymnasium id; only a registered one is looked at.
+
+    Returns:
+        Left, right, bottom and top edge, m; None where the environment does not tell.
+    """
+    if task_id not in gymnasium.registry:
+        return None
+    entry = gymnasium.registry[task_id].entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    extent = getattr(creator, "metadata", {}).get("frame_extent_m")
+    return None if extent is None else tuple(extent)

@@ -1,6 +1,6 @@
 """Pictures and films of episodes that were played: replayed from their recorded actions, so nothing is searched twice.
 
-Only the first plan is made again, for its candidates. Not for playing (`worldsim.evaluate.closed_loop`).
+Only the first plan is made again, for its candidates.
 
 Shape legend: T steps, H W image.
 """
@@ -14,22 +14,20 @@ from torch import Tensor
 
 from worldsim import storage
 from worldsim.core import IMAGE, Observation
-from worldsim.envs.push.scene import VIEW_M
-from worldsim.evaluate.closed_loop import Place
+from worldsim.evaluate.environments import frame_extent
 from worldsim.evaluate.planner_refs import image_world
+from worldsim.evaluate.play import Place
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective
 from worldsim.planners.plot import Backdrop, Futures, Ride, Witness, imagine, plan_picture
 from worldsim.protocols import observe, require_drawable
 from worldsim.rollout import policy_keys
-from worldsim.runs.ledger import Record
+from worldsim.runs import Record
 from worldsim.video import Frames, side_by_side, write_mp4
 from worldsim.worlds.latent import LatentWorld, LearnedWorld
 
 FILMED = 4
 _PANE_PX = 256
-_EXTENTS = {"worldsim/Push-v0": (-VIEW_M / 2, VIEW_M / 2, -VIEW_M / 2, VIEW_M / 2)}
-"""Where the frame of a task's camera lies in the plane in which its body's place is measured, m."""
 Make = Callable[[Callable[[Objective], Objective]], MPC]
 """Makes the controller around watched objectives."""
 
@@ -133,7 +131,7 @@ def _begin(world: LearnedWorld, record: Record) -> tuple[Observation, Tensor]:
 
 def _backdrop(world: LearnedWorld, first: Observation, futures: Futures) -> Backdrop | None:
     """The first frame as the world sees it, where it is known how places lie in it."""
-    extent = _EXTENTS.get(world.spec.task_id)
+    extent = frame_extent(world.spec.task_id)
     if extent is None or futures.place is None or IMAGE not in first:
         return None
     frame = world.roundtrip(first[IMAGE])[0] if isinstance(world, LatentWorld) else first[IMAGE][0]

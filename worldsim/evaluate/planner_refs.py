@@ -1,7 +1,7 @@
 """Planners as policies: their settings in one value, and references ``planner:NAME?option=value&...`` to them.
 
 A reference holds everything, the world to plan in included, so that any process can make the policy from it. Not for
-running one (`worldsim.evaluate.closed_loop`). A module of one's own called ``planner`` is named by its file, ``planner.py:name``.
+running one (`worldsim.evaluate.play`). A module of one's own called ``planner`` is named by its file, ``planner.py:name``.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from worldsim.worlds import load_world, world_folder
 PREFIX = "planner:"
 COSTS = {"progress": progress, "success": failure}
 GOAL = "goal"
+_MAX_ACTIONS = 10**8  # in one iteration: more do not fit the memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,16 @@ class PlannerSettings:
         for name in ("risk", "caution"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InvalidInputError(f"The weight of {name} is at least 0; got {getattr(self, name)}.")
+        counts = {name: getattr(self, name) for name in ("horizon", "repeat", "samples", "iterations")}
+        if (
+            min(counts.values()) < 1
+            or self.horizon * self.samples > _MAX_ACTIONS
+            or max(counts.values()) > _MAX_ACTIONS
+        ):
+            raise InvalidInputError(
+                f"horizon, repeat, samples and iterations are at least 1, and horizon x samples at most {_MAX_ACTIONS}; got "
+                f"{counts}."
+            )
         if self.repeat < 1 or not 1 <= self.receding <= self.horizon:
             raise InvalidInputError(
                 f"repeat is at least 1 and receding between 1 and the horizon {self.horizon}; got {self.repeat} and "

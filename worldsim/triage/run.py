@@ -13,7 +13,7 @@ from pathlib import Path
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
-from worldsim.runs.lock import run_lock
+from worldsim.runs import hold_folder
 from worldsim.triage.engine.batches import Scope, Wave
 from worldsim.triage.engine.bench import JudgeLoader, Loaders, PolicyLoader, WorldLoader
 from worldsim.triage.engine.plan import PLAN, ArenaPlan, Plan, read_plan, versions
@@ -106,7 +106,7 @@ def run(
         raise InvalidInputError(f"Arenas need kinds of their own, other than {WORLD!r}; got {kinds}.")
     worlds = {WORLD: load_world} | {a.kind: a.load for a in arenas}
     loaders = Loaders(worlds=worlds, policy=load_policy, judge=load_judge)
-    with run_lock(out), Store.open(out / DATABASE) as store, make_executor(request, loaders=loaders) as executor:
+    with hold_folder(out), Store.open(out / DATABASE) as store, make_executor(request, loaders=loaders) as executor:
         plan = _settle(request, arenas, out, executor)
         if retry_crashed:
             store.forget_crashes()

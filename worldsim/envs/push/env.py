@@ -28,6 +28,7 @@ from worldsim.envs.push.scene import (
     START_DISTANCE_M,
     SUBSTEPS,
     VARIATION_RANGES,
+    VIEW_M,
     Number,
     PushVariation,
     push_xml,
@@ -98,6 +99,7 @@ class PushEnv(gymnasium.Env[PushObservation, Float32s]):
         "render_fps": RATE_HZ,
         "success_at": "end",
         "task": TASK,
+        "frame_extent_m": (-VIEW_M / 2, VIEW_M / 2, -VIEW_M / 2, VIEW_M / 2),  # of the plane of `agent_pos`
     }
     variations: ClassVar[tuple[str, ...]] = tuple(VARIATION_RANGES)
     action_spec: ClassVar[ActionSpec] = ACTION_SPEC

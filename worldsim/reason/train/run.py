@@ -24,7 +24,7 @@ from worldsim.reason.item import Item
 from worldsim.reason.pretrained import KIND, quiet
 from worldsim.reason.train.own_items import OwnLessons
 from worldsim.reason.vlm import VLM
-from worldsim.runs.request import claimed
+from worldsim.runs import open_run
 
 SPENT = "core_seconds.json"
 """Written last into a checkpoint, so that one without it counts for nothing."""
@@ -145,7 +145,7 @@ def results(folder: str, config: Any, *, digest: str, own: OwnLessons | None = N
     items = {"items": own.digest} if own else {}
     if (path / "start.json").exists() or any((path / "checkpoints").glob("checkpoint-*")):
         storage.write_bytes(path / ".training/begun", b"")  # what is there belongs to the request it was made for
-    with claimed(path / ".training", request={"config": config, "data_digest": digest, **items}):
+    with open_run(path / ".training", {"config": config, "data_digest": digest, **items}):
         storage.write_json(path / storage.CONFIG, storage.to_json(config))
         yield path
 

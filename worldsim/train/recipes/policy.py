@@ -26,7 +26,7 @@ from worldsim.policies.degraded import Degradation
 from worldsim.policies.discovery import KIND
 from worldsim.policies.load import POLICIES
 from worldsim.policies.trained import TrainedPolicy
-from worldsim.runs.request import claimed
+from worldsim.runs import open_run
 from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
 
 
@@ -112,7 +112,7 @@ def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
         raise unknown_name("kind of policy", config.kind, POLICIES)
     dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
     work = Path(config.out) / ".training"
-    with claimed(work, request={"config": config, "data_digest": dataset.digest}):
+    with open_run(work, {"config": config, "data_digest": dataset.digest}):
         for quality, how in enumerate(config.qualities):
             recorded = _read(config, dataset, how)
             for episodes in config.episodes:

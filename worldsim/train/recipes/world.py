@@ -26,7 +26,7 @@ from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
-from worldsim.runs.request import claimed
+from worldsim.runs import open_run
 from worldsim.tokenizers.base import LatentSpace, Tokenizer
 from worldsim.tokenizers.cameras import camera_tokenizer, encode_frames
 from worldsim.tokenizers.registry import join_cameras
@@ -94,7 +94,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
     dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
-    with claimed(work, request={"config": config, "data_digest": dataset.digest}):
+    with open_run(work, {"config": config, "data_digest": dataset.digest}):
         tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
         cost = {"tokenizer": seconds}
         encoded = _encode(dataset, tokenizer, config, work, watch)

@@ -1,1 +1,0 @@
-"""A run folder: its lock, the request it is bound to, and the ledger of what is finished."""
