@@ -132,7 +132,7 @@ def test_a_sample_of_what_is_there_where_a_file_promises_more(tmp_path: Path, mo
         seen.append(count)
         return [0, count - 1]
 
-    monkeypatch.setattr(video, "_spread", spread)
+    monkeypatch.setattr(video, "_even_indices", spread)
     pick = video._pick
     monkeypatch.setattr(
         video, "_pick", lambda c, s, wanted: ({n: f for n, f in pick(c, s, wanted)[0].items() if n < 9}, 9)
