@@ -62,17 +62,17 @@ def numbers(value: Cache) -> list[int]:
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=7), st.integers(1, 3))
 def test_every_leaf_follows_its_row(index: list[int], n: int) -> None:
-    whole = cache(5)
-    assert numbers(whole.rows(index)) == index
-    assert numbers(whole.rows(torch.tensor(index))) == index
-    assert numbers(whole.repeat(n)) == [i for i in range(5) for _ in range(n)]
-    assert numbers(Cache.cat([whole, whole.rows(index)])) == [0, 1, 2, 3, 4, *index]
+    five = cache(5)
+    assert numbers(five.rows(index)) == index
+    assert numbers(five.rows(torch.tensor(index))) == index
+    assert numbers(five.repeat(n)) == [i for i in range(5) for _ in range(n)]
+    assert numbers(Cache.cat([five, five.rows(index)])) == [0, 1, 2, 3, 4, *index]
     mask = torch.tensor([i in index for i in range(5)])
-    assert numbers(whole.rows(mask)) == [i for i in range(5) if i in index]
-    assert numbers(whole.merge(cache(5, 10), mask)) == [i + 10 if i in index else i for i in range(5)]
-    put = whole.put(torch.tensor([3, 1]), cache(2, 20))
+    assert numbers(five.rows(mask)) == [i for i in range(5) if i in index]
+    assert numbers(five.merge(cache(5, 10), mask)) == [i + 10 if i in index else i for i in range(5)]
+    put = five.put(torch.tensor([3, 1]), cache(2, 20))
     assert numbers(put) == [0, 21, 2, 20, 4]
-    assert numbers(whole.rows(slice(1, 3))) == [1, 2]
+    assert numbers(five.rows(slice(1, 3))) == [1, 2]
 
 
 def test_bytes_bring_back_every_value_for_any_batch() -> None:
@@ -108,7 +108,7 @@ def test_branches_share_what_is_constant() -> None:
     other = SharedRows.of(Inner(x=torch.arange(6.0, 10.0).reshape(2, 2)))
     joined = SharedRows.cat([prefix, other.rows([1]), prefix.rows([0])])
     assert torch.equal(joined.gather().x, torch.cat([prefix.value.x, other.value.x[1:], prefix.value.x[:1]]))
-    assert joined.value.batch == 4  # the row that nobody refers to is gone, the shared one is there once
+    assert joined.value.batch == 4  # the row without an index is gone, the shared one is there once
     mask = torch.tensor([True, False, False])
     assert torch.equal(prefix.merge(other.rows([1, 0, 0]), mask).gather().x[0], other.value.x[1])
     assert torch.equal(prefix.from_bytes(branched.to_bytes()).gather().x, branched.gather().x)

@@ -27,8 +27,8 @@ def test_training_converges_and_ends_on_schedule(tmp_path: Path) -> None:
 
 
 def test_resuming_is_exact(tmp_path: Path) -> None:
-    whole, loss_at = line(0)
-    fit(whole, loss_at, Schedule(steps=80), folder=tmp_path / "a", stage="line")
+    straight, loss_at = line(0)
+    fit(straight, loss_at, Schedule(steps=80), folder=tmp_path / "a", stage="line")
     half, half_loss = line(0)
 
     def stop(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -41,7 +41,7 @@ def test_resuming_is_exact(tmp_path: Path) -> None:
         fit(half, stop, schedule, folder=tmp_path / "b", stage="line")
     resumed, resumed_loss = line(7)
     fit(resumed, resumed_loss, schedule, folder=tmp_path / "b", stage="line")
-    assert torch.equal(whole.weight, resumed.weight)
+    assert torch.equal(straight.weight, resumed.weight)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path) -> None:

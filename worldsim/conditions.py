@@ -1,4 +1,4 @@
-"""What a world is told beside actions: text, camera poses, control maps, first frames.
+"""What a world is given beside actions: text, camera poses, control maps, first frames.
 
 Shape legend: B episodes, L bytes of text, s frames per step, C channels, H W pixels, F frames.
 """

@@ -307,7 +307,7 @@ class SharedRows[R: Rows](Rows):
 
     @classmethod
     def _zip(cls, parts: "list[Self]", operation: _Operation) -> Self:
-        """Combine the indices; the rows of all parts are kept once, and those that nobody refers to are dropped."""
+        """Combine the indices; the rows of all parts are kept once, and those without an index are dropped."""
         if operation.everything:
             return super()._zip(parts, operation)
         distinct = list({id(part.value): part.value for part in parts}.values())
@@ -476,7 +476,7 @@ class WorldSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict(Rows):
-    """A judge's opinion of B rollouts."""
+    """What a judge says of B rollouts."""
 
     success: Tensor  # [B], probability in 0..1 that the episode solved its task
     progress: Tensor  # [B], how far it got, 0..1

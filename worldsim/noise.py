@@ -5,7 +5,8 @@ arithmetic, so the same key gives the same bits on every device, alone or inside
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -109,3 +110,14 @@ def fold(keys: Tensor, data: Tensor | int) -> Tensor:
     """
     words = _words(keys, data, 0x5EED, 2)
     return (words[:, 0] & 0x7FFFFFFF) << 32 | words[:, 1]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators inside the context and leave them as they were, for code that draws from them.
+
+    Modules draw their first weights that way.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield

@@ -1,7 +1,7 @@
 """One training loop for everything that is learned: AdamW, cosine schedule, checkpoints, exact resume.
 
 The loss is a pure function of the step number, so a run that is killed and continued ends with the same weights as one
-that was not. Not for choosing data or models: those arrive as the loss function.
+that was not.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ def _resume(
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not state:
             raise StorageError(
-                f"{path} lacks the optimiser state of {name!r}. Delete the folder to train this stage anew."
+                f"{path} lacks the optimiser state of {name!r}. Delete the folder to train this stage again."
             )
         device = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
         optimizer.state[parameter] = device  # type: ignore[index]

@@ -67,10 +67,10 @@ def test_the_rollout_is_its_own_and_differentiable(predictor: ConvPredictor) -> 
 
 def test_an_episode_is_the_same_alone_and_in_a_batch(predictor: ConvPredictor) -> None:
     z, proprio, action = inputs(5)
-    whole, spread = predictor.predict(z, proprio, action)
+    together, spread = predictor.predict(z, proprio, action)
     alone, one = predictor.predict(z[3:4], proprio[3:4], action[3:4])
-    assert torch.allclose(whole[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
-    assert whole.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread >= 0).all())
+    assert torch.allclose(together[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
+    assert together.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread >= 0).all())
 
 
 def test_action_history_and_proprioception_all_matter(predictor: ConvPredictor) -> None:

@@ -34,7 +34,7 @@ def poses(batch: int, time: int, *, seed: int) -> Tensor:
 
 
 def turn(z_BTLP: Tensor, angle: float, shift: tuple[float, float]) -> Tensor:
-    """Move the whole scene; a round layer keeps its angle channels."""
+    """Move all layers; a round layer keeps its angle channels."""
     c, s = math.cos(angle), math.sin(angle)
     x = c * z_BTLP[..., 0] - s * z_BTLP[..., 1] + shift[0]
     y = s * z_BTLP[..., 0] + c * z_BTLP[..., 1] + shift[1]

@@ -63,11 +63,11 @@ def test_latents_are_uncorrelated_and_scaled_by_the_root_of_their_deviation(
 
 
 def test_all_components_reconstruct_exactly(frames: Tensor) -> None:
-    whole = HaarPCATokenizer(HaarPCAConfig(image_size=(SIZE, SIZE), levels=2, channels=48, width=0))
+    lossless = HaarPCATokenizer(HaarPCAConfig(image_size=(SIZE, SIZE), levels=2, channels=48, width=0))
     noise = torch.rand(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    whole.fit_frames(noise)
-    assert whole.latent_shape == (48, SIZE // 4, SIZE // 4)
-    assert (whole.decode(whole.encode(noise[:, :, None]))[:, :, 0] - noise).abs().max() < 1e-5
+    lossless.fit_frames(noise)
+    assert lossless.latent_shape == (48, SIZE // 4, SIZE // 4)
+    assert (lossless.decode(lossless.encode(noise[:, :, None]))[:, :, 0] - noise).abs().max() < 1e-5
 
 
 def test_the_residual_starts_at_zero_and_training_improves_on_it(tokenizer: HaarPCATokenizer, frames: Tensor) -> None:

@@ -101,3 +101,23 @@ def test_bad_starts_and_actions_are_refused(world: LatentWorld) -> None:
         world.step(state, torch.full((2, 2), float("nan")))
     with pytest.raises(InvalidInputError, match="actions"):
         world.step(state, torch.zeros(1, 2))
+
+
+def test_a_world_computes_in_the_type_it_is_loaded_with(tmp_path: Path) -> None:
+    world = toy.world()
+    world.save_pretrained(tmp_path / "world")
+    double = load_world(tmp_path / "world", dtype=torch.float64)
+    starts, keys, action = world.starts(torch.arange(3)), torch.arange(3), torch.ones(3, 2)
+    one, two = (w.step(w.reset(starts, keys), action)[1] for w in (world, double))
+    assert two.latent.dtype == torch.float64 and world.spec.device == "cpu"
+    assert torch.allclose(one.latent.double(), two.latent, atol=1e-4)
+    assert double.decode(two.latent).dtype == torch.uint8
+
+
+def test_weights_that_are_not_finite_are_named_at_load(tmp_path: Path) -> None:
+    world = toy.world()
+    with torch.no_grad():
+        next(iter(world.heads.parameters())).view(-1)[0] = float("nan")
+    world.save_pretrained(tmp_path / "world")
+    with pytest.raises(StorageError, match=r"world.*NaN or infinity \(heads"):
+        load_world(tmp_path / "world")

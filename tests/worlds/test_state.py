@@ -172,10 +172,10 @@ def test_each_member_imagines_its_own_part_of_the_mean(world: StateWorld) -> Non
     assert len(members) == 2
     state = world.reset(world.starts(torch.arange(4)), torch.arange(4))
     action = torch.rand(4, 2, generator=torch.Generator().manual_seed(0)) - 0.5
-    _, whole = world.step(state, action)
+    _, mean = world.step(state, action)
     each = [m.step(state, action)[1] for m in members]
     place = torch.stack([e.true_state for e in each])[..., :2]
-    assert torch.allclose(place.mean(0), whole.true_state[:, :2], atol=1e-4)
+    assert torch.allclose(place.mean(0), mean.true_state[:, :2], atol=1e-4)
     assert bool((place[0] != place[1]).any())
     assert all(bool((e.uncertainty == 0).all()) for e in each)
     for member in members:

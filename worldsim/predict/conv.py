@@ -20,7 +20,7 @@ from worldsim.predict.base import WindowPredictor
 GROUPS = 8
 """Groups of the normalisation."""
 FLOOR = 0.01
-"""Errors below this, in typical changes, count as none when foresight is learned."""
+"""Errors below this, in typical changes, count as none when the expected error is learned."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,13 +83,13 @@ class ConvPredictor(WindowPredictor):
         channels, height, width = config.latent_shape
         condition = config.history * (config.action_dim + config.proprio_dim)
         self.embed = nn.Sequential(nn.Linear(condition, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
-        self.enter = nn.Conv2d(channels * config.history, config.width, 3, padding=1)
-        self.place = nn.Parameter(torch.zeros(config.width, height, width))
+        self.conv_in = nn.Conv2d(channels * config.history, config.width, 3, padding=1)
+        self.pos_embed = nn.Parameter(torch.zeros(config.width, height, width))
         self.blocks = nn.ModuleList(ModulatedBlock(config.width, 128, dilation=1 + i % 2) for i in range(config.blocks))
-        self.leave = nn.Conv2d(config.width, channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
-        self.doubt = nn.Conv2d(config.width, 1, 1)
+        self.conv_out = nn.Conv2d(config.width, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        self.expected_error = nn.Conv2d(config.width, 1, 1)
         self.register_buffer("change_scale", torch.ones(channels, 1, 1))
         self.register_buffer("proprio_mean_P", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_scale_P", torch.ones(config.proprio_dim))
@@ -117,17 +117,17 @@ class ConvPredictor(WindowPredictor):
         """
         body = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
         condition = self.embed(torch.cat([action_BKE, body], dim=-1).flatten(1))
-        h = self.enter(z_BKCHW.flatten(1, 2)) + self.place
+        h = self.conv_in(z_BKCHW.flatten(1, 2)) + self.pos_embed
         for block in self.blocks:
             h = block(h, condition)
         h = F.silu(h)
-        expected_B = F.softplus(self.doubt(h.detach())).square().mean((1, 2, 3)).sqrt()
-        return z_BKCHW[:, -1] + self.leave(h) * self.change_scale, expected_B
+        expected_B = F.softplus(self.expected_error(h.detach())).square().mean((1, 2, 3)).sqrt()
+        return z_BKCHW[:, -1] + self.conv_out(h) * self.change_scale, expected_B
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of its own rollout, heavier where the latent moves, and how well it foresaw that error.
+        """Squared error of its own rollout, heavier where the latent moves, and how well it expected that error.
 
         Args:
             clip: Latents [B, T, C, H, W] with T >= history + unroll, and actions in [-1, 1].
@@ -144,8 +144,8 @@ class ConvPredictor(WindowPredictor):
             moved = ((target - clip.z_BTCHW[:, k - 1]) / self.change_scale).square().mean(1, keepdim=True) > 0.5
             miss = (z_BCHW - target).square()
             made_B = (miss.detach() / self.change_scale.square()).mean((1, 2, 3)).sqrt()
-            foresight = ((expected_B + FLOOR).log() - (made_B + FLOOR).log()).square().mean()
-            total = total + (miss * (1 + 4 * moved)).mean() + 0.01 * foresight
+            calibration = ((expected_B + FLOOR).log() - (made_B + FLOOR).log()).square().mean()
+            total = total + (miss * (1 + 4 * moved)).mean() + 0.01 * calibration
             error = float(miss.detach().mean())
             z_BKCHW = torch.cat([z_BKCHW[:, 1:], z_BCHW[:, None]], dim=1)
         return total / max(unroll, 1), {"mse": error}

@@ -30,8 +30,8 @@ class MemberMLP(nn.Module):
         with torch.device("meta"):  # no memory, and no random numbers
             alone = MemberMLP(1, self.layers, self.sizes)
         rows = slice(member * self.layers, (member + 1) * self.layers)
-        for own, whole in ((alone.weight, self.weight), (alone.bias, self.bias)):
-            for i, value in enumerate(whole):
+        for own, every in ((alone.weight, self.weight), (alone.bias, self.bias)):
+            for i, value in enumerate(every):
                 own[i] = nn.Parameter(value.detach()[rows], requires_grad=value.requires_grad)
         return alone
 

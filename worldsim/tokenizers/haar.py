@@ -2,7 +2,7 @@
 
 Every level splits every band again (a packet, not a pyramid), as the Cosmos tokenizers do (arXiv 2501.03575, section 4.1):
 an image of C channels becomes C * 4**levels bands on a grid 2**levels times coarser, a video C * 8**levels. Bands are ordered
-low before high, time before height before width: LL, LH, HL, HH, and LLL, LLH, LHL, ... for videos. Not for learned parts.
+low before high, time before height before width: LL, LH, HL, HH, and LLL, LLH, LHL, ... for videos.
 
 Shape legend: B batch, C channels, T time, H W pixels, N batch of images.
 """

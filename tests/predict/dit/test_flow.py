@@ -116,7 +116,7 @@ def test_untrained_it_makes_the_best_guess_that_needs_no_network() -> None:
         assert float(((e - data) * point).mean() / point.square().mean()) == pytest.approx(slope, abs=0.02)
 
 
-def test_what_the_network_is_told(predictor: FlowPredictor) -> None:
+def test_what_the_network_is_given(predictor: FlowPredictor) -> None:
     z, proprio, action, _ = inputs()
     history, condition = predictor.context(z, proprio, action)
     assert history.shape == (3, 5, 2, 8, 8) and bool((history[:, 4] == 1).all())
@@ -129,10 +129,10 @@ def test_what_the_network_is_told(predictor: FlowPredictor) -> None:
 
 def test_an_episode_is_the_same_alone_and_in_a_batch(predictor: FlowPredictor) -> None:
     z, proprio, action, e = inputs(5)
-    whole, spread = predictor.predict(z, proprio, action, e)
+    together, spread = predictor.predict(z, proprio, action, e)
     alone, one = predictor.predict(z[3:4], proprio[3:4], action[3:4], e[3:4])
-    assert torch.allclose(whole[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
-    assert whole.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread > 0).all())
+    assert torch.allclose(together[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
+    assert together.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread > 0).all())
 
 
 def test_noise_action_history_and_proprioception_all_matter(predictor: FlowPredictor) -> None:

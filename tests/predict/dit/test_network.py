@@ -38,9 +38,9 @@ def run(net: DiffusionTransformer, batch: int = 2, seed: int = 0, **change: Tens
 
 
 def test_the_low_rank_path_starts_at_exactly_zero() -> None:
-    wave = noise(2, 3, 48)
+    embedded = noise(2, 3, 48)
     for chunks in (2, 3):
-        assert modulation(48, 4, chunks=chunks)(wave).abs().max() == 0
+        assert modulation(48, 4, chunks=chunks)(embedded).abs().max() == 0
     torch.manual_seed(0)
     net = DiffusionTransformer(CONFIG)
     before = run(net)
@@ -55,14 +55,14 @@ def test_the_low_rank_path_starts_at_exactly_zero() -> None:
 def test_at_the_start_the_shared_vector_alone_modulates() -> None:
     torch.manual_seed(0)
     block = Block(48, heads=3, hidden=96, rank=4)
-    x, wave, shared = noise(1, 2, 6, 48), noise(1, 2, 48, seed=1), noise(1, 2, 144, seed=2)
+    x, embedded, shared = noise(1, 2, 6, 48), noise(1, 2, 48, seed=1), noise(1, 2, 144, seed=2)
     shift, scale, gate = shared.chunk(3, dim=-1)
     turn = rope_angles((2, 2, 3), head_dim=16)
     mixed = block.self_attn(modulate(x, shift, scale).flatten(1, 2), None, turn).unflatten(1, (2, 6))
     expected = x + gate[:, :, None] * mixed
     expected = expected + gate[:, :, None] * block.mlp(modulate(expected, shift, scale))
-    assert torch.allclose(block(x, wave, shared, turn), expected, atol=1e-5)
-    assert torch.equal(block(x, wave, torch.zeros_like(shared), turn), x)  # a gate of zero is no block at all
+    assert torch.allclose(block(x, embedded, shared, turn), expected, atol=1e-5)
+    assert torch.equal(block(x, embedded, torch.zeros_like(shared), turn), x)  # a gate of zero is no block at all
 
 
 def test_modulation_is_a_layer_norm_with_each_frames_scale_and_shift() -> None:
@@ -82,10 +82,10 @@ def test_patches_are_cut_and_put_back() -> None:
 
 
 def test_timesteps_are_cosines_then_sines() -> None:
-    wave = Timesteps(6)(torch.tensor([[0.0, 2.0]]))
+    embedded = Timesteps(6)(torch.tensor([[0.0, 2.0]]))
     angle = torch.tensor([2.0, 2 * 10000 ** (-1 / 3), 2 * 10000 ** (-2 / 3)])
-    assert wave[0, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert torch.allclose(wave[0, 1], torch.cat([angle.cos(), angle.sin()]))
+    assert embedded[0, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert torch.allclose(embedded[0, 1], torch.cat([angle.cos(), angle.sin()]))
 
 
 def test_every_input_matters_and_rows_do_not_touch() -> None:
@@ -105,13 +105,13 @@ def test_the_action_reaches_both_paths() -> None:
     """Adding it to the timestep after the norm, as one public network does, would leave the low-rank path deaf."""
     net = shaken(CONFIG)
     time, a, b = torch.full((1, 3), 0.5), noise(1, 3, 3), noise(1, 3, 3, seed=1)
-    wave_a, shared_a = net.embed_frames(time, a)
-    wave_b, shared_b = net.embed_frames(time, b)
-    assert (wave_a - wave_b).abs().max() > 0.1 and (shared_a - shared_b).abs().max() > 0.1
+    time_embedding_a, shared_a = net.embed_frames(time, a)
+    time_embedding_b, shared_b = net.embed_frames(time, b)
+    assert (time_embedding_a - time_embedding_b).abs().max() > 0.1 and (shared_a - shared_b).abs().max() > 0.1
     changed = a.clone()
     changed[:, 1] += 1
-    wave_c, shared_c = net.embed_frames(time, changed)
-    for before, after in ((wave_a, wave_c), (shared_a, shared_c)):
+    time_embedding_c, shared_c = net.embed_frames(time, changed)
+    for before, after in ((time_embedding_a, time_embedding_c), (shared_a, shared_c)):
         assert torch.equal(before[:, [0, 2]], after[:, [0, 2]]) and not torch.allclose(before[:, 1], after[:, 1])
 
 

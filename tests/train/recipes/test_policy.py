@@ -106,7 +106,7 @@ def test_same_command_same_weights_and_other_seeds_do_not_matter(data, tmp_path)
 def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     schedule = Schedule(steps=8, batch=16, lr=1e-2, warmup=2, save_every_s=0.0)
     config = small(data, tmp_path / "killed", seeds=(0, 1), checkpoints=(3, 6), schedule=schedule)
-    train_policy(small(data, tmp_path / "whole", seeds=(0, 1), checkpoints=(3, 6), schedule=schedule))
+    train_policy(small(data, tmp_path / "uninterrupted", seeds=(0, 1), checkpoints=(3, 6), schedule=schedule))
     original, calls = module.cloning_loss, []
 
     def dies(*args, **kwargs):
@@ -128,7 +128,9 @@ def test_a_killed_run_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     assert calls.count(0) == 2  # each run began once
     for run in ("all_s0", "all_s1"):
         for step in ("000003", "000006", "000008"):
-            assert policy_digest(f"{tmp_path}/killed/{run}/{step}") == policy_digest(f"{tmp_path}/whole/{run}/{step}")
+            assert policy_digest(f"{tmp_path}/killed/{run}/{step}") == policy_digest(
+                f"{tmp_path}/uninterrupted/{run}/{step}"
+            )
 
 
 def test_finished_runs_are_kept_and_other_settings_refused(data, tmp_path):
@@ -277,7 +279,7 @@ def test_bad_requests(data, tmp_path):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(0, 2**31))
-def test_shifts_move_pictures_whole(most, m, seed):
+def test_shifts_move_pictures(most, m, seed):
     g = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (m, 9, 11, 3), dtype=torch.uint8, generator=g)
     moved = shift_frames(image, most, g)

@@ -68,8 +68,8 @@ def test_a_killed_training_ends_with_the_same_weights(data: Path, folder: Path, 
     with pytest.raises(Killed):
         train_world(config, watch=kill)
     again = load_world(train_world(config)).state_dict()
-    whole = load_world(folder).state_dict()
-    assert all(torch.equal(again[k], whole[k]) for k in whole)
+    uninterrupted = load_world(folder).state_dict()
+    assert all(torch.equal(again[k], uninterrupted[k]) for k in uninterrupted)
     assert not (tmp_path / "world.training").exists()
 
 

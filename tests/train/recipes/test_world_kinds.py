@@ -1,4 +1,4 @@
-"""Worlds of several cameras, of compressed time, told by text, and of discrete actions: trained, checked, played, planned in."""
+"""Worlds of several cameras, of compressed time, conditioned on text, and of discrete actions: trained, checked, played, planned in."""
 
 import dataclasses
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_each_camera_is_drawn_by_its_own_tokenizer(two: LearnedWorld) -> None:
         assert error < (starts[camera.key].float() - starts[camera.key].float().mean()).abs().mean()
 
 
-def test_a_text_changes_what_is_predicted_and_a_condition_nobody_reads_is_refused(two: LearnedWorld) -> None:
+def test_a_text_changes_what_is_predicted_and_an_unread_condition_is_refused(two: LearnedWorld) -> None:
     starts, keys = two.starts(torch.arange(2)), torch.arange(2)
     assert TASK in two.spec.observes and TASK in starts
     action = torch.ones(2, 2)

@@ -1,7 +1,5 @@
 """One call for attention: torch's fused kernel everywhere, flash-attn where it is installed and fits.
 
-Not for projections, norms or masks: those belong to the block that calls (`worldsim.predict.dit.blocks`).
-
 Shape legend: B batch, S queries, L keys, H heads, D channels per head.
 """
 

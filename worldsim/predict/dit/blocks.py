@@ -1,7 +1,7 @@
 """The blocks of the diffusion transformer: adaLN-LoRA, QK-normed attention, GELU MLP, timestep and action embeddings.
 
 As in Cosmos-Predict2 (arXiv 2511.00062, section 3; arXiv 2501.03575, section 5.2), at any size, with its parameter names, so that public weights
-fit. Not for the network as a whole: `worldsim.predict.dit.network`.
+fit.
 
 Shape legend: B batch, T frames, S tokens = T h w, N = h w tokens of a frame, D width, H heads, L context, A condition, P patch side.
 """
@@ -95,9 +95,9 @@ class TimestepEmbedding(nn.Module):
         self.linear_1 = linear(width, width)
         self.linear_2 = linear(width, 3 * width)
 
-    def forward(self, wave_BTD: Tensor) -> Tensor:
+    def forward(self, time_embedding_BTD: Tensor) -> Tensor:
         """Embed."""
-        out: Tensor = self.linear_2(F.silu(self.linear_1(wave_BTD)))
+        out: Tensor = self.linear_2(F.silu(self.linear_1(time_embedding_BTD)))
         return out
 
 
@@ -185,13 +185,18 @@ class Block(nn.Module):
         self.adaln_modulation_mlp = modulation(width, rank, chunks=3)
 
     def forward(
-        self, x_BTND: Tensor, wave_BTD: Tensor, shared_BTE: Tensor, angle_SR: Tensor, context_BLD: Tensor | None = None
+        self,
+        x_BTND: Tensor,
+        time_embedding_BTD: Tensor,
+        shared_BTE: Tensor,
+        angle_SR: Tensor,
+        context_BLD: Tensor | None = None,
     ) -> Tensor:
         """Apply the block.
 
         Args:
             x_BTND: Tokens.
-            wave_BTD: Normed timestep sinusoids of each frame, for the low-rank paths.
+            time_embedding_BTD: Normed timestep sinusoids of each frame, for the low-rank paths.
             shared_BTE: Modulation [B, T, 3 D] that all blocks share.
             angle_SR: Rotary angles of all tokens.
             context_BLD: What cross-attention looks at.
@@ -200,14 +205,14 @@ class Block(nn.Module):
             [B, T, N, D].
         """
         frames = x_BTND.shape[1:3]
-        shift, scale, gate = (self.adaln_modulation_self_attn(wave_BTD) + shared_BTE).chunk(3, dim=-1)
+        shift, scale, gate = (self.adaln_modulation_self_attn(time_embedding_BTD) + shared_BTE).chunk(3, dim=-1)
         mixed = self.self_attn(modulate(x_BTND, shift, scale).flatten(1, 2), None, angle_SR).unflatten(1, frames)
         x_BTND = x_BTND + gate[:, :, None] * mixed
         if self.context_width:
-            shift, scale, gate = (self.adaln_modulation_cross_attn(wave_BTD) + shared_BTE).chunk(3, dim=-1)
+            shift, scale, gate = (self.adaln_modulation_cross_attn(time_embedding_BTD) + shared_BTE).chunk(3, dim=-1)
             mixed = self.cross_attn(modulate(x_BTND, shift, scale).flatten(1, 2), context_BLD).unflatten(1, frames)
             x_BTND = x_BTND + gate[:, :, None] * mixed
-        shift, scale, gate = (self.adaln_modulation_mlp(wave_BTD) + shared_BTE).chunk(3, dim=-1)
+        shift, scale, gate = (self.adaln_modulation_mlp(time_embedding_BTD) + shared_BTE).chunk(3, dim=-1)
         out: Tensor = x_BTND + gate[:, :, None] * self.mlp(modulate(x_BTND, shift, scale))
         return out
 
@@ -221,9 +226,9 @@ class FinalLayer(nn.Module):
         self.linear = linear(width, out)
         self.adaln_modulation = modulation(width, rank, chunks=2)
 
-    def forward(self, x_BTND: Tensor, wave_BTD: Tensor, shared_BTE: Tensor) -> Tensor:
+    def forward(self, x_BTND: Tensor, time_embedding_BTD: Tensor, shared_BTE: Tensor) -> Tensor:
         """[B, T, N, D] -> [B, T, N, out]."""
-        both = self.adaln_modulation(wave_BTD) + shared_BTE[..., : 2 * x_BTND.shape[-1]]
+        both = self.adaln_modulation(time_embedding_BTD) + shared_BTE[..., : 2 * x_BTND.shape[-1]]
         shift, scale = both.chunk(2, dim=-1)
         out: Tensor = self.linear(modulate(x_BTND, shift, scale))
         return out

@@ -95,8 +95,8 @@ class DiffusionTransformer(nn.Module):
     def embed_frames(self, time_BT: Tensor, condition_BTA: Tensor | None) -> tuple[Tensor, Tensor]:
         """Normed sinusoids [B, T, D] and shared modulation [B, T, 3 D], from each frame's timestep and condition."""
         dtype = self.final_layer.linear.weight.dtype
-        wave_BTD = self.t_embedder[0](time_BT).to(dtype)
-        shared_BTE = self.t_embedder[1](wave_BTD)
+        time_embedding_BTD = self.t_embedder[0](time_BT).to(dtype)
+        shared_BTE = self.t_embedder[1](time_embedding_BTD)
         if self.config.condition_dim:
             if condition_BTA is None:
                 raise InvalidInputError(
@@ -104,9 +104,9 @@ class DiffusionTransformer(nn.Module):
                 )
             condition_BTA = condition_BTA.to(dtype)
             # Before the norm: added after it, as one public network does, the low-rank paths never see the action.
-            wave_BTD = wave_BTD + self.action_embedder_B_D(condition_BTA)
+            time_embedding_BTD = time_embedding_BTD + self.action_embedder_B_D(condition_BTA)
             shared_BTE = shared_BTE + self.action_embedder_B_3D(condition_BTA)
-        return self.t_embedding_norm(wave_BTD), shared_BTE
+        return self.t_embedding_norm(time_embedding_BTD), shared_BTE
 
     def forward(
         self,
@@ -147,9 +147,9 @@ class DiffusionTransformer(nn.Module):
             base_fps_hz=config.base_fps_hz,
             device=x_BCTHW.device,
         )
-        wave_BTD, shared_BTE = self.embed_frames(time_BT, condition_BTA)
+        time_embedding_BTD, shared_BTE = self.embed_frames(time_BT, condition_BTA)
         x_BTND = x_BThwD.flatten(2, 3)
         for block in self.blocks:
-            x_BTND = block(x_BTND, wave_BTD, shared_BTE, angle_SR, context_BLD)
-        y_BTNO = self.final_layer(x_BTND, wave_BTD, shared_BTE)
+            x_BTND = block(x_BTND, time_embedding_BTD, shared_BTE, angle_SR, context_BLD)
+        y_BTNO = self.final_layer(x_BTND, time_embedding_BTD, shared_BTE)
         return unpatchify(y_BTNO.unflatten(2, (grid[1], grid[2])), patch)

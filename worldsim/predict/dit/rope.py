@@ -2,7 +2,7 @@
 
 Each head's channels are shared out over the three axes (2 * (D // 6) each to height and width, the rest to time), with the base
 stretched per axis for grids larger than trained on (NTK: theta * ratio**(d / (d - 2))) and time measured in seconds' worth of
-frames where the frame rate is known (Cosmos, arXiv 2501.03575, section 5.2.1). Not for learned positions.
+frames where the frame rate is known (Cosmos, arXiv 2501.03575, section 5.2.1).
 
 Shape legend: B batch, S = T h w tokens, H heads, D channels per head.
 """

@@ -2,7 +2,7 @@
 
 Factorised into space and time and laid out as in the Cosmos tokenizers (arXiv 2501.03575, section 4.1): convolutions pad time on the left
 by repeating the first frame, normalisation and spatial attention work per frame, temporal attention is masked. Parameter names
-follow diffusers' `AutoencoderKLCosmos`, so public weights fit. Not for whole networks: `worldsim.tokenizers.causal.tokenizer`.
+follow diffusers' `AutoencoderKLCosmos`, so public weights fit.
 
 Shape legend: B batch, C channels, T time, H W grid, S tokens.
 """

@@ -57,7 +57,7 @@ def discover(x_NCHW: Tensor, *, max_layers: int) -> tuple[Tensor, list[Sprite]]:
 def color_peaks(x_NCHW: Tensor, background_CHW: Tensor, *, most: int) -> list[Tensor]:
     """Dominant colours of what departs from the background, most frequent first.
 
-    Only pixels whose whole 3x3 neighbourhood departs are counted: edges mix colours.
+    Only pixels whose entire 3x3 neighbourhood departs are counted: edges mix colours.
     """
     changed = (x_NCHW - background_CHW).abs().amax(1, keepdim=True) > CHANGED
     inner = -F.max_pool2d(-changed.float(), 3, stride=1, padding=1) > 0.5
@@ -82,10 +82,10 @@ def class_average(a_NHW: Tensor, color_C: Tensor) -> Sprite | None:
     if int(seen.sum()) < 32:
         return None
     typical = mass_N[seen].median()
-    whole = (mass_N > 0.93 * typical) & (mass_N < 1.07 * typical)
-    if int(whole.sum()) < 32:
+    complete = (mass_N > 0.93 * typical) & (mass_N < 1.07 * typical)
+    if int(complete.sum()) < 32:
         return None
-    a_NHW, center_N2 = a_NHW[whole], center_N2[whole]
+    a_NHW, center_N2 = a_NHW[complete], center_N2[complete]
     side = _window(a_NHW, center_N2)
     pose_N3 = F.pad(center_N2, (0, 1))
     alpha_SS = crop(a_NHW[:1, None], pose_N3[:1], side)[0, 0]

@@ -30,7 +30,7 @@ def coverage(x_NCHW: Tensor, background_CHW: Tensor, color_C: Tensor, *, toleran
         tolerance: Largest residual colour distance that still counts as explained.
 
     Returns:
-        [N, H, W] in 0..1; zero where the layer's colour cannot be told from the background.
+        [N, H, W] in 0..1; zero where the layer's colour cannot be distinguished from the background.
     """
     direction_CHW = color_C[:, None, None] - background_CHW
     power_HW = direction_CHW.square().sum(0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from worldsim.actions import ActionSpec
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.windows import ClipSampler
+from worldsim.noise import seeded
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.predict.registry import PREDICTORS
@@ -67,8 +68,8 @@ def train_predictor(
         The predictor and the core-seconds spent.
     """
     name = recipe.name if recipe.name != "auto" else suited(tokenizer)
-    torch.manual_seed(seed)
-    predictor = PREDICTORS.build(name, _config(name, encoded, tokenizer, action, recipe))
+    with seeded(seed):
+        predictor = PREDICTORS.build(name, _config(name, encoded, tokenizer, action, recipe))
     history = int(predictor.config.history)
     clips = clips_of(encoded, history=history, action=action, stride=tokenizer.temporal_stride)
     longest = min(recipe.unrolls[-1][0], encoded.longest - 1)

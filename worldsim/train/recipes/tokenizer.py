@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError
+from worldsim.noise import seeded
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.tokenizers.base import ClosedForm, Tokenizer
 from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
@@ -75,7 +76,8 @@ def train_tokenizer(
         storage.load_weights(_module(tokenizer), tensors, source=started)
         name = values["name"]
     else:
-        name, tokenizer = _fit_closed_form(x_NCHW, recipe)
+        with seeded(0):
+            name, tokenizer = _fit_closed_form(x_NCHW, recipe)
         config = {"name": name, "config": storage.to_json(tokenizer.config)}
         storage.save_folder(started, kind="tokenizer", config=config, tensors=_module(tokenizer).state_dict())
     schedule = recipe.schedule
@@ -147,7 +149,7 @@ def sample_clips(episodes: Iterator[Tensor], *, length: int, seed: int) -> Tenso
 
 
 def sample_frames(episodes: Iterator[Tensor], *, seed: int) -> Tensor:
-    """An even sample of frames over all episodes (reservoir of whole-episode picks), uint8 [N, 3, H, W]."""
+    """An even sample of frames over all episodes (eight of each), uint8 [N, 3, H, W]."""
     kept: list[Tensor] = []
     generator = torch.Generator().manual_seed(seed)
     for frames in episodes:
@@ -162,7 +164,6 @@ def sample_frames(episodes: Iterator[Tensor], *, seed: int) -> Tensor:
 
 def _fit_closed_form(x_NCHW: Tensor, recipe: TokenizerRecipe) -> tuple[str, Tokenizer]:
     """Make the tokenizer and fit what needs no training."""
-    torch.manual_seed(0)
     x = _in_range(x_NCHW[:3000, :, None])[:, :, 0]
     if recipe.name in ("auto", "layers"):
         try:

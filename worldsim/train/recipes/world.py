@@ -2,7 +2,6 @@
 
 Stages: tokenizer (closed form, then its learned pixels), latents, predictor, heads, held-out figures, folder.
 The running state lives beside the result in `<out>.training`; the same command continues from it.
-Not for policies (`worldsim.train.recipes.policy`).
 
 Shape legend: N frames of a sample, F frames of an episode, C H W pixels, c h w latent, P proprio, A action.
 """
@@ -24,6 +23,7 @@ from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
+from worldsim.noise import seeded
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
 from worldsim.runs import open_run
@@ -46,7 +46,7 @@ STATE_SAMPLE = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainWorld:
-    """Everything `train_world` is told.
+    """Settings of `train_world`.
 
     Attributes:
         data: Dataset folder (LeRobotDataset v3).
@@ -217,14 +217,13 @@ def _train_heads(
     watch: Watch | None,
 ) -> tuple[Heads, float]:
     """Train the heads on encoded frames."""
-    torch.manual_seed(config.seed)
-    heads = Heads(
-        HeadsConfig(
-            latent_shape=tokenizer.latent_shape,
-            proprio_dim=encoded.proprio_dim,
-            action_dim=dataset.action_spec.encoded_dim * tokenizer.temporal_stride,
-        )
+    shape = HeadsConfig(
+        latent_shape=tokenizer.latent_shape,
+        proprio_dim=encoded.proprio_dim,
+        action_dim=dataset.action_spec.encoded_dim * tokenizer.temporal_stride,
     )
+    with seeded(config.seed):
+        heads = Heads(shape)
     clips = clips_of(encoded, history=1, action=dataset.action_spec, stride=tokenizer.temporal_stride)
     table = clips.windows(2)
     heads.calibrate(clips.batch(table, 2, 4096, seed=config.seed, step=-2))
@@ -248,11 +247,11 @@ def _assemble(
     """Put the parts together, with starts from held-out episodes."""
     stride = tokenizer.temporal_stride * predictor.frames_per_step
     cameras = () if config.state else dataset.cameras
-    told = (TASK,) if "text" in predictor.reads and len(dataset.tasks) > 1 else ()
+    text = (TASK,) if "text" in predictor.reads and len(dataset.tasks) > 1 else ()
     spec = WorldSpec(
         action=dataset.action_spec,
         cameras=cameras,
-        observes=(*([TRUE_STATE] if config.state else [camera.key for camera in cameras]), STATE, *told),
+        observes=(*([TRUE_STATE] if config.state else [camera.key for camera in cameras]), STATE, *text),
         latent_shape=drawable_shape(tokenizer, predictor.frames_per_step),
         proprio_dim=held_out.proprio_dim,
         horizon=config.horizon or (held_out.longest - 1) * stride,
