@@ -140,3 +140,13 @@ def test_constants_made_without_gradients_serve_with_them() -> None:
     action = torch.zeros(1, requires_grad=True)
     spec.normalize(spec.check(action)).sum().backward()
     assert action.grad is not None and float(action.grad) == 0.25
+
+
+@pytest.mark.parametrize("spec", [SPEC, MIXED])
+def test_scaling_is_compiled_as_one_graph(spec: ActionSpec) -> None:
+    def there_and_back(action: torch.Tensor) -> torch.Tensor:
+        return spec.denormalize(spec.normalize(action))
+
+    action = spec.from_unit(torch.rand(3, spec.dim, generator=torch.Generator().manual_seed(0)))
+    compiled = torch.compile(there_and_back, backend="eager", dynamic=False, fullgraph=True)
+    assert torch.equal(compiled(action), there_and_back(action))

@@ -338,23 +338,35 @@ class _Tables:
     choice: "Tensor | None"  # [E], the index that it stands for; NaN for a continuous one
 
 
-@lru_cache(maxsize=256)
 def _tables(spec: ActionSpec, place: "device", kind: "dtype") -> _Tables:
-    """Made once per spec, device and type, so that no step copies constants to a device."""
+    """A spec's constants; made once per device and type, so that no step copies them to a device."""
+    import torch
+
+    return _make_tables(spec, place, kind) if torch.compiler.is_compiling() else _kept_tables(spec, place, kind)
+
+
+@lru_cache(maxsize=256)
+def _kept_tables(spec: ActionSpec, place: "device", kind: "dtype") -> _Tables:
     import torch
 
     with torch.inference_mode(False), torch.no_grad():  # what is kept must serve with and without gradients
-        low, high = (torch.tensor(x, device=place, dtype=kind) for x in (spec.low, spec.high))
-        span = high - low
-        whole = [p.is_whole for p in spec._part_of]
-        pairs = [(i, c) for i, n in enumerate(spec.choices) for c in (range(n) if n else (math.nan,))]
-        discrete = any(spec.choices)
-        return _Tables(
-            low=low,
-            high=high,
-            span=torch.where(span == 0, 1, span),
-            whole=torch.tensor(whole, device=place) if any(whole) else None,
-            discrete=torch.tensor([n > 0 for n in spec.choices], device=place),
-            source=torch.tensor([i for i, _ in pairs], device=place) if discrete else None,
-            choice=torch.tensor([c for _, c in pairs], device=place, dtype=kind) if discrete else None,
-        )
+        return _make_tables(spec, place, kind)
+
+
+def _make_tables(spec: ActionSpec, place: "device", kind: "dtype") -> _Tables:
+    import torch
+
+    low, high = (torch.tensor(x, device=place, dtype=kind) for x in (spec.low, spec.high))
+    span = high - low
+    whole = [p.is_whole for p in spec._part_of]
+    pairs = [(i, c) for i, n in enumerate(spec.choices) for c in (range(n) if n else (math.nan,))]
+    discrete = any(spec.choices)
+    return _Tables(
+        low=low,
+        high=high,
+        span=torch.where(span == 0, 1, span),
+        whole=torch.tensor(whole, device=place) if any(whole) else None,
+        discrete=torch.tensor([n > 0 for n in spec.choices], device=place),
+        source=torch.tensor([i for i, _ in pairs], device=place) if discrete else None,
+        choice=torch.tensor([c for _, c in pairs], device=place, dtype=kind) if discrete else None,
+    )
