@@ -172,6 +172,11 @@ class ActionSpec:
         return tuple(int(hi) + 1 if p.is_discrete else 0 for p, hi in zip(self._part_of, self.high, strict=True))
 
     @property
+    def grippers(self) -> tuple[bool, ...]:
+        """Which dimensions open and close a gripper."""
+        return tuple(part.role == "gripper" for part in self._part_of)
+
+    @property
     def _part_of(self) -> tuple[ActionPart, ...]:
         """The part of each dimension."""
         return tuple(part for part in self.parts for _ in range(part.size))

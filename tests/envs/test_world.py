@@ -196,8 +196,10 @@ def test_bad_requests_are_answered(dots) -> None:
     with pytest.raises(InvalidInputError, match="Call reset"):
         env.step(RIGHT)
     env.reset(seed=0)
+    steps = dots.steps
     with pytest.raises(InvalidInputError, match="NaN"):
         env.step(RIGHT * np.nan)
+    assert dots.steps == steps  # a world on an accelerator does not look: it is never asked
     with pytest.raises(InvalidInputError, match="expected"):
         env.step(np.zeros(3, np.float32))
     with pytest.raises(InvalidInputError, match="2 seeds"):

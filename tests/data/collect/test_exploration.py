@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.data import toys
-from worldsim.actions import ActionSpec
+from worldsim.actions import ActionPart, ActionSpec
 from worldsim.core import IMAGE, STATE
 from worldsim.data.collect.goal_exploration import contact_seeking, sweep, varied_behaviours
 from worldsim.data.collect.random_exploration import BLOCK, Behaviour, Corrupted, Corruption, Hold, Switching, Wander
@@ -149,3 +149,15 @@ def test_a_sweep_covers_the_space() -> None:
 def test_nonsense_is_refused(make: Any) -> None:
     with pytest.raises(InvalidInputError):
         make()
+
+
+def test_a_gripper_opens_or_closes_fully() -> None:
+    parts = (ActionPart(name="arm", shape=(2,)), ActionPart(name="grip", shape=(1,), role="gripper"))
+    spec = ActionSpec(names=("x", "y", "g"), units=("m",) * 3, low=(-1, -1, 0), high=(1, 1, 4), rate_hz=5, parts=parts)
+    policy = Wander(spec)
+    carry, seen = policy.initial(3), []
+    for t in range(30):
+        action, carry = policy.act({}, carry, torch.arange(3) + 10 * t)
+        seen.append(action)
+    assert set(torch.cat(seen)[:, 2].tolist()) == {0.0, 4.0}
+    assert len(torch.cat(seen)[:, 0].unique()) > 20

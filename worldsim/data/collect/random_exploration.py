@@ -64,6 +64,8 @@ class NoiseCarry:
 class Wander:
     """Ornstein-Uhlenbeck noise (Uhlenbeck and Ornstein 1930) in units of half the action's range.
 
+    A gripper opens or closes fully, by the noise's sign: one that hovers half open never holds anything.
+
     Args:
         action: Meaning of the actions.
         spread: Range from which an episode draws its standard deviation.
@@ -83,6 +85,7 @@ class Wander:
                 f"Wander needs 0 <= spread and 0 <= memory < 1, each rising; got {spread}, {memory}."
             )
         self.action, self.spread, self.memory = action, spread, memory
+        self.grippers = torch.tensor(action.grippers)
 
     def initial(self, n: int) -> NoiseCarry:
         """Return the carry of n fresh episodes."""
@@ -98,9 +101,8 @@ class Wander:
         spread, memory = own[:, :1], own[:, 1:]
         fresh = spread * block[:, carry.step % BLOCK]
         last = fresh if carry.step == 0 else memory * carry.last + (1 - memory**2).sqrt() * fresh
-        return self.action.from_unit(last.clamp(-1, 1)), NoiseCarry(
-            step=carry.step + 1, own=own, block=block, last=last
-        )
+        unit = torch.where(self.grippers, last.sign(), last.clamp(-1, 1))
+        return self.action.from_unit(unit), NoiseCarry(step=carry.step + 1, own=own, block=block, last=last)
 
 
 class Hold:
