@@ -163,7 +163,7 @@ def test_bad_arguments(tmp_path: Path, arguments: dict[str, int]) -> None:
 
 def test_other_settings_do_not_continue(tmp_path: Path) -> None:
     collect(toys.DotEnv, MIXTURE, episodes=1, out=tmp_path / "d", seed=1)
-    with pytest.raises(InvalidInputError, match=r"request\.seed was 1 and is 2 now"):
+    with pytest.raises(InvalidInputError, match=r"request\.seed: was 1, now 2"):
         collect(toys.DotEnv, MIXTURE, episodes=1, out=tmp_path / "d", seed=2)
     with pytest.raises(InvalidInputError, match=r"request\.behaviours"):
         collect(toys.DotEnv, MIXTURE[:2], episodes=1, out=tmp_path / "d", seed=1)

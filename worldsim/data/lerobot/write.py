@@ -5,9 +5,7 @@ carries its own row of `meta/`, which is a view that is made again from them whe
 killed run loses at most the episode in flight, and a continued one ends with the same bytes.
 """
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +25,7 @@ from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.statistics import image_stats, numeric_stats
 from worldsim.data.lerobot.write_meta import recorded_rows, write_meta
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.runs import hold_folder, require_same_request
 from worldsim.video import encode_mp4, encode_png
 
 _META_SHARE = 0.04
@@ -51,7 +50,7 @@ def episode_writer(
         StorageError: Another process writes here, the folder holds something else, or the disk is full.
         InvalidInputError: The folder was begun with another spec or request.
     """
-    with _locked(path):
+    with hold_folder(path, lock=None):
         writer = EpisodeWriter(path, spec, request or {})
         try:
             yield writer
@@ -67,7 +66,7 @@ class EpisodeWriter:
 
     def __init__(self, path: Path, spec: RecordSpec, request: Mapping[str, Any]) -> None:
         self.path, self.spec = path, spec
-        _claim(path, {"version": 1, "spec": layout.spec_json(spec), "request": storage.to_json(request)})
+        _bind_folder(path, {"version": 1, "spec": layout.spec_json(spec), "request": storage.to_json(request)})
         self._schema = layout.schema(spec)
         self._rows = recorded_rows(path)
         self._tasks = layout.distinct_tasks(self._rows, spec)
@@ -215,46 +214,13 @@ def _number(value: np.float32) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be used as a folder ({error.strerror}). Choose another place.") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise StorageError(f"Another process is writing to {path}. Wait for it, or choose another folder.") from error
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def _claim(path: Path, extra: Mapping[str, Any]) -> None:
+def _bind_folder(path: Path, extra: Mapping[str, Any]) -> None:
     """Begin a folder, or make sure that it was begun for the same purpose."""
     file = path / layout.EXTRA
-    if not file.exists():
-        others = sorted(p.name for p in path.iterdir() if p.name != "meta")
-        if others or (path / layout.INFO).exists():
-            raise StorageError(f"{path} is not empty ({', '.join(others[:3]) or 'meta'}). Choose a new folder.")
-        storage.write_json(file, extra)
+    if file.exists():
+        require_same_request(path, storage.read_json(file), extra)
         return
-    found = storage.read_json(file)
-    changed = _differences(found, extra, "")
-    if changed:
-        raise InvalidInputError(
-            f"{path} was begun with other settings: {'; '.join(changed[:4])}. Repeat the first command to continue "
-            "it, or choose another folder."
-        )
-
-
-def _differences(found: Any, given: Any, name: str) -> list[str]:
-    """Leaves at which two JSON values differ, as sentences."""
-    if isinstance(found, dict) and isinstance(given, Mapping):
-        keys = sorted({*found, *given})
-        return [d for k in keys for d in _differences(found.get(k), given.get(k), f"{name}.{k}" if name else k)]
-    return [] if found == given else [f"{name} was {found!r} and is {given!r} now"]
+    others = sorted(p.name for p in path.iterdir() if p.name != "meta")
+    if others or (path / layout.INFO).exists():
+        raise StorageError(f"{path} is not empty ({', '.join(others[:3]) or 'meta'}). Choose a new folder.")
+    storage.write_json(file, extra)
