@@ -20,7 +20,8 @@ from torch import Tensor
 from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, STATE, Camera, Observation, Rollout, Verdict, WorldSpec, WorldState, WorldStep
 from worldsim.noise import normal, uniform
-from worldsim.protocols import Policy, World, require_drawable
+from worldsim.protocols import Policy, Startable, World, require_drawable
+from worldsim.rollout.wrappers import RoundTripWorld
 from worldsim.triage.request import Ref
 
 SIDE = 8  # pixels
@@ -113,6 +114,25 @@ class ToyWorld:
         grey = ((latent[..., 0, 0] + 2) * 60).clamp(0, 255).to(torch.uint8)
         frame = grey[..., None, :, None].expand(*grey.shape[:-1], SIDE, 2, SIDE // 2).flatten(-2)
         return frame[..., None].expand(*frame.shape, 3).contiguous()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyArena:
+    """Builds a toy world beside another one, as a triage asks for.
+
+    Attributes:
+        world: What it is.
+        grain: Frames lose all grey levels but every so many-th; 1 for none.
+    """
+
+    world: ToyWorld
+    grain: int = 1
+
+    def __call__(self, world: Startable) -> Startable:
+        """The world, whatever the other one is."""
+        if self.grain == 1:
+            return self.world
+        return RoundTripWorld(self.world, roundtrip=lambda frames: frames // self.grain * self.grain)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

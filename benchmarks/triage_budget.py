@@ -3,7 +3,7 @@
 Replays synthetic checkpoints with known success rates through the allocator and the ranking order that triage uses.
 Three sweeps: wide Beta(2, 3), narrow Beta(30, 30), sparse Beta(0.6, 3). Outcomes are independent, and progress equals
 success, so that nothing but the allocation is compared. The claim is judged where halving spends 100 rollouts per
-checkpoint; the factors at 50 and 20 are reported with it. A fourth sweep, rare Beta(0.3, 8), measures what informative
+checkpoint; the factors at 50 and 20 stand beside it. A fourth sweep, rare Beta(0.3, 8), measures what informative
 progress adds while successes are few. Run: ``python -m benchmarks.triage_budget``.
 """
 

@@ -41,7 +41,7 @@ def main(
     request = TriageRequest(
         policies=refs, world=where, k=TOP, budget=episodes * len(refs), allocator="uniform", audit=0.0, workers=workers
     )
-    arenas = loaders.arenas(load_world(where.source), where, truth=episodes, roundtrip=roundtrip)
+    arenas = loaders.arenas(where, truth=episodes, roundtrip=roundtrip)
     with progress_bars() as show:
 
         def tell(news: Progress) -> None:

@@ -19,11 +19,11 @@ from worldsim.core import IMAGE, STATE
 from worldsim.evaluate.policies import load_ref, policy_refs
 from worldsim.noise import fold
 from worldsim.protocols import observe, require_drawable
-from worldsim.rollout.judge import WorldJudge
-from worldsim.triage.engine.batches import Slot, Wave
-from worldsim.triage.engine.roll import Roller
+from worldsim.triage.engine.batches import Batch, Slot
+from worldsim.triage.engine.rollouts import Loaders, Rollouts
+from worldsim.triage.request import Ref, TriageRequest
 from worldsim.worlds import load_world
-from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.latent import LearnedWorld
 
 BATCH = 64
 REPEATS = 7
@@ -41,8 +41,9 @@ def core_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     return least
 
 
-def overhead_at_one(model: LatentWorld) -> float:
+def overhead_at_one(model: LearnedWorld) -> float:
     """What `gymnasium.make` adds to one episode's steps and drawings, %: medians of steps that take turns."""
+    draw = require_drawable(model).decode
     env = gymnasium.make("worldsim/World-v0", world=model)
     starts, key = model.starts(torch.tensor([0])), torch.tensor([0])
     low, high = np.array(model.spec.action.low), np.array(model.spec.action.high)
@@ -54,7 +55,7 @@ def overhead_at_one(model: LatentWorld) -> float:
         for action in actions:
             given, began = torch.from_numpy(action[None]), time.process_time()
             state, step = model.step(state, given)
-            model.decode(step.latent)
+            draw(step.latent)
             between = time.process_time()
             env.step(action)
             if turn:  # the first warms up
@@ -100,10 +101,11 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
             seen = observe(model, step, frozenset({IMAGE, STATE}))
 
     slots = tuple(Slot(policy=0, episode=i, start=i, key=i) for i in range(BATCH))
-    roller = Roller(world=model, policy_of=lambda _: policy, rule=WorldJudge(threshold=0.5))
-    wave = Wave(id="0" * 64, kind="world", block="speed", slots=slots, width=BATCH)
+    request = TriageRequest(policies=(Ref(name="policy", digest="p"),), world=Ref(name=world, digest="w"), k=1)
+    rollouts = Rollouts(request, loaders=Loaders(world=lambda: model, policy=lambda _: policy))
+    batch = Batch(id="0" * 64, kind="world", block="speed", slots=slots, width=BATCH)
     calls: dict[str, Callable[[], object]] = {f.__name__: f for f in (latent, decoded, gymnastic, bare)}
-    seconds = core_seconds({**calls, "triage": lambda: roller.run(wave)})
+    seconds = core_seconds({**calls, "triage": lambda: rollouts.run(batch, {})})
     steps = BATCH * horizon
     figures = [
         Figure(name="latent steps per core-second, batch 64", value=steps / seconds["latent"], unit="1/s"),

@@ -161,6 +161,15 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Chunked(Policy, Protocol):
+    """A policy that decides on several actions at one look and hands them over one by one."""
+
+    @property
+    def actions_per_look(self) -> int:
+        """How many actions it takes on one observation, at least 1."""
+
+
+@runtime_checkable
 class Judge(Protocol):
     """Watches finished rollouts and says how they went."""
 
@@ -169,18 +178,18 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class Allocator[Evidence](Protocol):
-    """Decides which (policy, episode) pairs to roll out next, from `worldsim.triage.ranking.evidence.Evidence`."""
+class Allocator(Protocol):
+    """Decides which (policy, episode) pairs to roll out next."""
 
-    def next(self, evidence: Evidence, limit: int) -> Sequence[tuple[int, int]]:
+    def next(self, evidence: Any, room: int) -> Sequence[tuple[int, int]]:
         """Return the next pairs.
 
         Args:
-            evidence: What is known so far.
-            limit: How many rollouts the budget still allows.
+            evidence: What is known so far (`worldsim.triage.ranking.evidence.Evidence`).
+            room: How many rollouts the budget still allows.
 
         Returns:
-            Pairs (policy index, episode index), at most `limit`; empty when there is nothing left to ask.
+            Pairs (policy index, episode index), at most `room`; empty when there is nothing left to ask.
         """
 
 

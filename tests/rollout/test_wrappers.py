@@ -3,14 +3,12 @@ import functools
 import pytest
 import torch
 
-from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from benchmarks.toy import ToyArena, ToyWorld, load_toy, toy_refs
 from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Startable, World
 from worldsim.rollout.wrappers import (
     BorrowedStarts,
-    LoadBorrowed,
-    LoadRoundTrip,
     RoundTripWorld,
     ShortWorld,
 )
@@ -24,10 +22,6 @@ def coarse(frames):
     """A codec that keeps every 16th grey level only."""
     assert frames.ndim == 4 and frames.dtype == torch.uint8
     return frames // 16 * 16
-
-
-def load_coarse():
-    return coarse
 
 
 def test_wrapped_worlds_are_worlds():
@@ -46,7 +40,7 @@ def test_wrapped_worlds_are_worlds():
 
 
 def test_borrowed_starts_come_from_the_lender():
-    world = LoadBorrowed(world=functools.partial(ToyWorld, bias=1.0), lender=functools.partial(ToyWorld, count=7))()
+    world = BorrowedStarts(ToyWorld(bias=1.0), lender=ToyWorld(count=7))
     assert world.num_starts == 7
     assert torch.equal(world.starts(torch.arange(3))[STATE], ToyWorld().starts(torch.arange(3))[STATE])
 
@@ -86,10 +80,9 @@ def test_only_policies_that_look_feel_the_round_trip(tmp_path):
     refs = toy_refs(3)  # the last one looks at pixels
     request = TriageRequest(policies=refs, world=Ref(name="toy", digest="w"), k=1, budget=60, width=16, audit=0.0)
     load = functools.partial(ToyWorld, horizon=6)
-    trip = LoadRoundTrip(world=load, roundtrip=load_coarse)
     arenas = [
-        Arena(kind="truth", world=Ref(name="toy", digest="t"), load=load, episodes=10),
-        Arena(kind="roundtrip", world=Ref(name="toy", digest="r"), load=trip, episodes=10),
+        Arena(kind="truth", world=Ref(name="toy", digest="t"), load=ToyArena(world=WORLD), episodes=10),
+        Arena(kind="roundtrip", world=Ref(name="toy", digest="r"), load=ToyArena(world=WORLD, grain=16), episodes=10),
     ]
     results = run(request, load_world=load, load_policy=load_toy, out=tmp_path, arenas=arenas)
     gap = (results.arenas["truth"].progress - results.arenas["roundtrip"].progress)[:, :10]

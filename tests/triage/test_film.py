@@ -4,13 +4,13 @@ import logging
 import numpy as np
 import torch
 
-from benchmarks.toy import ToyWorld, load_toy, toy_refs
+from benchmarks.toy import ToyArena, ToyWorld, load_toy, toy_refs
 from worldsim.triage.film import film
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, run
 
 WORLD = functools.partial(ToyWorld, horizon=8)
-TRUTH = functools.partial(ToyWorld, horizon=8, bias=0.02)
+TRUTH = ToyArena(world=ToyWorld(horizon=8, bias=0.02))
 
 
 def finished(out, refs):

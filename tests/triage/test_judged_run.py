@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.toy import LoadToyJudge, ToyWorld, load_toy, toy_refs
+from benchmarks.toy import LoadToyJudge, ToyArena, ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.engine.plan import Plan
@@ -26,7 +26,7 @@ from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, read_results, run
 
 WORLD = functools.partial(ToyWorld, horizon=8)
-TRUTH = functools.partial(ToyWorld, horizon=8, bias=0.02)
+TRUTH = ToyArena(world=ToyWorld(horizon=8, bias=0.02))
 JUDGE = LoadToyJudge()
 RATES = (JudgeRates(solved=200, solved_right=180, unsolved=200, unsolved_right=170),)
 

@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 import os
 import signal
 import sqlite3
@@ -13,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.toy import ToyWorld, load_toy, toy_refs
+sys.path.append(str(Path(__file__).parent / "engine"))  # workers import it by this name
+import rogue_policies
+
+from benchmarks.toy import ToyArena, ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
 from worldsim.runs import hold_folder
 from worldsim.triage import run as triage_run
@@ -82,13 +84,13 @@ class Stop(Exception):
 
 def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
     whole = go(tmp_path / "whole")
-    waves = []
-    for patience in range(1, 100):  # stops after 1 wave, then 2 more, then 3 more ...
-        limit = len(waves) + patience
+    batches = []
+    for patience in range(1, 100):  # stops after 1 batch, then 2 more, then 3 more ...
+        limit = len(batches) + patience
 
         def count(news, limit=limit):
-            waves.append(news)
-            if len(waves) == limit:
+            batches.append(news)
+            if len(batches) == limit:
                 raise Stop
 
         try:
@@ -100,8 +102,8 @@ def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
         break
     assert patience > 3 and part.ranking.digest == whole.ranking.digest
     assert rows(tmp_path / "part") == rows(tmp_path / "whole")
-    assert len(waves) == len(
-        {w for (w,) in sqlite3.connect(tmp_path / "part" / DATABASE).execute("SELECT wave FROM rollouts")}
+    assert len(batches) == len(
+        {w for (w,) in sqlite3.connect(tmp_path / "part" / DATABASE).execute("SELECT batch FROM rollouts")}
     )
 
 
@@ -120,7 +122,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_process_loses_only_waves_under_way(tmp_path):
+def test_a_killed_process_loses_only_batches_under_way(tmp_path):
     log, out = tmp_path / "log", tmp_path / "run"
     command = [sys.executable, "-c", SCRIPT, str(out), str(log), "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -218,17 +220,15 @@ def test_what_a_policy_did_in_the_round_of_its_crash_does_not_count(tmp_path):
 def test_crashed_policies_get_another_chance_on_request(tmp_path):
     asked = request(toy_refs(6, extra=["gain=0.4"]))
 
-    def flaky(ref):
-        if ref.name == "toy-006":
-            raise ImportError("an extra is missing")
-        return load_toy(ref)
-
-    first = run(asked, load_world=WORLD, load_policy=flaky, out=tmp_path)
+    extra = tmp_path / "extra"
+    flaky = functools.partial(rogue_policies.load_once_there, extra)
+    first = run(asked, load_world=WORLD, load_policy=flaky, out=tmp_path / "run")
     assert first.failures[6].reason == "could not be loaded: ImportError: an extra is missing"
-    assert 6 in go(tmp_path, asked).failures
-    mended = go(tmp_path, asked, retry_crashed=True)
-    assert not mended.failures
-    assert mended.ranking.digest == go(tmp_path / "fresh", asked).ranking.digest
+    extra.touch()
+    assert 6 in go(tmp_path / "run", asked).failures
+    retried = run(asked, load_world=WORLD, load_policy=flaky, out=tmp_path / "run", retry_crashed=True)
+    assert not retried.failures
+    assert retried.ranking.digest == go(tmp_path / "fresh", asked).ranking.digest
 
 
 def test_nothing_to_rank(tmp_path):
@@ -246,7 +246,7 @@ def test_equal_checkpoints_are_rolled_out_once(tmp_path):
 
 def test_other_worlds_are_run_on_the_same_or_on_other_starts(tmp_path):
     def arena(kind, **more):
-        load = functools.partial(ToyWorld, horizon=8, bias=0.01, **more)
+        load = ToyArena(world=ToyWorld(horizon=8, bias=0.01, **more))
         return Arena(kind=kind, world=Ref(name=kind, digest=f"{kind} {more}"), load=load, episodes=12)
 
     apart = dataclasses.replace(arena("other", count=30), paired=False)
@@ -272,7 +272,7 @@ def test_other_worlds_are_run_on_the_same_or_on_other_starts(tmp_path):
 
 
 def test_a_policy_that_crashes_only_in_the_truth_keeps_its_rank(tmp_path):
-    fails = functools.partial(ToyWorld, horizon=8, bias=float("nan"))
+    fails = ToyArena(world=rogue_policies.LateNaNWorld(horizon=8))
     results = go(tmp_path, arenas=[Arena(kind="truth", world=Ref(name="t", digest="t"), load=fails, episodes=4)])
     assert not results.failures and len(results.arena_failures["truth"]) == 6
     assert results.arenas["truth"].failed.all() and results.ranking.top
@@ -309,12 +309,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(tmp_path, m
 
 
 def test_the_plan_is_on_disk_before_the_first_rollout(tmp_path):
-    def look(ref):
-        plan = json.loads((tmp_path / "plan.json").read_text())
-        assert plan["request"]["budget"] == 400 and plan["blocks"]["triage"]["distinct_starts"] > 1
-        assert plan["judge"] == "world-heads-1/end/0.5" and plan["versions"]["torch"]
-        raise Stop
-
+    look = functools.partial(rogue_policies.load_with_plan, tmp_path)
     with pytest.raises(PolicyError, match="could not be loaded: Stop"):
         run(request(), load_world=WORLD, load_policy=look, out=tmp_path)
 

@@ -87,7 +87,7 @@ def in_world(world: str, policies: Sequence[str], *, simulator: bool, options: R
     source = {"world_digest": ref.digest}
     if not simulator:
         return _scene(loaded, policies, ref.source, options, source, ref.name)
-    if not loaders.has_simulator(loaded):
+    if not loaders.has_simulator(ref.source):
         raise InvalidInputError(
             f"World {ref.name!r} has no simulator here (its task is {loaded.spec.task_id or 'unknown'!r}), or its starts "
             "lack simulator states. Leave --simulator out, or name an environment: --env."

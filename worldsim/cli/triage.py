@@ -52,6 +52,12 @@ def triage(
     timeout: Annotated[
         float, typer.Option(min=0.001, max=1e6, help="Seconds after which a policy counts as hung.")
     ] = 120.0,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Give every policy worker processes of its own, as code gets them anyway.")
+    ] = False,
+    retry_crashed: Annotated[
+        bool, typer.Option("--retry-crashed", help="Try policies again that crashed in an earlier run of this folder.")
+    ] = False,
     device: Device = "cpu",
     dtype: Dtype = "",
     dry_run: Annotated[
@@ -89,12 +95,19 @@ def triage(
             allocator=allocator,
             seed=seed,
             timeout_s=timeout,
+            isolate=isolate,
         )
         if dry_run:
             say(str(job.estimate()))
             return
         with progress_bars() as progress:
-            data = job.run(out, videos=videos, command=" ".join(["worldsim", *sys.argv[1:]]), progress=progress)
+            data = job.run(
+                out,
+                videos=videos,
+                command=" ".join(["worldsim", *sys.argv[1:]]),
+                progress=progress,
+                retry_crashed=retry_crashed,
+            )
         show_report(data, out)
 
 

@@ -28,6 +28,7 @@ from worldsim.planners.objective import Objective
 from worldsim.progress import Progress, silent
 from worldsim.rollout.episodes import Block, block
 from worldsim.runs import Ledger, Record, open_run, show_duration
+from worldsim.triage.request import Ref
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LearnedWorld
 
@@ -188,7 +189,7 @@ def prepare(
     made = ClosedLoop(
         settings=settings,
         world=loaded,
-        places=_places(loaded, ref.name, where),
+        places=_places(loaded, ref, where),
         goal=None if goal is None else _goal(loaded, goal),
         episodes=block("plan", seed=seed, episodes=episodes, num_starts=loaded.num_starts),
         deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
@@ -239,9 +240,9 @@ def _check(
         raise InvalidInputError(f"A goal picture was given, but the cost is {settings.cost!r}. Use --cost goal.")
 
 
-def _places(world: LearnedWorld, name: str, where: str) -> tuple[Place, ...]:
+def _places(world: LearnedWorld, ref: Ref, where: str) -> tuple[Place, ...]:
     """Where to play; the true environment last."""
-    there = loaders.has_simulator(world)
+    name, there = ref.name, loaders.has_simulator(ref.source)
     if where == "simulator" and not there:
         raise InvalidInputError(
             f"World {name!r} has no simulator here (its task is {world.spec.task_id or 'unknown'!r}). Use --where world."

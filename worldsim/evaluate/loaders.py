@@ -4,25 +4,24 @@ The one place where the rooms of worlds, environments and policies meet for a tr
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
 
 from worldsim import storage
 from worldsim.core import SIMULATOR
+from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.evaluate.planner_refs import image_world
+from worldsim.evaluate.planner_refs import draws_what_it_sees
 from worldsim.protocols import Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.reason.trial import Errors
-from worldsim.rollout.wrappers import LoadBorrowed, LoadRoundTrip
+from worldsim.rollout.wrappers import BorrowedStarts, RoundTripWorld
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
-from worldsim.worlds import load_world, world_folder
-from worldsim.worlds.latent import LatentWorld, LearnedWorld
+from worldsim.worlds import world_folder, world_spec
+from worldsim.worlds.latent import STARTS, LatentWorld
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,58 +107,78 @@ def simulator(task_id: str) -> Startable:
     return SimulatorWorld(task_id)
 
 
-def codec(folder: str) -> Callable[..., object]:
-    """A world's own encoding and decoding of frames."""
-    world = load_world(folder)
-    if not isinstance(world, LatentWorld):
-        raise InvalidInputError(
-            f"The world {folder} draws no frames, so policies cannot see through it. Use --roundtrip 0."
-        )
-    return world.roundtrip
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulatorArena:
+    """Builds the simulator of a task around a loaded world, which lends it its starts.
+
+    Attributes:
+        task_id: Gymnasium id.
+        through: Policies see frames as the world encodes and decodes them.
+    """
+
+    task_id: str
+    through: bool = False
+
+    def __call__(self, world: Startable) -> Startable:
+        """The simulator.
+
+        Raises:
+            InvalidInputError: Frames are to go through a world that draws none.
+        """
+        bare = BorrowedStarts(simulator(self.task_id), lender=world)
+        if not self.through:
+            return bare
+        if not isinstance(world, LatentWorld):
+            raise InvalidInputError("This world draws no frames, so policies cannot see through it. Use --roundtrip 0.")
+        return RoundTripWorld(bare, roundtrip=world.roundtrip)
 
 
-def arenas(world: LearnedWorld, ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
-    """The simulator, bare and seen through the world's tokenizer, where the world's task has one.
+def arenas(ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
+    """The simulator, bare and seen through the world's tokenizer, where the world's task has one. Loads no weights.
 
     Args:
-        world: The world of the triage.
-        ref: Its reference.
+        ref: The world of the triage.
         truth: Episodes per policy in the simulator; 0 for none.
         roundtrip: Episodes per policy in the simulator on encoded and decoded frames; 0 for none.
 
     Raises:
         InvalidInputError: Episodes are asked for, and the task has no simulator here.
+        StorageError: The world's folder is corrupt.
     """
     if not truth and not roundtrip:
         return []
-    if not has_simulator(world):
+    spec = world_spec(ref.source)
+    if not has_simulator(ref.source):
         raise InvalidInputError(
-            f"World {ref.name!r} has no simulator here (its task is {world.spec.task_id or 'unknown'!r} and its starts "
-            f"{'hold' if knows_simulator(world) else 'lack'} simulator states). Use --truth 0 --roundtrip 0."
+            f"World {ref.name!r} has no simulator here (its task is {spec.task_id or 'unknown'!r} and its starts "
+            f"{'hold' if _knows_simulator(ref.source) else 'lack'} simulator states). Use --truth 0 --roundtrip 0."
         )
-    if roundtrip and not image_world(world):
+    if roundtrip and not draws_what_it_sees(spec):
         raise InvalidInputError(
             f"World {ref.name!r} draws no pictures, so nothing can be seen through it. Use --roundtrip 0, or a world of pixels."
         )
-    lender = functools.partial(load_world, ref.source)
-    bare = LoadBorrowed(world=functools.partial(simulator, world.spec.task_id), lender=lender)
-    through = LoadRoundTrip(world=bare, roundtrip=functools.partial(codec, ref.source))  # type: ignore[arg-type]
-    there = Ref(
-        name=world.spec.task_id, digest=storage.digest_bytes(world.spec.task_id.encode()), source=world.spec.task_id
-    )
+    there = Ref(name=spec.task_id, digest=storage.digest_bytes(spec.task_id.encode()), source=spec.task_id)
     seen = Ref(
         name=f"{there.name} seen through {ref.name}",
         digest=storage.digest_bytes(f"{there.digest}{ref.digest}".encode()),
     )
+    bare = SimulatorArena(task_id=spec.task_id)
+    through = dataclasses.replace(bare, through=True)
     made = [Arena(kind="truth", world=there, load=bare, episodes=truth)] if truth else []
     return made + ([Arena(kind="roundtrip", world=seen, load=through, episodes=roundtrip)] if roundtrip else [])
 
 
-def knows_simulator(world: LearnedWorld) -> bool:
+def has_simulator(folder: str | Path) -> bool:
+    """Whether the task of a world folder can be played for real on this machine. Loads no weights.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: The folder is corrupt.
+    """
+    return world_spec(folder).task_id in gymnasium.registry and _knows_simulator(folder)
+
+
+def _knows_simulator(folder: str | Path) -> bool:
     """Whether the world's starts can be begun in its simulator too."""
-    return world.first_observations is not None and SIMULATOR in world.first_observations.rows
-
-
-def has_simulator(world: LearnedWorld) -> bool:
-    """Whether the world's task can be played for real on this machine."""
-    return world.spec.task_id in gymnasium.registry and knows_simulator(world)
+    path = world_folder(folder) / STARTS
+    return path.exists() and SIMULATOR in Starts.load(path).rows

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 import torch
 
 from worldsim import planners, storage
-from worldsim.core import WorldState, is_image
+from worldsim.core import WorldSpec, WorldState, is_image
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.planners import Opinions, Planner, make_planner
 from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
@@ -213,7 +213,12 @@ def parse(ref: str) -> tuple[PlannerSettings, str | None]:
 
 def image_world(world: World) -> bool:
     """Whether a world begins from pictures, so that it can draw and a picture can be its goal."""
-    return bool(world.spec.cameras) and any(is_image(key) for key in world.spec.observes)
+    return draws_what_it_sees(world.spec)
+
+
+def draws_what_it_sees(spec: WorldSpec) -> bool:
+    """Whether a world of this spec begins from pictures, so that it can draw and a picture can be its goal."""
+    return bool(spec.cameras) and any(is_image(key) for key in spec.observes)
 
 
 def _completed(ref: str, world: str | None) -> Ref:

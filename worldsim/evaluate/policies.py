@@ -102,6 +102,9 @@ def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref,
     Raises:
         StorageError: Nothing is found under a path.
         UnknownNameError: No such planner or option.
+
+    Returns:
+        References; code gets worker processes of its own.
     """
     planners = planner_refs([p for p in paths if is_planner_ref(p)], world=world)
     others = [str(SHIPPED_FOLDER) if p == SHIPPED else p for p in paths if not is_planner_ref(p)]
@@ -109,7 +112,10 @@ def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref,
         return tuple(planners)
     sources = discover(others or [str(SHIPPED_FOLDER)])
     names = short_names(sources)
-    refs = [Ref(name=n, digest=policy_digest(s), source=s) for n, s in zip(names, sources, strict=True)]
+    refs = [
+        Ref(name=n, digest=policy_digest(s), source=s, isolated=is_code_ref(s))
+        for n, s in zip(names, sources, strict=True)
+    ]
     return (*refs, *planners)
 
 

@@ -13,18 +13,18 @@ from worldsim import storage
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
-from worldsim.evaluate.planner_refs import image_world
+from worldsim.evaluate.planner_refs import draws_what_it_sees
 from worldsim.evaluate.policies import load_ref, policy_refs
 from worldsim.progress import Progress, silent
-from worldsim.triage.engine.bench import JudgeLoader, PolicyLoader
 from worldsim.triage.engine.replay import Results
+from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader
 from worldsim.triage.estimate import Forecast, forecast
 from worldsim.triage.film import film
 from worldsim.triage.report import Clip, ReportData, assemble, choose
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Progress as News
 from worldsim.triage.run import run
-from worldsim.worlds import load_world
+from worldsim.worlds import load_world, world_spec
 from worldsim.worlds.latent import LearnedWorld
 
 _TRUTH = 12
@@ -54,12 +54,13 @@ class Triage:
 
     def estimate(self) -> Forecast:
         """What the run will cost and can tell, from a few timed steps."""
-        world = self.load_world()
         return forecast(
-            self.request, load_world=lambda: world, load_policy=self.load_policy, load_judge=self._load_judge
+            self.request, load_world=self.load_world, load_policy=self.load_policy, load_judge=self._load_judge
         )
 
-    def run(self, out: Path, *, videos: int = 2, command: str = "", progress: Progress = silent) -> ReportData:
+    def run(
+        self, out: Path, *, videos: int = 2, command: str = "", progress: Progress = silent, retry_crashed: bool = False
+    ) -> ReportData:
         """Run it, and film a few episodes; the same call continues it.
 
         Args:
@@ -67,11 +68,12 @@ class Triage:
             videos: Films of each kind.
             command: How the run was asked for, for the report.
             progress: Told how many rollouts are done.
+            retry_crashed: Try policies again that crashed in an earlier run of the folder.
 
         Raises:
             WorldsimError: As `worldsim.triage.run.run`.
         """
-        places = arenas(self.load_world(), self.request.world, truth=self.truth, roundtrip=self.roundtrip)
+        places = arenas(self.request.world, truth=self.truth, roundtrip=self.roundtrip)
 
         def tell(news: News) -> None:
             crashed: dict[str, float | str] = {"crashed": ", ".join(news.crashed)} if news.crashed else {}
@@ -85,6 +87,7 @@ class Triage:
             load_judge=self._load_judge,
             arenas=places,
             progress=tell,
+            retry_crashed=retry_crashed,
         )
         return report_of(
             results,
@@ -161,15 +164,14 @@ def prepare(
         judge_rates=() if judging is None else judging.rates,
         **options,
     )
-    loaded = load_world(where.source)
-    if judging is not None and not image_world(loaded):
+    if judging is not None and not draws_what_it_sees(world_spec(where.source)):
         raise InvalidInputError(
             f"World {where.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
         )
     if truth is None:
-        truth = _TRUTH if has_simulator(loaded) else 0
+        truth = _TRUTH if has_simulator(where.source) else 0
     truth = min(truth, request.triage_episodes)
-    arenas(loaded, where, truth=truth, roundtrip=roundtrip)  # what cannot be had is refused before work begins
+    arenas(where, truth=truth, roundtrip=roundtrip)  # what cannot be had is refused before work begins
     return Triage(request=request, judging=judging, truth=truth, roundtrip=roundtrip, device=device, dtype=dtype)
 
 
@@ -208,7 +210,7 @@ def _film(results: Results, load_policy: PolicyLoader, load_judge: JudgeLoader |
     where: Ref = results.plan.request.world
     load = functools.partial(load_world, where.source)
     truth = [a for a in results.plan.arenas if a.kind == "truth"]
-    places = arenas(load(), where, truth=truth[0].episodes, roundtrip=0) if truth else []
+    places = arenas(where, truth=truth[0].episodes, roundtrip=0) if truth else []
     pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=each)
     real = places[0].load if places else None
     return film(results, pairs, load_world=load, load_policy=load_policy, load_truth=real, load_judge=load_judge)

@@ -103,6 +103,11 @@ class TrainedPolicy(nn.Module):
         """Proprioception width P."""
         return len(self.config.proprio_mean)
 
+    @property
+    def actions_per_look(self) -> int:
+        """Actions executed of a chunk E."""
+        return self.config.executed
+
     def initial(self, n: int) -> ChunkCarry:
         """Return the carry of n fresh episodes."""
         device = self.get_buffer("proprio_mean").device

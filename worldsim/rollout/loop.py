@@ -4,7 +4,11 @@ One world steps the whole batch; its rows may belong to different policies. A ro
 and its policy, and on nothing else in the batch. Frames are drawn for the whole batch or not at all, so that a frame does
 not depend on who else looks. Policies get copies of what they see.
 
-Shape legend: B episodes, T steps, n rows of one policy, H W image, P proprio, A action, E true state.
+A world may take s actions a step and predict s frames at once. Policies then act s times on the last frame: one that
+decides on a chunk of actions at one look (`worldsim.protocols.Chunked`) works its queue off, the others look again at
+what they have seen; `Recording.unseen` counts how often.
+
+Shape legend: B episodes, T actions, n rows of one policy, H W image, P proprio, A action, E true state, s actions a step.
 """
 
 import dataclasses
@@ -14,10 +18,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from worldsim.core import STATE, Observation, Rollout, Rows, WorldState, WorldStep
+from worldsim.core import (
+    STATE,
+    TASK,
+    Observation,
+    Rollout,
+    Rows,
+    WorldSpec,
+    WorldState,
+    WorldStep,
+    is_image,
+    text_rows,
+)
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
-from worldsim.protocols import Filterable, Policy, World, observe, require_drawable
+from worldsim.protocols import Chunked, Filterable, Policy, World, observe, require_drawable
 from worldsim.rollout.fence import Fence, Stage, action_rows
 
 POLICY_STREAM = 0xAC7
@@ -63,11 +78,15 @@ class Recording:
 
     Attributes:
         keep: What is kept.
+        actions: Actions taken in each episode.
+        unseen: By actor, how many decisions it took on a frame that it had seen before.
     """
 
     def __init__(self, keep: Detail) -> None:
         """Begin an empty recording."""
         self.keep = keep
+        self.actions = 0
+        self.unseen: dict[str, int] = {}
         self._heads: list[tuple[Tensor, Tensor, Tensor]] = []
         self._steps: list[WorldStep] = []
         self._actions: list[Tensor] = []
@@ -86,7 +105,8 @@ class Recording:
         return frames
 
     def add(self, step: WorldStep, action: Tensor, seen: Observation) -> None:
-        """Record one step, the actions [B, A] that led to it and, of what was seen after it, the frames that are kept."""
+        """Record one step, the actions [B, A] or [B, s, A] that led to it and, of what was seen after it, the frames kept."""
+        self.actions += 1 if action.ndim == 2 else action.shape[1]
         self._heads.append((step.success, step.progress, step.uncertainty))
         if self.keep != "heads":
             self._steps.append(step)
@@ -95,11 +115,11 @@ class Recording:
             frames.append(seen[key].cpu())
 
     def heads(self) -> list[Tensor]:
-        """Success, progress and uncertainty, [B, T] each."""
+        """Success, progress and uncertainty after each step, [B, T / s] each."""
         return [torch.stack(head, dim=1) for head in zip(*self._heads, strict=True)]
 
     def rollout(self) -> Rollout:
-        """All steps [B, T, ...]; not for a recording of heads."""
+        """All steps [B, T / s, ...]; not for a recording of heads."""
         return Rollout.stack(self._steps, torch.stack(self._actions, dim=1))
 
     def played(self) -> Played:
@@ -139,49 +159,75 @@ def play(
         actors: Who plays. Rows that belong to nobody idle.
         starts: First observations of B episodes, with what the world and the policies read.
         keys: int64 [B], the episodes' noise keys.
-        steps: Actions per episode; by default the world's horizon.
+        steps: Actions per episode, a multiple of the world's actions per step; by default the world's horizon.
         keep: What the recording keeps. With ``"frames"`` every frame is the world's own drawing, and policies see what is
             kept: a learned world's first frame is decoded too, where the world can say where it stands (`present`).
         stream: Separates the policies' noise from the world's.
-        on_step: Called with the number of steps done, after each.
+        on_step: Called with the number of actions done, after each step.
 
     Raises:
-        InvalidInputError: As the world's `reset` and `decode`; or a policy without a fence needs what the world does not
-            give, or its actions are misshapen or not finite. It is named.
+        InvalidInputError: As the world's `reset` and `decode`; frames are to be kept of a world that predicts several at
+            once; or a policy without a fence needs what the world does not give, or its actions are misshapen or not
+            finite. It is named.
         PolicyError: As the policies' `act`, without a fence.
     """
-    spec, steps = world.spec, steps or world.spec.horizon
+    spec, total = world.spec, steps or world.spec.horizon
+    chunk = spec.actions_per_step
+    _check_request(spec, total, keep)
     state, recording = world.reset(starts, keys), Recording(keep)
-    seen: Observation = starts
+    given = _task(spec, starts, len(keys))
+    seen: Observation = {**starts, **given}
     if keep == "frames":
-        seen = {**starts, **recording.begin(world, state, starts)}
-    seats = [_Seat(actor, dim=spec.action.dim, batch=len(keys)) for actor in actors]
+        seen = {**seen, **recording.begin(world, state, starts)}
+    seats = [_Seat(actor, spec, batch=len(keys)) for actor in actors]
     for seat in seats:
         seat.begin(seen)
+        recording.unseen[seat.name] = sum(t % chunk > 0 for t in range(0, total, seat.chunk))
     cameras = frozenset(c.key for c in spec.cameras) if keep == "frames" else frozenset[str]()
     needs = cameras.union(*(seat.needs for seat in seats if not seat.out))
-    keys_TB = policy_keys(keys, steps, stream=stream).to(state.key.device)
+    keys_TB = policy_keys(keys, total, stream=stream).to(state.key.device)
     idle_BA = torch.tensor(spec.action.idle, dtype=torch.float32, device=state.key.device).repeat(len(keys), 1)
-    for t in range(steps):
-        action_BA = _act(seats, seen, idle_BA, keys_TB[t], t)
+    for t in range(0, total, chunk):
+        actions = [_act(seats, seen, idle_BA, keys_TB[t + i], t + i) for i in range(chunk)]
         if seats and all(seat.out for seat in seats):
             break
-        action_BA = spec.action.check(action_BA)
-        state, step = world.step(state, action_BA)
-        if t + 1 < steps or keep == "frames":
-            seen = observe(world, step, needs)
-        recording.add(step, action_BA, seen)
+        action = spec.action.check(actions[0] if chunk == 1 else torch.stack(actions, dim=1))
+        state, step = world.step(state, action)
+        if t + chunk < total or keep == "frames":
+            seen = {**observe(world, step, needs), **given}
+        recording.add(step, action, seen)
         if on_step is not None:
-            on_step(t + 1)
+            on_step(t + chunk)
     return recording
+
+
+def _check_request(spec: WorldSpec, steps: int, keep: Detail) -> None:
+    """Refuse what a world that takes several actions a step cannot do."""
+    if steps < 1 or steps % spec.actions_per_step:
+        raise InvalidInputError(
+            f"This world takes {spec.actions_per_step} actions a step; {steps} is no multiple of it."
+        )
+    if keep == "frames" and spec.actions_per_step > 1:
+        raise InvalidInputError(
+            f"This world predicts {spec.actions_per_step} frames at once and says only of the last where things stand, "
+            "so its episodes cannot be recorded frame by frame. Use a world with one action per step."
+        )
+
+
+def _task(spec: WorldSpec, starts: Observation, batch: int) -> Observation:
+    """What is to be done, uint8 [B, L], where the starts or the world say it."""
+    if TASK in starts:
+        return {TASK: starts[TASK]}
+    return {TASK: text_rows([spec.task] * batch)} if spec.task else {}
 
 
 class _Seat:
     """A policy in its place: its rows, its carry, its fence."""
 
-    def __init__(self, actor: Actor, *, dim: int, batch: int) -> None:
-        self.rows, self.needs = actor.rows, frozenset[str]()
-        self._actor, self._dim = actor, dim
+    def __init__(self, actor: Actor, spec: WorldSpec, *, batch: int) -> None:
+        self.name, self.rows, self.needs, self.chunk = actor.name, actor.rows, frozenset[str](), 1
+        self._actor, self._dim = actor, spec.action.dim
+        self._drawn = {camera.key for camera in spec.cameras}
         self._size = len(range(batch)[actor.rows]) if isinstance(actor.rows, slice) else len(actor.rows)
         self._carry: Any = None
 
@@ -211,13 +257,15 @@ class _Seat:
         return function() if fence is None else fence.call(stage, step, function)
 
     def _begin(self, seen: Observation) -> None:
-        self.needs = frozenset(self._actor.policy.needs)
-        self._require(seen)
-        self._carry = self._actor.policy.initial(self._size)
+        policy = self._actor.policy
+        self.needs = frozenset(policy.needs)
+        self._require({key: seen[key] for key in seen if not is_image(key) or key in self._drawn})
+        self.chunk = max(1, int(policy.actions_per_look)) if isinstance(policy, Chunked) else 1
+        self._carry = policy.initial(self._size)
 
     def _ask(self, seen: Observation, keys: Tensor, step: int) -> Tensor:
-        if step == 1:  # from here on it is the world that gives
-            self._require(seen)
+        if step:
+            self._require(seen)  # after the start it is the world that gives
         own = {name: self._copy(seen[name]) for name in self.needs}
         given, self._carry = self._actor.policy.act(own, self._carry, self._copy(keys))
         try:

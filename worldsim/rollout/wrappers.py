@@ -122,27 +122,3 @@ class ShortWorld(WrappedWorld):
     def spec(self) -> WorldSpec:
         """The same, with the shorter horizon."""
         return dataclasses.replace(self._world.spec, horizon=self._horizon)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoadBorrowed:
-    """Loads a world with the starts of another."""
-
-    world: Callable[[], World]
-    lender: Callable[[], Startable]
-
-    def __call__(self) -> BorrowedStarts:
-        """Load both."""
-        return BorrowedStarts(self.world(), lender=self.lender())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoadRoundTrip:
-    """Loads a world and a codec for its frames."""
-
-    world: Callable[[], Startable]
-    roundtrip: Callable[[], RoundTrip]
-
-    def __call__(self) -> RoundTripWorld:
-        """Load both."""
-        return RoundTripWorld(self.world(), roundtrip=self.roundtrip())

@@ -202,7 +202,7 @@ def _episode_estimates(
         world_KN: [K, N] outcomes of the same pairs.
         chosen_DK: int64 [D, K] bootstrap draws of policies.
         alpha: Probability to miss of each interval.
-        binary: Outcomes are solved or not: accuracy and Cohen's kappa are added to the correlations.
+        binary: Outcomes are solved or not: accuracy and Cohen's kappa are reported besides the correlations.
 
     Returns:
         ``episode_phi``, the correlation over all pairs (phi, for binary outcomes); ``episode_phi_within``, the same

@@ -1,20 +1,19 @@
-"""What a triage run will cost and what it can tell, before it is begun.
+"""Estimates what a triage run will cost and which differences it can resolve, before it is started.
 
-Not a promise: the time comes from a few steps, the gap from the worst case of the binomial distribution.
+The time comes from a few steps, the gap from the worst case of the binomial distribution.
 """
 
 import dataclasses
 import math
-import time
 
 from scipy import special
 
-from worldsim.rollout.wrappers import ShortWorld
 from worldsim.triage.allocate import SequentialHalving, Uniform
 from worldsim.triage.engine.batches import compose
-from worldsim.triage.engine.bench import Bench, JudgeLoader, Loaders, PolicyLoader, WorldLoader, one_thread
-from worldsim.triage.engine.plan import Plan
-from worldsim.triage.engine.replay import WORLD, scope_of
+from worldsim.triage.engine.plan import WORLD, Plan
+from worldsim.triage.engine.replay import scope_of
+from worldsim.triage.engine.rollouts import JudgeLoader, Loaders, PolicyLoader, WorldLoader
+from worldsim.triage.engine.workers import Workers
 from worldsim.triage.request import TriageRequest
 
 _STEPS = 8
@@ -27,7 +26,7 @@ class Forecast:
     Attributes:
         policies: How many are ranked.
         rollouts: Rollouts in the world at most, audit included.
-        waves: Batches these come to.
+        batches: Batches these come to.
         seconds: Wall-clock time, loading aside.
         episodes: Episodes that each of the finalists will have seen.
         distinct_starts: Different starts among the triage episodes.
@@ -37,7 +36,7 @@ class Forecast:
 
     policies: int
     rollouts: int
-    waves: int
+    batches: int
     seconds: float
     episodes: int
     distinct_starts: int
@@ -46,7 +45,7 @@ class Forecast:
     def __str__(self) -> str:
         time_text = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
         return (
-            f"{self.policies} policies, at most {self.rollouts} rollouts in {self.waves} waves, about {time_text}. "
+            f"{self.policies} policies, at most {self.rollouts} rollouts in {self.batches} batches, about {time_text}. "
             f"Finalists see {self.episodes} episodes from {self.distinct_starts} starts: a gap of "
             f"{100 * self.gap:.1f} points in success is put in the right order."
         )
@@ -61,7 +60,7 @@ def forecast(
 ) -> Forecast:
     """Work out what a run will cost.
 
-    Loads the world, the judge and the policies of the first wave, and takes a few steps to learn how fast they are.
+    Loads the world, the judge and the policies of the first batch, and takes a few steps to learn how fast they are.
 
     Args:
         request: The run.
@@ -72,22 +71,24 @@ def forecast(
     Raises:
         InvalidInputError: The request cannot be met.
     """
-    bench = Bench(request, loaders=Loaders(worlds={WORLD: load_world}, policy=load_policy, judge=load_judge))
-    plan = Plan(request=request, world=bench.describe(WORLD))
-    waves, episodes = _waves(request), _final_episodes(request)
+    one = dataclasses.replace(request, workers=1)
+    with Workers(one, loaders=Loaders(world=load_world, policy=load_policy, judge=load_judge)) as workers:
+        plan = Plan(request=request, world=workers.describe(WORLD))
+        batch_s = _batch_s(workers, plan)
+    batches, episodes = _batches(request), _final_episodes(request)
     return Forecast(
         policies=len(request.policies),
         rollouts=request.budget,
-        waves=waves,
-        seconds=_wave_s(bench, plan) * waves / request.workers,
+        batches=batches,
+        seconds=batch_s * batches / request.workers,
         episodes=episodes,
         distinct_starts=plan.triage.distinct_starts,
         gap=float(special.ndtri(request.confidence)) * math.sqrt(0.5 / max(episodes, 1)),
     )
 
 
-def _waves(request: TriageRequest) -> int:
-    """Count the waves, assuming that no policy crashes."""
+def _batches(request: TriageRequest) -> int:
+    """Count the batches, assuming that no policy crashes."""
     allocator, policies = request.make_allocator(), len(request.policies)
     parts = [min(request.triage_budget, request.triage_episodes * policies)]
     if isinstance(allocator, SequentialHalving):
@@ -107,23 +108,17 @@ def _final_episodes(request: TriageRequest) -> int:
     return own + request.audit_episodes
 
 
-def _wave_s(bench: Bench, plan: Plan) -> float:
-    """Time one wave takes: a short one, which warms up first, and as many further steps as the horizon has.
+def _batch_s(workers: Workers, plan: Plan) -> float:
+    """Time one batch takes: a short one, which warms up first, and as many further steps as the horizon has.
 
-    What comes once a wave whatever its length, above all a judge, is in the short one.
+    What comes once a batch whatever its length, above all a judge, is in the short one.
     """
     request, block = plan.request, plan.triage
     each = max(1, math.ceil(request.width / len(request.policies)))
     pairs = [(p, e) for p in range(len(request.policies)) for e in range(min(each, len(block)))]
-    wave = compose(
-        pairs, scope=scope_of(plan), block=block, width=request.width, policies_per_wave=request.policies_per_wave
+    batch = compose(
+        pairs, scope=scope_of(plan), block=block, width=request.width, policies_per_batch=request.policies_per_batch
     )[0]
-    roller = bench.roller(WORLD)
-    spent = []
-    with one_thread():
-        for horizon in (1, 1, 1 + _STEPS):
-            began = time.perf_counter()
-            dataclasses.replace(roller, world=ShortWorld(roller.world, horizon=horizon)).run(wave)
-            spent.append(time.perf_counter() - began)
-    once, longer = spent[1:]
-    return once + max(0.0, longer - once) / _STEPS * (plan.world.horizon - 1)
+    steps = plan.world.horizon // plan.world.actions_per_step
+    _, once, longer = workers.time(batch, steps=(1, 1, 1 + _STEPS))
+    return once + max(0.0, longer - once) / _STEPS * (steps - 1)

@@ -1,7 +1,4 @@
-"""What is asked of a triage run, in one value, and how two askings differ.
-
-Not for what it comes to (`worldsim.triage.engine.plan`).
-"""
+"""What is asked of a triage run, in one value, and how two requests differ."""
 
 import dataclasses
 
@@ -14,6 +11,7 @@ _FREE = (
     "budget",
     "workers",
     "timeout_s",
+    "isolate",
     "judge_rates",
 )  # may change between two runs of one folder; a budget only grows
 
@@ -26,11 +24,13 @@ class Ref:
         name: For people; unique among the policies of a run.
         digest: Identifies the content: weights, code and settings. Equal digests are taken to be equal things.
         source: What a loader needs: a path, a hub id or ``module:function``.
+        isolated: Runs in worker processes and batches of its own: code that is not known to leave others alone.
     """
 
     name: str
     digest: str
     source: str = ""
+    isolated: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,19 +44,20 @@ class TriageRequest:
         budget: Rollouts in the world, audit included.
         allocator: Name of the rule that spends them (`worldsim.triage.allocate`).
         seed: Of the episode table.
-        audit: Share of the budget kept for trying the winners again on fresh episodes; 0 for none.
-        spare: How many policies beyond the best k are tried again too.
+        audit: Share of the budget kept for trying the winners a second time, on fresh episodes; 0 for none.
+        spare: How many policies beyond the best k are audited too.
         confidence: Of every interval, in (0, 1).
         epsilon: Difference in success rate that does not matter, for allocators that stop by themselves; 0..1.
         threshold: Success probability from which an episode counts as solved; None counts the probability itself.
-        judge: Version of a judge of one's own; empty for the world's own heads.
-        judge_rates: How often that judge was right elsewhere, by policy group, to correct its rates with; measured again,
-            they change the ranking and no rollout.
+        judge: Version of an external judge; empty for the world's own heads.
+        judge_rates: How often that judge was right elsewhere, by policy group, to correct its rates with; when they
+            change, the ranking does and no rollout.
         episodes: Length of the triage block; None leaves it to the allocator.
-        width: Rollouts in a wave: the world's batch.
-        policies_per_wave: How many policies may share a wave, and so how many a process holds in memory.
-        workers: Processes. 1 runs in the calling process, which a policy that hangs in native code can block.
+        width: Rollouts in a batch.
+        policies_per_batch: How many policies may share a batch, and so how many a process holds in memory.
+        workers: Processes that roll out.
         timeout_s: How long a policy may take to load or to give one action before it counts as hung.
+        isolate: Every policy gets worker processes and batches of its own, not only those whose `Ref` asks for it.
 
     Raises:
         InvalidInputError: A value is out of range, or names repeat.
@@ -77,12 +78,16 @@ class TriageRequest:
     judge_rates: tuple[JudgeRates, ...] = ()
     episodes: int | None = None
     width: int = 64
-    policies_per_wave: int = 32
+    policies_per_batch: int = 32
     workers: int = 1
     timeout_s: float = 300.0
+    isolate: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "policies", tuple(self.policies))
+        policies = (
+            tuple(dataclasses.replace(p, isolated=True) for p in self.policies) if self.isolate else self.policies
+        )
+        object.__setattr__(self, "policies", tuple(policies))
         object.__setattr__(self, "judge_rates", tuple(self.judge_rates))
         names = [p.name for p in self.policies]
         repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
@@ -93,7 +98,7 @@ class TriageRequest:
             )
         if not 1 <= self.k <= len(names):
             raise InvalidInputError(f"k must lie in 1..{len(names)}, the number of policies; got {self.k}.")
-        for name, low in (("budget", 1), ("spare", 0), ("width", 1), ("policies_per_wave", 1), ("workers", 1)):
+        for name, low in (("budget", 1), ("spare", 0), ("width", 1), ("policies_per_batch", 1), ("workers", 1)):
             if getattr(self, name) < low:
                 raise InvalidInputError(f"{name} must be at least {low}; got {getattr(self, name)}.")
         if not (0 <= self.audit < 1 and 0 < self.confidence < 1 and self.timeout_s > 0):
@@ -109,7 +114,7 @@ class TriageRequest:
 
     @property
     def finalists(self) -> int:
-        """How many policies are tried again on the audit block."""
+        """How many policies are audited."""
         return min(len(self.policies), self.k + self.spare)
 
     @property

@@ -1,28 +1,26 @@
-"""The main job: rank policies inside a world, durably.
+"""Ranks policies inside a world, durably: `run`.
 
-`run` is the one door. It settles a plan in the run folder, rolls out what the plan needs and the store lacks, and
-writes the ranking. Running it again with the same request continues, and does nothing but write the ranking again
-once all is done. Worlds and policies come from loaders, so this room knows neither. Not for the report or the
-terminal: they read `Results`.
+It makes a plan in the run folder, rolls out what the plan needs and the store lacks, and writes the ranking. Running it
+again with the same request continues, and does nothing but write the ranking again once all is done. Worlds and policies
+come from loaders, which run in worker processes.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
 from worldsim.runs import hold_folder
-from worldsim.triage.engine.batches import Scope, Wave
-from worldsim.triage.engine.bench import JudgeLoader, Loaders, PolicyLoader, WorldLoader
-from worldsim.triage.engine.plan import PLAN, ArenaPlan, Plan, read_plan, versions
-from worldsim.triage.engine.replay import WORLD, Course, Results
+from worldsim.triage.engine.plan import PLAN, WORLD, ArenaPlan, Plan, read_plan, versions
+from worldsim.triage.engine.replay import Progress, Replay, Results
+from worldsim.triage.engine.rollouts import ArenaLoader, JudgeLoader, Loaders, PolicyLoader, WorldLoader
 from worldsim.triage.engine.store import DATABASE, Store
-from worldsim.triage.engine.workers import InProcess, Pool, make_executor
+from worldsim.triage.engine.workers import Workers
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.request import Ref, TriageRequest, differences
 
+__all__ = ["Arena", "Progress", "Results", "read_ranking", "read_results", "run"]
 RANKING = "ranking.json"
 
 
@@ -33,7 +31,7 @@ class Arena:
     Attributes:
         kind: Short name, kept with every rollout; ``"truth"`` is what a ranking is compared with.
         world: Which world.
-        load: Loads it; picklable when there is more than one worker.
+        load: Builds it in a worker, given the loaded world of the run, which may lend it starts and a codec; picklable.
         episodes: How many episodes of each policy.
         paired: Use the first episodes of the triage block, same starts and noise keys, so that outcomes can be compared
             one by one; the loaded world must then give the same starts. False uses episodes of its own.
@@ -41,30 +39,9 @@ class Arena:
 
     kind: str
     world: Ref
-    load: WorldLoader
+    load: ArenaLoader
     episodes: int
     paired: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """News of a run, after each wave.
-
-    Attributes:
-        kind: ``"world"``, or the kind of an arena.
-        block: Name of the episodes' block.
-        done: Rollouts finished in this kind of world, earlier runs included.
-        planned: Rollouts it will come to, at most.
-        crashed: Names of the policies that crashed in the wave.
-        seconds: Since the run began.
-    """
-
-    kind: str
-    block: str
-    done: int
-    planned: int
-    crashed: tuple[str, ...]
-    seconds: float
 
 
 def run(
@@ -82,20 +59,21 @@ def run(
 
     Args:
         request: What is wanted.
-        load_world: Loads the world; with several workers it must be picklable, as the other loaders.
+        load_world: Loads the world in a worker, once; picklable, as the other loaders.
         load_policy: Loads a policy by its `Ref`.
         out: The run folder; made if it is missing, continued if it is not.
-        load_judge: Loads a judge of one's own, given the world; `request.judge` then holds its version. It judges the
+        load_judge: Loads an external judge, given the world; `request.judge` then holds its version. It judges the
             triage; arenas are judged by their own heads.
         arenas: Other worlds to try the policies in. May be added to a run that is finished.
-        progress: Called after each wave, in this process.
+        progress: Called after each batch, in this process.
         retry_crashed: Try policies again that crashed in an earlier run of this folder.
 
     Returns:
-        What was learned; the ranking is also in the folder, as JSON.
+        What was found out; the ranking is also in the folder, as JSON.
 
     Raises:
-        StorageError: The folder is in use, damaged or full. Every wave finished so far is kept.
+        StorageError: The folder is in use, damaged, full or was deleted. Every batch finished so far is kept, but for
+            the last case.
         InvalidInputError: The folder holds a run of another request, or the request cannot be met.
         PolicyError: Every policy crashed.
     """
@@ -104,21 +82,20 @@ def run(
     kinds = [arena.kind for arena in arenas]
     if len({*kinds, WORLD}) != len(kinds) + 1:
         raise InvalidInputError(f"Arenas need kinds of their own, other than {WORLD!r}; got {kinds}.")
-    worlds = {WORLD: load_world} | {a.kind: a.load for a in arenas}
-    loaders = Loaders(worlds=worlds, policy=load_policy, judge=load_judge)
-    with hold_folder(out), Store.open(out / DATABASE) as store, make_executor(request, loaders=loaders) as executor:
-        plan = _settle(request, arenas, out, executor)
+    loaders = Loaders(world=load_world, policy=load_policy, arenas={a.kind: a.load for a in arenas}, judge=load_judge)
+    with hold_folder(out), Store.open(out / DATABASE) as store, Workers(request, loaders=loaders) as workers:
+        plan = _make_plan(request, arenas, out, workers)
         if retry_crashed:
             store.forget_crashes()
-        hands = _Hands(plan=plan, store=store, executor=executor, progress=progress)
-        results = Course(plan, store=store, execute=hands.work).run()
-        _refuse_nothing(results)
+        results = Replay(plan, store=store, workers=workers, progress=progress).run()
+        _require_survivor(results)
+        store.check_present()
         storage.write_json(out / RANKING, results.ranking.to_json())
     return results
 
 
 def read_results(out: Path) -> Results:
-    """Read what a run has learned so far, without its world or its policies; the run may be going on.
+    """Read what a run has found out so far, without its world or its policies; the run may be going on.
 
     Raises:
         StorageError: The folder is not that of a run, or is damaged.
@@ -126,8 +103,8 @@ def read_results(out: Path) -> Results:
     plan = read_plan(out)
     if not (out / DATABASE).is_file():
         raise StorageError(f"{out} has a plan but no {DATABASE} yet. Start the run again to continue it.")
-    with Store.open(out / DATABASE) as store:
-        return Course(plan, store=store).run()
+    with Store.read(out / DATABASE) as store:
+        return Replay(plan, store=store).run()
 
 
 def read_ranking(out: Path) -> Ranking:
@@ -139,36 +116,7 @@ def read_ranking(out: Path) -> Ranking:
     return Ranking.from_json(storage.read_json(out / RANKING))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Hands:
-    """Rolls out what a course lacks, and commits it wave by wave."""
-
-    plan: Plan
-    store: Store
-    executor: InProcess | Pool
-    progress: Callable[[Progress], None] | None
-    began: float = dataclasses.field(default_factory=time.perf_counter)
-
-    def work(self, waves: Sequence[Wave], scope: Scope) -> None:
-        """See `course.Execute`."""
-        planned = self.plan.request.budget
-        if scope.kind != WORLD:
-            planned = len(scope.policies) * self.plan.arena(scope.kind).episodes
-        for result in self.executor.run(waves):
-            self.store.commit(result, scope)
-            if self.progress is not None:
-                news = Progress(
-                    kind=scope.kind,
-                    block=result.wave.block,
-                    done=min(len(self.store.known(scope)), planned),
-                    planned=planned,
-                    crashed=tuple(scope.policies[c.policy].name for c in result.crashes),
-                    seconds=time.perf_counter() - self.began,
-                )
-                self.progress(news)
-
-
-def _settle(request: TriageRequest, arenas: Sequence[Arena], out: Path, executor: InProcess | Pool) -> Plan:
+def _make_plan(request: TriageRequest, arenas: Sequence[Arena], out: Path, workers: Workers) -> Plan:
     """Make the plan, or find it in the folder; it is on disk before the first rollout."""
     for leftover in out.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
@@ -178,8 +126,8 @@ def _settle(request: TriageRequest, arenas: Sequence[Arena], out: Path, executor
             f"{out} holds a run of another request. It differs in: {'; '.join(changed)}. Ask the same again to "
             "continue it, or choose another folder. (A larger budget continues it too.)"
         )
-    world = old.world if old else executor.describe(WORLD)
-    found = [_settle_arena(a, old, world.num_starts, executor) for a in arenas]
+    world = old.world if old else workers.describe(WORLD)
+    found = [_plan_arena(a, old, world.num_starts, workers) for a in arenas]
     kept = [a for a in (old.arenas if old else ()) if a.kind not in {f.kind for f in found}]
     plan = Plan(request=request, world=world, arenas=(*kept, *found), versions=old.versions if old else versions())
     for arena in found:
@@ -193,10 +141,10 @@ def _settle(request: TriageRequest, arenas: Sequence[Arena], out: Path, executor
     return plan
 
 
-def _settle_arena(arena: Arena, old: Plan | None, num_starts: int, executor: InProcess | Pool) -> ArenaPlan:
+def _plan_arena(arena: Arena, old: Plan | None, num_starts: int, workers: Workers) -> ArenaPlan:
     """Plan another world."""
     before = [a for a in (old.arenas if old else ()) if a.kind == arena.kind and a.world.digest == arena.world.digest]
-    there = before[0].num_starts if before else executor.describe(arena.kind).num_starts
+    there = before[0].num_starts if before else workers.describe(arena.kind).num_starts
     if arena.paired and there != num_starts:
         raise InvalidInputError(
             f"The {arena.kind} world has {there} starts and the triage world {num_starts}; pairing needs the same "
@@ -205,7 +153,7 @@ def _settle_arena(arena: Arena, old: Plan | None, num_starts: int, executor: InP
     return ArenaPlan(kind=arena.kind, world=arena.world, episodes=arena.episodes, paired=arena.paired, num_starts=there)
 
 
-def _refuse_nothing(results: Results) -> None:
+def _require_survivor(results: Results) -> None:
     """Refuse to rank when no policy is left."""
     reasons = [f"{results.plan.request.policies[i].name} {c.reason}" for i, c in sorted(results.failures.items())]
     if len(reasons) == len(results.plan.request.policies):

@@ -20,22 +20,22 @@ def scope(digests="abcdefg"):
 
 
 def cut(pairs, where=None, width=16, cap=3):
-    return compose(pairs, scope=where or scope(), block=BLOCK, width=width, policies_per_wave=cap)
+    return compose(pairs, scope=where or scope(), block=BLOCK, width=width, policies_per_batch=cap)
 
 
 @settings(max_examples=60, deadline=None)
 @given(PAIRS, st.randoms())
-def test_waves_hold_every_pair_once_whatever_the_order(pairs, random):
-    waves = cut(pairs)
-    held = [(s.policy, s.episode) for w in waves for s in w.slots]
+def test_batches_hold_every_pair_once_whatever_the_order(pairs, random):
+    batches = cut(pairs)
+    held = [(s.policy, s.episode) for w in batches for s in w.slots]
     assert held == sorted(set(pairs))
     shuffled = list(pairs)
     random.shuffle(shuffled)
-    assert cut(shuffled + pairs[:3]) == waves
-    for wave in waves:
-        assert len(wave.slots) <= 16 and len(wave.live) <= 3
-        assert all(rows == list(range(rows[0], rows[-1] + 1)) for rows in wave.live.values())
-        assert all(s.start == BLOCK.start[s.episode] and s.key == BLOCK.key[s.episode] for s in wave.slots)
+    assert cut(shuffled + pairs[:3]) == batches
+    for batch in batches:
+        assert len(batch.slots) <= 16 and len(batch.live) <= 3
+        assert all(rows == list(range(rows[0], rows[-1] + 1)) for rows in batch.live.values())
+        assert all(s.start == BLOCK.start[s.episode] and s.key == BLOCK.key[s.episode] for s in batch.slots)
 
 
 def test_every_policy_meets_the_same_start_and_noise():
@@ -45,8 +45,8 @@ def test_every_policy_meets_the_same_start_and_noise():
 
 
 def test_copies_of_a_policy_are_rolled_out_once():
-    waves = cut([(0, 1), (2, 1), (3, 1)], scope("abab"))
-    assert [(s.policy, s.episode) for w in waves for s in w.slots] == [(0, 1), (1, 1)]
+    batches = cut([(0, 1), (2, 1), (3, 1)], scope("abab"))
+    assert [(s.policy, s.episode) for w in batches for s in w.slots] == [(0, 1), (1, 1)]
 
 
 def test_ids_tell_apart_what_could_end_differently():
@@ -66,14 +66,14 @@ def test_ids_tell_apart_what_could_end_differently():
 
 
 def test_idle_rows_fill_the_batch():
-    wave = cut([(0, 1), (1, 2)])[0]
-    start, key = wave.padded()
+    batch = cut([(0, 1), (1, 2)])[0]
+    start, key = batch.padded()
     assert start.shape == key.shape == (16,) and start.dtype == key.dtype == torch.int64
     assert key[2:].tolist() == [0] * 14
-    assert dataclasses.replace(wave, done=frozenset({0})).live == {1: [1]}
+    assert dataclasses.replace(batch, done=frozenset({0})).live == {1: [1]}
 
 
 @pytest.mark.parametrize("pair", [(7, 0), (-1, 0), (0, 30), (0, -1)])
 def test_pairs_outside_the_table_are_refused(pair):
-    with pytest.raises(InvalidInputError, match="Mend the allocator"):
+    with pytest.raises(InvalidInputError, match="Fix the allocator"):
         cut([pair])

@@ -6,7 +6,7 @@ import pytest
 
 from worldsim.errors import StorageError
 from worldsim.rollout.episodes import TRIAGE, block
-from worldsim.triage.engine.batches import Crash, Finished, Scope, WaveResult, compose
+from worldsim.triage.engine.batches import BatchResult, Crash, RolloutResult, Scope, compose
 from worldsim.triage.engine.store import DATABASE, Store
 from worldsim.triage.request import Ref
 
@@ -15,7 +15,7 @@ SCOPE = Scope(kind="world", world="w", judge="j", policies=tuple(Ref(name=n, dig
 
 
 def ended(row, success=1.0):
-    return Finished(
+    return RolloutResult(
         row=row,
         success=success,
         probability=0.75,
@@ -31,56 +31,56 @@ def ended(row, success=1.0):
     )
 
 
-def wave_of(pairs, scope=SCOPE):
-    (wave,) = compose(pairs, scope=scope, block=BLOCK, width=64, policies_per_wave=8)
-    return wave
+def batch_of(pairs, scope=SCOPE):
+    (batch,) = compose(pairs, scope=scope, block=BLOCK, width=64, policies_per_batch=8)
+    return batch
 
 
-def result(wave, *, crashes=()):
+def result(batch, *, crashes=()):
     lost = {c.policy for c in crashes}
-    rows = [row for row, slot in enumerate(wave.slots) if slot.policy not in lost and row not in wave.done]
-    return WaveResult(wave=wave, finished=tuple(map(ended, rows)), crashes=tuple(crashes), seconds=0.1)
+    rows = [row for row, slot in enumerate(batch.slots) if slot.policy not in lost and row not in batch.done]
+    return BatchResult(batch=batch, rollouts=tuple(map(ended, rows)), crashes=tuple(crashes))
 
 
 def test_what_was_committed_is_there_after_reopening(tmp_path):
-    wave = wave_of([(0, 1), (0, 2), (2, 1)])
+    batch = batch_of([(0, 1), (0, 2), (2, 1)])
     boom = Crash(policy=2, stage="act", step=4, reason="boom", detail="trace")
     with Store.open(tmp_path / DATABASE) as store:
-        assert store.open_part(wave, SCOPE) == wave and not store.known(SCOPE)
-        store.commit(result(wave, crashes=[boom]), SCOPE)
-        assert store.open_part(wave, SCOPE) is None
+        assert store.missing_part(batch, SCOPE) == batch and not store.known(SCOPE)
+        store.commit(result(batch, crashes=[boom]), SCOPE)
+        assert store.missing_part(batch, SCOPE) is None
         before = dict(store.known(SCOPE))
     with Store.open(tmp_path / DATABASE) as store:
         assert store.known(SCOPE) == before and len(before) == 2
-        assert store.crashes(wave, SCOPE) == [boom]
+        assert store.crashes(batch, SCOPE) == [boom]
         records = store.records(SCOPE)
         assert sorted(r.episode for r in records) == [1, 2] and {r.block for r in records} == {"triage"}
-        assert dataclasses.replace(records[0].ending, row=0, abstained=False) == dataclasses.replace(
+        assert dataclasses.replace(records[0].result, row=0, abstained=False) == dataclasses.replace(
             ended(0), abstained=False
         )
         store.forget_crashes()
-        assert store.open_part(wave, SCOPE).live == {2: [2]} and store.known(SCOPE) == before
+        assert store.missing_part(batch, SCOPE).live == {2: [2]} and store.known(SCOPE) == before
 
 
 def test_a_key_is_what_was_rolled_out(tmp_path):
-    wave = wave_of([(0, 1)])
+    batch = batch_of([(0, 1)])
     with Store.open(tmp_path / DATABASE) as store:
-        store.commit(result(wave), SCOPE)
+        store.commit(result(batch), SCOPE)
         for change in ({"world": "v"}, {"judge": "k"}):
             other = dataclasses.replace(SCOPE, **change)
-            assert store.open_part(wave_of([(0, 1)], other), other) is not None
+            assert store.missing_part(batch_of([(0, 1)], other), other) is not None
         renamed = tuple(Ref(name="other", digest=r.digest, source="elsewhere") for r in SCOPE.policies)
         other = dataclasses.replace(SCOPE, policies=renamed)
-        assert store.open_part(wave_of([(0, 1)], other), other) is None
+        assert store.missing_part(batch_of([(0, 1)], other), other) is None
 
 
-def test_the_same_rollout_cannot_be_entered_twice_and_a_wave_is_entered_whole(tmp_path):
+def test_the_same_rollout_cannot_be_entered_twice_and_a_batch_is_entered_whole(tmp_path):
     with Store.open(tmp_path / DATABASE) as store:
-        store.commit(result(wave_of([(1, 5)])), SCOPE)
-        with pytest.raises(sqlite3.IntegrityError):
-            store.commit(result(wave_of([(0, 5), (1, 5)])), SCOPE)
+        store.commit(result(batch_of([(1, 5)])), SCOPE)
+        with pytest.raises(StorageError, match="another process has written to it"):
+            store.commit(result(batch_of([(0, 5), (1, 5)])), SCOPE)
         assert len(store.records(SCOPE)) == 1 == len(store.known(SCOPE))
-        part = store.open_part(wave_of([(0, 5), (1, 5)]), SCOPE)
+        part = store.missing_part(batch_of([(0, 5), (1, 5)]), SCOPE)
         store.commit(result(part), SCOPE)
         assert len(store.records(SCOPE)) == 2
 
@@ -89,7 +89,7 @@ def test_the_same_rollout_cannot_be_entered_twice_and_a_wave_is_entered_whole(tm
 def test_a_damaged_database_is_told_from_an_empty_one(tmp_path, harm):
     path = tmp_path / DATABASE
     with Store.open(path) as store:
-        store.commit(result(wave_of([(p, e) for p in range(3) for e in range(20)])), SCOPE)
+        store.commit(result(batch_of([(p, e) for p in range(3) for e in range(20)])), SCOPE)
     data = bytearray(path.read_bytes())
     if harm == "text":
         data = bytearray(b"not a database, but long enough to look like one" * 20)
@@ -124,13 +124,13 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path):
         try:
             with pytest.raises(StorageError, match="Free space .* every rollout finished so far is kept"):
                 for p, e in [(p, e) for p in range(3) for e in range(50)]:
-                    whole = result(wave_of([(p, e)]))
-                    ends = tuple(dataclasses.replace(f, note="x" * 20_000) for f in whole.finished)
-                    store.commit(dataclasses.replace(whole, finished=ends), SCOPE)
+                    whole = result(batch_of([(p, e)]))
+                    ends = tuple(dataclasses.replace(f, note="x" * 20_000) for f in whole.rollouts)
+                    store.commit(dataclasses.replace(whole, rollouts=ends), SCOPE)
                     done += 1
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert 3 < done < 150 and len(store.known(SCOPE)) == done
     with Store.open(tmp_path / DATABASE) as store:
         assert len(store.records(SCOPE)) == done
-        store.commit(result(wave_of([(2, 49)])), SCOPE)  # space was made: it goes on
+        store.commit(result(batch_of([(2, 49)])), SCOPE)  # space was made: it goes on

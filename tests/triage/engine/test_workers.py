@@ -1,106 +1,233 @@
+"""Worker processes: real ones, really killed. Policies that misbehave are reported, alone; the others go on."""
+
 import dataclasses
 import functools
+import os
 import signal
-import time
+import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # workers import it by this name
+import rogue_policies
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.rollout.episodes import TRIAGE, block
 from worldsim.storage import read_json
 from worldsim.triage.engine.batches import Scope, compose
-from worldsim.triage.engine.bench import Bench, Loaders
-from worldsim.triage.engine.workers import InProcess, Pool, make_executor
+from worldsim.triage.engine.rollouts import Loaders, Rollouts
+from worldsim.triage.engine.workers import Workers
 from worldsim.triage.request import Ref, TriageRequest
 
 BLOCK = block(TRIAGE, seed=0, episodes=8, num_starts=100)
+load_no_world = functools.partial(read_json, Path("/nowhere/world"))  # importable in other processes
+LOADERS = Loaders(world=functools.partial(ToyWorld, horizon=8), policy=rogue_policies.load)
 
 
 def request(refs, **settings):
-    settings = {"budget": 100, "k": 1, "timeout_s": 60.0, "workers": 2} | settings
+    settings = {"budget": 100, "k": 1, "timeout_s": 60.0, "workers": 1} | settings
     return TriageRequest(policies=refs, world=Ref(name="toy", digest="w"), **settings)
 
 
-load_no_world = functools.partial(read_json, Path("/nowhere/world"))  # importable in other processes
-LOADERS = Loaders(worlds={"world": functools.partial(ToyWorld, horizon=8)}, policy=load_toy)
-
-
-def work(kind, refs, *, episodes=8, order=1, loaders=LOADERS, **settings):
-    """Roll out all policies on all episodes; returns endings by (policy, episode), crashes by policy, results."""
+def batches_of(refs, *, episodes=8, together=8):
     scope = Scope(kind="world", world="w", judge="j", policies=refs)
     pairs = [(p, e) for p in range(len(refs)) for e in range(episodes)]
-    waves = compose(pairs, scope=scope, block=BLOCK, width=8, policies_per_wave=2)[::order]
-    with kind(request(refs, **settings), loaders=loaders) as executor:
-        results = list(executor.run(waves))
-    assert sorted(r.wave.id for r in results) == sorted(w.id for w in waves)
-    ends = {
-        (r.wave.slots[f.row].policy, r.wave.slots[f.row].episode): dataclasses.replace(f, row=0)
-        for r in results
-        for f in r.finished
-    }
-    return ends, {c.policy: c for r in results for c in r.crashes}, results
+    return compose(pairs, scope=scope, block=BLOCK, width=32, policies_per_batch=together)
 
 
-def test_processes_and_order_make_no_difference():
+def work(refs, *, order=1, loaders=LOADERS, together=8, between=None, **settings):
+    """Roll out all policies on all episodes; returns results by (policy, episode), crashes by policy."""
+    batches, ends, crashes = batches_of(refs, together=together)[::order], {}, {}
+    with Workers(request(refs, **settings), loaders=loaders) as workers:
+        for result in workers.run(batches):
+            for found in result.rollouts:
+                slot = result.batch.slots[found.row]
+                assert (slot.policy, slot.episode) not in ends
+                ends[slot.policy, slot.episode] = dataclasses.replace(found, row=0)
+            crashes |= {c.policy: c for c in result.crashes}
+            if between is not None:
+                between(workers)
+    assert {p for p, _ in ends} | set(crashes) == set(range(len(refs)))
+    return ends, crashes
+
+
+def refs_with(*deeds, isolated=False):
+    """Three sound toy policies and some rogues, in the same batch unless isolated."""
+    sound, bad = toy_refs(3), toy_refs(0, extra=deeds)
+    bad = tuple(dataclasses.replace(r, name=f"rogue-{i}", isolated=isolated) for i, r in enumerate(bad))
+    return (sound[0], *bad, *sound[1:])
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    ends, crashes = work(toy_refs(3))
+    assert not crashes and len(ends) == 24
+    return ends
+
+
+def assert_untouched(ends, healthy, *, rogue_count):
+    """The sound policies of `refs_with` did what they do without the rogue_policies."""
+    places = {0: 0, 1: 1 + rogue_count, 2: 2 + rogue_count}
+    assert {(p, e): ends[places[p], e] for p, e in healthy} == healthy
+
+
+def test_the_number_of_workers_and_the_order_make_no_difference():
     refs = toy_refs(5, extra=["gain=0.5 fault=raise", "gain=0.3 fault=global"])
-    here, crashed, _ = work(InProcess, refs)
-    assert len(here) == 6 * 8 and list(crashed) == [5]
-    for kind, order in ((InProcess, -1), (Pool, 1), (Pool, -1)):
-        ends, crashes, _ = work(kind, refs, order=order)
-        assert ends == here and {c.reason for c in crashes.values()} == {crashed[5].reason}
+    one, crashed = work(refs, together=2)
+    assert len(one) == 6 * 8 and list(crashed) == [5]
+    for workers, order in ((1, -1), (2, 1), (2, -1)):
+        ends, crashes = work(refs, together=2, workers=workers, order=order)
+        assert ends == one and {c.reason for c in crashes.values()} == {crashed[5].reason}
 
 
-def test_a_hung_policy_is_killed_and_the_rest_goes_on():
+def test_a_worker_computes_what_this_process_does(healthy):
     refs = toy_refs(3)
-    healthy, _, _ = work(InProcess, refs)
-    stuck = (*refs, *toy_refs(0, extra=["gain=0.1 fault=hang"]))
-    stuck = tuple(dataclasses.replace(r, name=str(i)) for i, r in enumerate(stuck))
-    for kind in (InProcess, Pool):
-        began = time.monotonic()
-        ends, crashes, _ = work(kind, stuck, timeout_s=1.0)
-        assert ends == healthy
-        assert {p: c.reason for p, c in crashes.items()} == {3: "did not answer within 1 s"}
-        assert time.monotonic() - began < 30
-    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    (batch,) = batches_of(refs)
+    result = Rollouts(request(refs), loaders=LOADERS).run(batch, {})
+    slots = [batch.slots[r.row] for r in result.rollouts]
+    found = {(s.policy, s.episode): r for s, r in zip(slots, result.rollouts, strict=True)}
+    assert {k: dataclasses.replace(r, row=0) for k, r in found.items()} == healthy
 
 
-def test_a_policy_that_kills_its_process_is_found_out():
-    refs = toy_refs(2, extra=["gain=0.1 fault=exit"])
-    healthy, _, _ = work(InProcess, refs[:2])
-    ends, crashes, _ = work(Pool, refs)
-    assert ends == healthy
-    assert crashes[2].reason == "its process died (exit code 7) while it ran"
+RAISES = {
+    "panic": "failed at step 2: Panic: index out of bounds",
+    "unspeakable": "failed at step 2: Unspeakable",
+    "interrupt": "failed at step 2: KeyboardInterrupt",
+    "escape": "failed at step 2: ValueError: \ufffd[31mred\ufffd[0m \ufffd",
+    "meta": "failed at step 2: it returned actions as a meta tensor, expected plain real numbers",
+    "sparse": "failed at step 2: it returned actions as a torch.float32 tensor of layout torch.sparse_coo, "
+    "expected plain real numbers",
+    "complex": "failed at step 2: it returned actions as a torch.complex64 tensor of layout torch.strided, "
+    "expected plain real numbers",
+    "nothing": "failed at step 2: it returned actions of NoneType, expected a tensor of shape (8, 2)",
+    "raise_while_loading": "could not be loaded: Panic: no such symbol",
+    "leave_without_loading": "could not be loaded: SystemExit: 4",
+}
+KILLS = {
+    "leave": "its process died (exit code 0) while it ran",
+    "fork_and_leave": "its process died (exit code 0) while it ran",
+    "exit_while_loading": "its process died (exit code 9) while it ran",
+}
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_whatever_a_policy_raises_or_returns_the_others_go_on(healthy, isolated):
+    ends, crashes = work(refs_with(*RAISES, isolated=isolated), together=16, workers=2 if isolated else 1)
+    assert [crashes[i + 1].reason for i in range(len(RAISES))] == list(RAISES.values())
+    assert_untouched(ends, healthy, rogue_count=len(RAISES))
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_policy_that_kills_its_process_is_found_out_and_the_others_go_on(healthy, isolated):
+    ends, crashes = work(refs_with(*KILLS, isolated=isolated), together=16)
+    assert {c: crashes[c].reason for c in crashes} == {i + 1: r for i, r in enumerate(KILLS.values())}
+    assert_untouched(ends, healthy, rogue_count=len(KILLS))
+
+
+def test_settings_of_torch_are_put_back(healthy):
+    ends, crashes = work(refs_with("change_settings", "double", "fork_and_carry_on"))
+    assert not crashes
+    assert_untouched(ends, healthy, rogue_count=3)
+    alone, _ = work(toy_refs(0, extra=["change_settings"]))
+    assert {e: r for (p, e), r in ends.items() if p == 1} == {e: r for (_, e), r in alone.items()}
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_policy_that_swallows_everything_and_hangs_is_killed(healthy, isolated):
+    refs = refs_with("hang_whatever_happens", isolated=isolated)
+    ends, crashes = work(refs, timeout_s=0.5)
+    assert {p: c.reason for p, c in crashes.items()} == {1: "did not answer within 0.5 s"}
+    assert_untouched(ends, healthy, rogue_count=1)
+
+
+@pytest.mark.parametrize("deed", ["close_everything", "leave_later"])
+def test_a_worker_that_dies_between_calls_is_blamed_on_the_policy_that_alone_has_it_die(healthy, deed):
+    slow = dataclasses.replace(LOADERS, world=functools.partial(ToyWorld, horizon=8, delay_s=0.03))
+    ends, crashes = work(refs_with(deed), loaders=slow)
+    assert list(crashes) == [1] and "its process died" in crashes[1].reason
+    assert_untouched(ends, healthy, rogue_count=1)
+
+
+def test_the_fork_server_may_be_killed(healthy):
+    ends, crashes = work(refs_with("kill_the_fork_server"))
+    assert list(crashes) == [1] and "its process died" in crashes[1].reason
+    assert_untouched(ends, healthy, rogue_count=1)
+
+
+def test_workers_outlive_their_fork_server_and_new_ones_start(healthy):
+    killed = []
+
+    def kill(workers):
+        if not killed:
+            killed.append(forkserver._forkserver._forkserver_pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    ends, crashes = work(toy_refs(3), together=1, between=kill)
+    assert killed and not crashes and ends == healthy
+    assert work(toy_refs(3), workers=2)[0] == healthy
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_workers_killed_while_they_load_are_started_again(tmp_path, healthy, times):
+    loaders = dataclasses.replace(LOADERS, world=rogue_policies.dying_world(tmp_path, times=times))
+    ends, crashes = work(toy_refs(3), loaders=loaders)
+    assert not crashes and ends == healthy
+
+
+def test_workers_that_keep_dying_while_they_load_end_the_run_in_plain_words(tmp_path):
+    loaders = dataclasses.replace(LOADERS, world=rogue_policies.dying_world(tmp_path, times=99))
+    with pytest.raises(InvalidInputError, match=r"3 worker processes died.* exit code -9.* loaded the world world"):
+        work(toy_refs(3), loaders=loaders)
+    with (
+        pytest.raises(InvalidInputError, match="3 worker processes died"),
+        Workers(request(toy_refs(1)), loaders=loaders) as workers,
+    ):
+        workers.describe("world")
 
 
 def test_a_world_that_does_not_load_stops_the_run_with_its_own_words():
-    for kind in (InProcess, Pool):
-        loaders = dataclasses.replace(LOADERS, worlds={"world": load_no_world})
-        with pytest.raises(StorageError, match="Could not read /nowhere/world"):
-            work(kind, toy_refs(2), loaders=loaders)
-        with pytest.raises(StorageError), kind(request(toy_refs(2)), loaders=loaders) as executor:
-            executor.describe("world")
-    loaders = dataclasses.replace(LOADERS, worlds={"world": dict})
+    loaders = dataclasses.replace(LOADERS, world=load_no_world)
+    with pytest.raises(StorageError, match="Could not read /nowhere/world"):
+        work(toy_refs(2), loaders=loaders)
+    with pytest.raises(StorageError), Workers(request(toy_refs(2)), loaders=loaders) as workers:
+        workers.describe("world")
     with pytest.raises(InvalidInputError, match="returned a dict, which is not a World"):
-        work(InProcess, toy_refs(2), loaders=loaders)
+        work(toy_refs(2), loaders=dataclasses.replace(LOADERS, world=dict))
 
 
-def test_loaders_that_cannot_travel_are_told():
+def test_a_broken_world_is_named_and_no_policy_blamed():
+    with pytest.raises(InvalidInputError, match=r"The world world itself is broken: .* NaN .* progress"):
+        work(toy_refs(2), loaders=dataclasses.replace(LOADERS, world=rogue_policies.NaNWorld))
+
+
+def test_a_policy_of_pixels_in_a_world_without_is_reported_alone():
+    ends, crashes = work(toy_refs(3), loaders=dataclasses.replace(LOADERS, world=rogue_policies.BlindWorld))
+    assert {p for p, _ in ends} == {0, 1}
+    assert crashes[2].reason == "could not start: it needs observation.image, which this world does not give"
+
+
+def test_loaders_that_cannot_travel_are_refused():
     loaders = dataclasses.replace(LOADERS, policy=lambda ref: load_toy(ref))
-    with pytest.raises(InvalidInputError, match="top level of a module; or use workers=1"):
-        work(Pool, toy_refs(2), loaders=loaders)
-    assert len(work(InProcess, toy_refs(2), loaders=loaders)[0]) == 16
+    with pytest.raises(InvalidInputError, match="at the top level of a module"):
+        work(toy_refs(2), loaders=loaders)
 
 
-def test_both_describe_a_world():
-    for workers in (1, 2):
-        with make_executor(request(toy_refs(2), workers=workers), loaders=LOADERS) as executor:
-            found = executor.describe("world")
-        assert (found.num_starts, found.horizon, found.success_at) == (1000, 8, "end")
+def test_a_worker_describes_a_world():
+    with Workers(request(toy_refs(2)), loaders=LOADERS) as workers:
+        found = workers.describe("world")
+    assert (found.num_starts, found.horizon, found.success_at) == (1000, 8, "end")
 
 
-def test_a_bench_keeps_the_latest_policies_and_does_not_retry_what_failed():
+def test_isolated_policies_share_no_batch():
+    refs = tuple(dataclasses.replace(r, isolated=i in (2, 3)) for i, r in enumerate(toy_refs(5)))
+    held = [sorted({s.policy for s in b.slots}) for b in batches_of(refs, episodes=4)]
+    assert held == [[0, 1], [2], [3], [4]]
+
+
+def test_a_worker_keeps_the_latest_policies_and_does_not_retry_what_failed():
     loads = []
 
     def load(ref):
@@ -108,11 +235,11 @@ def test_a_bench_keeps_the_latest_policies_and_does_not_retry_what_failed():
         return load_toy(ref)
 
     refs = toy_refs(3, extra=["nonsense"])
-    bench = Bench(request(refs, policies_per_wave=2), loaders=dataclasses.replace(LOADERS, policy=load))
+    kept = Rollouts(request(refs, policies_per_batch=2), loaders=dataclasses.replace(LOADERS, policy=load))
     for index in (0, 1, 0, 2, 0, 1):
-        bench.policy(index)
+        kept.policy(index)
     assert loads == ["toy-000", "toy-001", "toy-002", "toy-001"]
     for _ in range(2):
         with pytest.raises(ValueError, match="not enough values"):
-            bench.policy(3)
+            kept.policy(3)
     assert loads[4:] == ["toy-003"]

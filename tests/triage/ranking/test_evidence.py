@@ -22,12 +22,12 @@ def outcomes(draw: st.DrawFn) -> list[Outcome]:
 
 @given(outcomes(), st.randoms(use_true_random=False), st.integers(0, K * N))
 def test_order_and_grouping_of_outcomes_leave_no_trace(rows, random, cut):
-    at_once = Evidence.empty(K, episodes=N).add(rows)
+    whole = Evidence.empty(K, episodes=N).add(rows)
     mixed = list(rows)
     random.shuffle(mixed)
     parts = Evidence.empty(K, episodes=N).add(mixed[:cut]).add(mixed[cut:])
     merged = Evidence.empty(K, episodes=N).add(mixed[cut:]).merge(Evidence.empty(K, episodes=N).add(mixed[: cut + 1]))
-    assert at_once.digest == parts.digest == merged.digest
+    assert whole.digest == parts.digest == merged.digest
 
 
 @given(outcomes())
@@ -49,7 +49,7 @@ def test_counts_and_means_are_those_of_the_rows(rows):
 @settings(max_examples=40)
 def test_beside_columns_and_rows_undo_each_other(left, right, stop):
     a, b = Evidence.empty(K, episodes=N).add(left), Evidence.empty(K, episodes=N).add(right)
-    both = a.concatenate(b)
+    both = a.beside(b)
     assert both.episodes == 2 * N and both.rollouts == a.rollouts + b.rollouts
     assert both.columns(N).digest == a.digest
     assert a.columns(stop).rollouts == sum(r.episode < stop for r in left)
@@ -121,7 +121,7 @@ def test_wrong_tables_are_refused():
     with pytest.raises(InvalidInputError, match="cannot be merged"):
         Evidence.empty(1, episodes=1).merge(Evidence.empty(1, episodes=2))
     with pytest.raises(InvalidInputError, match="cannot be joined"):
-        Evidence.empty(1, episodes=1).concatenate(Evidence.empty(2, episodes=1))
+        Evidence.empty(1, episodes=1).beside(Evidence.empty(2, episodes=1))
 
 
 def test_a_crashed_policy_keeps_what_it_had():

@@ -12,8 +12,8 @@ from worldsim.triage.ranking.posterior import (
     Prior,
     beta_parameters,
     compute_posterior,
-    fit_hyperparameters,
     fit_prior,
+    fit_sweep,
     order,
     seeded_generator,
 )
@@ -79,7 +79,7 @@ def test_equal_evidence_gives_equal_draws_and_nothing_else_matters():
 def test_a_known_sweep_is_recovered(a, b):
     random = np.random.default_rng(1)
     rates = random.beta(a, b, 3000)
-    sweep = fit_hyperparameters(table(bernoulli(random, rates, 20)))
+    sweep = fit_sweep(table(bernoulli(random, rates, 20)))
     assert sweep.centre == pytest.approx(a / (a + b), abs=0.02)
     assert sweep.spread == pytest.approx(rates.var(), rel=0.2)
     prior = sweep.prior(table(bernoulli(random, rates, 20)))
@@ -91,7 +91,7 @@ def test_difficulty_shared_by_all_policies_does_not_pass_for_noise():
     skill, luck = random.normal(0, 1, 400), random.normal(0, 3, 30)
     success = (skill[:, None] + luck + random.normal(0, 0.3, (400, 30)) > 0).astype(float)
     split = success[:, ::2].mean(axis=1), success[:, 1::2].mean(axis=1)
-    sweep = fit_hyperparameters(table(success))
+    sweep = fit_sweep(table(success))
     assert sweep.spread == pytest.approx(np.cov(*split)[0, 1], rel=0.25)
 
 
@@ -168,8 +168,8 @@ def test_adaptive_episodes_do_not_tilt_the_prior():
     random = np.random.default_rng(4)
     rates = random.beta(2, 3, 400)
     success = bernoulli(random, rates, 60)
-    success[np.argsort(success[:, :10].mean(axis=1))[:350], 10:] = np.nan  # only the leaders continue
-    sweep = fit_hyperparameters(table(success))
+    success[np.argsort(success[:, :10].mean(axis=1))[:350], 10:] = np.nan  # only the leaders go on
+    sweep = fit_sweep(table(success))
     assert sweep.episodes == 10 and sweep.centre == pytest.approx(0.4, abs=0.03)
 
 

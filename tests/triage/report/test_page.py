@@ -44,7 +44,7 @@ class Reader(HTMLParser):
 
 
 def still(page: str) -> str:
-    """The page without its films, which depend on the codec."""
+    """The page without its films, whose bytes are the codec's affair."""
     return re.sub(r"data:video/mp4;base64,[^\"]+", "", page)
 
 

@@ -100,6 +100,11 @@ class LeRobotPolicy:
         """IMAGE, STATE and TRUE_STATE, as far as the checkpoint declares inputs for them."""
         return frozenset(self._keys)
 
+    @property
+    def actions_per_look(self) -> int:
+        """Actions executed of a chunk E."""
+        return self._executed
+
     def initial(self, n: int) -> LeRobotCarry:
         """Return the carry of n fresh episodes."""
         return LeRobotCarry(queue=torch.zeros(n, self._executed, self.action_dim), left=0, step=0, history={})

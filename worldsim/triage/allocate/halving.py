@@ -9,12 +9,12 @@ from worldsim.arrays import Int64s
 from worldsim.errors import InvalidInputError
 from worldsim.triage.allocate.steps import Pairs, check_counts
 from worldsim.triage.ranking.evidence import Evidence
-from worldsim.triage.ranking.posterior import Hyperparameters, fit_hyperparameters, order
+from worldsim.triage.ranking.posterior import Sweep, fit_sweep, order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """One round of sequential halving: so many policies remain, until each has so many episodes."""
+    """One round of sequential halving: so many policies go on, until each has so many episodes."""
 
     policies: int
     episodes: int  # cumulative
@@ -33,9 +33,9 @@ class SequentialHalving:
     Attributes:
         k: How many best policies are asked for.
         budget: Rollouts in all; at least one per policy.
-        keep: Share of the policies that remains in the next round, in (0, 1). Halves (0.5) mean the fewest rounds;
+        keep: Share of the policies that goes on to the next round, in (0, 1). Halves (0.5) mean the fewest rounds;
             three quarters find 1 to 3 points more of the true top 10 for the same budget (measured on synthetic
-            policies).
+            sweeps).
     """
 
     k: int
@@ -53,7 +53,7 @@ class SequentialHalving:
         """
         check_counts("Sequential halving", k=self.k, budget=self.budget, policies=policies)
         if not 0 < self.keep < 1:
-            raise InvalidInputError(f"keep is the share of policies that remains, in (0, 1); got {self.keep}.")
+            raise InvalidInputError(f"keep is the share of policies that goes on, in (0, 1); got {self.keep}.")
         sizes = [policies]
         while (size := max(self.k, min(sizes[-1] - 1, math.ceil(sizes[-1] * self.keep)))) > self.k:
             sizes.append(size)
@@ -71,9 +71,9 @@ class SequentialHalving:
         """Episodes the table must hold for K policies."""
         return self.rounds(policies)[-1].episodes
 
-    def next(self, evidence: Evidence, limit: int) -> Pairs:
+    def next(self, evidence: Evidence, room: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; the rest of the current round, episode by episode."""
-        return self._replay(evidence)[1][: max(limit, 0)]
+        return self._replay(evidence)[1][: max(room, 0)]
 
     def survivors(self, evidence: Evidence) -> Int64s:
         """Return the policies that remain after every finished round, best first; k of them when all are finished."""
@@ -82,19 +82,19 @@ class SequentialHalving:
     def _replay(self, evidence: Evidence) -> tuple[Int64s, Pairs]:
         """Walk through the rounds until one is not finished: its policies, and what it lacks."""
         rounds = self.rounds(evidence.policies)
-        going, fitted = np.flatnonzero(~evidence.failed), fit_hyperparameters(evidence.columns(rounds[0].episodes))
+        going, sweep = np.flatnonzero(~evidence.failed), fit_sweep(evidence.columns(rounds[0].episodes))
         for i, stage in enumerate(rounds):
             if todo := evidence.missing(going, min(stage.episodes, evidence.episodes)):
                 return going, todo
             size = rounds[i + 1].policies if i + 1 < len(rounds) else self.k
-            going = _select(evidence, fitted, going, size, stage.episodes)
+            going = _select(evidence, sweep, going, size, stage.episodes)
         return going, []
 
 
-def _select(evidence: Evidence, fitted: Hyperparameters, going: Int64s, size: int, episodes: int) -> Int64s:
+def _select(evidence: Evidence, sweep: Sweep, going: Int64s, size: int, episodes: int) -> Int64s:
     """Return the best `size` of the policies `going`, judged on the first `episodes` of the table."""
     if going.size <= size:
         return going
     going = np.sort(going)
     seen = evidence.columns(episodes).rows(going)
-    return going[order(seen, prior=fitted.prior(seen))[:size]]
+    return going[order(seen, prior=sweep.prior(seen))[:size]]

@@ -37,12 +37,12 @@ class KLLUCB(SteppedAllocator):
     pulls: int = 5
     width: int = 4
 
-    def next(self, evidence: Evidence, limit: int) -> Pairs:
+    def next(self, evidence: Evidence, room: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; empty as soon as the best k are separated from the rest."""
         if not 0 < self.alpha < 1 or not 0 <= self.epsilon <= 1:
             raise InvalidInputError(f"KL-LUCB needs 0 < alpha < 1 and 0 <= epsilon <= 1; got {self}.")
         check_counts("KL-LUCB", k=self.k, budget=self.budget, policies=evidence.policies)
-        return self.replay(evidence, limit, self._decide)
+        return self.replay(evidence, room, self._decide)
 
     def _decide(self, sums: Sums) -> Int64s:
         """Return the pulls [K] of a step: none when the best k are separated."""

@@ -82,21 +82,21 @@ class SteppedAllocator:
         left = self.budget - (policies - 1) * self.first_episodes(policies)
         return min(left, _MAX_SHARE * math.ceil(self.budget / policies))
 
-    def replay(self, evidence: Evidence, limit: int, decide: Callable[[Sums], Int64s], context: bytes = b"") -> Pairs:
+    def replay(self, evidence: Evidence, room: int, decide: Callable[[Sums], Int64s], context: bytes = b"") -> Pairs:
         """Walk through the steps until one is not finished, and return what it lacks.
 
         So the answer depends neither on which rollouts of a step finished first nor on a restart in between.
 
         Args:
             evidence: What is known.
-            limit: How many pairs to return at most.
+            room: How many pairs to return at most.
             decide: Pulls int64 [K] of a step; a pure function of the allocator, of the sums and of `context`.
             context: What else `decide` depends on.
         """
         alive = ~evidence.failed
         first = min(self.first_episodes(evidence.policies), evidence.episodes)
         if todo := evidence.missing(np.flatnonzero(alive), first):
-            return todo[: max(limit, 0)]
+            return todo[: max(room, 0)]
         wins_KN = np.cumsum(np.nan_to_num(evidence.success), axis=1)
         count = np.where(alive, first, 0)
         while (left := self.budget - int(count.sum())) > 0:
@@ -112,7 +112,7 @@ class SteppedAllocator:
                 for pair in evidence.missing([i], int(count[i] + pulls[i]), start=int(count[i]))
             ]
             if todo:
-                return todo[: max(limit, 0)]
+                return todo[: max(room, 0)]
             count = count + pulls
         return []
 

@@ -30,12 +30,12 @@ class TopTwoThompson(SteppedAllocator):
     seed: int = 0
     batch: int | None = None
 
-    def next(self, evidence: Evidence, limit: int) -> Pairs:
+    def next(self, evidence: Evidence, room: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; the rest of the current step."""
         check_counts("Thompson sampling", k=self.k, budget=self.budget, policies=evidence.policies)
         prior = fit_prior(evidence.columns(self.first_episodes(evidence.policies)))
         context = prior.mean.tobytes() + prior.strength.tobytes()
-        return self.replay(evidence, limit, functools.partial(self._decide, prior=prior), context)
+        return self.replay(evidence, room, functools.partial(self._decide, prior=prior), context)
 
     def _decide(self, sums: Sums, *, prior: Prior) -> Int64s:
         """Return the pulls [K] of a step: how often each policy came k-th or (k+1)-th in a draw."""

@@ -23,7 +23,7 @@ class Uniform:
         check_counts("Uniform allocation", k=1, budget=self.budget, policies=policies)
         return self.budget // policies
 
-    def next(self, evidence: Evidence, limit: int) -> Pairs:
+    def next(self, evidence: Evidence, room: int) -> Pairs:
         """See `worldsim.protocols.Allocator.next`; episode by episode, all policies each."""
         stop = min(self.table_size(evidence.policies), evidence.episodes)
-        return evidence.missing(np.flatnonzero(~evidence.failed), stop)[: max(limit, 0)]
+        return evidence.missing(np.flatnonzero(~evidence.failed), stop)[: max(room, 0)]

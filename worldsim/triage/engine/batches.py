@@ -1,23 +1,28 @@
-"""The unit of work: a wave is a fixed-width batch of rollouts of different policies, done by one process at one go.
+"""Fixed-width batches of rollouts, the unit of work: composed from an allocator's answer, rolled out by one worker.
 
-How an answer of an allocator is cut into waves depends on that answer and on nothing else. So waves are the same with
-any number of workers, in any order and after any restart, and each is stored whole or not at all. Not for rolling out
-(`worldsim.triage.engine.roll`).
+How an answer is cut into batches depends on that answer and on nothing else. So batches are the same with any number of
+workers, in any order and after any restart.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+import re
+import traceback
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.rollout.episodes import Block
+from worldsim.text import printable
 from worldsim.triage.request import Ref
 
 Stage = Literal["load", "start", "act", "hang", "death", "world"]
+"""What a policy did when it failed; ``"world"``: the world answered its actions with NaN."""
+_REASON = 300  # characters of an error message that a leaderboard can show
+_DETAIL = 20_000  # characters of a traceback that are kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class Scope:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One rollout of a wave."""
+    """One rollout of a batch."""
 
     policy: int
     episode: int  # index into the block
@@ -53,11 +58,11 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wave:
+class Batch:
     """Up to `width` rollouts; the rows of one policy are contiguous.
 
     Attributes:
-        id: sha256 over everything that decides the wave's results.
+        id: sha256 over everything that decides the batch's results.
         kind: As in `Scope`.
         block: Name of the episodes' block.
         slots: The rollouts, by row.
@@ -81,6 +86,11 @@ class Wave:
                 rows.setdefault(slot.policy, []).append(row)
         return rows
 
+    def only(self, policies: Collection[int]) -> "Batch":
+        """The same batch with only the rows of these policies left to be rolled out."""
+        others = {row for row, slot in enumerate(self.slots) if slot.policy not in policies}
+        return dataclasses.replace(self, done=self.done | others)
+
     def padded(self) -> tuple[Tensor, Tensor]:
         """Start and key of every row, int64 [width] each; idle rows repeat the first start with key 0."""
         spare = self.width - len(self.slots)
@@ -90,7 +100,7 @@ class Wave:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finished:
+class RolloutResult:
     """How the rollout in one row ended."""
 
     row: int
@@ -102,7 +112,8 @@ class Finished:
     uncertainty_mean: float
     uncertainty_max: float
     solved_at: int  # first step, from 1, at which success was more likely than not; -1 if never
-    steps: int
+    steps: int  # actions taken
+    unseen: int = 0  # actions chosen without a frame newer than the one before; 0 where each step is one action
     abstained: bool = False  # the judge declined to say; `success` is then its probability
     note: str = ""  # the judge's words
 
@@ -113,10 +124,10 @@ class Crash:
 
     Attributes:
         policy: Its index.
-        stage: When it happened; ``"world"`` means that the world answered its actions with NaN.
+        stage: When it happened.
         step: Step of the episode, 0 before the first.
         reason: One line, the same whenever and wherever the same thing happens.
-        detail: The traceback, for whoever mends it.
+        detail: The traceback, for debugging.
     """
 
     policy: int
@@ -127,58 +138,78 @@ class Crash:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveResult:
-    """Outcome of one wave: a rollout or a crash for every row that was not done.
+class BatchResult:
+    """What came of a batch: a rollout or a crash for every row that was not done.
 
     Attributes:
-        wave: Which.
-        finished: One per row that came through.
+        batch: Which.
+        rollouts: One per row that came through.
         crashes: At most one per policy.
-        seconds: Wall-clock time.
     """
 
-    wave: Wave
-    finished: tuple[Finished, ...]
+    batch: Batch
+    rollouts: tuple[RolloutResult, ...]
     crashes: tuple[Crash, ...]
-    seconds: float
+
+
+def hang(policy: int, timeout_s: float) -> Crash:
+    """Describe a policy that did not come back."""
+    return Crash(policy=policy, stage="hang", step=-1, reason=f"did not answer within {timeout_s:g} s")
+
+
+def crash_of(policy: int, stage: Stage, step: int, error: BaseException) -> Crash:
+    """Describe an error so that it reads the same in every process, and is fit to be stored and shown."""
+    try:
+        text = str(error)
+    except BaseException:  # a policy's own exception class may do anything
+        text = ""
+    lines = re.sub(r"0x[0-9a-f]{4,}", "0x...", text).strip().splitlines()
+    message = printable(lines[0][:_REASON]) if lines else ""
+    kind = printable(type(error).__name__)
+    what = message if isinstance(error, WorldsimError) and message else f"{kind}: {message}".rstrip(": ")
+    place = {"load": "could not be loaded", "start": "could not start"}.get(stage, f"failed at step {step}")
+    detail = printable("".join(traceback.format_exception(error))[-_DETAIL:], lines=True)
+    return Crash(policy=policy, stage=stage, step=step, reason=f"{place}: {what}", detail=detail)
 
 
 def compose(
-    pairs: Iterable[tuple[int, int]], *, scope: Scope, block: Block, width: int, policies_per_wave: int
-) -> list[Wave]:
-    """Cut an allocator's answer into waves.
+    pairs: Iterable[tuple[int, int]], *, scope: Scope, block: Block, width: int, policies_per_batch: int
+) -> list[Batch]:
+    """Cut an allocator's answer into batches.
 
-    Rollouts are sorted by policy and episode, so that a wave calls few policies with many rows each.
+    Rollouts are sorted by policy and episode, so that a batch calls few policies with many rows each. An isolated policy
+    shares no batch.
 
     Args:
         pairs: (policy, episode) in any order. Policies of equal content count once.
         scope: Where the rollouts happen.
         block: Episodes that the pairs index.
-        width: Rows of a wave.
-        policies_per_wave: At most so many policies share a wave.
+        width: Rows of a batch.
+        policies_per_batch: At most so many policies share a batch.
 
     Raises:
         InvalidInputError: A pair points outside the table.
     """
     first = scope.first_of()
     wanted = sorted({(_policy(p, first), _episode(e, block)) for p, e in pairs})
-    waves: list[Wave] = []
+    batches: list[Batch] = []
     slots: list[Slot] = []
     held: set[int] = set()
     for policy, episode in wanted:
-        if slots and (len(slots) == width or len(held | {policy}) > policies_per_wave):
-            waves.append(_wave(slots, scope, block, width))
+        apart = policy not in held and any(scope.policies[p].isolated for p in {policy, *held} if held)
+        if slots and (apart or len(slots) == width or len(held | {policy}) > policies_per_batch):
+            batches.append(_batch(slots, scope, block, width))
             slots, held = [], set()
         held.add(policy)
         slots.append(Slot(policy=policy, episode=episode, start=int(block.start[episode]), key=int(block.key[episode])))
     if slots:
-        waves.append(_wave(slots, scope, block, width))
-    return waves
+        batches.append(_batch(slots, scope, block, width))
+    return batches
 
 
 def _policy(index: int, first: Sequence[int]) -> int:
     if not 0 <= index < len(first):
-        raise InvalidInputError(f"The allocator asked for policy {index}; there are {len(first)}. Mend the allocator.")
+        raise InvalidInputError(f"The allocator asked for policy {index}; there are {len(first)}. Fix the allocator.")
     return first[int(index)]
 
 
@@ -186,14 +217,14 @@ def _episode(index: int, block: Block) -> int:
     if not 0 <= index < len(block):
         raise InvalidInputError(
             f"The allocator asked for episode {index} of the {block.name} block; it has {len(block)}. "
-            "Mend the allocator."
+            "Fix the allocator."
         )
     return int(index)
 
 
-def _wave(slots: Sequence[Slot], scope: Scope, block: Block, width: int) -> Wave:
-    """Seal a wave with its id."""
+def _batch(slots: Sequence[Slot], scope: Scope, block: Block, width: int) -> Batch:
+    """Make a batch with its id."""
     content = "|".join([scope.kind, scope.world, scope.judge, block.name, str(width)])
     rows = "|".join(f"{scope.policies[s.policy].digest},{s.start},{s.key}" for s in slots)
     name = hashlib.sha256(f"{content}|{rows}".encode()).hexdigest()
-    return Wave(id=name, kind=scope.kind, block=block.name, slots=tuple(slots), width=width)
+    return Batch(id=name, kind=scope.kind, block=block.name, slots=tuple(slots), width=width)

@@ -1,7 +1,6 @@
-"""What a request comes to in a given world: the plan of a triage run.
+"""The plan of a triage run: its request, resolved in a given world.
 
-It is written before the first rollout and settles everything that decides the result. Not for doing any of it
-(`worldsim.triage.run`).
+It is written before the first rollout and fixes everything that decides the result.
 """
 
 import dataclasses
@@ -19,8 +18,10 @@ from worldsim.rollout.episodes import AUDIT, TRIAGE, Block, block
 from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.request import Ref, TriageRequest
 
-FORMAT = "worldsim-triage-1"
+FORMAT = "worldsim-triage-2"
 PLAN = "plan.json"
+WORLD, TRUTH = "world", "truth"
+"""Kind of the world in which the triage happens, and of the one that is the truth."""
 _DERIVED = ("format", "judge", "blocks")  # written for the reader and for checking
 
 
@@ -33,6 +34,7 @@ class Description:
     success_at: Literal["end", "any"]
     task: str = ""
     task_id: str = ""
+    actions_per_step: int = 1  # above 1, policies that do not plan in chunks act on frames that they have seen before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Plan:
 
     Attributes:
         request: What was asked for.
-        world: What the world said of itself.
+        world: What must be known of the world.
         arenas: Other worlds the policies are tried in.
         versions: Software that made the plan; kept for the reader, not compared.
     """
@@ -58,7 +60,7 @@ class Plan:
 
     @property
     def rule(self) -> str:
-        """Version of the rule that reads a world's own heads; it judges other worlds whoever judges the triage."""
+        """Version of the rule that reads a world's own heads; it judges other worlds in every run."""
         return WorldJudge(success_at=self.world.success_at, threshold=self.request.threshold).version
 
     @property

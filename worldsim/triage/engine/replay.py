@@ -1,39 +1,36 @@
-"""The course of a run: what the plan and the store say has been learned, and what must be rolled out next.
+"""Deterministic replay of a run: derives every allocation decision again from stored outcomes, and goes on from there.
 
-The run is replayed from the beginning each time: ask the allocator, cut its answer into waves, look up what is known,
+The run is replayed from the beginning each time: ask the allocator, cut its answer into batches, look up what is known,
 roll out what is not, and only then ask again. Decisions so see whole rounds in the table's order and never which
-rollouts happened to finish first; a run that was killed takes the same decisions again. Not for computing (`workers`)
-or for writing (`store`): both are handed in.
+rollouts happened to finish first; a run that was killed takes the same decisions again.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from worldsim.errors import InvalidInputError
 from worldsim.rollout.episodes import TRIAGE, Block
-from worldsim.rollout.episodes import block as lay_out
-from worldsim.triage.engine.batches import Crash, Scope, Wave, compose
-from worldsim.triage.engine.plan import ArenaPlan, Plan
+from worldsim.rollout.episodes import block as make_block
+from worldsim.triage.engine.batches import Batch, Crash, Scope, compose
+from worldsim.triage.engine.plan import TRUTH, WORLD, ArenaPlan, Plan
 from worldsim.triage.engine.store import Store
+from worldsim.triage.engine.workers import Workers
 from worldsim.triage.ranking.evidence import Evidence, Outcome
 from worldsim.triage.ranking.judge_correction import Corrected, correct_rates
 from worldsim.triage.ranking.posterior import order
 from worldsim.triage.ranking.ranking import Ranking
 
-WORLD, TRUTH = "world", "truth"
-"""Kind of the world in which the triage happens, and of the one that is the truth."""
-Execute = Callable[[Sequence[Wave], Scope], None]
-"""Rolls out waves of a scope and commits them."""
 Pairs = Sequence[tuple[int, int]]
 
 
-class UnfinishedRun(Exception):  # noqa: N818  (not a failure: a course without an executor ends here)
-    """Rollouts are missing and nobody is there to compute them."""
+class UnfinishedRun(Exception):  # noqa: N818  (not a failure: a replay without workers ends here)
+    """Rollouts are missing and there are no workers to compute them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """All that a run has learned.
+    """All that a run has found out.
 
     Attributes:
         plan: What was asked.
@@ -56,20 +53,51 @@ class Results:
     finished: bool
 
 
-class Course:
-    """Replays a run, and continues it where an executor is given."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """News of a run, after each batch.
 
-    def __init__(self, plan: Plan, *, store: Store, execute: Execute | None = None) -> None:
+    Attributes:
+        kind: ``"world"``, or the kind of an arena.
+        block: Name of the episodes' block.
+        done: Rollouts finished in this kind of world, earlier runs included.
+        planned: Rollouts it will come to, at most.
+        crashed: Names of the policies that crashed in the batch.
+        seconds: Since the run began.
+    """
+
+    kind: str
+    block: str
+    done: int
+    planned: int
+    crashed: tuple[str, ...]
+    seconds: float
+
+
+class Replay:
+    """Replays a run, and continues it where workers are given."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        store: Store,
+        workers: Workers | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
         """Set up.
 
         Args:
             plan: What was asked.
-            store: What is known.
-            execute: Rolls out what is not; None stops the replay at the first gap.
+            store: What is known; takes what is rolled out.
+            workers: Roll out what is not; None stops the replay at the first gap.
+            progress: Called after each batch.
         """
         self._plan = plan
         self._store = store
-        self._execute = execute
+        self._workers = workers
+        self._progress = progress
+        self._began = time.perf_counter()
         self._failures: dict[str, dict[int, Crash]] = {WORLD: {}}
         self._finished = True
 
@@ -133,19 +161,19 @@ class Course:
                     "crashed. It must return pairs that are blank in the evidence, and nothing when there are none."
                 )
             try:
-                evidence = self._round(evidence, pairs, block, self._scope())
+                evidence = self._round(evidence, pairs, block, scope_of(self._plan))
             except UnfinishedRun:
-                return self._partial(evidence, pairs, block, self._scope())
+                return self._partial(evidence, pairs, block, scope_of(self._plan))
         return evidence
 
     def _audit(self, triage: Evidence) -> Evidence | None:
-        """Try the winners again on fresh episodes."""
+        """Try the winners a second time, on fresh episodes."""
         request, block = self._plan.request, self._plan.audit
         if not len(block) or not self._finished:
             return None
         finalists = [int(i) for i in order(triage)[: request.finalists] if not triage.failed[i]]
         blank = dataclasses.replace(Evidence.empty(triage.policies, episodes=len(block)), failed=triage.failed)
-        return self._whole(blank, finalists, block, self._scope())
+        return self._all_pairs(blank, finalists, block, scope_of(self._plan))
 
     def _arena(self, arena: ArenaPlan, triage: Evidence) -> Evidence:
         """Try every policy in another world."""
@@ -153,9 +181,9 @@ class Course:
         block = arena_block(self._plan, arena)
         blank = Evidence.empty(triage.policies, episodes=len(block))
         policies = [i for i in range(triage.policies) if not triage.failed[i]]
-        return self._whole(blank, policies, block, self._scope(arena))
+        return self._all_pairs(blank, policies, block, scope_of(self._plan, arena))
 
-    def _whole(self, evidence: Evidence, policies: Sequence[int], block: Block, scope: Scope) -> Evidence:
+    def _all_pairs(self, evidence: Evidence, policies: Sequence[int], block: Block, scope: Scope) -> Evidence:
         """Roll out a block with every one of `policies`."""
         pairs = [(p, e) for p in policies for e in range(len(block))]
         try:
@@ -169,21 +197,46 @@ class Course:
         A policy that crashed anywhere in the round leaves with what it knew before: how far it got in the round could
         depend on timing.
         """
-        waves = self._waves(pairs, block, scope)
-        missing = [part for wave in waves if (part := self._store.open_part(wave, scope)) is not None]
+        request = self._plan.request
+        batches = compose(
+            pairs, scope=scope, block=block, width=request.width, policies_per_batch=request.policies_per_batch
+        )
+        missing = [part for batch in batches if (part := self._store.missing_part(batch, scope)) is not None]
         if missing:
-            if self._execute is None:
-                raise UnfinishedRun
-            self._execute(missing, scope)
+            self._roll_out(missing, scope)
         first = scope.first_of()
         crashed: dict[int, Crash] = {}
-        for wave in waves:
-            for crash in self._store.crashes(wave, scope):
+        for batch in batches:
+            for crash in self._store.crashes(batch, scope):
                 crashed.setdefault(crash.policy, crash)
         for policy in {p for p, _ in pairs if first[p] in crashed}:
             evidence = evidence.fail(policy)
             self._failures[scope.kind][policy] = dataclasses.replace(crashed[first[policy]], policy=policy)
         return self._enter(evidence, [pair for pair in pairs if first[pair[0]] not in crashed], block, scope)
+
+    def _roll_out(self, batches: Sequence[Batch], scope: Scope) -> None:
+        """Compute batches and commit each as it comes.
+
+        Raises:
+            UnfinishedRun: There are no workers.
+        """
+        if self._workers is None:
+            raise UnfinishedRun
+        planned = self._plan.request.budget
+        if scope.kind != WORLD:
+            planned = len(scope.policies) * self._plan.arena(scope.kind).episodes
+        for result in self._workers.run(batches):
+            self._store.commit(result, scope)
+            if self._progress is not None:
+                news = Progress(
+                    kind=scope.kind,
+                    block=result.batch.block,
+                    done=min(len(self._store.known(scope)), planned),
+                    planned=planned,
+                    crashed=tuple(scope.policies[c.policy].name for c in result.crashes),
+                    seconds=time.perf_counter() - self._began,
+                )
+                self._progress(news)
 
     def _partial(self, evidence: Evidence, pairs: Pairs, block: Block, scope: Scope) -> Evidence:
         """Enter what is known of an unfinished round."""
@@ -200,15 +253,6 @@ class Course:
                 outcomes.append(Outcome(policy=policy, episode=episode, success=success, progress=progress))
         return evidence.add(outcomes)
 
-    def _waves(self, pairs: Pairs, block: Block, scope: Scope) -> list[Wave]:
-        request = self._plan.request
-        return compose(
-            pairs, scope=scope, block=block, width=request.width, policies_per_wave=request.policies_per_wave
-        )
-
-    def _scope(self, arena: ArenaPlan | None = None) -> Scope:
-        return scope_of(self._plan, arena)
-
 
 def scope_of(plan: Plan, arena: ArenaPlan | None = None) -> Scope:
     """Return the scope of the run's world, or of another world, which is always judged by its own heads."""
@@ -221,4 +265,4 @@ def arena_block(plan: Plan, arena: ArenaPlan) -> Block:
     """Return the episodes of another world."""
     if arena.paired:
         return plan.block(TRIAGE, arena.episodes)
-    return lay_out(arena.kind, seed=plan.request.seed, episodes=arena.episodes, num_starts=arena.num_starts)
+    return make_block(arena.kind, seed=plan.request.seed, episodes=arena.episodes, num_starts=arena.num_starts)

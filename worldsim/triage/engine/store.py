@@ -1,43 +1,50 @@
 """The durable record of finished rollouts: one SQLite database in the run folder.
 
 A row is keyed by what was rolled out (world, policy, start, noise, judge), never by when or where, so a row is true in
-any run that asks for the same rollout. A wave is entered in one transaction: a killed process loses whole waves or
-nothing. The write-ahead log survives the death of the process at any moment; after a power cut the last waves may be
-missing, which is harmless, for they are computed again to the same values. One process writes: the holder of the run
-lock. Not for frames or latents.
+any run that asks for the same rollout. Each row carries a checksum, so that one that was edited or damaged is named and
+never believed. A batch is entered in one transaction: a killed process loses whole batches or nothing. The write-ahead
+log survives the death of the process at any moment; after a power cut the last batches may be missing, which is
+harmless, for they are computed again to the same values. One process writes: the holder of the run lock.
 """
 
 import dataclasses
+import hashlib
+import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from worldsim.errors import StorageError
-from worldsim.triage.engine.batches import Crash, Finished, Scope, Wave, WaveResult
+from worldsim.text import printable
+from worldsim.triage.engine.batches import Batch, BatchResult, Crash, RolloutResult, Scope
 
 DATABASE = "rollouts.db"
-_VERSION = 1
+_VERSION = 2
 _WAIT_S = 10.0
 _SCHEMA = (
     """CREATE TABLE rollouts(
     kind TEXT NOT NULL, world TEXT NOT NULL, policy TEXT NOT NULL, start INTEGER NOT NULL, noise INTEGER NOT NULL,
-    judge TEXT NOT NULL, block TEXT NOT NULL, episode INTEGER NOT NULL, wave TEXT NOT NULL, success REAL NOT NULL,
+    judge TEXT NOT NULL, block TEXT NOT NULL, episode INTEGER NOT NULL, batch TEXT NOT NULL, success REAL NOT NULL,
     probability REAL NOT NULL, progress REAL NOT NULL, progress_max REAL NOT NULL, uncertainty_min REAL NOT NULL,
     uncertainty_mean REAL NOT NULL, uncertainty_max REAL NOT NULL, solved_at INTEGER NOT NULL, steps INTEGER NOT NULL,
-    abstained INTEGER NOT NULL, note TEXT NOT NULL, PRIMARY KEY(world, policy, start, noise, judge)
+    unseen INTEGER NOT NULL, abstained INTEGER NOT NULL, note TEXT NOT NULL, checksum TEXT NOT NULL,
+    PRIMARY KEY(world, policy, start, noise, judge)
     ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE crashes(
-    wave TEXT NOT NULL, policy TEXT NOT NULL, stage TEXT NOT NULL, step INTEGER NOT NULL, reason TEXT NOT NULL,
-    detail TEXT NOT NULL, PRIMARY KEY(wave, policy)
+    batch TEXT NOT NULL, policy TEXT NOT NULL, stage TEXT NOT NULL, step INTEGER NOT NULL, reason TEXT NOT NULL,
+    detail TEXT NOT NULL, checksum TEXT NOT NULL, PRIMARY KEY(batch, policy)
     ) STRICT, WITHOUT ROWID""",
     f"PRAGMA user_version = {_VERSION}",
 )
-_ENDING = tuple(f.name for f in dataclasses.fields(Finished) if f.name != "row")
-_COLUMNS = ("kind", "world", "policy", "start", "noise", "judge", "block", "episode", "wave", *_ENDING)
-_INSERT = f"INSERT INTO rollouts({', '.join(_COLUMNS)}) VALUES({', '.join('?' * len(_COLUMNS))})"
-_SELECT = f"SELECT policy, start, noise, block, episode, {', '.join(_ENDING)} FROM rollouts"  # noqa: S608
+_VALUES = tuple(f.name for f in dataclasses.fields(RolloutResult) if f.name != "row")
+_COLUMNS = ("kind", "world", "policy", "start", "noise", "judge", "block", "episode", "batch", *_VALUES, "checksum")
+_CRASH_COLUMNS = ("batch", "policy", "stage", "step", "reason", "detail", "checksum")
+_LOCKING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL", "SQLITE_NOLFS")
+_LOCKING_IO = ("LOCK", "UNLOCK", "SHMOPEN", "SHMSIZE", "SHMLOCK", "SHMMAP", "BLOCKED", "CHECKRESERVEDLOCK")
 
 Key = tuple[str, int, int]
 """Policy digest, start and noise key: names a rollout within a scope."""
@@ -52,113 +59,155 @@ class Record:
     noise: int
     block: str  # the block that first asked for it
     episode: int
-    ending: Finished
+    result: RolloutResult  # its row is -1
 
 
 class Store:
-    """Reads and writes the database of one run folder."""
+    """Reads and writes the database of one run folder. What it holds of outcomes is kept in memory too."""
 
     def __init__(self, path: Path, *, connection: sqlite3.Connection) -> None:
-        """Wrap an open connection; use `Store.open`."""
+        """Read and check all rows of an open connection; use `Store.open` or `Store.read`."""
         self._path = path
         self._connection = connection
+        self._file = _identity(path)
         self._known: dict[tuple[str, str], dict[Key, tuple[float, float]]] = {}
-        self._crashes: dict[str, list[tuple[str, Crash]]] | None = None
+        self._crashes: dict[str, dict[str, Crash]] = {}
+        with _storage_errors(path):
+            self._read_rollouts()
+            self._read_crashes()
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
-        """Open the database, made if it is missing, and close it at the end.
+        """Open the database for writing, made if it is missing, and close it at the end.
 
         Raises:
-            StorageError: It is damaged, was written by another version, or cannot be written.
+            StorageError: It is damaged, was edited, was written by another version, or cannot be written.
         """
-        with _told(path):
+        with _storage_errors(path):
             connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
-        try:
-            with _told(path):
+        with closing(connection):
+            with _storage_errors(path):
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
                 _prepare(connection, path)
             yield cls(path, connection=connection)
-        finally:
-            connection.close()
+
+    @classmethod
+    @contextmanager
+    def read(cls, path: Path) -> Iterator[Self]:
+        """Open the database for reading, while a run writes it or on a disk that cannot be written.
+
+        Raises:
+            StorageError: It is missing, damaged, was edited, or was written by another version.
+        """
+        if not path.is_file():
+            raise StorageError(f"{path} does not exist. Start the run again to make it.")
+        with (
+            tempfile.TemporaryDirectory() as copy,
+            _storage_errors(path),
+            closing(_reader(path, Path(copy))) as connection,
+        ):
+            _check_format(connection, path)
+            yield cls(path, connection=connection)
 
     def known(self, scope: Scope) -> dict[Key, tuple[float, float]]:
         """Success and progress of every rollout finished in a scope; kept up to date by `commit`."""
-        place = (scope.world, scope.judge)
-        if place not in self._known:
-            query = "SELECT policy, start, noise, success, progress FROM rollouts WHERE world = ? AND judge = ?"
-            with _told(self._path):
-                rows = self._connection.execute(query, place).fetchall()
-            self._known[place] = {(p, s, n): (success, progress) for p, s, n, success, progress in rows}
-        return self._known[place]
+        return self._known.setdefault((scope.world, scope.judge), {})
 
-    def crashes(self, wave: Wave, scope: Scope) -> list[Crash]:
-        """Return the crashes recorded for a wave."""
-        if self._crashes is None:
-            self._crashes = {}
-            query = "SELECT wave, policy, stage, step, reason, detail FROM crashes"
-            with _told(self._path):
-                rows = self._connection.execute(query).fetchall()
-            for name, policy, stage, step, reason, detail in rows:
-                crash = Crash(policy=-1, stage=stage, step=step, reason=reason, detail=detail)
-                self._crashes.setdefault(name, []).append((policy, crash))
-        index = {scope.policies[slot.policy].digest: slot.policy for slot in wave.slots}
-        return [dataclasses.replace(crash, policy=index[policy]) for policy, crash in self._crashes.get(wave.id, [])]
+    def crashes(self, batch: Batch, scope: Scope) -> list[Crash]:
+        """Return the crashes recorded for a batch."""
+        index = {scope.policies[slot.policy].digest: slot.policy for slot in batch.slots}
+        found = self._crashes.get(batch.id, {})
+        return [dataclasses.replace(crash, policy=index[policy]) for policy, crash in found.items()]
 
-    def open_part(self, wave: Wave, scope: Scope) -> Wave | None:
-        """Return the wave with its known rows marked done, or None if every row has ended."""
+    def missing_part(self, batch: Batch, scope: Scope) -> Batch | None:
+        """Return the batch with its known rows marked done, or None if every row has ended."""
         known = self.known(scope)
-        crashed = {crash.policy for crash in self.crashes(wave, scope)}
+        crashed = {crash.policy for crash in self.crashes(batch, scope)}
         done = frozenset(
             row
-            for row, slot in enumerate(wave.slots)
+            for row, slot in enumerate(batch.slots)
             if slot.policy in crashed or (scope.policies[slot.policy].digest, slot.start, slot.key) in known
         )
-        return None if len(done) == len(wave.slots) else dataclasses.replace(wave, done=done)
+        return None if len(done) == len(batch.slots) else dataclasses.replace(batch, done=done)
 
-    def commit(self, result: WaveResult, scope: Scope) -> None:
-        """Enter a wave: all of it, or on failure nothing.
+    def commit(self, result: BatchResult, scope: Scope) -> None:
+        """Enter what came of a batch, or of a part of it: all of it, or on failure nothing.
 
         Raises:
-            StorageError: The disk is full or the database cannot be written. Everything committed before is safe.
+            StorageError: The disk is full, the database cannot be written or was deleted, or it holds one of these
+                rollouts already. Everything committed before is safe, unless it was deleted.
         """
-        wave = result.wave
-        rows = []
-        for end in result.finished:
-            slot = wave.slots[end.row]
-            ending = tuple(getattr(end, name) for name in _ENDING)
-            policy = scope.policies[slot.policy].digest
-            key = (wave.kind, scope.world, policy, slot.start, slot.key, scope.judge)
-            rows.append((*key, wave.block, slot.episode, wave.id, *ending))
+        self.check_present()
+        batch, rows = result.batch, []
+        for end in result.rollouts:
+            slot = batch.slots[end.row]
+            key = (batch.kind, scope.world, scope.policies[slot.policy].digest, slot.start, slot.key, scope.judge)
+            values = tuple(_plain(getattr(end, name)) for name in _VALUES)
+            rows.append(_with_checksum((*key, batch.block, slot.episode, batch.id, *values)))
         crashes = [
-            (wave.id, scope.policies[c.policy].digest, c.stage, c.step, c.reason, c.detail) for c in result.crashes
+            _with_checksum((batch.id, scope.policies[c.policy].digest, c.stage, c.step, c.reason, c.detail))
+            for c in result.crashes
         ]
-        with _told(self._path), self._transaction():
-            self._connection.executemany(_INSERT, rows)
-            self._connection.executemany("INSERT INTO crashes VALUES(?, ?, ?, ?, ?, ?)", crashes)
+        with _storage_errors(self._path), self._transaction():
+            self._connection.executemany(_insert("rollouts", _COLUMNS), rows)
+            self._connection.executemany(_insert("crashes", _CRASH_COLUMNS), crashes)
         known = self.known(scope)
-        for end in result.finished:
-            slot = wave.slots[end.row]
+        for end in result.rollouts:
+            slot = batch.slots[end.row]
             known[scope.policies[slot.policy].digest, slot.start, slot.key] = (end.success, end.progress)
-        self._crashes = None if result.crashes else self._crashes
+        for crash in result.crashes:
+            self._crashes.setdefault(batch.id, {})[scope.policies[crash.policy].digest] = crash
 
     def forget_crashes(self) -> None:
         """Give every crashed policy another chance; finished rollouts stay."""
-        with _told(self._path), self._transaction():
+        with _storage_errors(self._path), self._transaction():
             self._connection.execute("DELETE FROM crashes")
-        self._crashes = None
+        self._crashes = {}
+
+    def check_present(self) -> None:
+        """See that the file is still the one that was opened.
+
+        Raises:
+            StorageError: It was deleted, moved or replaced.
+        """
+        if _identity(self._path) != self._file:
+            raise StorageError(
+                f"{self._path} was deleted or replaced while the run was writing it. What it held is lost unless the "
+                "folder was only moved: put it back, or run the same command again from the beginning."
+            )
 
     def records(self, scope: Scope) -> list[Record]:
         """Return every rollout finished in a scope, in the order of policy, start and noise key."""
-        query = f"{_SELECT} WHERE world = ? AND judge = ? ORDER BY policy, start, noise"
-        with _told(self._path):
+        query = (
+            f"SELECT {', '.join(_COLUMNS)} FROM rollouts WHERE world = ? AND judge = ? ORDER BY policy, start, noise"  # noqa: S608
+        )
+        with _storage_errors(self._path):
             rows = self._connection.execute(query, (scope.world, scope.judge)).fetchall()
-        found = []
-        for policy, start, noise, block, episode, *ending in rows:
-            values = dict(zip(_ENDING, ending, strict=True))
-            end = Finished(row=-1, **{**values, "abstained": bool(values["abstained"])})
-            found.append(Record(policy=policy, start=start, noise=noise, block=block, episode=episode, ending=end))
-        return found
+        return [_record(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
+    def _read_rollouts(self) -> None:
+        """Check every row, and learn what is known of each scope."""
+        places = {name: i for i, name in enumerate(_COLUMNS)}
+        world, policy, start, noise, judge, success, progress = (
+            places[n] for n in ("world", "policy", "start", "noise", "judge", "success", "progress")
+        )
+        for row in self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM rollouts"):  # noqa: S608
+            if row != _with_checksum(row[:-1]):
+                raise _edited(
+                    self._path, f"rollout of policy {row[policy][:12]}, start {row[start]}, noise {row[noise]}"
+                )
+            known = self._known.setdefault((row[world], row[judge]), {})
+            known[row[policy], row[start], row[noise]] = (row[success], row[progress])
+
+    def _read_crashes(self) -> None:
+        for row in self._connection.execute(f"SELECT {', '.join(_CRASH_COLUMNS)} FROM crashes"):  # noqa: S608
+            if row != _with_checksum(row[:-1]):
+                raise _edited(self._path, f"crash of policy {row[1][:12]}")
+            batch, policy, stage, step, reason, detail, _ = row
+            crash = Crash(policy=-1, stage=stage, step=step, reason=reason, detail=detail)
+            self._crashes.setdefault(batch, {})[policy] = crash
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -173,44 +222,120 @@ class Store:
             raise
 
 
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table}({', '.join(columns)}) VALUES({', '.join('?' * len(columns))})"
+
+
+def _record(row: dict[str, Any]) -> Record:
+    values = {name: row[name] for name in _VALUES}
+    result = RolloutResult(row=-1, **{**values, "abstained": bool(values["abstained"])})
+    named = {name: row[name] for name in ("policy", "start", "noise", "block", "episode")}
+    return Record(result=result, **named)
+
+
+def _plain(value: float | str) -> float | str:
+    """A value as SQLite gives it back: a bool as an int, no negative zero."""
+    return value if isinstance(value, str) else value + 0
+
+
+def _with_checksum(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row with its checksum at the end."""
+    return (*values, hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest())
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _reader(path: Path, copy: Path) -> sqlite3.Connection:
+    """A connection that only reads; on a copy where the folder does not allow the files that readers share."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)
+    try:
+        connection.execute("SELECT name FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError:
+        connection.close()
+        for suffix in ("", "-wal"):
+            if os.path.exists(f"{path}{suffix}"):
+                shutil.copyfile(f"{path}{suffix}", copy / f"{path.name}{suffix}")
+        return sqlite3.connect(copy / path.name)
+    return connection
+
+
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check the file, switch on the write-ahead log, and lay out the tables of a new database."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise _damaged(path, str(verdict))
+    """Lay out the tables of a new database, or check an old one."""
+    if connection.execute("PRAGMA user_version").fetchone()[0]:
+        _check_format(connection, path)
+        return
+    _check_pages(connection, path)
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a damaged file, and one of another version."""
+    _check_pages(connection, path)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute("COMMIT")
-    elif version != _VERSION:
+    if version != _VERSION:
         raise StorageError(
             f"{path} has format {version}, this version of worldsim writes format {_VERSION}. Use the version that "
             "made it, or start a new folder."
         )
 
 
+def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise _damaged(path, str(verdict))
+
+
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ones a user can act on."""
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into ones a user can act on."""
     try:
         yield
-    except sqlite3.IntegrityError:
-        raise  # the same rollout twice is a bug here, not the user's
-    except sqlite3.OperationalError as error:
+    except sqlite3.IntegrityError as error:
         raise StorageError(
-            f"Could not use {path}: {error}. Free space or make the folder writable, then run the same command again; "
-            "every rollout finished so far is kept."
+            f"{path} already holds a rollout that was computed just now ({error}): another process has written to it. "
+            "Run one command at a time in a folder, then the same command again."
         ) from error
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"Could not use {path}: {error}. {_cure(error)}") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"Could not read {path}: {error.strerror or error}. Check the disk.") from error
+
+
+def _cure(error: sqlite3.OperationalError) -> str:
+    """What to do about an error of SQLite's."""
+    name = error.sqlite_errorname
+    locked = name.startswith(_LOCKING) or name.removeprefix("SQLITE_IOERR_") in _LOCKING_IO
+    if locked:
+        return (
+            "The file cannot be locked: another program holds it, or the disk (many network disks) has no locks. Close "
+            "the other program, or choose a folder on a local disk."
+        )
+    return (
+        "Free space or make the folder writable, then run the same command again; every rollout finished so far is "
+        "kept."
+    )
 
 
 def _damaged(path: Path, why: str) -> StorageError:
     return StorageError(
-        f"{path} is damaged ({' '.join(why.split())}). Restore it from a copy, or move it away and run the same command again to compute "
-        "its rollouts anew."
+        f"{path} is damaged ({printable(' '.join(why.split()))}). Restore it from a copy, or move it away and run the "
+        "same command again to compute its rollouts a second time."
     )
+
+
+def _edited(path: Path, row: str) -> StorageError:
+    return _damaged(path, f"the {row} does not match its checksum: it was edited, or the disk has changed it")

@@ -1,97 +1,43 @@
-"""Where waves are rolled out: in this process, or in a pool of worker processes with a watchdog.
+"""Worker processes that roll out batches, watched from the process that started them.
 
-Both give the same results; a pool is faster and survives policies that hang in native code or kill their process.
-Results come as they finish, in any order. Not for deciding what to roll out (`worldsim.triage.run`).
+Policies run in workers only, with one worker too. A worker that dies or hangs is replaced, and its work is done again:
+the policy that ran at that moment alone, the others without it. A policy that takes down a worker of its own as well is
+reported and not called again. Isolated policies share no worker with others.
 """
 
-import signal
-import threading
+import dataclasses
+from collections import deque
 from collections.abc import Iterator, Sequence
-from multiprocessing import connection, get_all_start_methods, get_context
-from multiprocessing.context import ForkServerContext, SpawnContext
-from types import FrameType, TracebackType
-from typing import Protocol, Self
+from multiprocessing import connection
+from types import TracebackType
+from typing import Any, Literal, Self
 
 from worldsim import errors
 from worldsim.errors import InvalidInputError, WorldsimError
-from worldsim.triage.engine.batches import Crash, Wave, WaveResult
-from worldsim.triage.engine.bench import Bench, Loaders
-from worldsim.triage.engine.group import PolicyHang, hang
+from worldsim.triage.engine.batches import Batch, BatchResult, Crash, hang
 from worldsim.triage.engine.plan import Description
-from worldsim.triage.engine.worker import Answer, Worker
+from worldsim.triage.engine.process import Done, Job, Refusal, WorkerProcess
+from worldsim.triage.engine.rollouts import FilmedRow, Loaders
 from worldsim.triage.request import TriageRequest
 
 _POLL_S = 0.5
-_LIVES = 2  # a wave may take this many workers down before something is blamed
+_MAX_DEATHS = 3  # of workers in which no policy ran at that moment, before the work itself is to blame
 
 
-class Executor(Protocol):
-    """Rolls out waves."""
+class Workers:
+    """Worker processes; started when there is work, ended with the context.
 
-    def __enter__(self) -> Self:
-        """Get ready; nothing is loaded before it is needed."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of everything, rollouts under way included."""
-
-    def describe(self, kind: str) -> Description:
-        """Say what a plan must know of a world."""
-
-    def run(self, waves: Sequence[Wave]) -> Iterator[WaveResult]:
-        """Roll out waves and give each result as it is there; a policy that hangs once is not called again."""
-
-
-def make_executor(request: TriageRequest, *, loaders: Loaders) -> "InProcess | Pool":
-    """Choose by the number of workers asked for."""
-    return InProcess(request, loaders=loaders) if request.workers == 1 else Pool(request, loaders=loaders)
-
-
-class InProcess:
-    """Rolls out in the calling process, which starts at once and loads everything once."""
-
-    def __init__(self, request: TriageRequest, *, loaders: Loaders) -> None:
-        """Set up; see `Bench`."""
-        self._alarm = _Alarm(request.timeout_s)
-        self._bench = Bench(request, loaders=loaders, watch=self._alarm)
-
-    def __enter__(self) -> Self:
-        self._alarm.install()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._alarm.remove()
-
-    def describe(self, kind: str) -> Description:
-        """See `Executor.describe`."""
-        return self._bench.describe(kind)
-
-    def run(self, waves: Sequence[Wave]) -> Iterator[WaveResult]:
-        """See `Executor.run`."""
-        lost: dict[int, Crash] = {}
-        for wave in waves:
-            result = self._bench.run(wave, lost=lost)
-            lost |= {crash.policy: crash for crash in result.crashes if crash.stage == "hang"}
-            yield result
-
-
-class Pool:
-    """Rolls out in worker processes, one wave each at a time.
-
-    Processes are started when the first wave is there. Loaders must be picklable, and a script that calls this needs
-    the usual ``if __name__ == "__main__":`` guard.
+    Loaders must be picklable, and a script that calls this needs the usual ``if __name__ == "__main__":`` guard.
     """
 
     def __init__(self, request: TriageRequest, *, loaders: Loaders) -> None:
         """Set up; no process is started yet."""
         self._request = request
         self._loaders = loaders
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerProcess] = []
+        self._waiting: deque[Job] = deque()
         self._lost: dict[int, Crash] = {}
-        self._deaths: dict[str, int] = {}
+        self._suspects: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -104,120 +50,159 @@ class Pool:
         self._workers.clear()
 
     def describe(self, kind: str) -> Description:
-        """See `Executor.describe`."""
-        worker = self._grown(1)[0]
-        worker.send(kind, {})
-        while True:
-            connection.wait([worker.pipe], timeout=_POLL_S)
-            answer = worker.answer()
-            if isinstance(answer, Description):
-                return answer
-            if answer is not None:
-                raise _told(answer, f"the {kind} world")
-
-    def run(self, waves: Sequence[Wave]) -> Iterator[WaveResult]:
-        """See `Executor.run`."""
-        self._lost, self._deaths = {}, {}
-        waiting = list(reversed(waves))
-        while waiting or any(w.wave for w in self._workers):
-            for worker in self._grown(min(self._request.workers, len(waves))):
-                if waiting and worker.wave is None:
-                    worker.send(waiting.pop(), self._lost)
-            connection.wait([w.pipe for w in self._workers if w.wave], timeout=_POLL_S)
-            for worker in [w for w in self._workers if w.wave]:
-                answer = worker.answer()
-                if isinstance(answer, WaveResult):
-                    yield answer
-                elif answer is not None or (worker.acting or (0, 0.0))[1] > self._request.timeout_s:
-                    waiting.append(self._bury(worker, answer))
-
-    def _grown(self, size: int) -> list[Worker]:
-        """Start workers until there are `size`."""
-        while len(self._workers) < size:
-            self._workers.append(Worker(_context(), request=self._request, loaders=self._loaders))
-        return self._workers
-
-    def _bury(self, worker: Worker, answer: Answer) -> Wave:
-        """Remove a worker that hangs or has died, find who is to blame, and return its wave to be rolled out again.
+        """Say what a plan must know of a world; a worker loads it.
 
         Raises:
-            WorldsimError: No policy is to blame.
+            WorldsimError: As its loader.
+            InvalidInputError: Workers keep dying while they load it.
         """
-        wave = worker.wave
+        (found,) = self._do([Job(method="describe", what=kind)])
+        assert isinstance(found, Description)
+        return found
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[BatchResult]:
+        """Roll out batches and give results as they come; a batch may come in several parts.
+
+        Raises:
+            WorldsimError: The world or the judge cannot be loaded or fails.
+            InvalidInputError: Workers keep dying while they load the world.
+        """
+        self._lost = {}
+        for result in self._do([Job(method="run", what=batch) for batch in batches]):
+            assert isinstance(result, BatchResult)
+            yield result
+
+    def film(self, batch: Batch) -> list[FilmedRow]:
+        """Roll out a batch and draw it; rows of policies that fail are left out. Raises as `Rollouts.film`."""
+        self._lost = {}
+        return [row for part in self._do([Job(method="film", what=batch)]) for row in part]
+
+    def time(self, batch: Batch, *, steps: Sequence[int]) -> list[float]:
+        """Seconds that a batch takes when its episodes end after so many steps, as `Rollouts.time`."""
+        self._lost = {}
+        parts = list(self._do([Job(method="time", what=batch, more=(tuple(steps),))]))
+        return [sum(part[i] for part in parts) for i in range(len(steps))]
+
+    def _do(self, jobs: Sequence[Job]) -> Iterator[Any]:
+        """Give out work, watch it, and give its answers."""
+        for worker in self._busy:  # what an earlier caller did not wait for
+            self._workers.remove(worker)
+            worker.kill()
+        self._waiting = deque(jobs)
+        while self._waiting or self._busy:
+            self._assign(len(jobs))
+            _wait(self._busy)
+            for worker in self._busy:
+                answer = worker.answer()
+                overdue = worker.board.acting is not None and worker.board.acting[1] > self._request.timeout_s
+                if answer is None and not overdue:
+                    continue
+                job = worker.take_job()
+                if isinstance(answer, Done):
+                    yield answer.value
+                elif isinstance(answer, Refusal):
+                    raise _error_from(answer)
+                else:
+                    yield from self._reap(worker, job, hung=answer is None)
+
+    @property
+    def _busy(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers if worker.job is not None]
+
+    def _assign(self, jobs: int) -> None:
+        """Give waiting work to idle workers, replacing those that belong to another policy."""
+        size = min(self._request.workers, max(jobs, 1))
+        self._waiting = deque(part for job in self._waiting for part in self._split(job))
+        for job in list(self._waiting):
+            owner = self._owner(job)
+            idle = [worker for worker in self._workers if worker.job is None]
+            fitting = [worker for worker in idle if worker.owner == owner]
+            if not fitting and len(self._workers) >= size:
+                if not idle:
+                    return
+                self._workers.remove(idle[0])
+                idle[0].kill()
+            if not fitting:
+                fitting = [WorkerProcess(self._request, self._loaders, owner=owner)]
+                self._workers += fitting
+            self._waiting.remove(job)
+            fitting[0].send(job, self._lost)
+
+    def _split(self, job: Job) -> list[Job]:
+        """Take policies that have taken down a worker out of work that others share."""
+        apart = [p for p in job.policies if p in self._suspects and p not in self._lost]
+        rest = [p for p in job.policies if p not in apart]
+        if not apart or len(job.policies) == 1:
+            return [job]
+        return [*([job.only(rest)] if rest else []), *(job.only([p]) for p in apart)]
+
+    def _owner(self, job: Job) -> int | None:
+        """The policy that a worker of its own is needed for; None for work that shares one."""
+        if len(job.policies) != 1 or job.policies[0] in self._lost:
+            return None
+        (policy,) = job.policies
+        return policy if policy in self._suspects or self._request.policies[policy].isolated else None
+
+    def _reap(self, worker: WorkerProcess, job: Job, *, hung: bool) -> Iterator[BatchResult]:
+        """Remove a worker that hangs or has died, and put what it was doing back to work, or report who is to blame."""
         self._workers.remove(worker)
-        exitcode = worker.kill(linger=isinstance(answer, EOFError))
-        policy, seconds = worker.acting or (None, 0.0)
-        if wave is None or isinstance(answer, tuple):
-            raise _told(answer, "rolling out")
-        if answer is None:
-            if policy is not None and seconds > self._request.timeout_s:
-                self._lost[policy] = hang(policy, self._request.timeout_s)
-            return wave
-        self._deaths[wave.id] = self._deaths.get(wave.id, 0) + 1
-        if self._deaths[wave.id] >= _LIVES:
-            if policy is None:
-                raise _told(answer, "rolling out")
-            reason = f"its process died (exit code {exitcode}) while it ran"
-            self._lost[policy] = Crash(policy=policy, stage="death", step=-1, reason=reason)
-        return wave
+        acting, loaded = worker.board.acting, worker.board.loaded
+        exitcode = worker.kill(linger=not hung)
+        if acting is not None and acting[0] in job.policies:
+            yield from self._blame(acting[0], job, hung=hung, exitcode=exitcode)
+            return
+        if job.deaths + 1 < _MAX_DEATHS:
+            self._waiting.appendleft(dataclasses.replace(job, deaths=job.deaths + 1))
+        elif loaded and len(job.policies) > 1:
+            self._suspects.update(job.policies)
+            self._waiting.extendleft(dataclasses.replace(job.only([p]), deaths=0) for p in job.policies)
+        elif loaded and job.policies:
+            yield from self._report(job.policies[0], job, f"its process died (exit code {exitcode}) in its episodes")
+        else:
+            raise InvalidInputError(
+                f"{_MAX_DEATHS} worker processes died, one after the other (the last with exit code {exitcode}), while "
+                f"they loaded {_loading(job)} and before any policy ran. The usual cause is too little memory for {self._request.workers} "
+                "workers; ask for fewer."
+            )
+
+    def _blame(self, policy: int, job: Job, *, hung: bool, exitcode: int | None) -> Iterator[BatchResult]:
+        """Run a policy that took a worker down alone, and the others without it; report it if it was alone already."""
+        self._suspects.add(policy)
+        rest = [other for other in job.policies if other != policy]
+        if rest:
+            alone, others = job.only([policy]), job.only(rest)
+            self._waiting.extendleft([dataclasses.replace(alone, deaths=1), dataclasses.replace(others, deaths=0)])
+        elif hung:
+            yield from self._report(policy, job, hang(policy, self._request.timeout_s).reason, stage="hang")
+        elif job.deaths == 0:
+            self._waiting.appendleft(dataclasses.replace(job, deaths=1))
+        else:
+            yield from self._report(policy, job, f"its process died (exit code {exitcode}) while it ran")
+
+    def _report(
+        self, policy: int, job: Job, reason: str, *, stage: Literal["hang", "death"] = "death"
+    ) -> Iterator[BatchResult]:
+        """Report a policy as failed; it is not called again."""
+        self._lost[policy] = Crash(policy=policy, stage=stage, step=-1, reason=reason)
+        if job.method == "run":
+            assert isinstance(job.what, Batch)
+            yield BatchResult(batch=job.what, rollouts=(), crashes=(self._lost[policy],))
 
 
-def _told(answer: Answer, what: str) -> Exception:
+def _wait(workers: Sequence[WorkerProcess]) -> None:
+    """Wait until a worker has an answer or has ended, or for a moment, to look for those that hang."""
+    events = [event for worker in workers for event in worker.events]
+    if events:
+        connection.wait(events, timeout=_POLL_S)
+
+
+def _loading(job: Job) -> str:
+    return f"the {job.what.kind if isinstance(job.what, Batch) else job.what} world"
+
+
+def _error_from(refusal: Refusal) -> Exception:
     """Build the error for a worker that could not do its work."""
-    if isinstance(answer, tuple):
-        name, message, trace = answer
-        kind = getattr(errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, WorldsimError):
-            return kind(message)
-        return RuntimeError(f"A worker process failed at {what}: {name}: {message}\n{trace}")
-    return InvalidInputError(
-        f"A worker process died at {what} before any policy ran. Common causes: too little memory for the number of "
-        "workers, or loaders that cannot be imported in another process. Try workers=1 to see the error itself."
-    )
-
-
-def _context() -> ForkServerContext | SpawnContext:
-    """Processes that inherit nothing: forked from a clean server with torch loaded, or spawned where there is none."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["worldsim.triage.engine.worker"])
-    return context
-
-
-class _Alarm:
-    """Interrupts a policy that takes too long, as soon as it is back in Python code.
-
-    Works in the main thread only, and only if nobody else uses the alarm signal; elsewhere it does nothing.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._installed = False
-
-    def install(self) -> None:
-        """Take the alarm signal, if it is free."""
-        free = signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN)
-        self._installed = free and threading.current_thread() is threading.main_thread()
-        if self._installed:
-            signal.signal(signal.SIGALRM, self._ring)
-
-    def remove(self) -> None:
-        """Give it back."""
-        if self._installed:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        self._installed = False
-
-    def enter(self, policy: int) -> None:
-        """See `Watch.enter`."""
-        if self._installed:
-            signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
-
-    def leave(self) -> None:
-        """See `Watch.leave`."""
-        if self._installed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    @staticmethod
-    def _ring(number: int, frame: FrameType | None) -> None:
-        raise PolicyHang
+    kind = getattr(errors, refusal.kind, None)
+    if isinstance(kind, type) and issubclass(kind, WorldsimError):
+        return kind(refusal.message)
+    return RuntimeError(f"A worker process failed: {refusal.kind}: {refusal.message}\n{refusal.trace}")

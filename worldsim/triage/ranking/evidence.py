@@ -208,7 +208,7 @@ class Evidence:
             failed=self.failed | other.failed,
         )
 
-    def concatenate(self, other: "Evidence") -> Self:
+    def beside(self, other: "Evidence") -> Self:
         """Return the same K policies over the episodes of both tables, [K, N] + [K, M] -> [K, N + M].
 
         Raises:

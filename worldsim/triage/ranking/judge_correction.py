@@ -26,7 +26,7 @@ from worldsim.triage.ranking.measured import interval_from_percent, interval_to_
 Method = Literal["truth", "rates"]
 _FEWEST = 2  # true episodes of a policy from which the truth corrects
 _PAIRS = 8  # degrees of freedom of all pairs together below which the judge is given no weight
-_PRIOR = 4.0  # how many degrees of freedom the policies' common variance is worth next to a policy's own
+_PRIOR = 4.0  # how many degrees of freedom the policies' common variance is worth beside a policy's own
 _INFORMED = 0.1  # sensitivity + specificity - 1 of a judge that can be corrected at all
 
 
@@ -91,7 +91,7 @@ def correct_by_truth(
     theta = mean_n(Y) + lambda (mean_M(f) - mean_n(f)), lambda = Cov(Y, f) / ((1 + n / M) Var f), with the truth Y and the
     judge's probability f. A dozen pairs say little about a covariance, so Cov and Var are those within policies, pooled
     over all of them, and lambda is kept in 0..1; with fewer than 8 degrees of freedom in all, or without other episodes,
-    it is 0 and the truth is used alone. So lambda hardly depends on any one policy's outcomes, and theta is unbiased.
+    it is 0 and the truth stands alone. So lambda hardly depends on any one policy's outcomes, and theta is unbiased.
     True episodes that the judge did not see count in mean_n(Y) and not in mean_n(f); lambda shrinks accordingly.
 
     The interval is Clopper and Pearson's for as many episodes as theta is worth: theirs of the truth alone where lambda is

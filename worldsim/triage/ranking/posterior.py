@@ -1,7 +1,7 @@
 """An empirical-Bayes beta-binomial model of the policies' success rates.
 
-The prior is fitted to the policies themselves, on the episodes that all have seen, so that adaptive allocation does not
-bias it. Progress informs the prior mean of each policy as far as it is found to predict success between policies,
+The prior is fitted to the sweep itself, on the episodes that every policy has seen, so that adaptive allocation does
+not bias it. Progress informs the prior mean of each policy as far as it is found to predict success between policies,
 so it matters while successes are few and fades as they accumulate. For decisions and shrunk means; guarantees come from
 `worldsim.stats.intervals`, which uses no prior.
 
@@ -124,7 +124,7 @@ class Posterior:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Hyperparameters:
+class Sweep:
     """Hyperparameters of the prior: how success rates and progress are distributed over all policies.
 
     With s and g the success and progress of a policy on an episode, u = g - slope * s is the part of progress that the
@@ -173,7 +173,7 @@ class Hyperparameters:
         return Prior(mean=mean, strength=strength)
 
 
-def fit_hyperparameters(evidence: Evidence) -> Hyperparameters:
+def fit_sweep(evidence: Evidence) -> Sweep:
     """Fit the hyperparameters to the episodes that every policy has seen, by moments.
 
     Components are those of a two-way layout of policies by shared episodes, so the difficulty of an episode cancels.
@@ -186,12 +186,12 @@ def fit_hyperparameters(evidence: Evidence) -> Hyperparameters:
     n = int(shared.sum())
     if n < 2 or policies < 3:
         known = evidence.success_mean[alive & (evidence.count > 0)]
-        return Hyperparameters(policies=policies, episodes=0, centre=(float(known.sum()) + 1) / (known.size + 2))
+        return Sweep(policies=policies, episodes=0, centre=(float(known.sum()) + 1) / (known.size + 2))
     s_KN, g_KN = evidence.success[alive][:, shared], evidence.progress[alive][:, shared]
     noise, spread = _components(s_KN, g_KN)
     slope = float(noise[0, 1] / noise[0, 0]) if noise[0, 0] > 0 else 0.0
     to_u = np.array([-slope, 1.0])
-    return Hyperparameters(
+    return Sweep(
         policies=policies,
         episodes=n,
         centre=float(s_KN.mean()),
@@ -206,11 +206,11 @@ def fit_hyperparameters(evidence: Evidence) -> Hyperparameters:
 
 def fit_prior(tally: Tally) -> Prior:
     """Return the prior of each policy, fitted to the tally itself."""
-    fitted = fit_hyperparameters(tally) if isinstance(tally, Evidence) else _fit_rates(tally)
-    return fitted.prior(tally)
+    sweep = fit_sweep(tally) if isinstance(tally, Evidence) else _fit_rates(tally)
+    return sweep.prior(tally)
 
 
-def _fit_rates(tally: Tally) -> Hyperparameters:
+def _fit_rates(tally: Tally) -> Sweep:
     """Fit the hyperparameters to rates alone: their spread between policies, net of their noise.
 
     The noise of a rate is p (1 - p) / count at the common mean p, which no rate of 0 or 1 makes vanish.
@@ -220,10 +220,10 @@ def _fit_rates(tally: Tally) -> Hyperparameters:
     total, few = int(alive.sum()), int(count.min()) if count.size else 0
     centre = (float(value.sum()) + 1) / (total + 2)
     if total < 3 or few < 2:
-        return Hyperparameters(policies=total, episodes=0, centre=centre)
+        return Sweep(policies=total, episodes=0, centre=centre)
     centre = float(value.mean())
     spread = float(value.var(ddof=1) - (centre * (1 - centre) / count).mean())
-    return Hyperparameters(policies=total, episodes=few, centre=centre, spread=spread)
+    return Sweep(policies=total, episodes=few, centre=centre, spread=spread)
 
 
 def compute_posterior(tally: Tally, *, k: int, prior: Prior | None = None, draws: int = _DRAWS) -> Posterior:

@@ -133,7 +133,7 @@ class Ranking:
         """
         if len(names) != evidence.policies:
             raise InvalidInputError(f"Ranking needs a name for each of {evidence.policies} policies; got {len(names)}.")
-        both = evidence if audit is None else evidence.concatenate(audit)
+        both = evidence if audit is None else evidence.beside(audit)
         corrected_tally = None if corrected is None else CorrectedTally.of(both, corrected)
         tally: Tally = both if corrected_tally is None else corrected_tally
         prior = fit_prior(tally)

@@ -163,7 +163,7 @@ def _truth(results: Results) -> Truth | None:
     if truth is None or not truth.rollouts:
         return None
     arena, request = results.plan.arena(TRUTH), results.plan.request
-    world = results.triage if results.audit is None else results.triage.concatenate(results.audit)
+    world = results.triage if results.audit is None else results.triage.beside(results.audit)
     if arena.paired:
         world = results.triage.columns(truth.episodes)
     return compare_with_truth(

@@ -19,7 +19,7 @@ from worldsim.video import Frames
 
 WIDE_PX, NARROW_PX = 880, 368
 _MANY = 80  # above this number of policies, marks merge into bands
-_TIER_PX = 44  # width of the name of a tier
+_TIER_PX = 44  # room that the name of a tier takes
 PICTURE_PX = 1000
 _UPPER_PX = 360
 _STRIP_FRAMES = 10

@@ -6,35 +6,41 @@ import pytest
 import torch
 
 from benchmarks.toy import ToyWorld, load_toy, toy_refs
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Verdict
+from worldsim.core import TRUE_STATE, Verdict
 from worldsim.errors import InvalidInputError
 from worldsim.rollout import policy_keys
 from worldsim.rollout.episodes import TRIAGE, block
 from worldsim.rollout.judge import WorldJudge
-from worldsim.triage.engine.batches import Scope, compose
-from worldsim.triage.engine.group import hang
-from worldsim.triage.engine.roll import Roller
+from worldsim.triage.engine.batches import Scope, compose, hang
+from worldsim.triage.engine.rollouts import Loaders, Rollouts
+from worldsim.triage.request import Ref, TriageRequest
 
 BLOCK = block(TRIAGE, seed=0, episodes=40, num_starts=1000)
 WORLD = ToyWorld(horizon=12)
 
 
-def roll(extra=(), *, world=WORLD, pairs=None, lost=None, done=(), judge=None, rule=None, width=16):
-    """Roll out a wave of three sound policies (one of pixels) and some others: results by (policy, episode), crashes."""
-    refs = toy_refs(3, extra=extra)
+def rollouts(refs, *, world=WORLD, judge=None, threshold=0.5, load=load_toy):
+    """What a worker has."""
+    request = TriageRequest(policies=refs, world=Ref(name="w", digest="w"), k=1, threshold=threshold)
+    loaders = Loaders(world=lambda: world, policy=load, judge=None if judge is None else lambda world: judge)
+    return Rollouts(request, loaders=loaders)
+
+
+def roll(extra=(), *, pairs=None, lost=None, done=(), width=16, refs=None, **settings):
+    """Roll out a batch of three sound policies (one of pixels) and some others: results by (policy, episode), crashes."""
+    refs = refs or toy_refs(3, extra=extra)
     scope = Scope(kind="world", world="w", judge="j", policies=refs)
     pairs = [(p, e) for p in range(len(refs)) for e in range(3)] if pairs is None else pairs
-    (wave,) = compose(pairs, scope=scope, block=BLOCK, width=width, policies_per_wave=16)
-    wave = dataclasses.replace(wave, done=frozenset(done))
-    roller = Roller(world=world, policy_of=lambda i: load_toy(refs[i]), rule=rule or WorldJudge(), judge=judge)
-    result = roller.run(wave, lost=lost)
+    (batch,) = compose(pairs, scope=scope, block=BLOCK, width=width, policies_per_batch=16)
+    batch = dataclasses.replace(batch, done=frozenset(done))
+    result = rollouts(refs, **settings).run(batch, lost or {})
     ends = {
-        (wave.slots[f.row].policy, wave.slots[f.row].episode): dataclasses.replace(f, row=0) for f in result.finished
+        (batch.slots[f.row].policy, batch.slots[f.row].episode): dataclasses.replace(f, row=0) for f in result.rollouts
     }
     return ends, {c.policy: c for c in result.crashes}
 
 
-def test_a_wave_plays_policies_on_their_own_rows():
+def test_a_batch_plays_policies_on_their_own_rows():
     ends, crashes = roll()
     assert not crashes and set(ends) == {(p, e) for p in range(3) for e in range(3)}
     assert all(f.steps == 12 and 0 <= f.success <= 1 and f.progress <= f.progress_max for f in ends.values())
@@ -75,36 +81,34 @@ def test_a_policy_that_writes_into_what_it_sees_changes_no_world():
     assert {k: v for k, v in clean.items() if k[0] < 3} == {k: v for k, v in dirty.items() if k[0] < 3}
 
 
+class Greedy:
+    needs = frozenset({"observation.sound"})
+
+    def initial(self, n):
+        return None
+
+    def act(self, observation, carry, keys):
+        raise AssertionError
+
+
+class Peeping(Greedy):
+    needs = frozenset({TRUE_STATE})
+
+
 def test_a_policy_that_cannot_be_loaded_or_begun_crashes_alone():
     healthy, _ = roll()
-
-    class Greedy:
-        needs = frozenset({"observation.sound"})
-
-        def initial(self, n):
-            return None
-
-        def act(self, observation, carry, keys):
-            raise AssertionError
-
-    class Peeping(Greedy):
-        needs = frozenset({TRUE_STATE})
-
     refs = toy_refs(3, extra=["missing", "greedy", "peeping"])
-    scope = Scope(kind="world", world="w", judge="j", policies=refs)
-    (wave,) = compose([(p, 0) for p in range(6)], scope=scope, block=BLOCK, width=16, policies_per_wave=16)
 
-    def load(i):
-        if i == 3:
+    def load(ref):
+        if ref.source.strip() == "missing":
             raise FileNotFoundError("no such weights")
-        return {4: Greedy, 5: Peeping}[i]() if i > 3 else load_toy(refs[i])
+        return {"greedy": Greedy, "peeping": Peeping}.get(ref.source.strip(), lambda: load_toy(ref))()
 
-    result = Roller(world=WORLD, policy_of=load, rule=WorldJudge()).run(wave)
-    assert [dataclasses.replace(f, row=0) for f in result.finished] == [healthy[p, 0] for p in range(3)]
-    reasons = [c.reason for c in result.crashes]
-    assert reasons[0] == "could not be loaded: FileNotFoundError: no such weights"
-    assert reasons[1].startswith("could not start: it needs observation.sound, but worlds give only")
-    assert reasons[2] == f"failed at step 0: it needs {TRUE_STATE}, which this world does not give"
+    ends, crashes = roll(refs=refs, pairs=[(p, 0) for p in range(6)], load=load)
+    assert ends == {(p, 0): healthy[p, 0] for p in range(3)}
+    assert crashes[3].reason == "could not be loaded: FileNotFoundError: no such weights"
+    assert crashes[4].reason == "could not start: it needs observation.sound, which this world does not give"
+    assert crashes[5].reason == f"could not start: it needs {TRUE_STATE}, which this world does not give"
 
 
 def test_done_rows_and_lost_policies_idle():
@@ -121,16 +125,16 @@ def test_policies_share_noise_by_episode_and_not_by_row():
     assert torch.equal(keys, policy_keys(torch.tensor([9, 5]), 7)[:4].flip(1))
 
 
-def test_global_generators_repeat_in_a_wave_and_are_given_back():
+def test_draws_from_global_generators_repeat_and_do_not_depend_on_others():
+    faulty = ["gain=0.5 fault=global", "gain=0.4 fault=global"]
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    first, _ = roll(["gain=0.5 fault=global"])
-    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
-    assert np.array_equal(before[2], np.random.get_state()[1])
+    both, _ = roll(faulty)
     torch.manual_seed(2)
-    assert roll(["gain=0.5 fault=global"])[0] == first
+    assert roll(faulty)[0] == both
+    quiet, _ = roll([faulty[0], "gain=0.4"])  # the same batch but for its id, which seeds
+    assert {k: v for k, v in quiet.items() if k[0] < 3} == {k: v for k, v in both.items() if k[0] < 3}
 
 
 class Broken(ToyWorld):
@@ -158,10 +162,10 @@ def test_frames_are_decoded_only_for_those_who_look():
             return super().decode(latent, camera)
 
     roll(world=Spy(horizon=12), pairs=[(0, 0), (1, 0)])
-    assert looks == [16]  # the starts
+    assert looks == [1, 16]  # the check of the world, the starts
     looks.clear()
     roll(world=Spy(horizon=12), pairs=[(0, 0), (2, 0)])
-    assert looks == [16] * 12
+    assert looks == [1] + [16] * 12
 
 
 def test_a_judge_of_ones_own_sees_latents_and_has_the_last_word():
@@ -186,10 +190,17 @@ def test_a_judge_of_ones_own_sees_latents_and_has_the_last_word():
         roll(judge=lambda r: dataclasses.replace(judge(r), success=torch.full((r.batch,), torch.nan)))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnyTime(ToyWorld):
+    @property
+    def spec(self):
+        return dataclasses.replace(super().spec, success_at="any")
+
+
 def test_the_rule_decides_when_success_counts():
-    at_end, _ = roll(rule=WorldJudge(threshold=None))
-    at_any, _ = roll(rule=WorldJudge(success_at="any", threshold=None))
-    hard, _ = roll(rule=WorldJudge())
+    at_end, _ = roll(threshold=None)
+    at_any, _ = roll(world=AnyTime(horizon=12), threshold=None)
+    hard, _ = roll()
     for pair, end in at_end.items():
         assert end.success == end.probability <= at_any[pair].probability
         assert hard[pair].success == float(end.success >= 0.5)
@@ -199,12 +210,11 @@ def test_the_rule_decides_when_success_counts():
         WorldJudge(threshold=0.0)
 
 
-def test_film_keeps_what_run_saw():
+def test_films_show_what_run_saw():
     refs = toy_refs(3)
     scope = Scope(kind="world", world="w", judge="j", policies=refs)
-    (wave,) = compose([(2, 0), (2, 1)], scope=scope, block=BLOCK, width=16, policies_per_wave=16)
-    start, rollout = Roller(world=WORLD, policy_of=lambda i: load_toy(refs[i]), rule=WorldJudge()).film(wave)
-    assert start[IMAGE].shape == (16, 8, 8, 3) and rollout.latent.shape == (16, 12, 2, 1, 1)
+    (batch,) = compose([(2, 0), (2, 1)], scope=scope, block=BLOCK, width=16, policies_per_batch=16)
+    filmed = rollouts(refs).film(batch, {})
+    assert [f.row for f in filmed] == [0, 1] and {f.frames.shape for f in filmed} == {(13, 8, 8, 3)}
     ends, _ = roll()
-    assert [float(p) for p in rollout.progress[:2, -1]] == [ends[2, 0].progress, ends[2, 1].progress]
-    assert STATE in start
+    assert [f.success for f in filmed] == [ends[2, 0].success, ends[2, 1].success]
