@@ -110,7 +110,7 @@ def test_a_perfect_world_scores_its_noise_ceiling():
         means = attenuation.average_outcomes(truth, world, matched=False)
         ceilings.append(attenuation.noise_ceiling(means))
         seen.append(correlation.pearson(truth=means.truth, world=means.world))
-    assert np.mean(seen) == pytest.approx(0.617, abs=0.04)  # Var(p) / (Var(p) + E[p(1-p)] / n), by hand
+    assert np.mean(seen) == pytest.approx(0.617, abs=0.04)  # Var(p) / (Var(p) + E[p(1-p)] / n), computed on paper
     assert np.nanmean(ceilings) == pytest.approx(np.mean(seen), abs=0.03)
 
 

@@ -195,7 +195,7 @@ def _estimate(
 def _episode_estimates(
     truth_KN: Float64s, world_KN: Float64s, *, chosen_DK: Int64s, alpha: float, binary: bool
 ) -> tuple[Estimate, ...]:
-    """Measure agreement on the episodes known to both; intervals redraw whole policies.
+    """Measure agreement on the episodes known to both; intervals redraw policies with all their episodes.
 
     Args:
         truth_KN: [K, N] outcomes in 0..1, nan where there is none.

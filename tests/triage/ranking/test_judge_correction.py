@@ -95,10 +95,10 @@ def test_a_judge_that_contradicts_the_truth_gets_no_weight():
     y, f, others = sweep(np.full(10, 0.5), pairs=12, others=40, accuracy=0.1, seed=0)
     assert all(c.weight == 0 for c in correct_by_truth(y, judged_KN=f, others_KM=others))
     few = correct_by_truth(y[:1, :6], judged_KN=1 - f[:1, :6], others_KM=1 - others[:1])[0]
-    assert few.weight == 0  # five degrees of freedom are too few to trust anybody
+    assert few.weight == 0  # five degrees of freedom are too few to estimate a covariance
 
 
-def test_true_episodes_that_nobody_judged_count_too():
+def test_true_episodes_that_no_judge_saw_count_too():
     rates = np.linspace(0.05, 0.95, 20)
     covered, alone = [], []
     for seed in range(60):

@@ -178,7 +178,7 @@ def test_thousands_of_policies_stay_small(sample: ReportData) -> None:
     assert "The first 300 of 3 000 are listed" in Reader(page).text
 
 
-def test_a_run_in_which_nobody_ran(sample: ReportData) -> None:
+def test_a_run_in_which_no_policy_ran(sample: ReportData) -> None:
     crashed = tuple(dataclasses.replace(p, failed="no") for p in sample.ranking.policies)
     data = dataclasses.replace(
         sample, ranking=dataclasses.replace(sample.ranking, policies=crashed), truth=None, round_trip=(), clips=()
@@ -186,7 +186,7 @@ def test_a_run_in_which_nobody_ran(sample: ReportData) -> None:
     assert "None of the 24 checkpoints could be tried." in Reader(render(data)).text
 
 
-def test_written_whole_or_not_at_all(sample: ReportData, tmp_path: Path) -> None:
+def test_written_completely_or_not_at_all(sample: ReportData, tmp_path: Path) -> None:
     data, path = bare(sample), tmp_path / "new" / "report.html"
     write_report(path, data)
     assert path.read_text(encoding="utf8") == render(data)

@@ -102,3 +102,10 @@ def _unit(name: str) -> tuple[float, int, str]:
     if name in _SHARES:
         return 100, 0, f"{THIN}%"
     return 1, 3, ""
+
+
+FILTERS = (
+    *(change, chance, count, ending, estimate, estimate_interval, estimate_value),
+    *(letters, percent, plural, span, track),
+)
+"""What the page's template formats with, each under its own name."""

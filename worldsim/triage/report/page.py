@@ -23,21 +23,6 @@ from worldsim.triage.report.videos import encode_films
 TEMPLATE, STYLE, SCRIPT = "report.html.jinja", "report.css", "report.js"
 MAX_ROWS = 300
 """Policies that the page lists one by one; the rest are in ranking.json."""
-_FILTERS = (
-    format.change,
-    format.chance,
-    format.count,
-    format.ending,
-    format.estimate,
-    format.estimate_interval,
-    format.estimate_value,
-    format.letters,
-    format.percent,
-    format.plural,
-    format.span,
-    format.track,
-    words.describe_estimate,
-)
 _HIGHLIGHTS = ("pearson", "noise_ceiling", "mmrv", "bias", "episode_accuracy")
 _VERDICTS = {
     "win": "win",
@@ -57,7 +42,7 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {f.__name__: f for f in (*_FILTERS, breakable)}
+    environment.filters |= {f.__name__: f for f in (*format.FILTERS, words.describe_estimate, breakable)}
     return environment.get_template(TEMPLATE).render(_context(data))
 
 
