@@ -16,6 +16,7 @@ from torch import Tensor
 from worldsim.envs.push.env import PushEnv
 from worldsim.envs.push.scene import VIEW_M
 from worldsim.tokenizers.layers.registration import Aligner, centroid, coarse_angle, coverage, crop
+from worldsim.video import to_model
 
 SIDE_PX = 23
 
@@ -44,7 +45,7 @@ class PushMeter:
         """One frame [1, 3, H, W] in [-1, 1] of a given configuration."""
         env.reset(seed=0)
         env.place(block=block, pusher=pusher)
-        return torch.from_numpy(env.pixels()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return to_model(torch.from_numpy(env.pixels())[None])
 
     @staticmethod
     def _color(frame_NCHW: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class PushMeter:
 
     def read(self, frames: Tensor) -> Tensor:
         """Poses of the block: uint8 [N, H, W, 3] -> x, y in metres and yaw in radians, [N, 3]; nan where no block is seen."""
-        x_NCHW = frames.movedim(-1, 1).float() / 127.5 - 1
+        x_NCHW = to_model(frames)
         a_NHW = coverage(x_NCHW, self._empty, self._red, tolerance=0.6)
         center, mass = centroid(a_NHW)
         patch = crop(a_NHW[:, None], F.pad(center, (0, 1)), SIDE_PX)[:, 0]

@@ -10,6 +10,7 @@ from worldsim.core import IMAGE, Camera
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
+from worldsim.video import to_frames
 
 ACTION = ActionSpec(names=("x", "y"), units=("px", "px"), low=(-3, -3), high=(3, 3), rate_hz=10)
 
@@ -28,7 +29,7 @@ def episode(seed: int, *, steps: int = 12) -> Episode:
         poses.append(pose)
         spots.append(spot)
         actions.append(action)
-    frames = ((draw(np.stack(poses), np.stack(spots)) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    frames = to_frames(draw(np.stack(poses), np.stack(spots))).numpy()
     distance = np.hypot(*np.stack(poses)[:, :2].T)
     return Episode(
         frames={IMAGE: frames},

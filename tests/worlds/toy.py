@@ -8,6 +8,7 @@ from worldsim.core import IMAGE, STATE, Camera, WorldSpec
 from worldsim.data.starts import Starts
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.tokenizers.layers.tokenizer import LayersTokenizer
+from worldsim.video import to_frames
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.latent import LatentWorld
 
@@ -28,7 +29,7 @@ def world(*, seed: int = 0) -> LatentWorld:
             parameter.add_(torch.randn_like(parameter) * 0.05)
     starts = Starts(
         {
-            IMAGE: ((frames[:8].permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8),
+            IMAGE: to_frames(frames[:8]),
             STATE: torch.tensor(spots[:8], dtype=torch.float32),
         }
     )

@@ -15,6 +15,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.reason.footage import Footage
 from worldsim.tokenizers.layers.discovery import color_peaks
 from worldsim.tokenizers.layers.registration import coverage
+from worldsim.video import to_frames, to_model
 
 SAMPLED = 384
 """Frames that the scene is found from."""
@@ -38,25 +39,25 @@ class Scene:
 
     def covered(self, frames_FHWC: Tensor) -> Tensor:
         """How much of each pixel the thing covers: uint8 [F, H, W, 3] -> [F, H, W] in 0..1, its soft edge included."""
-        x_FCHW = frames_FHWC.movedim(-1, 1).float() / 127.5 - 1
+        x_FCHW = to_model(frames_FHWC)
         return coverage(x_FCHW, self.background_CHW, self.color_C)
 
     def without(self, frames_FHWC: Tensor) -> Tensor:
         """The frames with the thing taken out."""
-        x_FCHW = frames_FHWC.movedim(-1, 1).float() / 127.5 - 1
+        x_FCHW = to_model(frames_FHWC)
         a_FHW = coverage(x_FCHW, self.background_CHW, self.color_C)
         core_FHW = F.max_pool2d((a_FHW > 0.5)[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
         from_color_FHW = (x_FCHW - self.color_C[:, None, None]).square().sum(1)
         from_background_FHW = (x_FCHW - self.background_CHW).square().sum(1)
         gone_FHW = core_FHW & ((a_FHW > 0.02) | (from_color_FHW < from_background_FHW))
-        return _uint8(torch.where(gone_FHW[:, None], self.background_CHW, x_FCHW))
+        return to_frames(torch.where(gone_FHW[:, None], self.background_CHW, x_FCHW))
 
     def painted(self, frames_FHWC: Tensor) -> Tensor:
         """The frames with another thing, of the same shape and another colour, in its place."""
         a_FHW = self.covered(frames_FHWC)
         changed = self.background_CHW * (1 - a_FHW[:, None]) + self.paint_C[:, None, None] * a_FHW[:, None]
-        x_FCHW = self.without(frames_FHWC).movedim(-1, 1).float() / 127.5 - 1
-        return _uint8(torch.where(a_FHW[:, None] > 0.05, changed, x_FCHW))
+        x_FCHW = to_model(self.without(frames_FHWC))
+        return to_frames(torch.where(a_FHW[:, None] > 0.05, changed, x_FCHW))
 
 
 def scene(footage: Footage, *, size: int) -> Scene:
@@ -72,7 +73,7 @@ def scene(footage: Footage, *, size: int) -> Scene:
     places = [(v, f) for v, card in enumerate(footage.cards) for f in (0, card.frames // 2, card.frames - 1)]
     places = places[:: len(places) // SAMPLED + 1]
     frames_NHWC = torch.cat([footage.frames(v, [f], size=size) for v, f in places])
-    x_NCHW = frames_NHWC.movedim(-1, 1).float() / 127.5 - 1
+    x_NCHW = to_model(frames_NHWC)
     background_CHW = x_NCHW.median(dim=0).values
     peaks = color_peaks(x_NCHW, background_CHW, most=4)
     if not peaks:
@@ -84,7 +85,3 @@ def scene(footage: Footage, *, size: int) -> Scene:
     paints = torch.tensor(_PAINTS)
     lonely = torch.cdist(paints, taken_MC).amin(dim=1)
     return Scene(background_CHW=background_CHW, color_C=color_C, paint_C=paints[lonely.argmax()])
-
-
-def _uint8(x_FCHW: Tensor) -> Tensor:
-    return ((x_FCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
