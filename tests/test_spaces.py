@@ -159,7 +159,7 @@ def test_limits_that_are_none_are_named_and_can_be_supplied(limit: float) -> Non
         ours.action_spec(space, rate_hz=10, low=8, high=7)
 
 
-def test_integer_boxes_execute_whole_numbers_up_to_the_highest() -> None:
+def test_integer_boxes_execute_integers_up_to_the_highest() -> None:
     space = spaces.Box(0, 3, (1,), np.int64)
     spec = ours.action_spec(space, rate_hz=10)
     given = torch.tensor([[-0.4], [0.6], [2.4], [2.6], [9.0]])

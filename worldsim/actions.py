@@ -101,7 +101,7 @@ class ActionPart:
         return self.kind != "box"
 
     @property
-    def is_whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether its dimensions take whole numbers only: choices, and boxes of an integer type."""
         return self.is_discrete or np.dtype(self.dtype).kind in "iub"
 
@@ -209,8 +209,8 @@ class ActionSpec:
             self.check_finite(action)
         action = action.float()
         tables = _tables(self, action.device, action.dtype)
-        if tables.whole is not None:
-            action = action.round().where(tables.whole, action)
+        if tables.integer is not None:
+            action = action.round().where(tables.integer, action)
         return action.clamp(tables.low, tables.high)
 
     def check_finite(self, action: "Tensor") -> None:
@@ -252,9 +252,11 @@ class ActionSpec:
         """Scale actions to [-1, 1] per dimension, [..., A] -> [..., A]; a whole number becomes the centre of its share."""
         tables = _tables(self, action.device, action.dtype)
         unit = (action - tables.low) / tables.span * 2 - 1
-        if tables.whole is None:
+        if tables.integer is None:
             return unit
-        return ((action.round() - tables.low + 0.5) / (tables.high - tables.low + 1) * 2 - 1).where(tables.whole, unit)
+        return ((action.round() - tables.low + 0.5) / (tables.high - tables.low + 1) * 2 - 1).where(
+            tables.integer, unit
+        )
 
     def from_unit(self, unit: "Tensor") -> "Tensor":
         """Scale [-1, 1] per dimension to actions, [..., A] -> [..., A], the inverse of `to_unit`.
@@ -264,10 +266,10 @@ class ActionSpec:
         """
         tables = _tables(self, unit.device, unit.dtype)
         action = (unit + 1) / 2 * tables.span + tables.low
-        if tables.whole is None:
+        if tables.integer is None:
             return action
         number = ((unit + 1) / 2 * (tables.high - tables.low + 1)).floor() + tables.low
-        return number.clamp(tables.low, tables.high).where(tables.whole, action)
+        return number.clamp(tables.low, tables.high).where(tables.integer, action)
 
 
 def _check_limits(spec: ActionSpec) -> None:
@@ -296,9 +298,9 @@ def _check_limit(part: ActionPart, name: str, low: float, high: float) -> None:
             f"Limits [{low}, {high}] of action {name!r} are no limits that float32 actions can be drawn and scaled "
             f"within (largest {LARGEST:g}). Give the range that the robot really uses as low= and high=."
         )
-    if part.is_whole and (low != int(low) or high != int(high) or max(abs(low), abs(high)) > LARGEST_INTEGER):
+    if part.is_integer and (low != int(low) or high != int(high) or max(abs(low), abs(high)) > LARGEST_INTEGER):
         raise InvalidInputError(
-            f"Action {name!r} takes whole numbers of type {part.dtype}; limits must be whole and within "
+            f"Action {name!r} takes whole numbers of type {part.dtype}; limits must be integers within "
             f"+-{LARGEST_INTEGER}, which float32 holds exactly; got [{low}, {high}]. Give narrower limits."
         )
 
@@ -337,7 +339,7 @@ class _Tables:
     low: "Tensor"  # [A]
     high: "Tensor"  # [A]
     span: "Tensor"  # [A], high - low; 1 for a single choice
-    whole: "Tensor | None"  # bool [A], which dimensions are rounded; None where none is
+    integer: "Tensor | None"  # bool [A], which dimensions are rounded; None where none is
     discrete: "Tensor"  # bool [A]
     source: "Tensor | None"  # int64 [E], the dimension that an encoded one comes from; None where nothing is discrete
     choice: "Tensor | None"  # [E], the index that it stands for; NaN for a continuous one
@@ -363,14 +365,14 @@ def _make_tables(spec: ActionSpec, place: "device", kind: "dtype") -> _Tables:
 
     low, high = (torch.tensor(x, device=place, dtype=kind) for x in (spec.low, spec.high))
     span = high - low
-    whole = [p.is_whole for p in spec._part_of]
+    integer = [p.is_integer for p in spec._part_of]
     pairs = [(i, c) for i, n in enumerate(spec.choices) for c in (range(n) if n else (math.nan,))]
     discrete = any(spec.choices)
     return _Tables(
         low=low,
         high=high,
         span=torch.where(span == 0, 1, span),
-        whole=torch.tensor(whole, device=place) if any(whole) else None,
+        integer=torch.tensor(integer, device=place) if any(integer) else None,
         discrete=torch.tensor([n > 0 for n in spec.choices], device=place),
         source=torch.tensor([i for i, _ in pairs], device=place) if discrete else None,
         choice=torch.tensor([c for _, c in pairs], device=place, dtype=kind) if discrete else None,

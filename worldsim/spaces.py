@@ -327,8 +327,8 @@ def _env_value(part: ActionPart, shape: tuple[int, ...], space_A: Float32s, low:
     """Numbers of one simple space in its own type; rounding to that type does not leave its limits."""
     kind = np.dtype(part.dtype)
     if part.kind == "box":
-        whole = np.rint(space_A) if part.is_whole else space_A
-        return np.clip(whole.astype(kind), low.astype(kind), high.astype(kind)).reshape(shape)
+        number = np.rint(space_A) if part.is_integer else space_A
+        return np.clip(number.astype(kind), low.astype(kind), high.astype(kind)).reshape(shape)
     index = np.rint(space_A).astype(np.int64)
     value = (index + np.array(part.start, np.int64) if part.start else index).astype(kind).reshape(shape)
     return value[()] if part.kind == "discrete" else value

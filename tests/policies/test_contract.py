@@ -1,4 +1,4 @@
-"""Every policy of this room against the executable contract that users' policies are checked with."""
+"""Every policy of this package against the executable contract that users' policies are checked with."""
 
 import pytest
 

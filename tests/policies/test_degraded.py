@@ -13,7 +13,7 @@ SPEC = ActionSpec(names=("x", "y"), units=("m/s", "m/s"), low=(-1.0, -2.0), high
 
 
 class Counter:
-    """Gives (0.1 * step, 0.2 * step): every step's action is told apart."""
+    """Gives (0.1 * step, 0.2 * step): no two steps have the same action."""
 
     needs = frozenset({STATE})
 

@@ -151,7 +151,7 @@ def test_another_class_in_the_folder(make_pixel, tmp_path):
 
 
 def _edit(folder, **changes):
-    """Change config.json and its digest, as a user who edits by hand and re-seals would."""
+    """Change config.json and its digest, as a user who edits the file and its manifest would."""
     from worldsim.storage import digest_file
 
     config, manifest = (

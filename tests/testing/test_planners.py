@@ -20,24 +20,26 @@ class Good:
 
     horizon = 3
 
-    def plan(self, objective: Any, **told: Any) -> Plan:
-        return self.changed(GOOD.plan(objective, **told), objective, told)
+    def plan(self, objective: Any, **options: Any) -> Plan:
+        return self.changed(GOOD.plan(objective, **options), objective, options)
 
-    def changed(self, plan: Plan, objective: Any, told: dict) -> Plan:
+    def changed(self, plan: Plan, objective: Any, options: dict) -> Plan:
         return plan
 
 
 def after(change: Callable[[Plan, Any, dict], Plan]) -> Good:
     """Something happens to the plan."""
-    return type("Faulty", (Good,), {"changed": lambda self, plan, objective, told: change(plan, objective, told)})()
+    return type(
+        "Faulty", (Good,), {"changed": lambda self, plan, objective, options: change(plan, objective, options)}
+    )()
 
 
 def before(change: Callable[[Any, dict], tuple[Any, dict]]) -> Good:
     """Something happens to what is asked."""
 
-    def plan(self: Good, objective: Any, **told: Any) -> Plan:
-        objective, told = change(objective, told)
-        return GOOD.plan(objective, **told)
+    def plan(self: Good, objective: Any, **options: Any) -> Plan:
+        objective, options = change(objective, options)
+        return GOOD.plan(objective, **options)
 
     return type("Faulty", (Good,), {"plan": plan})()
 
@@ -52,57 +54,57 @@ def at_cost(plan: Plan, objective: Any, actions: torch.Tensor) -> Plan:
     return dataclasses.replace(plan, actions=actions, cost=cost[:, 0])
 
 
-def drawing(objective: Any, told: dict) -> tuple[Any, dict]:
+def drawing(objective: Any, options: dict) -> tuple[Any, dict]:
     torch.rand(1)
-    return objective, told
+    return objective, options
 
 
-def all_or_none(plan: Plan, objective: Any, told: dict) -> Plan:
+def all_or_none(plan: Plan, objective: Any, options: dict) -> Plan:
     """One episode without a finite cost spoils the plans of all."""
-    return plan if bool(plan.cost.isfinite().all()) else dataclasses.replace(plan, actions=told["initial"])
+    return plan if bool(plan.cost.isfinite().all()) else dataclasses.replace(plan, actions=options["initial"])
 
 
-def one_stream(objective: Any, told: dict) -> tuple[Any, dict]:
-    keys = told.get("keys")
-    return objective, told if keys is None else told | {"keys": fold(torch.arange(len(keys)), int(keys.sum()))}
+def one_stream(objective: Any, options: dict) -> tuple[Any, dict]:
+    keys = options.get("keys")
+    return objective, options if keys is None else options | {"keys": fold(torch.arange(len(keys)), int(keys.sum()))}
 
 
-def nan_is_zero(objective: Any, told: dict) -> tuple[Any, dict]:
+def nan_is_zero(objective: Any, options: dict) -> tuple[Any, dict]:
     def lenient(actions: torch.Tensor) -> Any:
         scores = objective(actions)
         return scores if isinstance(scores, tuple) else torch.nan_to_num(scores, nan=-1e-10)
 
-    return lenient, told
+    return lenient, options
 
 
-def unconstrained(objective: Any, told: dict) -> tuple[Any, dict]:
+def unconstrained(objective: Any, options: dict) -> tuple[Any, dict]:
     def alone(actions: torch.Tensor) -> Any:
         scores = objective(actions)
         return scores[0] if isinstance(scores, tuple) else scores
 
-    return alone, told
+    return alone, options
 
 
-def scribbling(plan: Plan, objective: Any, told: dict) -> Plan:
-    if told.get("prior") is not None and told["prior"].shape[2:] == plan.actions.shape[1:]:
-        told["prior"].zero_()
+def scribbling(plan: Plan, objective: Any, options: dict) -> Plan:
+    if options.get("prior") is not None and options["prior"].shape[2:] == plan.actions.shape[1:]:
+        options["prior"].zero_()
     return plan
 
 
-def forgiving(objective: Any, told: dict) -> tuple[Any, dict]:
-    start = told.get("initial")
-    return objective, told if start is None or start.ndim < 3 else told | {"initial": start[:, :3]}
+def forgiving(objective: Any, options: dict) -> tuple[Any, dict]:
+    start = options.get("initial")
+    return objective, options if start is None or start.ndim < 3 else options | {"initial": start[:, :3]}
 
 
 def without(name: str) -> Good:
-    return before(lambda objective, told: (objective, {k: v for k, v in told.items() if k != name}))
+    return before(lambda objective, options: (objective, {k: v for k, v in options.items() if k != name}))
 
 
 def refusing(wrong: Callable[[dict], bool]) -> Good:
-    def change(objective: Any, told: dict) -> tuple[Any, dict]:
-        if wrong(told):
+    def change(objective: Any, options: dict) -> tuple[Any, dict]:
+        if wrong(options):
             raise RuntimeError("cannot")
-        return objective, told
+        return objective, options
 
     return before(change)
 
@@ -110,42 +112,42 @@ def refusing(wrong: Callable[[dict], bool]) -> Good:
 COUNT = itertools.count()
 FAULTS: dict[str, Any] = {
     "it has plan": object(),
-    "8 episodes with asymmetric bounds": refusing(lambda told: Bounds.of(told["bounds"]).dim == 2),
+    "8 episodes with asymmetric bounds": refusing(lambda options: Bounds.of(options["bounds"]).dim == 2),
     "no global random generator": before(drawing),
-    r"plan.actions is \[B, H, A\]": after(lambda p, f, told: dataclasses.replace(p, actions=p.actions.double())),
-    "the plan lies inside": after(lambda p, f, told: at_cost(p, f, p.actions * 10)),
+    r"plan.actions is \[B, H, A\]": after(lambda p, f, options: dataclasses.replace(p, actions=p.actions.double())),
+    "the plan lies inside": after(lambda p, f, options: at_cost(p, f, p.actions * 10)),
     "every candidate the objective sees": make_planner("cem", horizon=3, samples=48, iterations=8, clip=False),
-    "plan.cost is the cost": after(lambda p, f, told: dataclasses.replace(p, cost=p.cost * 1.01)),
-    "counts at least what was asked": after(lambda p, f, told: with_stats(p, evaluations=0)),
-    "an easy quadratic costs": after(lambda p, f, told: at_cost(p, f, told["initial"])),
+    "plan.cost is the cost": after(lambda p, f, options: dataclasses.replace(p, cost=p.cost * 1.01)),
+    "counts at least what was asked": after(lambda p, f, options: with_stats(p, evaluations=0)),
+    "an easy quadratic costs": after(lambda p, f, options: at_cost(p, f, options["initial"])),
     "constant cost keeps the initial plan": dataclasses.replace(GOOD, returns="mean"),
-    "a cost to be kept high": after(lambda p, f, told: at_cost(p, f, p.actions.flip(2))),
-    "same seed gives": before(lambda f, told: (f, told | {"seed": next(COUNT)})),
+    "a cost to be kept high": after(lambda p, f, options: at_cost(p, f, p.actions.flip(2))),
+    "same seed gives": before(lambda f, options: (f, options | {"seed": next(COUNT)})),
     "another seed tries": without("seed"),
     "alone and in a batch": before(one_stream),
     "neighbours' costs": after(all_or_none),
     "NaN costs in a region never reach": before(nan_is_zero),
     r"\+inf costs in a region .* counted": after(
-        lambda p, f, told: with_stats(p, non_finite=torch.zeros_like(p.stats.non_finite))
+        lambda p, f, options: with_stats(p, non_finite=torch.zeros_like(p.stats.non_finite))
     ),
     "nothing but -inf gives the clipped initial plan": after(
-        lambda p, f, told: dataclasses.replace(p, feasible=torch.ones_like(p.feasible))
+        lambda p, f, options: dataclasses.replace(p, feasible=torch.ones_like(p.feasible))
     ),
     "breaks a constraint is never preferred": before(unconstrained),
     "every plan breaks a constraint": after(
-        lambda p, f, told: dataclasses.replace(p, violation=torch.zeros_like(p.violation))
+        lambda p, f, options: dataclasses.replace(p, violation=torch.zeros_like(p.violation))
     ),
-    r"state=plan.state.shift\(3\) is taken": refusing(lambda told: told.get("state") is not None),
+    r"state=plan.state.shift\(3\) is taken": refusing(lambda options: options.get("state") is not None),
     "what prior= suggests": without("prior"),
     "not written into": after(scribbling),
     "as a budget are kept": without("limits"),
     "deadline of 0": without("limits"),
-    "actions of width 1 work": refusing(lambda told: Bounds.of(told["bounds"]).dim == 1),
-    "one episode works": refusing(lambda told: len(told.get("initial", ())) == 1),
+    "actions of width 1 work": refusing(lambda options: Bounds.of(options["bounds"]).dim == 1),
+    "one episode works": refusing(lambda options: len(options.get("initial", ())) == 1),
     "one step too long raises InvalidInputError": before(forgiving),
     "fewer keys than episodes raises": without("keys"),
     "crossed bounds raises": before(
-        lambda f, told: (f, told | {"bounds": Bounds(torch.tensor([-0.5, 2.0]), torch.tensor([3.0, 2.4]))})
+        lambda f, options: (f, options | {"bounds": Bounds(torch.tensor([-0.5, 2.0]), torch.tensor([3.0, 2.4]))})
     ),
 }
 
@@ -156,10 +158,10 @@ class Short(Good):
 
     horizon: int = 3
 
-    def plan(self, objective: Any, **told: Any) -> Plan:
+    def plan(self, objective: Any, **options: Any) -> Plan:
         if self.horizon == 1:
             raise IndexError("too short")
-        return super().plan(objective, **told)
+        return super().plan(objective, **options)
 
 
 def test_a_good_planner_passes() -> None:

@@ -19,7 +19,7 @@ from worldsim.noise import normal, uniform
 from worldsim.policies.checks import checked_action
 from worldsim.protocols import Policy
 
-_NOISE, _COIN, _RANDOM = 0xDE60, 0xDE61, 0xDE62  # noise streams; `salt` keeps nested wrappers apart
+_NOISE, _CHANCE, _RANDOM = 0xDE60, 0xDE61, 0xDE62  # noise streams; `salt` keeps nested wrappers apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,9 @@ class DegradedPolicy:
         """Random actions and added noise; returns the action and the correlated noise to remember."""
         h, dim = self.how, (self.action.dim,)
         if h.random:
-            coin = uniform(keys, carry.step, (1,), stream=_COIN + 16 * h.salt)
+            chance = uniform(keys, carry.step, (1,), stream=_CHANCE + 16 * h.salt)
             anything = self.action.from_unit(uniform(keys, carry.step, dim, stream=_RANDOM + 16 * h.salt) * 2 - 1)
-            action = torch.where(coin < h.random, anything, action)
+            action = torch.where(chance < h.random, anything, action)
         if not h.noise:
             return action, carry.noise
         fresh = normal(keys, carry.step, dim, stream=_NOISE + 16 * h.salt)

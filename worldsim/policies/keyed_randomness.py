@@ -20,7 +20,7 @@ _STREAM = 0x7A5D
 class KeyedRandomness(TorchFunctionMode):
     """Inside this context, torch.randn, randn_like, rand, rand_like and normal draw from episode keys.
 
-    A draw whose leading size is n, the number of keys, gets row i from key i, whoever the neighbours are; this is how
+    A draw whose leading size is n, the number of keys, gets row i from key i, whatever the other rows are; this is how
     diffusion and flow policies draw. Any other draw (multinomial, dropout, another leading size) comes from the global
     generator, seeded by all keys together for the length of the context: repeatable for the same batch, but not
     independent of it. The global generator is left as it was.

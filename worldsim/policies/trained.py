@@ -1,6 +1,4 @@
-"""What all trained policies share: chunk queues in the carry, checks at the door, saving and loading.
-
-Not for network shapes (`worldsim.policies.pixel`, `worldsim.policies.state`) or for training (`worldsim.train.recipes.policy`).
+"""What all trained policies share: chunk queues in the carry, checks of what comes in, saving and loading.
 
 Shape legend: n episodes, M of them that need a new chunk, K chunk length, A action, E encoded action, P proprio, S true
 state, H W image.
@@ -174,7 +172,7 @@ class TrainedPolicy(nn.Module):
         """Write the policy as a folder.
 
         Args:
-            path: The folder; replaced whole if it exists.
+            path: The folder; replaced if it exists.
             half: Store weights as float16, which halves the size; they are float32 in memory either way.
             manifest: Provenance to keep: training step, data digest, seed.
 

@@ -21,13 +21,13 @@ def check_env(env: gymnasium.Env[Any, Any]) -> None:
         ContractError: Clauses are broken, or Gymnasium's checker warned; the message lists them.
     """
     clauses, bare = Clauses(), env.unwrapped
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         try:
             gymnasium_check_env(bare)
         except Exception as error:
             clauses.broken.append(f"Gymnasium's check_env passes ({type(error).__name__}: {error})")
-    clauses.broken += [f"Gymnasium's check_env is silent; it said: {w.message}" for w in told]
+    clauses.broken += [f"Gymnasium's check_env is silent; it said: {w.message}" for w in raised]
     action = bare.action_space.sample()
     try:
         observation, _ = bare.reset(seed=0)

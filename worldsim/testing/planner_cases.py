@@ -81,7 +81,7 @@ class Easy:
 
 
 Change = Callable[[Easy, Tensor, Tensor], Scores]
-"""(problem, actions [B, N, H, A], cost [B, N]) -> what the planner is told instead."""
+"""(problem, actions [B, N, H, A], cost [B, N]) -> what the planner is given instead."""
 
 
 class Asked:
@@ -122,12 +122,12 @@ class Asked:
         return sum(actions.shape[1] for actions in self.seen)
 
 
-def solve(planner: PlannerLike, problem: Easy, change: Change | None = None, **told: Any) -> tuple[Plan, Asked]:
-    """A plan for the problem, and what was asked on the way; `told` goes to `plan`, tensors as copies."""
+def solve(planner: PlannerLike, problem: Easy, change: Change | None = None, **options: Any) -> tuple[Plan, Asked]:
+    """A plan for the problem, and what was asked on the way; `options` goes to `plan`, tensors as copies."""
     asked = Asked(problem, change)
-    told = {"initial": problem.initial, **told}
-    told = {name: value.clone() if isinstance(value, Tensor) else value for name, value in told.items()}
-    return planner.plan(asked, bounds=problem.bounds, **told), asked
+    options = {"initial": problem.initial, **options}
+    options = {name: value.clone() if isinstance(value, Tensor) else value for name, value in options.items()}
+    return planner.plan(asked, bounds=problem.bounds, **options), asked
 
 
 def inside(actions: Tensor, bounds: Bounds) -> bool:

@@ -265,7 +265,7 @@ def _check_sizes(
 def _check_refusals(clauses: Clauses, planner: PlannerLike, problem: Easy) -> None:
     """Input that cannot be meant."""
     low, high, start = problem.bounds.low, problem.bounds.high, problem.initial
-    told: dict[str, dict[str, Any]] = {
+    refused: dict[str, dict[str, Any]] = {
         "an initial plan one step too long": {"initial": torch.cat([start, start[:, :1]], dim=1)},
         "an initial plan one action too wide": {"initial": torch.cat([start, start[..., :1]], dim=2)},
         "an initial plan without its episodes": {"initial": start[0]},
@@ -276,7 +276,7 @@ def _check_refusals(clauses: Clauses, planner: PlannerLike, problem: Easy) -> No
         "crossed bounds": {"bounds": (high, low)},
         "infinite bounds": {"bounds": (low, high + torch.inf)},
     }
-    for sentence, wrong in told.items():
+    for sentence, wrong in refused.items():
         clauses.refuses(
             sentence,
             functools.partial(planner.plan, Asked(problem), **{"bounds": problem.bounds, "initial": start, **wrong}),

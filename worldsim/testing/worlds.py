@@ -1,4 +1,4 @@
-"""The contract of worlds, see `worldsim.protocols.World`. Not for how well a world predicts.
+"""The contract of worlds, see `worldsim.protocols.World`.
 
 Shape legend: B batch, T steps, c h w latent, H W pixels, A action.
 """
@@ -112,7 +112,7 @@ def _within(values: list[Tensor], high: float) -> bool:
 
 
 def _check_purity(clauses: Clauses, world: World, first: Observation, keys: Tensor, state: WorldState) -> None:
-    """Same state, action and key: same step, whoever else is in the batch."""
+    """Same state, action and key: same step, whatever else is in the batch."""
     action = _actions(world.spec, len(keys))
     before, kept = copy.deepcopy(state), {k: v.clone() for k, v in first.items()}
     once = _play(world, state, action)

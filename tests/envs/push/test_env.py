@@ -107,7 +107,7 @@ def test_the_pusher_stays_in_reach_and_nothing_moves_untouched(seed: int) -> Non
             np.testing.assert_allclose(env._data.qpos[:3], before, atol=1e-6)
 
 
-def test_a_block_stops_when_nobody_pushes() -> None:
+def test_a_block_stops_when_it_is_not_pushed() -> None:
     env = placed(PushEnv(FAST), (0.0, 0.0, 0.0), (0.0, -0.106))
     for _ in range(5):
         env.step(np.array([0.0, 0.4], np.float32))
