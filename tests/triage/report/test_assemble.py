@@ -109,3 +109,10 @@ def test_unpaired_truth_is_compared_with_all_that_the_world_said(results: Result
     truth = assemble(dataclasses.replace(results, plan=plan), command="", made="").truth
     assert truth is not None and truth.episodes is None
     assert truth.policies[0].world.rollouts == results.triage.count[truth.policies[0].policy]
+
+
+def test_a_world_of_several_actions_a_step_says_what_policies_did_not_see(results: Results, data: ReportData) -> None:
+    plan = dataclasses.replace(results.plan, world=dataclasses.replace(results.plan.world, actions_per_step=4))
+    (remark,) = assemble(dataclasses.replace(results, plan=plan, arena_failures={}), command="", made="").remarks
+    assert "predicts 4 frames at once" in remark and "chose 4 actions on each frame they saw" in remark
+    assert not any("at once" in text for text in data.remarks)

@@ -55,6 +55,7 @@ def assemble(
     """
     request, plan = results.plan.request, results.plan
     unfinished = () if results.finished else ("The run is not finished: run the same command again to continue it.",)
+    chunked = _chunk_remark(plan.world.actions_per_step)
     crashed = [_crash_remark(kind, len(found)) for kind, found in results.arena_failures.items() if found]
     judging = (
         describe_judging(results.ranking, judge=request.judge, rates=request.judge_rates, confidence=request.confidence)
@@ -73,7 +74,7 @@ def assemble(
         clips=tuple(clips),
         manifest=_manifest(results, command, made, core_s, settings or {}),
         judging=judging,
-        remarks=(*unfinished, *crashed, *remarks),
+        remarks=(*unfinished, *chunked, *crashed, *remarks),
     )
 
 
@@ -141,6 +142,16 @@ def _match_episodes(world: Evidence, truth: Evidence) -> MatchedEpisodes:
     s, r = world.success[known] >= SOLVED, truth.success[known] >= SOLVED
     cells = {"both": s & r, "only_world": s & ~r, "only_truth": ~s & r, "neither": ~s & ~r}
     return MatchedEpisodes(**{name: int(cell.sum()) for name, cell in cells.items()})
+
+
+def _chunk_remark(actions_per_step: int) -> tuple[str, ...]:
+    """Say that policies acted several times on one frame, where the world predicts several frames at once."""
+    if actions_per_step == 1:
+        return ()
+    return (
+        f"The world predicts {actions_per_step} frames at once and shows policies the last of them: those that do not plan "
+        f"in chunks chose {actions_per_step} actions on each frame they saw, which may cost them success.",
+    )
 
 
 def _crash_remark(kind: str, count: int) -> str:
