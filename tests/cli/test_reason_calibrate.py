@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from tests.reason.critics import vlm
 from worldsim.cli import app
-from worldsim.cli import reason_calibrate as command
 from worldsim.errors import InvalidInputError
+from worldsim.evaluate import critics
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.sources import Listed
 from worldsim.reason.split import split
@@ -51,21 +51,21 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
 
 def test_folders_of_videos_have_short_names(tmp_path):
     with pytest.raises(InvalidInputError, match="given twice"):
-        command._names(["data/a", "other/a", "data/b", "other/a"])
-    assert command._names(["data/a", "other/a"]) == ["a", "other/a"]
+        critics._names(["data/a", "other/a", "data/b", "other/a"])
+    assert critics._names(["data/a", "other/a"]) == ["a", "other/a"]
     with pytest.raises(OSError, match="holds no video"):
-        command.opened([str(tmp_path)])
+        critics.open_data([str(tmp_path)])
     (tmp_path / "a.txt").write_text("1")
-    before = command.digest(str(tmp_path))
+    before = critics.digest_data(str(tmp_path))
     (tmp_path / "a.txt").write_text("12")
-    assert command.digest(str(tmp_path)) != before
+    assert critics.digest_data(str(tmp_path)) != before
 
 
 def test_by_default_it_takes_what_training_held_out(tmp_path, monkeypatch):
     asked = {"data": ["data/a", "data/b"], "items": {"by": "policy", "share": 0.5, "options": {}}}
     vlm().save_pretrained(tmp_path / "model", manifest={"config": asked})
     monkeypatch.setattr(reason_items, "opened", lambda names: videos(names[0]))
-    paths, found = command.held_out(str(tmp_path / "model"))
+    paths, found = critics.open_held_out(str(tmp_path / "model"))
     held = {
         v.provenance.policy
         for v in map(videos("data/a").video, split(videos("data/a"), by="policy", share=0.5)[1].indices)
@@ -75,4 +75,4 @@ def test_by_default_it_takes_what_training_held_out(tmp_path, monkeypatch):
         assert {source.video(i).provenance.policy for i in range(len(source))} == held and len(source) == 12
     vlm().save_pretrained(tmp_path / "plain")
     with pytest.raises(InvalidInputError, match="does not say what its model was trained on.*--data"):
-        command.held_out(str(tmp_path / "plain"))
+        critics.open_held_out(str(tmp_path / "plain"))

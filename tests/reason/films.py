@@ -6,13 +6,13 @@ import torch
 
 from worldsim.envs.push.env import PushEnv
 from worldsim.envs.simulator import SimulatorWorld
+from worldsim.evaluate.behaviours import push_behaviours
 from worldsim.policies.scripted import PushExpert
 from worldsim.protocols import Policy
 from worldsim.reason.footage import Footage
 from worldsim.reason.rolled import rolled
 from worldsim.reason.sources import Joined, Listed
 from worldsim.reason.split import split
-from worldsim.train.collection import push_behaviours
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 

@@ -1,28 +1,18 @@
-"""`worldsim collect`: record episodes into a LeRobotDataset v3, of any Gymnasium environment with pixels or of a world.
+"""`worldsim collect`: record episodes into a LeRobotDataset v3, of any Gymnasium environment with pixels or of a world."""
 
-Behaviours that explore are recorded here, policies by `worldsim.cli.rollouts`.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import gymnasium
-import torch
 import typer
-from rich.console import Console
 
+from worldsim.cli.console import say
 from worldsim.cli.options import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED
-from worldsim.data.collect import record as recording
-from worldsim.data.collect.env_adapter import EnvAdapter
-from worldsim.data.collect.goal_exploration import varied_behaviours
-from worldsim.data.collect.random_exploration import Behaviour
-from worldsim.data.collect.rollouts import RolloutOptions
-from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.evaluate.environments import ALIASES, MakeEnv
-from worldsim.train.collection import push_behaviours, push_demonstrations
+from worldsim.errors import InvalidInputError
 
-MIXTURES = ("auto", "push", "demonstrations", "general")
+if TYPE_CHECKING:
+    from worldsim.data.collect.fill import RecordingCost
+    from worldsim.data.collect.record import RecordingOptions
 
 
 def collect(
@@ -32,7 +22,7 @@ def collect(
     ] = None,
     world: Annotated[
         str | None,
-        typer.Option(help="Instead of an environment: a world folder or a shipped world, in which policies dream."),
+        typer.Option(help="Instead of an environment: a world folder or a shipped world, in which policies act."),
     ] = None,
     simulator: Annotated[
         bool,
@@ -51,7 +41,7 @@ def collect(
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Everything follows from it and the episode's number.")
     ] = 0,
-    behaviours: Annotated[str, typer.Option(help=f"Who acts: {', '.join(MIXTURES)}.")] = "auto",
+    behaviours: Annotated[str, typer.Option(help="Who acts: auto, push, demonstrations, general.")] = "auto",
     policies: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,36 +87,45 @@ def collect(
 
     Next step: worldsim train world data=OUT out=worlds/NAME, or worldsim train reason-sft data=[OUT,OUT2] out=critics/NAME
     """
-    torch.set_num_threads(1)
-    console = Console()
-    options = recording.RecordingOptions(
+    from worldsim.compute import one_thread
+    from worldsim.data.collect.record import RecordingOptions
+    from worldsim.data.collect.rollouts import RolloutOptions
+    from worldsim.evaluate.policies import SHIPPED
+    from worldsim.evaluate.recording import policies_in_environment, policies_in_world
+
+    recordings = RecordingOptions(
         cameras=tuple(camera) if camera else None, image_px=image_px, steps=steps, video=video
     )
-    if policies or world:
-        _refuse(
-            {
-                "--env and --world": bool(env and world),
-                "--simulator without --world": simulator and not world,
-                "--behaviours with policies": behaviours != "auto",
-                "--camera and --image-px with policies": bool(camera or image_px),
-            }
-        )
-        from worldsim.cli import rollouts
-
-        rollout_options = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
-        acting = policies or ["bank"]
+    rollouts = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
+    _check(
+        {
+            "--env and --world": bool(env and world),
+            "--simulator without --world": simulator and not world,
+            "--behaviours with policies": bool(policies or world) and behaviours != "auto",
+            "--camera and --image-px with policies": bool(policies or world) and bool(camera or image_px),
+            "--batch without policies": not (policies or world) and batch is not None,
+        }
+    )
+    with one_thread():
         if world:
-            scene = rollouts.in_world(world, acting, simulator=simulator, options=rollout_options)
+            job = policies_in_world(world, policies or [SHIPPED], simulator=simulator, options=rollouts)
+        elif policies:
+            job = policies_in_environment(env or "push", policies, options=rollouts)
         else:
-            name = ALIASES.get(env or "push", env or "push")
-            scene = rollouts.in_environment(MakeEnv(name), acting, name=name, options=rollout_options)
-        scene.record(console, episodes=episodes, out=out, dry_run=dry_run)
-        return
-    _refuse({"--simulator without --world": simulator, "--batch without policies": batch is not None})
-    _explore(console, env or "push", behaviours, options, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+            _explore(env or "push", behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+            return
+        who = f"{episodes} episodes of {len(job.policies)} policies"
+        if dry_run:
+            _say_cost(who, job.estimate(episodes=episodes))
+            return
+        made = job.run(out, episodes=episodes)
+    say(
+        f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {made.solved:.0%} solved, in "
+        f"{out}\nNext: worldsim train reason-sft data={out} out=critics/{out.name}"
+    )
 
 
-def _refuse(mistakes: Mapping[str, bool]) -> None:
+def _check(mistakes: Mapping[str, bool]) -> None:
     """Options that do not go together are named, never ignored."""
     made = [name for name, mistaken in mistakes.items() if mistaken]
     if made:
@@ -134,47 +133,31 @@ def _refuse(mistakes: Mapping[str, bool]) -> None:
 
 
 def _explore(
-    console: Console,
     env: str,
     behaviours: str,
-    options: recording.RecordingOptions,
+    options: "RecordingOptions",
     *,
     episodes: int,
     out: Path,
     seed: int,
     dry_run: bool,
 ) -> None:
-    """Record behaviours."""
-    make = MakeEnv(env)
-    mixture = _mixture(behaviours, env, make, options.cameras)
+    """Record behaviours that explore."""
+    from worldsim.data.collect import record as recording
+    from worldsim.evaluate.behaviours import named_behaviours
+    from worldsim.evaluate.environments import MakeEnv
+
+    make, mixture = MakeEnv(env), named_behaviours(behaviours, env, cameras=options.cameras)
     if dry_run:
         cost = recording.estimate_collect(make, mixture, episodes=episodes, seed=seed, options=options)
-        console.print(
-            f"{episodes} episodes: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, about {cost.seconds:.0f} core-seconds."
-        )
+        _say_cost(f"{episodes} episodes", cost)
         return
     made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, options=options)
-    console.print(
-        f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}", highlight=False
+    say(
+        f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}\n"
+        f"Next: worldsim train world data={out} out=worlds/{out.name}"
     )
-    console.print(f"Next: worldsim train world data={out} out=worlds/{out.name}", highlight=False)
 
 
-def _mixture(
-    name: str, env: str, make: Callable[[], gymnasium.Env[Any, Any]], cameras: tuple[str, ...] | None
-) -> tuple[Behaviour, ...]:
-    """The behaviours of a name; ``auto`` takes the task's own where worldsim knows it."""
-    if name not in MIXTURES:
-        raise unknown_name("mixture of behaviours", name, MIXTURES)
-    if name == "auto":
-        name = "push" if ALIASES.get(env, env) == ALIASES["push"] else "general"
-    trial = make()
-    try:
-        adapter = EnvAdapter(trial, cameras=cameras)
-        if name == "demonstrations":
-            return push_demonstrations(adapter.action)
-        if name == "push":
-            return push_behaviours(adapter.action)
-        return varied_behaviours(adapter.action, camera=adapter.main_camera())
-    finally:
-        trial.close()
+def _say_cost(what: str, cost: "RecordingCost") -> None:
+    say(f"{what}: {cost.frames} frames, {cost.bytes / 1e6:.0f} MB, about {cost.seconds:.0f} core-seconds.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
+from worldsim.cli.console import say
 from worldsim.cli.options import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
 from worldsim.progress import progress_bars
 
@@ -74,11 +75,9 @@ def evaluate(
 
     Beside every accuracy stand an exact interval, what guessing reaches, and what the model reaches blindfolded.
     """
-    import torch
-
+    from worldsim.compute import one_thread
     from worldsim.reason.benchmark.run import EvalRequest, prepare
 
-    torch.set_num_threads(1)
     request = EvalRequest(
         folder=str(folder),
         model=str(model),
@@ -96,7 +95,12 @@ def evaluate(
         device=device,
         dtype=dtype,
     )
-    prepared = prepare(request)
+    with one_thread():
+        _examine(prepare(request), sheet, out, dry_run=dry_run)
+
+
+def _examine(prepared: "Prepared", sheet: Path | None, out: Path, *, dry_run: bool) -> None:
+    """Draw, estimate or ask."""
     if sheet is not None:
         from worldsim.reason.sheet import draw_items
 
@@ -115,15 +119,11 @@ def _rehearse(prepared: "Prepared") -> None:
     chance = sum(1 / len(q.options) for q in questions) / len(questions)
     datasets = {q.dataset: sum(o.dataset == q.dataset for o in questions) for q in questions}
     parts = ", ".join(f"{n} of {name}" for name, n in datasets.items())
-    console = Console()
-    console.print(
+    say(
         f"{len(questions)} questions ({parts}), asked in {view.wording}, {view.frames} frames of {view.size} px; guessing "
-        f"reaches {chance:.1%}.\nOne question took {seconds:.2f} s: at most {seconds * len(questions):.0f} s for all.",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
+        f"reaches {chance:.1%}.\nOne question took {seconds:.2f} s: at most {seconds * len(questions):.0f} s for all."
     )
-    _skipped({**prepared.benchmark.bad, **bad}, console)
+    _say_skipped({**prepared.benchmark.bad, **bad})
 
 
 def _run(prepared: "Prepared", out: Path) -> "Outcome":
@@ -144,20 +144,17 @@ def _show(prepared: "Prepared", outcome: "Outcome", out: Path) -> None:
     from worldsim.reason.benchmark.table import table
     from worldsim.reason.benchmark.tally import mean_of_datasets, tally
 
-    console = Console()
-    console.print(table(tally(outcome.answers), fast=prepared.how.fast), soft_wrap=True)
+    Console().print(table(tally(outcome.answers), fast=prepared.how.fast), soft_wrap=True)
     if len({a.dataset for a in outcome.answers}) > 1:
-        console.print(f"Mean of the datasets: {mean_of_datasets(outcome.answers):.1%}", highlight=False)
-    _skipped(outcome.bad, console)
+        say(f"Mean of the datasets: {mean_of_datasets(outcome.answers):.1%}")
+    _say_skipped(outcome.bad)
     before = len(outcome.answers) - outcome.asked
     known = f", {before} known from an earlier run" if before else ""
-    console.print(
-        f"{outcome.asked} questions asked{known}: {out / FILE}", highlight=False, soft_wrap=True, markup=False
-    )
+    say(f"{outcome.asked} questions asked{known}: {out / FILE}")
 
 
-def _skipped(bad: dict[str, str], console: Console) -> None:
+def _say_skipped(bad: dict[str, str]) -> None:
     """How many were skipped, and why the first of them."""
     if bad:
         lines = "\n".join(f"  {line}" for line in list(bad.values())[:5])
-        console.print(f"Skipped {len(bad)} bad questions:\n{lines}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Skipped {len(bad)} bad questions:\n{lines}")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from worldsim.cli.console import say
 from worldsim.cli.options import MAX_COUNT, MAX_IMAGE_PX
 
 
@@ -36,19 +36,17 @@ def items(
     """
     from typing import cast
 
-    import torch
-
+    from worldsim.compute import one_thread
     from worldsim.reason.benchmark.written import SHEET, write_items
     from worldsim.reason.split import By
     from worldsim.reason.train.items import AskedItems, lessons
 
-    torch.set_num_threads(1)
     names = tuple(n.strip() for n in tasks.split(",") if n.strip())
-    asked = AskedItems(tasks=names, videos=videos, held_out=held_out, by=cast("By", by))
-    taught = lessons(data, asked, size=size, seed=0)
-    command = " ".join(["worldsim", *sys.argv[1:]])
-    made = write_items(taught.to_examine(count), out, origin={"command": command, "data": data})
-    console = Console()
-    skipped = f", {len(taught.bad)} bad videos skipped" if taught.bad else ""
-    console.print(f"{count} questions of each of {len(names)} tasks{skipped}: {made}, {made / SHEET}", highlight=False)
-    console.print(f"Next: worldsim reason eval {made} --model FOLDER", highlight=False, soft_wrap=True)
+    with one_thread():
+        asked = AskedItems(tasks=names, videos=videos, held_out=held_out, by=cast("By", by))
+        made_items = lessons(data, asked, size=size, seed=0)
+        command = " ".join(["worldsim", *sys.argv[1:]])
+        made = write_items(made_items.to_examine(count), out, origin={"command": command, "data": data})
+    skipped = f", {len(made_items.bad)} bad videos skipped" if made_items.bad else ""
+    say(f"{count} questions of each of {len(names)} tasks{skipped}: {made}, {made / SHEET}")
+    say(f"Next: worldsim reason eval {made} --model FOLDER")

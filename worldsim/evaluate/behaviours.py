@@ -1,16 +1,20 @@
-"""Who acts while data is collected: mixtures of behaviours by task, failures included.
+"""Mixtures of behaviours that act while data is collected, by name; failures are part of them.
 
-A task worldsim knows gets pushes of every kind on top of what needs no knowledge of the task. Wires policies to data;
-the behaviours themselves are in `worldsim.policies` and `worldsim.data.collect.random_exploration`.
+A task that worldsim knows gets pushes of every kind on top of what needs no knowledge of the task.
 """
 
 import numpy as np
 
 from worldsim.actions import ActionSpec
+from worldsim.data.collect.env_adapter import EnvAdapter
+from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour, Hold, Switching, Wander
+from worldsim.errors import unknown_name
+from worldsim.evaluate.environments import ALIASES, MakeEnv
 from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
 
+MIXTURES = ("auto", "push", "demonstrations", "general")
 VARIANTS = 60
 """Differently parametrised behaviours in a mixture."""
 
@@ -70,3 +74,32 @@ def general_behaviours(action: ActionSpec, *, weight: float = 1.0) -> tuple[Beha
         Behaviour(name="hold", policy=hold, weight=weight),
         Behaviour(name="switch", policy=Switching([wander, hold]), weight=weight),
     )
+
+
+def named_behaviours(name: str, env: str, *, cameras: tuple[str, ...] | None = None) -> tuple[Behaviour, ...]:
+    """The behaviours of a name.
+
+    Args:
+        name: One of `MIXTURES`; ``"auto"`` takes the task's own where worldsim knows it.
+        env: Name of the environment they act in, as for `MakeEnv`.
+        cameras: Cameras that are recorded; None for all.
+
+    Raises:
+        UnknownNameError: No such mixture or environment.
+        InvalidInputError: The environment cannot be recorded.
+    """
+    if name not in MIXTURES:
+        raise unknown_name("mixture of behaviours", name, MIXTURES)
+    make = MakeEnv(env)
+    if name == "auto":
+        name = "push" if make.name == ALIASES["push"] else "general"
+    trial = make()
+    try:
+        adapter = EnvAdapter(trial, cameras=cameras)
+        if name == "demonstrations":
+            return push_demonstrations(adapter.action)
+        if name == "push":
+            return push_behaviours(adapter.action)
+        return varied_behaviours(adapter.action, camera=adapter.main_camera())
+    finally:
+        trial.close()
