@@ -32,7 +32,7 @@ def videos(folder):
 
 def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path, monkeypatch):
     vlm().save_pretrained(tmp_path / "model", manifest={"figures": {"accuracy/outcome": 0.9}})
-    monkeypatch.setattr(command, "opened", lambda data: ([str(tmp_path)] * len(data), {d: videos(d) for d in data}))
+    monkeypatch.setattr(critics, "open_data", lambda data: ([str(tmp_path)] * len(data), {d: videos(d) for d in data}))
     monkeypatch.setenv("COLUMNS", "200")
     options = ["--data", "one", "--data", "other", "--out", str(tmp_path / "critic"), "--frames", "3", "--band", "0.2"]
     done = CliRunner().invoke(app, ["reason", "calibrate", str(tmp_path / "model"), *options])
