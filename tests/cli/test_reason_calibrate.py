@@ -11,7 +11,6 @@ from worldsim.evaluate import critics
 from worldsim.reason.critic import ReasonCritic
 from worldsim.reason.sources import Listed
 from worldsim.reason.split import split
-from worldsim.reason.train import items as reason_items
 from worldsim.reason.video import Provenance, Video
 
 
@@ -64,7 +63,7 @@ def test_folders_of_videos_have_short_names(tmp_path):
 def test_by_default_it_takes_what_training_held_out(tmp_path, monkeypatch):
     asked = {"data": ["data/a", "data/b"], "items": {"by": "policy", "share": 0.5, "options": {}}}
     vlm().save_pretrained(tmp_path / "model", manifest={"config": asked})
-    monkeypatch.setattr(reason_items, "opened", lambda names: videos(names[0]))
+    monkeypatch.setattr(critics, "open_folder", lambda names: videos(names[0]))
     paths, found = critics.open_held_out(str(tmp_path / "model"))
     held = {
         v.provenance.policy
