@@ -6,7 +6,7 @@ Every world plans from the same held-out starts (paired). A plan is remade every
 observed: true states for the state world, 64x64 pixels for the latent world. For the comparison of dream and truth, plans
 made at several moments of those episodes are carried out to their end, open loop, in the simulator; what they promise is the
 mean of the final progress that the members of the world's ensemble imagine, each in a rollout of its own.
-A search minimises the missing progress plus `risk` times the world's uncertainty. Its finalists are ranked by a second look:
+A search minimises the missing progress plus `risk` times the world's uncertainty. Its finalists are ranked by a second objective:
 the members' mean missing progress plus `caution` times their standard deviation. What dreams are worth without either, and
 the promise of the world's own single rollout, are measured beside it.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.record import Figure, run, write
 from worldsim.core import WorldState
 from worldsim.envs.simulator import SimulatorWorld
-from worldsim.planners import MPC, Opinions, costs, make_planner, world_objective
+from worldsim.planners import MPC, EnsembleCheck, costs, make_planner, world_objective
 from worldsim.planners.mpc import MPCCarry
 from worldsim.planners.objective import unrolled
 from worldsim.protocols import observe
@@ -42,26 +42,26 @@ CARELESS = 40
 
 def dream_and_truth(mpc: MPC, carry: MPCCarry, sim: SimulatorWorld, state: WorldState) -> Tensor:
     """Final progress of the plans just made, [B, 3]: expected by the members, imagined by the world, and true."""
-    plan, belief = mpc.last_plan, carry.belief
+    plan, belief = carry.plan, carry.belief
     assert plan is not None and belief is not None
     actions = unrolled(plan.actions, repeat=mpc.repeat)
-    expected = Opinions.of(mpc.world).foresee(belief, actions)
+    expected = EnsembleCheck.of(mpc.world).expected_progress(belief, actions)
     with torch.no_grad():
         imagined = mpc.world.rollout(belief, actions)[1].progress
     return torch.stack([p[:, -1] for p in (expected, imagined, sim.rollout(state, actions)[1].progress)], dim=1)
 
 
 def driver(planner: str, name: str, risk: float, caution: float) -> MPC:
-    """Planning in a world for progress, at a price for doubt, with a second look at a price for disagreement."""
+    """Planning in a world for progress, at a price for uncertainty, its finalists ranked at a price for disagreement."""
     world = load_world(name)
-    opinions = Opinions.of(world)
-    parts = ((1.0, costs.progress), (risk, costs.doubt)) if risk else ((1.0, costs.progress),)
+    check = EnsembleCheck.of(world)
+    parts = ((1.0, costs.progress), (risk, costs.uncertainty)) if risk else ((1.0, costs.progress),)
     return MPC(
         make_planner(planner, **PLANNER),
         world,
         objective=lambda w, s: world_objective(w, s, costs.weigh(*parts), repeat=REPEAT),
         repeat=REPEAT,
-        second=(lambda w, s: opinions.objective(s, weight=caution, repeat=REPEAT)) if caution else None,
+        rerank=(lambda w, s: check.objective(s, weight=caution, repeat=REPEAT)) if caution else None,
     )
 
 
@@ -137,7 +137,7 @@ def main(
     episodes: Annotated[int, typer.Option(help="Episodes per world.")] = 200,
     planner: Annotated[str, typer.Option(help="Planner.")] = "weighted",
     risk: Annotated[float, typer.Option(help="Weight of the world's uncertainty.")] = 2.0,
-    caution: Annotated[float, typer.Option(help="Weight of the members' disagreement in the second look.")] = 2.0,
+    caution: Annotated[float, typer.Option(help="Weight of the members' disagreement among the finalists.")] = 2.0,
 ) -> None:
     """Measure, a process for each world, and write benchmarks/results/plan_push.json."""
     with ProcessPoolExecutor(len(WORLDS), mp_context=multiprocessing.get_context("spawn")) as pool:

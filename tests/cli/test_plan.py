@@ -121,7 +121,7 @@ def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
         (("--horizon", "100000", "--samples", "100000"), "samples"),
         (("--deadline-ms", "-3"), "deadline"),
         (("--receding", "99"), "between 1 and the horizon"),
-        (("--caution", "2", "--deadline-ms", "50"), "second look"),
+        (("--caution", "2", "--deadline-ms", "50"), "rerank="),
     ],
 )
 def test_a_mistake_is_answered_before_anything_is_begun(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:

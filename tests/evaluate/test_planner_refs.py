@@ -10,7 +10,7 @@ from tests.reason.critics import critic
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.evaluate.planner_refs import PlannerSettings, parse, planner_refs
 from worldsim.evaluate.policies import SHIPPED_FOLDER, load_ref, policy_refs
-from worldsim.planners import Limits, Objective, Opinions
+from worldsim.planners import EnsembleCheck, Limits, Objective
 from worldsim.triage.run import read_ranking
 from worldsim.worlds import load_world, world_folder
 
@@ -105,14 +105,14 @@ def test_caution_looks_twice_at_what_the_members_make_of_the_cost() -> None:
     plans = []
     for caution in (0.0, 3.0):
         policy = PlannerSettings(caution=caution, samples=16, iterations=1, horizon=4).controller(world)
-        policy.act(seen, policy.initial(2), keys)
-        plans.append(policy.last_plan)
+        _, carry = policy.act(seen, policy.initial(2), keys)
+        plans.append(carry.plan)
     hasty, careful = (p.actions for p in plans)
-    judge = Opinions.of(world).objective(world.reset(seen, keys), weight=3.0, repeat=2)
+    judge = EnsembleCheck.of(world).objective(world.reset(seen, keys), weight=3.0, repeat=2)
     both = judge(torch.stack([hasty, careful], dim=1))
     assert bool((both[:, 1] <= both[:, 0] + 1e-6).all())
     assert plans[1].stats.evaluations == plans[0].stats.evaluations + plans[0].state.elites.shape[1] + 2
-    with pytest.raises(InvalidInputError, match="second look"):
+    with pytest.raises(InvalidInputError, match="rerank"):
         PlannerSettings(caution=1.0).controller(world, limits=Limits(deadline_s=1.0))
 
 

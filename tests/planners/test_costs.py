@@ -12,12 +12,12 @@ from worldsim.planners.costs import (
     Effort,
     Jerk,
     LatentGoal,
-    doubt,
     failure,
     goal_from,
     image_goal,
     judged,
     progress,
+    uncertainty,
     weigh,
 )
 from worldsim.protocols import World
@@ -42,7 +42,7 @@ def some(index: Tensor) -> Rollout:
 def test_what_the_world_says_becomes_a_cost() -> None:
     assert torch.equal(progress(FUTURES, ACTIONS), 1 - FUTURES.progress)
     assert torch.equal(failure(FUTURES, ACTIONS), 1 - FUTURES.success)
-    assert torch.equal(doubt(FUTURES, ACTIONS), FUTURES.uncertainty)
+    assert torch.equal(uncertainty(FUTURES, ACTIONS), FUTURES.uncertainty)
 
 
 def test_effort_is_one_at_the_farther_limit_and_nothing_at_rest() -> None:

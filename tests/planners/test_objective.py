@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.core import Rows
+from worldsim.core import Rows, constant
 from worldsim.errors import InvalidInputError
 from worldsim.planners import RolloutObjective, from_numpy, rollout_of
 from worldsim.planners.objective import Divisible
@@ -78,7 +78,7 @@ def test_some_episodes_cost_what_they_cost_among_all() -> None:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class At(Rows):
     at: Tensor  # [B, ...]
-    name: str = "kept"
+    name: str = constant(default="kept")
 
 
 def test_starts_and_paths_may_be_dataclasses_or_dicts() -> None:

@@ -104,7 +104,7 @@ def test_the_settings_reach_the_objective() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Opinion:
+class Fixed:
     """A cost per episode and candidate, whatever the actions."""
 
     cost: Tensor  # [B, N]
@@ -113,13 +113,13 @@ class Opinion:
     def __call__(self, actions: Tensor) -> Any:
         return self.cost if self.violation is None else (self.cost, self.violation)
 
-    def rows(self, index: Tensor) -> "Opinion":
-        return Opinion(self.cost[index], None if self.violation is None else self.violation[index])
+    def rows(self, index: Tensor) -> "Fixed":
+        return Fixed(self.cost[index], None if self.violation is None else self.violation[index])
 
 
-def risk(opinions: Tensor, mode: str, **options: float) -> Tensor:
-    given: Any = [Opinion(o) for o in opinions]
-    scores = RiskObjective(opinions=given, mode=mode, **options)(torch.zeros(1))  # type: ignore[arg-type]
+def risk(costs: Tensor, mode: str, **options: float) -> Tensor:
+    given: Any = [Fixed(o) for o in costs]
+    scores = RiskObjective(objectives=given, mode=mode, **options)(torch.zeros(1))  # type: ignore[arg-type]
     assert isinstance(scores, Tensor)
     return scores
 
@@ -144,7 +144,7 @@ def test_each_mode_by_hand() -> None:
     assert torch.isclose(risk(costs, "mean_std", weight=2.0), torch.tensor(4 + 2 * 5**0.5))
 
 
-def test_an_opinion_that_is_no_number_is_not_averaged_away() -> None:
+def test_a_cost_that_is_no_number_is_not_averaged_away() -> None:
     costs = torch.tensor([[[1.0]], [[torch.nan]]])
     for mode in ("mean", "mean_std", "cvar", "worst"):
         assert not bool(risk(costs, mode).isfinite())
@@ -152,20 +152,20 @@ def test_an_opinion_that_is_no_number_is_not_averaged_away() -> None:
 
 def test_violations_are_the_worst_of_all() -> None:
     cost = torch.zeros(2, 2)
-    opinions: Any = [Opinion(cost, torch.tensor([[0.0, 1], [2, 3]])), Opinion(cost, torch.tensor([[1.0, 0], [0, 9]]))]
-    objective = RiskObjective(opinions=opinions, mode="mean")
+    parts: Any = [Fixed(cost, torch.tensor([[0.0, 1], [2, 3]])), Fixed(cost, torch.tensor([[1.0, 0], [0, 9]]))]
+    objective = RiskObjective(objectives=parts, mode="mean")
     assert objective(cost)[1].tolist() == [[1, 1], [2, 9]]
     assert objective.rows(torch.tensor([1]))(cost)[1].tolist() == [[2, 9]]
 
 
-@pytest.mark.parametrize("wrong", [{"opinions": []}, {"mode": "median"}, {"tail": 0.0}, {"tail": 1.5}], ids=str)
+@pytest.mark.parametrize("wrong", [{"objectives": []}, {"mode": "median"}, {"tail": 0.0}, {"tail": 1.5}], ids=str)
 def test_what_is_no_risk_is_refused(wrong: dict) -> None:
-    given: Any = {"opinions": [Opinion(torch.zeros(1, 1))]} | wrong
+    given: Any = {"objectives": [Fixed(torch.zeros(1, 1))]} | wrong
     with pytest.raises(InvalidInputError):
         RiskObjective(**given)
 
 
-def test_a_careful_plan_stays_where_opinions_agree() -> None:
+def test_a_careful_plan_stays_where_members_agree() -> None:
     """Members agree left of zero and differ to the right, where they are better on average."""
 
     def member(sign: float) -> Any:
@@ -180,8 +180,8 @@ def test_a_careful_plan_stays_where_opinions_agree() -> None:
 
         return Member()
 
-    planner, opinions = make_planner("cem", horizon=2, samples=64, iterations=8), [member(1.0), member(-1.0)]
+    planner, parts = make_planner("cem", horizon=2, samples=64, iterations=8), [member(1.0), member(-1.0)]
     bounds = ([-1.0], [1.0])
-    bold = planner.plan(RiskObjective(opinions=opinions, mode="mean"), bounds=bounds).actions.mean()
-    careful = planner.plan(RiskObjective(opinions=opinions, mode="worst"), bounds=bounds).actions.mean()
+    bold = planner.plan(RiskObjective(objectives=parts, mode="mean"), bounds=bounds).actions.mean()
+    careful = planner.plan(RiskObjective(objectives=parts, mode="worst"), bounds=bounds).actions.mean()
     assert abs(float(bold) - 0.5) < 0.05 and abs(float(careful)) < 0.05

@@ -44,7 +44,7 @@ def plan(
     ] = "",
     caution: Annotated[
         float,
-        typer.Option(help="Weight of what the world's members disagree about, in a second look at the best plans."),
+        typer.Option(help="Weight of what the world's members disagree about, to rank the best plans again."),
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of starts and noise.")] = 0,
     deadline_ms: Annotated[

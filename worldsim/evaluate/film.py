@@ -42,7 +42,7 @@ def draw_plan(world: LearnedWorld, record: Record, make: Make, out: Path) -> lis
 
     controller, (first, keys_t) = make(watch), _begin(world, record)
     _, carry = controller.act({k: first[k] for k in controller.needs}, controller.initial(1), keys_t[0])
-    plan, belief = controller.last_plan, carry.belief
+    plan, belief = carry.plan, carry.belief
     assert plan is not None
     assert belief is not None
     actions, cost = witnesses[0].candidates()

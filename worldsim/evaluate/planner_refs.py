@@ -17,8 +17,8 @@ import torch
 from worldsim import planners, storage
 from worldsim.core import WorldSpec, WorldState, is_image
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.planners import Opinions, Planner, make_planner
-from worldsim.planners.costs import LatentGoal, doubt, failure, judged, progress, weigh
+from worldsim.planners import EnsembleCheck, Planner, make_planner
+from worldsim.planners.costs import LatentGoal, failure, judged, progress, uncertainty, weigh
 from worldsim.planners.limits import Limits
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, StepCost, Terminal
@@ -49,7 +49,7 @@ class PlannerSettings:
         risk: Weight of the world's uncertainty, added to the cost.
         judge: A critic's folder, ``"reason"`` for the shipped one: each future also costs what its chance of success, as
             the critic sees it, falls short of 1. Empty for none.
-        caution: Weight of what the members of the world's ensemble disagree about, in a second look at the finalists of
+        caution: Weight of what the members of the world's ensemble disagree about, when ranking the finalists of
             every search; 0 is none.
 
     Raises:
@@ -134,7 +134,7 @@ class PlannerSettings:
                 "This world draws no pictures, and a critic watches them. Plan in a world of pixels."
             )
         terminal = judged(critic_of(self.judge).watching(world)) if self.judge else None
-        searched = weigh((1.0, cost), (self.risk, doubt)) if self.risk else cost
+        searched = weigh((1.0, cost), (self.risk, uncertainty)) if self.risk else cost
         return MPC(
             self.search(),
             world,
@@ -142,15 +142,15 @@ class PlannerSettings:
             receding=self.receding,
             repeat=self.repeat,
             limits=limits,
-            second=self._second(world, cost, terminal) if self.caution else None,
+            rerank=self._second(world, cost, terminal) if self.caution else None,
         )
 
     def _second(
         self, world: World, cost: StepCost, terminal: Terminal | None
     ) -> Callable[[World, WorldState], Objective]:
         """What ranks the finalists of a search."""
-        opinions = Opinions.of(world)
-        return lambda w, s: opinions.objective(s, cost, weight=self.caution, terminal=terminal, repeat=self.repeat)
+        check = EnsembleCheck.of(world)
+        return lambda w, s: check.objective(s, cost, weight=self.caution, terminal=terminal, repeat=self.repeat)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldsim.core import Observation
-from worldsim.planners.ensemble_check import Opinions
+from worldsim.planners.ensemble_check import EnsembleCheck
 from worldsim.planners.mpc import MPC, MPCCarry
 from worldsim.planners.objective import unrolled
 from worldsim.progress import Progress, silent
@@ -134,7 +134,7 @@ class _Recorder:
 
     def __init__(self, controller: MPC, horizon: int) -> None:
         self._mpc, self._horizon = controller, horizon
-        self._opinions = Opinions.of(controller.world)
+        self._check = EnsembleCheck.of(controller.world)
         self._span = controller.planner.horizon * controller.block * controller.repeat
         self._actions: list[Tensor] = []
         self._progress: list[Tensor] = []
@@ -146,7 +146,7 @@ class _Recorder:
 
     def add_plan(self, t: int, carry: MPCCarry) -> None:
         """A plan was made for all episodes before step t."""
-        plan = self._mpc.last_plan
+        plan = carry.plan
         assert plan is not None
         assert carry.belief is not None
         self._evaluations += plan.stats.evaluations
@@ -155,7 +155,7 @@ class _Recorder:
         if not (next_dream or sees_end):
             return
         held = unrolled(plan.actions, block=self._mpc.block, repeat=self._mpc.repeat)[:, : self._horizon - t]
-        predicted = self._opinions.foresee(carry.belief, held).cpu()
+        predicted = self._check.expected_progress(carry.belief, held).cpu()
         if next_dream:
             self._dreams.append((t, held, predicted))
         if sees_end:

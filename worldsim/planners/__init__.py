@@ -1,7 +1,7 @@
 """Planners: from a cost over action sequences, or a world, to the actions to take. Needs torch alone."""
 
 from worldsim.planners.bounds import Bounds
-from worldsim.planners.ensemble_check import Opinions
+from worldsim.planners.ensemble_check import EnsembleCheck
 from worldsim.planners.limits import Limits
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, RolloutObjective, from_numpy, rollout_of
@@ -15,9 +15,9 @@ from worldsim.planners.world_objective import RiskObjective, world_objective
 __all__ = [
     "MPC",
     "Bounds",
+    "EnsembleCheck",
     "Limits",
     "Objective",
-    "Opinions",
     "Plan",
     "PlanStats",
     "Planner",

@@ -30,7 +30,7 @@ def failure(futures: Rollout, actions: Tensor) -> Tensor:
     return 1 - futures.success
 
 
-def doubt(futures: Rollout, actions: Tensor) -> Tensor:
+def uncertainty(futures: Rollout, actions: Tensor) -> Tensor:
     """The world's own uncertainty of each step, in its units: a plan that pays for it stays where the world knows."""
     return futures.uncertainty
 
@@ -161,7 +161,7 @@ class Constraint:
 
 
 def judged(judge: Judge) -> Terminal:
-    """A judge's opinion of each future as a terminal cost: 1 - success, and 1 where it abstains."""
+    """A judge's verdict on each future as a terminal cost: 1 - success, and 1 where it abstains."""
 
     def cost(futures: Rollout, actions: Tensor) -> Tensor:
         lead = actions.shape[:2]

@@ -1,4 +1,4 @@
-"""Second opinions: what the members of a world's ensemble imagine each alone, also for actions carried out imprecisely.
+"""A check of plans by the members of a world's ensemble: what each predicts alone, also under small action noise.
 
 A search finds the plans about which the world it searched in is most wrong: of many, the one that a glancing contact
 happens to favour. The members, which were not searched in, mostly do not share that error. So their mean is the better
@@ -24,17 +24,17 @@ from worldsim.planners.search import Plan
 from worldsim.planners.world_objective import RiskObjective, world_objective
 from worldsim.protocols import Ensemble, World
 
-_STREAM = 0x0B1  # separates the trembling of actions from the world's own noise
+_STREAM = 0x0B1  # separates the noise of actions from the world's own noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Opinions:
+class EnsembleCheck:
     """Worlds that continue the same states, each in its own way.
 
     Attributes:
         worlds: The members.
-        draws: How often each member also judges the actions as a trembling hand would carry them out.
-        tremble: Standard deviation of that trembling at every control step, in half ranges of the actions.
+        draws: How often each member also predicts what the actions lead to under noise.
+        action_noise: Standard deviation of that noise at every control step, in half ranges of the actions.
 
     Raises:
         InvalidInputError: No world, or a negative number.
@@ -42,13 +42,13 @@ class Opinions:
 
     worlds: tuple[World, ...]
     draws: int = 2
-    tremble: float = 0.015
+    action_noise: float = 0.015
 
     def __post_init__(self) -> None:
-        if not self.worlds or self.draws < 0 or not 0 <= self.tremble < float("inf"):
+        if not self.worlds or self.draws < 0 or not 0 <= self.action_noise < float("inf"):
             raise InvalidInputError(
-                f"Opinions need at least one world, draws and tremble of at least 0; got {len(self.worlds)} worlds, "
-                f"{self.draws} and {self.tremble}."
+                f"An ensemble check needs at least one world, draws and action_noise of at least 0; got {len(self.worlds)} worlds, "
+                f"{self.draws} and {self.action_noise}."
             )
 
     @classmethod
@@ -56,7 +56,7 @@ class Opinions:
         """Those of a world's members; of the world alone where it hands out none."""
         return cls(worlds=world.members() if isinstance(world, Ensemble) else (world,), **options)
 
-    def foresee(self, state: WorldState, actions: Tensor) -> Tensor:
+    def expected_progress(self, state: WorldState, actions: Tensor) -> Tensor:
         """What a plan promises: progress [B, T] expected of actions [B, T, A], the mean of the members' own rollouts."""
         with torch.no_grad():
             return torch.stack([w.rollout(state, actions)[1].progress for w in self.worlds]).mean(0)
@@ -64,7 +64,7 @@ class Opinions:
     def objective(
         self, state: WorldState, cost: StepCost = progress, *, weight: float = 2.0, **options: Any
     ) -> RiskObjective:
-        """The mean cost over all opinions plus `weight` times their standard deviation.
+        """The mean cost over all members, with and without action noise, plus `weight` times their standard deviation.
 
         Args:
             state: Where B episodes stand.
@@ -72,33 +72,33 @@ class Opinions:
             weight: Price of disagreement.
             **options: `repeat`, `block`, `reduce`, ... of `worldsim.planners.world_objective`.
         """
-        opinions = [world_objective(world, state, cost, **options) for world in self.worlds]
-        unsteady = [
-            dataclasses.replace(opinion, roll=self._trembling(world, draw))
-            for opinion, world in zip(opinions, self.worlds, strict=True)
+        steady = [world_objective(world, state, cost, **options) for world in self.worlds]
+        noisy = [
+            dataclasses.replace(member, roll=self._with_action_noise(world, draw))
+            for member, world in zip(steady, self.worlds, strict=True)
             for draw in range(self.draws)
         ]
-        return RiskObjective(opinions=[*opinions, *unsteady], mode="mean_std", weight=weight)
+        return RiskObjective(objectives=[*steady, *noisy], mode="mean_std", weight=weight)
 
-    def _trembling(self, world: World, draw: int) -> Roll:
+    def _with_action_noise(self, world: World, draw: int) -> Roll:
         """A world's rollout of actions that come out a little different: the same for all candidates and members."""
 
         def roll(start: WorldState, actions: Tensor) -> Any:
             noise = normal(start.key, start.step, actions.shape[1:], stream=_STREAM + draw).to(actions)
-            return world.rollout(start, actions + noise * Bounds.of(world.spec.action).half.to(actions) * self.tremble)[
-                1
-            ]
+            return world.rollout(
+                start, actions + noise * Bounds.of(world.spec.action).half.to(actions) * self.action_noise
+            )[1]
 
         return roll
 
 
-def reconsidered(plan: Plan, objective: Objective, second: Objective, *, bounds: Bounds) -> Plan:
-    """The finalist of a search that a second objective likes best: its plan, or one of its elites.
+def rerank(plan: Plan, objective: Objective, ranking: Objective, *, bounds: Bounds) -> Plan:
+    """Choose among the finalists of a search, its plan and its elites, by another objective.
 
     Args:
         plan: What the search found.
-        objective: What was searched; tells the cost of whatever is returned.
-        second: What ranks the finalists. One whose cost by `objective` is not finite, or that breaks constraints more
+        objective: What was searched; gives the cost of whatever is returned.
+        ranking: What ranks the finalists. One whose cost by `objective` is not finite, or that breaks constraints more
             than the plan does, is never chosen.
         bounds: Every finalist is kept inside.
 
@@ -106,7 +106,7 @@ def reconsidered(plan: Plan, objective: Objective, second: Objective, *, bounds:
         The chosen plan. Its cost is its own by `objective`, so not below that of `plan`, but for rounding.
     """
     finalists = bounds.clip(torch.cat([plan.actions[:, None], plan.state.elites.to(plan.actions)], dim=1))
-    liked = _scored(second, finalists).rank.argmin(1)
+    liked = _scored(ranking, finalists).rank.argmin(1)
     rows = torch.arange(len(liked), device=liked.device)
     found = _scored(objective, finalists[rows, liked][:, None])
     broken = torch.zeros_like(found.cost) if found.violation is None else found.violation

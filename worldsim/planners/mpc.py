@@ -1,23 +1,22 @@
-"""Model-predictive control: a planner and a world as a policy, its memory in the open.
+"""Model-predictive control: a planner and a world as a policy, all of its memory in the carry.
 
 Each episode keeps its own queue of actions, its own warm start and its own belief of where it stands; one that has acted
-out its queue is planned for anew, together with all others that have.
+out its queue is planned for again, together with all others that have.
 
 Shape legend: n episodes, H steps, A action width, R actions executed per plan, c controls per planned action.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldsim.core import Observation, Rows, WorldState
+from worldsim.core import Observation, WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
+from worldsim.planners import ensemble_check
 from worldsim.planners.bounds import Bounds
-from worldsim.planners.ensemble_check import reconsidered
 from worldsim.planners.limits import Limits
 from worldsim.planners.objective import Objective, unrolled
 from worldsim.planners.protocol import PlannerLike
@@ -38,6 +37,7 @@ class MPCCarry:
     action: Tensor  # [n, A], the action of the step before
     search: Search  # [n, ...], shifted to where the queue ends
     belief: WorldState | None = None  # [n, ...], where the world stands by what was observed
+    plan: Plan | None = None  # the latest search, of the episodes that it was for
     plans: int = 0  # searches made so far, for statistics
 
 
@@ -56,11 +56,11 @@ class MPC:
         warm: Begin each search from the last one, shifted.
         prior: (world, state) -> candidates [n, P, H, A] that somebody suggests, see `worldsim.planners.prior`.
         limits: Deadline, budget and tolerance of every search.
-        second: (world, state) -> what ranks the finalists of every search (its plan and its elites) before one of them
-            is carried out, `worldsim.planners.Opinions` for example.
+        rerank: (world, state) -> what ranks the finalists of every search (its plan and its elites) before one of them
+            is carried out, `worldsim.planners.EnsembleCheck` for example.
 
     Raises:
-        InvalidInputError: A receding horizon beyond the horizon, a repeat or block below 1, or a second look beside a
+        InvalidInputError: A receding horizon beyond the horizon, a repeat or block below 1, or a reranking beside a
             deadline or budget, which only the search keeps.
     """
 
@@ -76,21 +76,22 @@ class MPC:
         warm: bool = True,
         prior: Callable[[World, WorldState], Tensor] | None = None,
         limits: Limits | None = None,
-        second: Callable[[World, WorldState], Objective] | None = None,
+        rerank: Callable[[World, WorldState], Objective] | None = None,
     ) -> None:
         if not 1 <= receding <= planner.horizon or repeat < 1 or block < 1:
             raise InvalidInputError(
                 f"receding is between 1 and the horizon {planner.horizon}, repeat and block at least 1; got {receding}, "
                 f"{repeat} and {block}."
             )
-        if second is not None and limits is not None and (limits.deadline_s, limits.budget) != (None, None):
-            raise InvalidInputError("A second look adds to what a search costs. Leave it out where there is a limit.")
+        if rerank is not None and limits is not None and (limits.deadline_s, limits.budget) != (None, None):
+            raise InvalidInputError(
+                "Ranking the finalists (rerank=) adds to what a search costs. Leave it out where there is a limit."
+            )
         self.planner, self.world = planner, world
         self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
         self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
-        self._prior, self._limits, self._second = prior, limits, second
+        self._prior, self._limits, self._rerank = prior, limits, rerank
         self._bounds = Bounds.of(world.spec.action).block(block).to(world.spec.device)
-        self.last_plan: Plan | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -117,7 +118,8 @@ class MPC:
     def reset(self, carry: MPCCarry, done: Tensor) -> MPCCarry:
         """Forget the episodes where `done` (bool [n]) is set: their next observation is their first."""
         fresh = self.initial(len(done))
-        search = _merge(carry.search, dataclasses.replace(fresh.search, elites=_like(fresh.search, carry.search)), done)
+        fresh_search = dataclasses.replace(fresh.search, elites=_padded(fresh.search, carry.search.elites.shape[1]))
+        search = carry.search.merge(fresh_search, done)
         return dataclasses.replace(
             carry,
             begun=carry.begun & ~done,
@@ -145,7 +147,7 @@ class MPC:
         return action, carry
 
     def _believe(self, observation: Observation, carry: MPCCarry, keys: Tensor) -> WorldState:
-        """Where every episode stands: begun anew, or one observation further."""
+        """Where every episode stands: reset, or one observation further."""
         missing = self.needs - set(observation)
         if missing:
             raise InvalidInputError(f"Planning in this world needs {sorted(self.needs)}; missing {sorted(missing)}.")
@@ -172,15 +174,14 @@ class MPC:
             keys=fold(keys[rows], _STREAM),
             limits=self._limits,
         )
-        if self._second is not None:
-            plan = reconsidered(plan, objective, self._second(self.world, belief), bounds=self._bounds)
-        self.last_plan = plan
+        if self._rerank is not None:
+            plan = ensemble_check.rerank(plan, objective, self._rerank(self.world, belief), bounds=self._bounds)
         queue, left, search = carry.queue.clone(), carry.left.clone(), carry.search
         queue[rows] = unrolled(plan.actions[:, : self.receding], block=self.block, repeat=self.repeat).to(queue)
         left[rows] = queue.shape[1]
         if self.warm:
             search = _put(search, plan.state.shift(self.receding), rows)
-        return dataclasses.replace(carry, queue=queue, left=left, search=search, plans=carry.plans + 1)
+        return dataclasses.replace(carry, queue=queue, left=left, search=search, plan=plan, plans=carry.plans + 1)
 
     def _known(self, carry: MPCCarry, rows: Tensor) -> Search:
         """What is known of the plans of episodes that all begin or all go on; those that begin have no elites."""
@@ -190,12 +191,11 @@ class MPC:
         return dataclasses.replace(search, elites=search.elites[:, :0])
 
 
-def _put(whole: Search, part: Search, rows: Tensor) -> Search:
-    """`whole` with `part` at `rows`; elites of both are brought to one number."""
-    count = max(whole.elites.shape[1], part.elites.shape[1])
-    whole, part = (dataclasses.replace(s, elites=_padded(s, count)) for s in (whole, part))
-    names = ("mean", "std", "elites")
-    return Search(**{k: getattr(whole, k).index_copy(0, rows, getattr(part, k).to(getattr(whole, k))) for k in names})
+def _put(search: Search, part: Search, rows: Tensor) -> Search:
+    """`search` with `part` at `rows`; elites of both are brought to one number."""
+    count = max(search.elites.shape[1], part.elites.shape[1])
+    one, other = (dataclasses.replace(s, elites=_padded(s, count)) for s in (search, part))
+    return one.put(rows, other)
 
 
 def _padded(search: Search, count: int) -> Tensor:
@@ -206,17 +206,3 @@ def _padded(search: Search, count: int) -> Tensor:
         if missing
         else search.elites
     )
-
-
-def _like(fresh: Search, old: Search) -> Tensor:
-    return _padded(fresh, old.elites.shape[1])
-
-
-def _merge[R: Rows](one: R, other: R, mask: Tensor) -> R:
-    """Rows of `other` where `mask` is set, of `one` elsewhere."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(one):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(a, Tensor):
-            values[field.name] = torch.where(mask.to(a.device).view(-1, *[1] * (a.ndim - 1)), b.to(a), a)
-    return dataclasses.replace(one, **values)

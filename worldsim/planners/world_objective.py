@@ -49,41 +49,41 @@ Risk = Literal["mean", "mean_std", "cvar", "worst"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RiskObjective:
-    """One cost out of several opinions on the same candidates: the members of an ensemble, or noise draws.
+    """One cost out of several objectives for the same candidates: those of the members of an ensemble, or of noise draws.
 
     Attributes:
-        opinions: M objectives.
+        objectives: M objectives.
         mode: ``"mean"``; ``"mean_std"`` adds `weight` standard deviations; ``"cvar"`` is the mean of the worst `tail`
             share (Rockafellar and Uryasev, 2000); ``"worst"`` the worst. Violations are always the worst.
         weight: Of the standard deviation.
         tail: Share in (0, 1].
 
     Raises:
-        InvalidInputError: No opinion, an unknown mode, or a tail outside (0, 1].
+        InvalidInputError: No objective, an unknown mode, or a tail outside (0, 1].
     """
 
-    opinions: Sequence[Divisible]
+    objectives: Sequence[Divisible]
     mode: Risk = "mean_std"
     weight: float = 1.0
     tail: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.opinions or self.mode not in ("mean", "mean_std", "cvar", "worst") or not 0 < self.tail <= 1:
+        if not self.objectives or self.mode not in ("mean", "mean_std", "cvar", "worst") or not 0 < self.tail <= 1:
             raise InvalidInputError(
-                f"Risk needs opinions, a mode among mean, mean_std, cvar and worst, and a tail in (0, 1]; got "
-                f"{len(self.opinions)} opinions, mode={self.mode!r}, tail={self.tail}."
+                f"Risk needs objectives, a mode among mean, mean_std, cvar and worst, and a tail in (0, 1]; got "
+                f"{len(self.objectives)} objectives, mode={self.mode!r}, tail={self.tail}."
             )
 
     def __call__(self, actions: Tensor) -> Scores:
         """Costs [B, N]."""
-        scores = [opinion(actions) for opinion in self.opinions]
+        scores = [objective(actions) for objective in self.objectives]
         cost = self._reduce(torch.stack([s[0] if isinstance(s, tuple) else s for s in scores]))
         broken = [s[1] for s in scores if isinstance(s, tuple)]
         return (cost, torch.stack(broken).amax(0)) if broken else cost
 
     def rows(self, index: Tensor) -> "RiskObjective":
-        """The risk for some episodes; every opinion must be divisible."""
-        return dataclasses.replace(self, opinions=[o.rows(index) for o in self.opinions])
+        """The risk for some episodes; every objective must be divisible."""
+        return dataclasses.replace(self, objectives=[o.rows(index) for o in self.objectives])
 
     def _reduce(self, cost_mbn: Tensor) -> Tensor:
         """[M, B, N] -> [B, N]."""
