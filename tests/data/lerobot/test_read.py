@@ -168,6 +168,17 @@ def test_foreign_data_gets_an_action_spec_from_its_statistics(path: Path) -> Non
     assert dataset.episode(0).success[0] == 0 and np.isnan(dataset.episode(0).progress[0])
 
 
+def test_success_that_is_marked_in_the_last_row_only_is_kept(path: Path) -> None:
+    """As LeRobot's own recordings mark it: the last action's result is not observed."""
+    _strip(path)
+    table = pq.read_table(path / DATA)
+    for last in (True, False):
+        column = pa.array([False] * (table.num_rows - 1) + [last])
+        pq.write_table(table.set_column(table.column_names.index("next.success"), "next.success", column), path / DATA)
+        assert open_dataset(path).episode(1).success.tolist() == [0.0] * (table.num_rows - 1) + [float(last)]
+        open_dataset(path).starts([1])
+
+
 def test_cameras_are_chosen_by_name(path: Path) -> None:
     info = json.loads((path / "meta/info.json").read_text())
     features = dict(info["features"])

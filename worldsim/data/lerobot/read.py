@@ -230,14 +230,14 @@ class Dataset:
         return decode_image(picture.read_bytes(), source=picture)
 
     def _inside(self, relative: str) -> Path:
-        """A path within the dataset; nothing outside is ever opened on a dataset's word."""
+        """A path within the dataset; nothing outside is opened because a dataset names it."""
         found = self.path / relative
         if not found.resolve().is_relative_to(self.path.resolve()):
             raise StorageError(f"{self.path} names a file outside itself, {relative!r}. Do not trust this dataset.")
         return found
 
     def _assemble(self, table: pa.Table, row: dict[str, Any], frames: dict[str, Bytes]) -> Episode:
-        """Columns to arrays; next.* of row t speaks of observation t + 1."""
+        """Columns to arrays; next.* of row t describes observation t + 1."""
         count = table.num_rows
         vectors = {k: _matrix(table[k]) for k in (layout.ACTION, STATE, TRUE_STATE) if k in table.column_names}
         following = {
@@ -251,6 +251,8 @@ class Dataset:
         }
         if np.isnan(along[layout.SUCCESS][0]) and layout.SUCCESS in table.column_names:
             along[layout.SUCCESS][0] = 0.0  # unless said otherwise, an episode does not begin solved
+        if count == row["length"] > 1:  # others mark success in the last row, after which they record no observation
+            along[layout.SUCCESS][-1] = np.fmax(along[layout.SUCCESS][-1], following[layout.SUCCESS][-1])
         simulator = row.get("simulator_state")
         return Episode(
             frames=frames,
