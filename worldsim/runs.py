@@ -148,6 +148,15 @@ def require_same_request(
         InvalidInputError: They differ; the message names each difference.
     """
     found = differences(begun if isinstance(begun, Mapping) else {}, wanted, may_change=may_change, may_grow=may_grow)
+    refuse_differences(folder, found)
+
+
+def refuse_differences(folder: Path, found: Sequence[str]) -> None:
+    """Refuse to continue a run whose request differs, if it does; for callers that say themselves how it may.
+
+    Raises:
+        InvalidInputError: There is a difference; the message names them.
+    """
     if found:
         more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise InvalidInputError(

@@ -27,7 +27,7 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
     assert dream.seeds == truth.seeds != free.seeds
     assert free.task_id == truth.task_id == "worldsim/Push-v0"
     assert free.episode(0).true_state is not None and dream.episode(0).true_state is None
-    with pytest.raises(InvalidInputError, match="begun with other settings"):
+    with pytest.raises(InvalidInputError, match="begun with another request"):
         collect(out=tmp_path / "dream", world="push", **{**quick, "policies": PAIR[:1]})
     told = (tmp_path / "dream/meta/worldsim.json").read_text()
     assert str(SHIPPED_FOLDER) not in told and len(json.loads(told)["request"]["digests"]) == 9

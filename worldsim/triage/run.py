@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
-from worldsim.runs import hold_folder
+from worldsim.runs import hold_folder, refuse_differences
 from worldsim.triage.engine.plan import PLAN, WORLD, ArenaPlan, Plan, read_plan, versions
 from worldsim.triage.engine.replay import Progress, Replay, Results
 from worldsim.triage.engine.rollouts import ArenaLoader, JudgeLoader, Loaders, PolicyLoader, WorldLoader
@@ -121,11 +121,8 @@ def _make_plan(request: TriageRequest, arenas: Sequence[Arena], out: Path, worke
     for leftover in out.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     old = read_plan(out) if (out / PLAN).exists() else None
-    if old is not None and (changed := differences(old.request, request)):
-        raise InvalidInputError(
-            f"{out} holds a run of another request. It differs in: {'; '.join(changed)}. Ask the same again to "
-            "continue it, or choose another folder. (A larger budget continues it too.)"
-        )
+    if old is not None:
+        refuse_differences(out, differences(old.request, request))
     world = old.world if old else workers.describe(WORLD)
     found = [_plan_arena(a, old, world.num_starts, workers) for a in arenas]
     kept = [a for a in (old.arenas if old else ()) if a.kind not in {f.kind for f in found}]

@@ -65,8 +65,10 @@ def world_spec(name: str | Path) -> "WorldSpec":
         UnknownNameError: No such folder or shipped world.
         StorageError: Its config is missing or corrupt.
     """
-    from worldsim.storage import CONFIG, from_json, read_json
+    from worldsim.storage import CONFIG, check_sizes, from_json, read_json
     from worldsim.worlds.latent import LatentWorldConfig
 
     path = world_folder(name)
-    return from_json(LatentWorldConfig, read_json(path / CONFIG)).spec
+    values = read_json(path / CONFIG)
+    check_sizes(values, source=path)
+    return from_json(LatentWorldConfig, values).spec

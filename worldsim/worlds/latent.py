@@ -302,14 +302,23 @@ class LearnedWorld(nn.Module):
         path = Path(path)
         values, tensors, _ = storage.load_folder(path, kind=cls.kind)
         config = storage.from_json(LatentWorldConfig, values)
-        world = cls(
-            spec=config.spec,
-            tokenizer=build_tokenizer(config.tokenizer, config.tokenizer_config),
-            predictor=PREDICTORS.build(config.predictor, config.predictor_config),
-            heads=Heads(config.heads),
-            starts=Starts.load(path / STARTS) if (path / STARTS).exists() else None,
-        )
-        storage.load_weights(world, tensors, source=path)
+        if config.heads.proprio_dim != config.spec.proprio_dim:
+            raise StorageError(
+                f"{path / storage.CONFIG}: the heads read proprioception of {config.heads.proprio_dim} numbers, the spec promises "
+                f"{config.spec.proprio_dim}. Restore the folder."
+            )
+        starts = Starts.load(path / STARTS) if (path / STARTS).exists() else None
+
+        def make() -> LearnedWorld:
+            return cls(
+                spec=config.spec,
+                tokenizer=build_tokenizer(config.tokenizer, config.tokenizer_config),
+                predictor=PREDICTORS.build(config.predictor, config.predictor_config),
+                heads=Heads(config.heads),
+                starts=starts,
+            )
+
+        world = storage.build_module(make, tensors, config=values, source=path)
         _require_finite(tensors, path)
         return world.to(device=device, dtype=dtype)
 

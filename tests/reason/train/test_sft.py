@@ -138,7 +138,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(folder, data
     made = (folder / "manifest.json").stat().st_mtime_ns
     assert train_reason_sft(recipe(data, folder.parent, tower="train", keep=(2, 4))) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == made
-    with pytest.raises(InvalidInputError, match="other settings"):
+    with pytest.raises(InvalidInputError, match="another request"):
         train_reason_sft(recipe(data, folder.parent, lr=1e-4))
 
 
@@ -150,7 +150,7 @@ def test_a_setting_that_came_later_had_its_default(folder, data):
     path.write_text(json.dumps(told))
     try:
         assert is_done(folder.parent, recipe(data, folder.parent, tower="train", keep=(2, 4)))
-        with pytest.raises(InvalidInputError, match="other settings"):
+        with pytest.raises(InvalidInputError, match="another request"):
             is_done(folder.parent, recipe(data, folder.parent, tower="train", keep=(2, 4), schedule="constant"))
     finally:
         path.write_text(before)

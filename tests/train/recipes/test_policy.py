@@ -139,7 +139,7 @@ def test_finished_runs_are_kept_and_other_settings_refused(data, tmp_path):
     train_policy(small(data, tmp_path / "bank", seeds=(0, 1)))
     assert (tmp_path / "bank/all_s0/000008/model.safetensors").stat().st_mtime_ns == before
     assert (tmp_path / "bank/all_s1/000008").is_dir()
-    with pytest.raises(InvalidInputError, match="other settings"):
+    with pytest.raises(InvalidInputError, match="another request"):
         train_policy(small(data, tmp_path / "bank", shift_px=0))
 
 

@@ -81,7 +81,7 @@ def test_another_request_does_not_continue_a_begun_one(data: Path, tmp_path: Pat
 
     with pytest.raises(Killed):
         train_world(config, watch=kill)
-    with pytest.raises(InvalidInputError, match="begun with other values of config"):
+    with pytest.raises(InvalidInputError, match="another request.*config"):
         train_world(dataclasses.replace(config, seed=1))
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from worldsim import storage
-from worldsim.errors import InvalidInputError, StorageError, WorldsimError
+from worldsim.errors import StorageError, WorldsimError
 from worldsim.reason.benchmark.tally import Answer, mean_of_datasets, tally
+from worldsim.runs import require_same_request
 
 FILE = "eval.json"
 KIND = "reason eval"
@@ -29,7 +30,7 @@ class Ledger:
         facts: Further JSON values to keep with the figures: command, versions, benchmark.
 
     Raises:
-        InvalidInputError: The folder was begun with other settings; each is named.
+        InvalidInputError: The folder was begun with another request; each difference is named.
         StorageError: The file is damaged or something else.
     """
 
@@ -86,16 +87,7 @@ class Ledger:
         old = value.get("settings") if isinstance(value, Mapping) and value.get("kind") == KIND else None
         if not isinstance(old, Mapping):
             raise StorageError(f"{self.path} is not the result of a benchmark run. Choose another folder.")
-        changed = [
-            f"{k}: was {old.get(k)!r}, now {self._settings.get(k)!r}"
-            for k in sorted({*old, *self._settings})
-            if old.get(k) != self._settings.get(k)
-        ]
-        if changed:
-            raise InvalidInputError(
-                f"{self.path.parent} was begun with other settings ({'; '.join(changed)}). Give the same ones, or another "
-                "folder."
-            )
+        require_same_request(self.path.parent, old, self._settings)
         try:
             self.add([storage.from_json(Answer, a) for a in value["answers"]])
         except (KeyError, TypeError, WorldsimError) as error:

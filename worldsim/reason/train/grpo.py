@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldsim import storage
+from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, MissingExtraError, missing_extra, unknown_name
 from worldsim.optimize import Watch
 from worldsim.reason.item import Item
@@ -20,7 +21,7 @@ from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, argumen
 from worldsim.reason.train.items import AskedItems, lessons
 from worldsim.reason.train.own_items import Taught, own_lessons
 from worldsim.reason.train.rewards import REWARDS, named_rewards, unteachable
-from worldsim.reason.train.run import Results, is_done, one_thread, placed, results, trained
+from worldsim.reason.train.run import Results, is_done, placed, results, trained
 from worldsim.reason.train.video_grpo import sighted
 from worldsim.reason.vlm import VLM
 

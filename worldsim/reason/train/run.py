@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from worldsim import __version__, storage
-from worldsim.errors import InvalidInputError, TrainingError
+from worldsim.errors import TrainingError
 from worldsim.optimize import Watch
 from worldsim.reason.exam import examine
 from worldsim.reason.item import Item
 from worldsim.reason.pretrained import KIND, quiet
 from worldsim.reason.train.own_items import OwnLessons
 from worldsim.reason.vlm import VLM
-from worldsim.runs import open_run
+from worldsim.runs import open_run, require_same_request
 
 SPENT = "core_seconds.json"
 """Written last into a checkpoint, so that one without it counts for nothing."""
@@ -162,8 +162,8 @@ def is_done(folder: Path, config: Any, *, own: OwnLessons | None = None) -> bool
     asked = own.digest if own else ""
     defaults = storage.to_json(type(config)(data=config.data, out=config.out))
     settings = {**defaults, **made.get("config", {})}  # a setting that has come since then had its default
-    if settings != storage.to_json(config) or made.get("items_digest", "") != asked:
-        raise InvalidInputError(f"{folder} holds a model of other settings. Choose another out=, or delete it.")
+    begun = {**settings, "items_digest": made.get("items_digest", "")}
+    require_same_request(folder, begun, {**storage.to_json(config), "items_digest": asked})
     return True
 
 
@@ -225,17 +225,6 @@ def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: 
         vlm.model = trainer.model  # an adapter may stand around it
         trainer.train(resume_from_checkpoint=run.start())
         vlm.model = plain(trainer.model)
-
-
-@contextmanager
-def one_thread(wanted: bool) -> Iterator[None]:
-    """Small models on a CPU lose more than they gain by a second thread: up to fifty times on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def placed(vlm: VLM, *, cpu: bool) -> VLM:

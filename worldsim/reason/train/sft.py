@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from worldsim import storage
+from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.optimize import Schedule, Watch
 from worldsim.reason.draw import Draw
@@ -22,7 +23,7 @@ from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, argumen
 from worldsim.reason.train.items import AskedItems, lessons
 from worldsim.reason.train.loss import stressed, trainer_class
 from worldsim.reason.train.own_items import OwnLessons, Taught, own_lessons
-from worldsim.reason.train.run import Keep, Results, is_done, one_thread, placed, results, trained
+from worldsim.reason.train.run import Keep, Results, is_done, placed, results, trained
 from worldsim.reason.train.warmup import default_schedule, warm_up
 from worldsim.reason.vlm import VLM
 

@@ -26,7 +26,7 @@ from worldsim.policies.degraded import Degradation
 from worldsim.policies.discovery import KIND
 from worldsim.policies.load import POLICIES
 from worldsim.policies.trained import TrainedPolicy
-from worldsim.runs import open_run
+from worldsim.runs import open_run, require_same_request
 from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
 
 
@@ -140,8 +140,7 @@ def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: Tra
     last = _place(folder, config.schedule.steps)
     recipe = _recipe(run, config, dataset)
     if last.exists():  # the last checkpoint is written last
-        if storage.read_manifest(last, kind=KIND).get("recipe") != recipe:
-            raise InvalidInputError(f"{folder} was trained with other settings. Choose another out=, or delete it.")
+        require_same_request(folder, storage.read_manifest(last, kind=KIND).get("recipe"), recipe)
         return
     total = len(recorded.actions)
     if run.episodes > total:
