@@ -229,6 +229,11 @@ def test_environments_that_cannot_be_used_are_refused_with_the_reason(push_world
         SimulatorWorld(PushEnv())
     with pytest.raises(InvalidInputError, match="name a MuJoCo camera"):
         SimulatorWorld(Pendulum(), horizon=5)
+    for shape in ((4, 4, 4), (3, 4, 4), (4, 4)):
+        grey = Counter()
+        grey.render = lambda shape=shape: np.zeros(shape, np.uint8)
+        with pytest.raises(InvalidInputError, match="no uint8"):
+            SimulatorWorld(grey, horizon=5)
     with pytest.raises(InvalidInputError, match="leave camera out"):
         SimulatorWorld(PushEnv(), horizon=5, camera="top")
     starts = push_world.starts(torch.tensor([0, 1]))

@@ -129,7 +129,7 @@ class Simulator:
             frame = self.env.pixels() if callable(getattr(self.env, "pixels", None)) else self.env.render()
         except NotImplementedError:
             frame = None
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3:
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
             raise InvalidInputError(
                 f"{type(self.env).__name__} gave no uint8 [H, W, 3] frame. Make it with render_mode='rgb_array', or "
                 "name a MuJoCo camera, or give it pixels()."
@@ -150,7 +150,7 @@ class Simulator:
     def _proprio(self, observation: Any) -> Float32s:
         """`agent_pos`, from the environment itself or its observation; a plain vector observation is all of it."""
         if callable(getattr(self.env, "agent_pos", None)):
-            return np.asarray(self.env.agent_pos(), np.float32)
+            return np.asarray(self.env.agent_pos(), np.float32).ravel()
         for change in self._observe:
             observation = change(observation)
         if isinstance(observation, Mapping):
