@@ -129,12 +129,14 @@ def test_without_truth_known_rates_correct_and_new_ones_need_no_new_rollout(tmp_
     plain = go(tmp_path, truth=0)
     assert not plain.ranking.corrected and all(p.corrected is None for p in plain.ranking.policies)
     before = rows(tmp_path)
-    told = run(request(judge_rates=RATES), load_world=nothing, load_policy=nothing, out=tmp_path, load_judge=nothing)
-    assert told.ranking.corrected and rows(tmp_path) == before
-    assert {p.corrected.method for p in told.ranking.policies} == {"rates"}
-    assert read_results(tmp_path).ranking.digest == told.ranking.digest  # the plan keeps the rates
-    line = told.ranking.policies[0]
-    judged = np.r_[told.triage.success[line.policy], told.audit.success[line.policy]]
+    corrected = run(
+        request(judge_rates=RATES), load_world=nothing, load_policy=nothing, out=tmp_path, load_judge=nothing
+    )
+    assert corrected.ranking.corrected and rows(tmp_path) == before
+    assert {p.corrected.method for p in corrected.ranking.policies} == {"rates"}
+    assert read_results(tmp_path).ranking.digest == corrected.ranking.digest  # the plan keeps the rates
+    line = corrected.ranking.policies[0]
+    judged = np.r_[corrected.triage.success[line.policy], corrected.audit.success[line.policy]]
     votes = judged[~np.isnan(judged)] >= 0.5
     assert line.corrected.value == pytest.approx(np.clip((votes.mean() + 0.85 - 1) / (0.9 + 0.85 - 1), 0, 1))
     with pytest.raises(InvalidInputError, match="judge: was 'glancing-1'"):
@@ -182,13 +184,13 @@ def test_the_leaderboard_and_the_report_show_both_rates_and_say_how(finished, tm
         and "12 paired true episodes" in page
         and page.count('data-label="corrected"') == 6
     )
-    assert "order goes by rates without its errors" in data.judging[0]
+    assert "ordered by success corrected for its errors" in data.judging[0]
     alone = go(tmp_path, request(judge_rates=RATES), truth=0)
-    told = " ".join(assemble(alone, command="", made="").judging)
-    assert "sensitivity 90" in told and "of 200" in told and "not the world" in told
+    text = " ".join(assemble(alone, command="", made="").judging)
+    assert "sensitivity 90" in text and "of 200" in text and "not the world" in text
     unknown = go(tmp_path / "u", truth=0)
-    told = " ".join(assemble(unknown, command="", made="").judging)
-    assert "could not be corrected for every policy" in told and "Calibrate it" in told
+    text = " ".join(assemble(unknown, command="", made="").judging)
+    assert "could not be corrected for every policy" in text and "Calibrate it" in text
 
 
 def test_films_show_what_the_judge_recorded(finished, caplog):
