@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE
+from worldsim.core import IMAGE, STATE, TASK, TRUE_STATE, text_rows
 from worldsim.errors import InvalidInputError, PolicyError, UnknownNameError
 from worldsim.evaluate.policies import load_policy, policy_digest
 from worldsim.policies.function import FunctionPolicy, function_digest, load_function
@@ -179,3 +179,19 @@ def test_a_function_cannot_change_what_others_see():
 def test_not_callable():
     with pytest.raises(InvalidInputError, match="callable"):
         FunctionPolicy(3)
+
+
+def test_named_cameras_and_the_task_reach_a_function() -> None:
+    seen: dict[str, object] = {}
+
+    def look(observation):
+        seen.update({key: value.copy() for key, value in observation.items()})
+        return np.zeros((2, 1), np.float32)
+
+    side = "observation.images.side"
+    policy = FunctionPolicy(look, needs=[side, TASK])
+    given = {side: torch.full((2, 4, 6, 3), 7, dtype=torch.uint8), TASK: text_rows(["push the L", "stop"])}
+    policy.act(given, None, torch.arange(2))
+    assert seen[side].shape == (2, 4, 6, 3) and seen[TASK].tolist() == ["push the L", "stop"]
+    with pytest.raises(UnknownNameError, match=r"observation.images.NAME"):
+        FunctionPolicy(look, needs=["observation.imagesside"])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
+from worldsim.core import IMAGE, IMAGES, STATE, TASK, TRUE_STATE, Observation, is_image, row_texts
 from worldsim.errors import InvalidInputError, PolicyError, WorldsimError, unknown_name
 from worldsim.policies.checks import checked_action, require
 from worldsim.protocols import Policy
@@ -21,8 +21,8 @@ ArrayFunction = Callable[[Mapping[str, NDArray[np.generic]]], ArrayLike]
 class FunctionPolicy:
     """A plain callable as a policy.
 
-    The callable gets copies of the observation as NumPy arrays with leading n (images uint8 [n, H, W, 3]) and returns
-    actions [n, A]. It must be a function of what it gets: memory or a random generator inside it is shared by all
+    The callable gets copies of the observation as NumPy arrays with leading n (images uint8 [n, H, W, 3], the task as texts
+    [n]) and returns actions [n, A]. It must be a function of what it gets: memory or a random generator inside it is shared by all
     episodes, and then nothing can promise that an episode repeats. Write a `worldsim.protocols.Policy` for that.
 
     Args:
@@ -41,8 +41,10 @@ class FunctionPolicy:
         self.name = name or getattr(function, "__qualname__", type(function).__name__)
         wanted = getattr(function, "needs", (IMAGE, STATE)) if needs is None else needs
         self._needs = frozenset([wanted] if isinstance(wanted, str) else wanted)
-        for key in self._needs - {IMAGE, STATE, TRUE_STATE}:
-            raise unknown_name(f"observation key of {self.name}", str(key), [IMAGE, STATE, TRUE_STATE])
+        known = [IMAGE, f"{IMAGES}NAME", STATE, TRUE_STATE, TASK]
+        for key in self._needs - {STATE, TRUE_STATE, TASK}:
+            if not is_image(str(key)):
+                raise unknown_name(f"observation key of {self.name}", str(key), known)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -59,7 +61,10 @@ class FunctionPolicy:
             PolicyError: The function raised, or did not return finite actions [n, A]; the message names it.
         """
         require(observation, self._needs, policy=self.name)
-        arrays = {key: observation[key].detach().cpu().numpy().copy() for key in sorted(self._needs)}
+        arrays: dict[str, NDArray[np.generic]] = {
+            key: np.array(row_texts(value)) if key == TASK else value.detach().cpu().numpy().copy()
+            for key, value in ((key, observation[key]) for key in sorted(self._needs))
+        }
         try:
             given = self.function(arrays)
         except Exception as error:
