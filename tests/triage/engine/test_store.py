@@ -1,6 +1,12 @@
 import dataclasses
+import os
 import resource
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -134,3 +140,132 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path):
     with Store.open(tmp_path / DATABASE) as store:
         assert len(store.records(SCOPE)) == done
         store.commit(result(batch_of([(2, 49)])), SCOPE)  # space was made: it goes on
+
+
+def filled(path):
+    with Store.open(path) as store:
+        boom = Crash(policy=2, stage="act", step=4, reason="boom", detail="trace")
+        store.commit(result(batch_of([(0, 1), (0, 2), (1, 1), (2, 1)]), crashes=[boom]), SCOPE)
+
+
+CHANGES = [
+    "UPDATE rollouts SET success = 1 - success",
+    "UPDATE rollouts SET success = success + 1e-12 WHERE policy = 'a'",
+    "UPDATE rollouts SET world = 'v' WHERE policy = 'b'",
+    "UPDATE rollouts SET noise = noise + 1 WHERE start = (SELECT min(start) FROM rollouts)",
+    "UPDATE rollouts SET note = ''",
+    "UPDATE rollouts SET judge = 'other'",
+    "INSERT INTO rollouts SELECT kind, world, 'c', start, noise, judge, block, episode, batch, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, "
+    "'', checksum FROM rollouts LIMIT 1",
+    "UPDATE crashes SET reason = 'nothing'",
+    "UPDATE crashes SET policy = 'a'",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_edited_row_is_named_and_never_believed(tmp_path, change):
+    path = tmp_path / DATABASE
+    filled(path)
+    connection = sqlite3.connect(path)
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+    for way in (Store.open, Store.read):
+        with pytest.raises(StorageError, match="(rollout|crash) of policy .* does not match its checksum"), way(path):
+            pass
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path):
+    path = tmp_path / DATABASE
+    filled(path)
+    data = path.read_bytes()
+    with Store.read(path) as store:
+        before = dict(store.known(SCOPE))
+    found = 0
+    for at in range(4096, len(data), 61):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        try:
+            with Store.open(path) as store:
+                assert store.known(SCOPE) == before
+        except StorageError as error:
+            found += "damaged" in str(error)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    assert found > 5
+
+
+def test_special_values_keep_their_checksum(tmp_path):
+    path = tmp_path / DATABASE
+    whole = result(batch_of([(0, 1)]))
+    odd = {"progress": -0.0, "uncertainty_mean": float("inf"), "note": "caf\u00e9 \U0001f600\n", "success": 1}
+    with Store.open(path) as store:
+        ends = tuple(dataclasses.replace(f, **odd) for f in whole.rollouts)
+        store.commit(dataclasses.replace(whole, rollouts=ends), SCOPE)
+    with Store.open(path) as store:
+        (record,) = store.records(SCOPE)
+    assert (record.result.progress, record.result.note) == (0.0, odd["note"])
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_database_that_vanishes_is_noticed(tmp_path, how):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Store.open(folder / DATABASE) as store:
+        store.commit(result(batch_of([(0, 1)])), SCOPE)
+        shutil.rmtree(folder)
+        if how == "replaced":
+            folder.mkdir()
+            (folder / DATABASE).touch()
+        with pytest.raises(StorageError, match="was deleted or replaced while the run was writing it"):
+            store.commit(result(batch_of([(0, 2)])), SCOPE)
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from worldsim.triage.engine.store import Store
+os.setgid(65534)
+os.setuid(65534)  # root may write anywhere
+with Store.read(Path(sys.argv[1])) as store:
+    print(sorted(map(len, store._known.values())))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user that may not write")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_on_a_disk_that_cannot_be_written_is_read(killed):
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to other users
+        Path(place).chmod(0o755)
+        read_as_another_user(Path(place), killed=killed)
+
+
+def read_as_another_user(tmp_path, *, killed):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    filled(folder / DATABASE)
+    if killed:  # what a killed process leaves: rows in the log, not yet in the database
+        with Store.open(folder / DATABASE) as store:
+            store.commit(result(batch_of([(1, 7)])), SCOPE)
+            shutil.copytree(folder, tmp_path / "copy")
+        folder = tmp_path / "copy"
+        (folder / f"{DATABASE}-shm").unlink()
+    for place in (*folder.iterdir(), folder):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, str(folder / DATABASE)], env=environment, capture_output=True, text=True
+    )
+    folder.chmod(0o755)
+    assert done.stdout.strip() == ("[4]" if killed else "[3]"), done.stderr
+
+
+def test_a_database_that_another_program_holds_is_said_to_be_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr("worldsim.triage.engine.store._WAIT_S", 0.01)
+    path = tmp_path / DATABASE
+    with Store.open(path) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="cannot be locked: another program holds it, or the disk"):
+            store.commit(result(batch_of([(0, 1)])), SCOPE)
+        other.execute("ROLLBACK")
+        other.close()

@@ -40,7 +40,8 @@ _SCHEMA = (
     ) STRICT, WITHOUT ROWID""",
     f"PRAGMA user_version = {_VERSION}",
 )
-_VALUES = tuple(f.name for f in dataclasses.fields(RolloutResult) if f.name != "row")
+_KINDS = {f.name: f.type for f in dataclasses.fields(RolloutResult) if f.name != "row"}
+_VALUES = tuple(_KINDS)
 _COLUMNS = ("kind", "world", "policy", "start", "noise", "judge", "block", "episode", "batch", *_VALUES, "checksum")
 _CRASH_COLUMNS = ("batch", "policy", "stage", "step", "reason", "detail", "checksum")
 _LOCKING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL", "SQLITE_NOLFS")
@@ -101,15 +102,15 @@ class Store:
         Raises:
             StorageError: It is missing, damaged, was edited, or was written by another version.
         """
-        if not path.is_file():
-            raise StorageError(f"{path} does not exist. Start the run again to make it.")
-        with (
-            tempfile.TemporaryDirectory() as copy,
-            _storage_errors(path),
-            closing(_reader(path, Path(copy))) as connection,
-        ):
-            _check_format(connection, path)
-            yield cls(path, connection=connection)
+        with tempfile.TemporaryDirectory() as copy:
+            with _storage_errors(path):
+                if not path.is_file():
+                    raise StorageError(f"{path} does not exist. Start the run again to make it.")
+                connection = _reader(path, Path(copy))
+            with closing(connection):
+                with _storage_errors(path):
+                    _check_format(connection, path)
+                yield cls(path, connection=connection)
 
     def known(self, scope: Scope) -> dict[Key, tuple[float, float]]:
         """Success and progress of every rollout finished in a scope; kept up to date by `commit`."""
@@ -144,7 +145,7 @@ class Store:
         for end in result.rollouts:
             slot = batch.slots[end.row]
             key = (batch.kind, scope.world, scope.policies[slot.policy].digest, slot.start, slot.key, scope.judge)
-            values = tuple(_plain(getattr(end, name)) for name in _VALUES)
+            values = tuple(_plain(name, getattr(end, name)) for name in _VALUES)
             rows.append(_with_checksum((*key, batch.block, slot.episode, batch.id, *values)))
         crashes = [
             _with_checksum((batch.id, scope.policies[c.policy].digest, c.stage, c.step, c.reason, c.detail))
@@ -233,9 +234,11 @@ def _record(row: dict[str, Any]) -> Record:
     return Record(result=result, **named)
 
 
-def _plain(value: float | str) -> float | str:
-    """A value as SQLite gives it back: a bool as an int, no negative zero."""
-    return value if isinstance(value, str) else value + 0
+def _plain(name: str, value: float | str) -> float | str:
+    """A value as SQLite gives it back: a number of the column's kind, no bool, no negative zero."""
+    if isinstance(value, str):
+        return value
+    return float(value) + 0.0 if _KINDS[name] is float else int(value)
 
 
 def _with_checksum(values: tuple[Any, ...]) -> tuple[Any, ...]:
