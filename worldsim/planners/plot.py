@@ -1,6 +1,6 @@
 """One picture of a planner at work: the futures it imagined, how its search went, and what was promised and came.
 
-Matplotlib is imported when something is drawn, never before. Not for films (`worldsim.video`).
+Matplotlib is imported when something is drawn, never before.
 
 Shape legend: N candidates, h steps that a plan looks ahead, T steps of the episode, I iterations.
 """

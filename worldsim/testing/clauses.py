@@ -1,4 +1,4 @@
-"""What the checkers share: clauses that are collected, and comparisons. Not for users, but for `ContractError`."""
+"""What the checkers share: clauses that are collected, and comparisons."""
 
 import dataclasses
 import random

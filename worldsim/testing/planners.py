@@ -1,4 +1,4 @@
-"""The contract of planners, see `worldsim.planners.Planner.plan`. Not for how good a planner is on a hard problem.
+"""The contract of planners, see `worldsim.planners.Planner.plan`.
 
 Shape legend: B episodes, N candidates, H steps, A action width.
 """

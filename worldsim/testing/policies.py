@@ -1,4 +1,4 @@
-"""The contract of policies, see `worldsim.protocols.Policy`. Not for how well a policy acts.
+"""The contract of policies, see `worldsim.protocols.Policy`.
 
 Shape legend: n episodes, A action.
 """
