@@ -16,7 +16,7 @@ GOOD = make_planner("cem", horizon=3, samples=48, iterations=8)
 
 
 class Good:
-    """A planner of ours behind the door; every fault below changes one thing of it."""
+    """One of our planners; every fault below changes one thing of it."""
 
     horizon = 3
 
