@@ -37,6 +37,11 @@ def is_image(key: str) -> bool:
     return key == IMAGE or key.startswith(IMAGES)
 
 
+def camera_name(key: str) -> str:
+    """What people call the camera of an observation key; ``image`` for the only camera of data that names none."""
+    return key.removeprefix(IMAGES).removeprefix("observation.")
+
+
 def text_rows(texts: Sequence[str]) -> Tensor:
     """Texts as UTF-8 bytes padded with zeros, uint8 [B, L] with L >= 1, so that they batch like everything else."""
     encoded = [text.encode("utf8") for text in texts]
@@ -390,8 +395,8 @@ class Camera:
 
     @property
     def name(self) -> str:
-        """What people call it; ``image`` for the only camera of data that names none."""
-        return self.key.removeprefix(IMAGES).removeprefix("observation.")
+        """What people call it, see `camera_name`."""
+        return camera_name(self.key)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from worldsim.actions import ActionSpec
 from worldsim.arrays import Bytes, Float32s, Float64s
-from worldsim.core import IMAGE, IMAGES
+from worldsim.core import IMAGE, IMAGES, camera_name
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.spaces import EnvAction, action_spec_of, fit_spec, from_env, to_env
 
@@ -145,10 +145,10 @@ class EnvAdapter:
             )
         if self._cameras is None:
             return {key: found[key] for key in sorted(found)}
-        keys = {**{key: key for key in found}, **{_name(key): key for key in found}}
+        keys = {**{key: key for key in found}, **{camera_name(key): key for key in found}}
         for name in self._cameras:
             if name not in keys:
-                raise unknown_name("camera", name, sorted(map(_name, found)))
+                raise unknown_name("camera", name, sorted(map(camera_name, found)))
         return {keys[name]: found[keys[name]] for name in self._cameras}
 
     def _resize(self, frame: Bytes) -> Bytes:
@@ -167,12 +167,7 @@ def _pictures(value: Any) -> dict[str, Any]:
         return {IMAGES + str(name): frame for name, frame in pixels.items()}
     if pixels is not None:
         return {IMAGE: pixels}
-    return {IMAGE if k == _name(IMAGE) else IMAGES + str(k): v for k, v in value.items() if _is_image(v)}
-
-
-def _name(key: str) -> str:
-    """What people call a camera, from its key."""
-    return key.removeprefix(IMAGES).removeprefix("observation.")
+    return {IMAGE if k == camera_name(IMAGE) else IMAGES + str(k): v for k, v in value.items() if _is_image(v)}
 
 
 def _is_image(value: Any) -> bool:
