@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.policies import load_policy, policy_digest
-from worldsim.policies.discovery import discover, folder_kind, natural, short_names
+from worldsim.policies.discovery import discover, folder_kind, left_out, natural, short_names
 from worldsim.policies.pixel import PixelPolicy
 
 
@@ -138,3 +138,18 @@ def test_short_names_are_always_unique(refs):
 @given(st.lists(st.integers(0, 10**6), unique=True))
 def test_natural_order_is_numeric(numbers):
     assert sorted((f"run/{n}/x" for n in numbers), key=natural) == [f"run/{n}/x" for n in sorted(numbers)]
+
+
+def test_what_is_left_out_is_listed_with_the_reason(outputs):
+    lora, half = outputs / "a_run/lora", outputs / "a_run/half"
+    for folder in (lora, half, outputs / "a_run/logs"):
+        folder.mkdir()
+    (lora / "adapter_config.json").write_text("{}")
+    (half / "config.json").write_text(json.dumps({"type": "act"}))
+    (outputs / "a_run/logs" / "config.json").write_text("{}")
+    found = left_out([outputs, "module:name"])
+    assert [(f.removeprefix(f"{outputs}/"), reason.split(":")[0].split(",")[0]) for f, reason in found] == [
+        ("a_run/half", "half-written"),
+        ("a_run/lora", "a LoRA adapter"),
+    ]
+    assert relative(discover([outputs]), outputs) == EXPECTED

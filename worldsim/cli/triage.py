@@ -97,6 +97,8 @@ def triage(
             timeout_s=timeout,
             isolate=isolate,
         )
+        for remark in job.remarks:
+            say(remark, error=True)
         if dry_run:
             say(str(job.estimate()))
             return

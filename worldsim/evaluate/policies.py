@@ -8,6 +8,7 @@ import torch
 from worldsim import policies
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.planner_refs import is_planner_ref, load_planner, planner_refs
+from worldsim.hub import PREFIX, local_folder
 from worldsim.integrations.lerobot.policies import load as load_lerobot
 from worldsim.policies.discovery import discover, folder_kind, short_names
 from worldsim.policies.function import function_digest, load_function
@@ -26,7 +27,7 @@ def load_policy(ref: str, *, device: torch.device | str = "cpu", dtype: torch.dt
     """Load any policy that the caller names.
 
     Args:
-        ref: A worldsim policy folder, a LeRobot checkpoint folder, a complete reference to a planner
+        ref: A worldsim policy folder, a LeRobot checkpoint folder, either on the hub (``hf://OWNER/NAME``), a complete reference to a planner
             (``planner:NAME?world=FOLDER&option=value``), or ``module:name`` (see
             `worldsim.policies.function.load_function`), which is imported.
         device: Where its network, or the world that a planner plans in, computes.
@@ -108,6 +109,7 @@ def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref,
     """
     planners = planner_refs([p for p in paths if is_planner_ref(p)], world=world)
     others = [str(SHIPPED_FOLDER) if p == SHIPPED else p for p in paths if not is_planner_ref(p)]
+    others = [str(local_folder(p)) if p.startswith(PREFIX) else p for p in others]
     if planners and not others:
         return tuple(planners)
     sources = discover(others or [str(SHIPPED_FOLDER)])
@@ -121,7 +123,7 @@ def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref,
 
 def _policy_folder(ref: str) -> Path:
     """The folder of exactly one policy."""
-    path = Path(ref).expanduser()
+    path = local_folder(ref)
     if folder_kind(path):
         return path
     found = discover([ref])  # explains what is missing

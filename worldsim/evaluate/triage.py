@@ -13,8 +13,9 @@ from worldsim import storage
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
-from worldsim.evaluate.planner_refs import draws_what_it_sees
-from worldsim.evaluate.policies import load_ref, policy_refs
+from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref
+from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
+from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader
@@ -43,6 +44,7 @@ class Triage:
         roundtrip: Simulator episodes per policy on encoded and decoded frames.
         device: Where world and policies compute.
         dtype: Of their weights; empty keeps the stored one.
+        remarks: What the user should know before, for example which folders were left out.
     """
 
     request: TriageRequest
@@ -51,6 +53,7 @@ class Triage:
     roundtrip: int
     device: str
     dtype: str
+    remarks: tuple[str, ...] = ()
 
     def estimate(self) -> Forecast:
         """What the run will cost and can tell, from a few timed steps."""
@@ -91,6 +94,7 @@ class Triage:
         )
         return report_of(
             results,
+            remarks=self.remarks,
             load_policy=self.load_policy,
             load_judge=self._load_judge,
             videos=videos,
@@ -172,7 +176,17 @@ def prepare(
         truth = _TRUTH if has_simulator(where.source) else 0
     truth = min(truth, request.triage_episodes)
     arenas(where, truth=truth, roundtrip=roundtrip)  # what cannot be had is refused before work begins
-    return Triage(request=request, judging=judging, truth=truth, roundtrip=roundtrip, device=device, dtype=dtype)
+    folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
+    remarks = [f"{folder} was left out: {reason}." for folder, reason in left_out(folders)]
+    return Triage(
+        request=request,
+        judging=judging,
+        truth=truth,
+        roundtrip=roundtrip,
+        device=device,
+        dtype=dtype,
+        remarks=tuple(remarks),
+    )
 
 
 def report_of(
@@ -183,6 +197,7 @@ def report_of(
     videos: int = 2,
     command: str = "",
     here: bool = False,
+    remarks: Sequence[str] = (),
 ) -> ReportData:
     """What a report shows of a run, with a few episodes filmed again.
 
@@ -193,9 +208,10 @@ def report_of(
         videos: Films of each kind; 0 for none.
         command: How the report was asked for.
         here: The run was computed by this process and its children, so their processor time is its cost.
+        remarks: Further cautions, one sentence each.
     """
     clips: list[Clip] = []
-    remarks: list[str] = []
+    remarks = list(remarks)
     try:
         clips = _film(results, load_policy, load_judge, each=videos) if videos else []
     except WorldsimError as error:  # a state world draws nothing; the ranking stands

@@ -2,7 +2,6 @@
 
 import difflib
 import glob
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.storage import CONFIG, MANIFEST, WEIGHTS
+from worldsim.storage import CONFIG, MANIFEST, WEIGHTS, read_json
 from worldsim.user_code import is_code_ref
 
 KIND = "policy"
@@ -64,6 +63,36 @@ def discover(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     if problems:
         raise StorageError("No policy found: " + " ".join(problems))
     return _without_duplicates(found)
+
+
+def left_out(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str]]:
+    """Folders that look like policies and that `discover` leaves out.
+
+    Args:
+        paths: As for `discover`.
+
+    Returns:
+        Folder and reason of each, in natural order.
+    """
+    found: dict[str, str] = {}
+    for path in [os.fspath(p) for p in paths]:
+        for root in [] if is_code_ref(path) else _expand(path):
+            for folder in [root, *root.rglob("*")] if root.is_dir() else []:
+                reason = _unloadable(folder) if folder.is_dir() and not folder_kind(folder) else ""
+                if reason:
+                    found[str(folder)] = reason
+    return [(folder, found[folder]) for folder in sorted(found, key=natural)]
+
+
+def _unloadable(folder: Path) -> str:
+    """Why a folder that looks like a policy is none; empty where it does not look like one."""
+    if (folder / "adapter_config.json").is_file():
+        return "a LoRA adapter, which needs its base: merge it into the base and save that"
+    manifest, config = _peek(folder / MANIFEST) or {}, _peek(folder / CONFIG) or {}
+    if "kind" not in manifest and isinstance(config.get("type"), str) and not (folder / WEIGHTS).is_file():
+        return f"half-written: it has no {WEIGHTS}"
+    damaged = (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file() and _peek(folder / CONFIG) is None
+    return f"half-written: its {CONFIG} cannot be read" if damaged else ""
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -156,7 +185,7 @@ def _explain(path: str) -> str:
 def _peek(path: Path) -> dict[str, object] | None:
     """A small JSON object, or None where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
+        value = read_json(path)
+    except StorageError:
         return None
     return value if isinstance(value, dict) else None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldsim.errors import unknown_name
+from worldsim.hub import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,13 @@ def shipped() -> list[str]:
 
 
 def world_folder(name: str | Path) -> Path:
-    """The folder of a shipped name or a path.
+    """The folder of a shipped name, a path, or a name on the hub (``hf://OWNER/NAME``), which is downloaded.
 
     Raises:
         UnknownNameError: Neither a folder nor a shipped world.
+        StorageError: It cannot be had from the hub.
     """
-    path = Path(name)
+    path = local_folder(name)
     if path.is_dir():
         return path
     if str(name) in shipped():
