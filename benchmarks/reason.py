@@ -3,10 +3,10 @@
     python -m benchmarks.reason [--data data/push] [--rollouts data/rollouts] [--dreams data/dreams] [--out critics]
 
 Trains what is not trained yet (see `benchmarks.reason_runs`), two seeds. Accuracies are of greedy replies to held-out items,
-with Clopper-Pearson 95 % intervals, beside the same items shown with the frames of others. Gains by reward start from a
-part-trained model of the supervised run itself; in the control a coin says what is right. The judge is tried on policies
-that it did not learn from, by twofold cross-fitting: temperature and bias come from the other half of the policies; a small
-supervised head that learned from the same episodes is tried the same way.
+with Clopper-Pearson 95 % intervals, beside the same items shown with the frames of others. Gains by reward start from an
+intermediate checkpoint of the supervised run; the control gets random rewards for accuracy. The judge is tested on policies
+that it was not trained on, by twofold cross-fitting: temperature and bias come from the other half of the policies; a small
+supervised head that was trained on the same episodes is tested the same way.
 """
 
 import time
@@ -18,10 +18,10 @@ import typer
 
 from benchmarks.reason_head import train_head
 from benchmarks.reason_judge import held_out, judging, learned_from
-from benchmarks.reason_runs import MIDST, Runs, manifest
+from benchmarks.reason_runs import HALF_LEARNED, Runs, manifest
 from benchmarks.record import Figure, run, write
 from worldsim.reason.critic import ReasonCritic
-from worldsim.reason.reel import Filmed
+from worldsim.reason.frame_source import RecordedFrames
 from worldsim.stats.intervals import clopper_pearson
 
 SEEDS = (0, 1)
@@ -35,21 +35,21 @@ def interval(share: float, count: float) -> tuple[float, float]:
 
 
 def accuracies(found: dict[int, dict[str, Any]]) -> list[Figure]:
-    """Held-out accuracy of every task after supervised training, each seed and the lesser of them."""
+    """Held-out accuracy of every task after supervised training, each seed and the lower of them."""
     figures = []
     for task in TASKS:
         values = []
         for seed, made in found.items():
-            seen = made["figures"]
-            low, high = interval(seen[f"accuracy/{task}"], seen[f"items/{task}"])
-            values.append(seen[f"accuracy/{task}"])
+            measured = made["figures"]
+            low, high = interval(measured[f"accuracy/{task}"], measured[f"items/{task}"])
+            values.append(measured[f"accuracy/{task}"])
             figures += [
                 Figure(name=f"{task}: accuracy after SFT, seed {seed}", value=values[-1]),
                 Figure(name=f"{task}: seed {seed}, 95 % interval, low", value=low),
                 Figure(name=f"{task}: seed {seed}, 95 % interval, high", value=high),
-                Figure(name=f"{task}: seed {seed}, with the frames of others", value=seen[f"blind/{task}"]),
+                Figure(name=f"{task}: seed {seed}, with the frames of others", value=measured[f"blind/{task}"]),
             ]
-        figures.append(Figure(name=f"{task}: accuracy after SFT, the lesser seed", value=min(values)))
+        figures.append(Figure(name=f"{task}: accuracy after SFT, the lower seed", value=min(values)))
     return figures
 
 
@@ -79,15 +79,16 @@ def gains(found: dict[tuple[str, int], dict[str, Any]], *, what: str, control: b
 
 def costs(tasks: dict[int, dict[str, Any]], grpo: dict[tuple[str, int], dict[str, Any]]) -> list[Figure]:
     """Core-seconds of all trainings of a seed together, and of a step by reward."""
-    whole = [
-        sum(tasks[seed]["core_seconds"].values()) + sum(grpo[t, seed]["core_seconds"]["reason-grpo"] for t in MIDST)
+    total = [
+        sum(tasks[seed]["core_seconds"].values())
+        + sum(grpo[t, seed]["core_seconds"]["reason-grpo"] for t in HALF_LEARNED)
         for seed in SEEDS
     ]
     step = max(made["core_seconds"]["reason-grpo"] / made["steps"] for made in grpo.values())
-    name = "warm-up, SFT and GRPO, all trainings of a seed together, the dearer seed"
+    name = "warm-up, SFT and GRPO, all trainings of a seed together, the costlier seed"
     return [
-        Figure(name=name, value=max(whole), unit="core-s"),
-        Figure(name="GRPO, a step of 64 replies, the dearest run", value=step, unit="core-s"),
+        Figure(name=name, value=max(total), unit="core-s"),
+        Figure(name="GRPO, a step of 64 replies, the costliest run", value=step, unit="core-s"),
     ]
 
 
@@ -97,7 +98,7 @@ def throughput(critic: ReasonCritic, *, frames: int = 8, batch: int = 16, calls:
     least = float("inf")
     for _ in range(calls):
         began = time.process_time()
-        critic.reel(Filmed(clips))
+        critic.judge(RecordedFrames(clips))
         least = min(least, time.process_time() - began)
     return batch / least
 
@@ -110,21 +111,21 @@ def main(
     dreams: Annotated[
         str, typer.Option(help="worldsim collect --world push --policies bank --episodes 1600")
     ] = "data/dreams",
-    out: Annotated[Path, typer.Option(help="Where trainings lie, or will.")] = Path("critics"),
+    out: Annotated[Path, typer.Option(help="Folder of the trainings.")] = Path("critics"),
 ) -> None:
     """Train what is missing, measure, and write benchmarks/results/reason.json."""
     torch.set_num_threads(1)
     runs = Runs(data=data, rollouts=rollouts, dreams=dreams, out=out)
     tasks = {s: manifest(runs.tasks(s)) for s in SEEDS}
-    grpo = {(t, s): manifest(runs.grpo(t, s)) for t in MIDST for s in SEEDS}
-    control = {(t, s): manifest(runs.grpo(t, s, control=True)) for t in MIDST for s in SEEDS}
+    grpo = {(t, s): manifest(runs.grpo(t, s)) for t in HALF_LEARNED for s in SEEDS}
+    control = {(t, s): manifest(runs.grpo(t, s, control=True)) for t in HALF_LEARNED for s in SEEDS}
     judge = manifest(runs.judge())
     critic = ReasonCritic.from_pretrained(Path(runs.judge().out) / "model")
     head, spent = train_head(learned_from(runs))
     figures = [
         *accuracies(tasks),
         *gains(grpo, what="GRPO"),
-        *gains(control, what="a coin for a reward", control=True),
+        *gains(control, what="random rewards", control=True),
         *costs(tasks, grpo),
         Figure(name="judge: warm-up and SFT", value=sum(judge["core_seconds"].values()), unit="core-s"),
         Figure(name="small head: training", value=spent, unit="core-s"),

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worldsim.reason.sources import Source
-from worldsim.reason.tasks.outcome import spread
-from worldsim.reason.video import fitted
+from worldsim.reason.items.sources import Source
+from worldsim.reason.items.video import resize_frames, spread_frames
 
 FRAMES, SIDE = 8, 32
 """What the judge is shown too."""
@@ -50,7 +49,7 @@ def shown(source: Source) -> tuple[Tensor, NDArray[np.bool_], Tensor]:
     for index in range(len(source)):
         video = source.video(index)
         assert video.success is not None and video.progress is not None
-        frames.append(fitted(video.frames[list(spread(len(video), FRAMES))], SIDE))
+        frames.append(resize_frames(video.frames[list(spread_frames(len(video), FRAMES))], SIDE))
         solved.append(video.success >= 0.5)
         progress.append(float(video.progress[-1]))
     return torch.stack(frames), np.array(solved, np.bool_), torch.tensor(progress)
@@ -64,8 +63,9 @@ def train_head(source: Source, *, seed: int = 0) -> tuple[Head, float]:
     """
     frames, solved, progress = shown(source)
     began, generator = time.process_time(), torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    head = Head(float(frames.float().mean()), float(frames.float().std()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = Head(float(frames.float().mean()), float(frames.float().std()))
     optimiser = torch.optim.AdamW(head.parameters(), LR, weight_decay=0.05)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, LR, total_steps=STEPS)
     pools = [torch.from_numpy(np.flatnonzero(solved == good)) for good in (True, False)]

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from benchmarks.reason_head import Head, logodds
 from benchmarks.reason_runs import Runs
 from benchmarks.record import Figure
-from worldsim.reason.calibrate import Judged, halves, judge_sources
+from worldsim.reason.calibration.fit import JudgedEpisodes, judge_sources, split_policies
+from worldsim.reason.calibration.metrics import balanced_accuracy, calibration_error
+from worldsim.reason.calibration.platt import Platt
 from worldsim.reason.critic import ReasonCritic
-from worldsim.reason.platt import Platt
-from worldsim.reason.sources import DatasetVideos, Joined, Listed, Source, Subset
-from worldsim.reason.split import split
-from worldsim.reason.trial import balanced_accuracy, calibration_error
-from worldsim.reason.video import Video
+from worldsim.reason.items.sources import DatasetVideos, JoinedSource, Source, SourceSubset, VideoList, split
+from worldsim.reason.items.video import Video
 from worldsim.worlds import load_world
 
 KINDS = ("simulator", "dreams")
@@ -38,20 +37,20 @@ def learned_from(runs: Runs) -> Source:
 
 def held_out(runs: Runs) -> dict[str, Source]:
     """Videos of the other policies: simulator, dreams, and the simulator's as the world draws them."""
-    whole = _videos(runs)
-    held = split(whole, by=runs.judge().items.by, share=runs.judge().items.share)[1].indices
+    videos = _videos(runs)
+    held = split(videos, by=runs.judge().items.by, share=runs.judge().items.share)[1].indices
     first = len(DatasetVideos(runs.rollouts))
-    seen = [whole.video(i) for i in held if i < first]
+    real = [videos.video(i) for i in held if i < first]
     world = load_world("push")
     return {
-        "simulator": Listed(seen),
-        "dreams": Subset(whole, [i for i in held if i >= first]),
-        "redrawn": Listed([redraw(v, world) for v in seen]),
+        "simulator": VideoList(real),
+        "dreams": SourceSubset(videos, [i for i in held if i >= first]),
+        "redrawn": VideoList([redraw(v, world) for v in real]),
     }
 
 
-def _videos(runs: Runs) -> Joined:
-    return Joined([DatasetVideos(runs.rollouts), DatasetVideos(runs.dreams)])
+def _videos(runs: Runs) -> JoinedSource:
+    return JoinedSource([DatasetVideos(runs.rollouts), DatasetVideos(runs.dreams)])
 
 
 def redraw(video: Video, world: Any) -> Video:
@@ -65,8 +64,8 @@ def judging(critic: ReasonCritic, head: Head, sources: dict[str, Source]) -> lis
     """Verdicts of both on held-out policies, and the difference between them."""
     judged, redrawn = (judge_sources(critic, {k: sources[k] for k in names}) for names in (KINDS, ("redrawn",)))
     plain = [
-        told_by(judged, np.concatenate([logodds(head, sources[k]) for k in KINDS])),
-        told_by(redrawn, logodds(head, sources["redrawn"])),
+        with_logodds(judged, np.concatenate([logodds(head, sources[k]) for k in KINDS])),
+        with_logodds(redrawn, logodds(head, sources["redrawn"])),
     ]
     figures = [*verdicts("judge", judged, redrawn), *verdicts("small head", *plain)]
     mine, theirs = cross_fitted(judged), cross_fitted(plain[0])
@@ -84,14 +83,14 @@ def judging(critic: ReasonCritic, head: Head, sources: dict[str, Source]) -> lis
     return figures
 
 
-def told_by(judged: Judged, logodds_N: Floats) -> Judged:
+def with_logodds(judged: JudgedEpisodes, logodds_N: Floats) -> JudgedEpisodes:
     """The same episodes with the log-odds of another judge."""
     return dataclasses.replace(
-        judged, opinions=dataclasses.replace(judged.opinions, logodds=torch.from_numpy(logodds_N))
+        judged, assessments=dataclasses.replace(judged.assessments, logodds=torch.from_numpy(logodds_N))
     )
 
 
-def verdicts(who: str, judged: Judged, redrawn: Judged) -> list[Figure]:
+def verdicts(who: str, judged: JudgedEpisodes, redrawn: JudgedEpisodes) -> list[Figure]:
     """Balanced accuracy and calibration in the simulator and in dreams, and what redrawing costs.
 
     Args:
@@ -112,9 +111,9 @@ def verdicts(who: str, judged: Judged, redrawn: Judged) -> list[Figure]:
             Figure(name=f"{who}, {name}: calibration error", value=error),
             Figure(name=f"{who}, {name}: episodes", value=float(len(y))),
         ]
-    platt = Platt.fit(judged.opinions.logodds.numpy(), judged.solved)
+    platt = Platt.fit(judged.assessments.logodds.numpy(), judged.solved)
     plain, drawn = (
-        balanced_accuracy(platt(o.opinions.logodds.numpy()[rows]), o.solved[rows])
+        balanced_accuracy(platt(o.assessments.logodds.numpy()[rows]), o.solved[rows])
         for o, rows in ((judged, where == "simulator"), (redrawn, np.ones(len(redrawn.solved), bool)))
     )
     loss = plain - drawn
@@ -125,10 +124,10 @@ def verdicts(who: str, judged: Judged, redrawn: Judged) -> list[Figure]:
     ]
 
 
-def cross_fitted(judged: Judged) -> Floats:
+def cross_fitted(judged: JudgedEpisodes) -> Floats:
     """Probability of success [N] of each episode, calibrated on the policies of the other half."""
-    first = halves(judged)
-    logodds_N = judged.opinions.logodds.numpy()
+    first = split_policies(judged)
+    logodds_N = judged.assessments.logodds.numpy()
     found = np.empty(len(logodds_N))
     for fit in (first, ~first):
         found[~fit] = Platt.fit(logodds_N[fit], judged.solved[fit])(logodds_N[~fit])
@@ -141,7 +140,7 @@ def right(p: Floats, y: Bools) -> Floats:
 
 
 def bootstrap(value: Floats, y: Bools) -> tuple[float, float]:
-    """95 % of the mean of two means, of solved and of unsolved episodes, drawn anew each."""
+    """95 % of the mean of two means, of solved and of unsolved episodes, resampled separately."""
     draw = np.random.default_rng(0)
     means = [v[draw.integers(len(v), size=(DRAWS, len(v)))].mean(axis=1) for v in (value[y], value[~y])]
     low, high = np.quantile((means[0] + means[1]) / 2, [0.025, 0.975])

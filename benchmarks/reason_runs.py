@@ -10,11 +10,11 @@ from typing import Any
 from worldsim import storage
 from worldsim.optimize import Watch
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
-from worldsim.reason.train.items import AskedItems
+from worldsim.reason.train.items import ItemsConfig
 from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
 
-MIDST = {"puzzle": {0: 350, 1: 350}, "arrow": {0: 1400, 1: 1200}}
-"""Steps of the supervised run of each seed in the midst of learning a task: more than a guess, and much left to learn."""
+HALF_LEARNED = {"puzzle": {0: 350, 1: 350}, "arrow": {0: 1400, 1: 1200}}
+"""Intermediate steps of the supervised run of each seed at which a task is half learned."""
 STEPS = {"puzzle": 150, "arrow": 500}
 """Of learning a task by reward."""
 
@@ -36,23 +36,23 @@ class Runs:
     out: Path = Path("critics")
 
     def tasks(self, seed: int) -> TrainReasonSft:
-        """Three tasks at once, supervised; models in the midst of learning a task are kept."""
+        """Three tasks at once, supervised; intermediate checkpoints are kept."""
         return TrainReasonSft(
             data=self.data,
             out=str(self.out / f"tasks_s{seed}"),
-            items=AskedItems(glance=128),
-            keep=tuple(sorted({step for steps in MIDST.values() for step in steps.values()})),
+            items=ItemsConfig(quick_eval=128),
+            keep=tuple(sorted({step for steps in HALF_LEARNED.values() for step in steps.values()})),
             seed=seed,
         )
 
     def grpo(self, task: str, seed: int, *, control: bool = False) -> TrainReasonGrpo:
-        """A task by reward, from the midst of the supervised run; in the control a coin says what is right."""
+        """A task by reward, from an intermediate SFT checkpoint; the control replaces the accuracy reward by a random one."""
         name = "control" if control else "grpo"
         return TrainReasonGrpo(
             data=self.data,
             out=str(self.out / f"{name}_{task}_s{seed}"),
-            model=str(Path(self.tasks(seed).out) / "kept" / str(MIDST[task][seed])),
-            items=AskedItems(tasks=(task,), exam=1024),
+            model=str(Path(self.tasks(seed).out) / "kept" / str(HALF_LEARNED[task][seed])),
+            items=ItemsConfig(tasks=(task,), final_eval=1024),
             steps=STEPS[task],
             lr=2e-4,
             schedule="cosine",
@@ -67,7 +67,7 @@ class Runs:
         return TrainReasonSft(
             data=(self.rollouts, self.dreams),
             out=str(self.out / "outcome"),
-            items=AskedItems(tasks=("outcome",), by="policy", share=0.4),
+            items=ItemsConfig(tasks=("outcome",), by="policy", share=0.4),
             steps=700,
             fast=0.7,
             evaluate_every=0,

@@ -6,14 +6,14 @@ or what `worldsim train reason-sft` made. The same command continues a run that 
 
 import sys
 
-from worldsim.reason.clips import ClipItems, Question
-from worldsim.reason.rewards import text_of
-from worldsim.reason.sources import FolderVideos, tolerant
+from worldsim.reason.items.own_clips import ClipItems, Question
+from worldsim.reason.items.sources import FolderVideos, skip_unreadable
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
+from worldsim.reason.train.rewards import text_of
 
 
 def ask(clip):
-    """Your question about a clip; here its folder tells the right answer. None would leave the clip out."""
+    """Your question about a clip; here its folder is the right answer. None leaves the clip out."""
     return Question(text="Did the robot finish its task?", options=("yes", "no"), answer=clip.policy)
 
 
@@ -24,6 +24,6 @@ def brief(completions, **columns):
 
 if __name__ == "__main__":
     clips, model, out, steps = sys.argv[1:]
-    items = ClipItems(tolerant(FolderVideos(clips), shortest=8), ask, frames=8, size=224)
+    items = ClipItems(skip_unreadable(FolderVideos(clips), shortest=8), ask, frames=8, size=224)
     config = TrainReasonGrpo(data=clips, model=model, out=out, steps=int(steps), cpu=False, shown="video")
     print(train_reason_grpo(config, rewards={"brief": brief}, items=items))

@@ -7,10 +7,10 @@ import torch
 from benchmarks.reason import gains
 from benchmarks.reason_head import FRAMES, logodds, train_head
 from benchmarks.reason_judge import bootstrap, right
-from benchmarks.reason_runs import MIDST, Runs
-from worldsim.reason.sources import Listed
-from worldsim.reason.trial import balanced_accuracy
-from worldsim.reason.video import Provenance, Video
+from benchmarks.reason_runs import HALF_LEARNED, Runs
+from worldsim.reason.calibration.metrics import balanced_accuracy
+from worldsim.reason.items.sources import VideoList
+from worldsim.reason.items.video import Provenance, Video
 
 
 def run(before, after, *, task="puzzle", items=1024.0):
@@ -35,15 +35,15 @@ def test_a_task_gains_where_the_intervals_of_both_seeds_are_apart():
 
 def test_a_control_fails_as_soon_as_one_seed_gains():
     found = {("puzzle", 0): run(0.7, 0.9), ("puzzle", 1): run(0.9, 0.5)}
-    assert counted(gains(found, what="coin", control=True)).value == 1
-    assert counted(gains({("puzzle", 1): run(0.9, 0.5)}, what="coin", control=True)).value == 0
+    assert counted(gains(found, what="random", control=True)).value == 1
+    assert counted(gains({("puzzle", 1): run(0.9, 0.5)}, what="random", control=True)).value == 0
 
 
 def test_starts_by_reward_are_models_that_the_supervised_run_keeps():
     runs = Runs()
-    for task, seed in [(t, s) for t, steps in MIDST.items() for s in steps]:
-        assert MIDST[task][seed] in runs.tasks(seed).keep
-        assert runs.grpo(task, seed).model == f"{runs.tasks(seed).out}/kept/{MIDST[task][seed]}"
+    for task, seed in [(t, s) for t, steps in HALF_LEARNED.items() for s in steps]:
+        assert HALF_LEARNED[task][seed] in runs.tasks(seed).keep
+        assert runs.grpo(task, seed).model == f"{runs.tasks(seed).out}/kept/{HALF_LEARNED[task][seed]}"
         assert runs.grpo(task, seed, control=True).model == runs.grpo(task, seed).model
 
 
@@ -73,8 +73,8 @@ def episode(number, *, solved):
 def test_the_baseline_learns_what_frames_show(monkeypatch):
     monkeypatch.setattr("benchmarks.reason_head.STEPS", 40)
     monkeypatch.setattr("benchmarks.reason_head.BATCH", 16)
-    learned = Listed([episode(i, solved=i % 2 == 0) for i in range(24)])
-    other = Listed([episode(100 + i, solved=i % 3 == 0) for i in range(12)])
+    learned = VideoList([episode(i, solved=i % 2 == 0) for i in range(24)])
+    other = VideoList([episode(100 + i, solved=i % 3 == 0) for i in range(12)])
     head, spent = train_head(learned)
     assert spent > 0 and FRAMES == 8
     assert [o > 0 for o in logodds(head, other)] == [i % 3 == 0 for i in range(12)]
@@ -83,6 +83,6 @@ def test_the_baseline_learns_what_frames_show(monkeypatch):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_baseline_is_the_same_for_the_same_seed(monkeypatch, seed):
     monkeypatch.setattr("benchmarks.reason_head.STEPS", 3)
-    videos = Listed([episode(i, solved=i % 2 == 0) for i in range(6)])
+    videos = VideoList([episode(i, solved=i % 2 == 0) for i in range(6)])
     first, again = (logodds(train_head(videos, seed=seed)[0], videos) for _ in range(2))
     assert np.array_equal(first, again)

@@ -17,10 +17,8 @@ from worldsim.cli import app
 from worldsim.errors import StorageError
 from worldsim.evaluate import loaders
 from worldsim.evaluate.policies import SHIPPED_FOLDER
-from worldsim.reason.calibrate import Judged, calibrated
-from worldsim.reason.critic import ReasonCritic
-from worldsim.reason.opinion import Opinion
-from worldsim.stats.judge_rates import JudgeRates
+from worldsim.reason.calibration.fit import JudgedEpisodes, calibrate
+from worldsim.reason.critic import Assessment, ReasonCritic
 from worldsim.triage.engine.store import DATABASE
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, run
@@ -33,14 +31,14 @@ def known(made):
     draw = np.random.default_rng(0)
     solved = np.arange(120) % 2 == 0
     z = torch.tensor(np.where(solved ^ (draw.random(120) < 0.1), 2.0, -2.0))
-    told = Judged(
-        opinions=Opinion(logodds=z, progress=torch.full((120,), 0.5), unsaid=torch.zeros(120)),
+    told = JudgedEpisodes(
+        assessments=Assessment(logodds=z, progress=torch.full((120,), 0.5), unsaid=torch.zeros(120)),
         solved=solved,
         progress=np.full(120, np.nan),
         groups=tuple("ab"[i // 60] for i in range(120)),
         sources=("data",) * 120,
     )
-    return calibrated(made, told)
+    return calibrate(made, told)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +51,9 @@ def folder(tmp_path_factory):
 def test_a_folder_becomes_a_judge_with_its_version_and_rates(folder, tmp_path):
     judging = loaders.judge_of(str(folder))
     made = ReasonCritic.from_pretrained(folder)
-    trial = made.settings.calibration.trial
-    assert judging.version == made.version and [r.group for r in judging.rates] == ["", trial.groups[0].group]
-    whole = trial.errors
-    assert judging.rates[0] == JudgeRates(
-        solved=whole.sensitivity.count,
-        solved_right=whole.sensitivity.hits,
-        unsolved=whole.specificity.count,
-        unsolved_right=whole.specificity.hits,
-    )
+    metrics = made.settings.calibration.metrics
+    assert judging.version == made.version and [r.group for r in judging.rates] == ["", metrics.groups[0].group]
+    assert judging.rates[0] == metrics.rates and metrics.rates.solved > 0
     load = pickle.loads(pickle.dumps(judging.load))  # noqa: S301
     assert load(WORLD()).world == WORLD() and load(WORLD()).version == judging.version
     critic(band=0.2).save_pretrained(tmp_path / "c")

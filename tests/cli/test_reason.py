@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.reason import quiz
+from tests.reason.benchmark import quiz
 from worldsim.cli import app
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
-from worldsim.reason.benchmark.clips import Clips, View
-from worldsim.reason.benchmark.folder import read_benchmark
-from worldsim.reason.tiny import TinyConfig
-from worldsim.reason.vlm import VLM
+from worldsim.reason.benchmark.read import QuestionItems, View, read_benchmark
+from worldsim.reason.vlm.model import VLM
+from worldsim.reason.vlm.tiny import TinyConfig
 from worldsim.runs import hold_folder
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
@@ -34,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("reason")
     quiz.dataset(place / "bench", "robovqa", count=8)
     quiz.dataset(place / "bench", "av", count=4, index2ans={"A": "left", "B": "right", "C": "nowhere"})
-    clips = Clips(View(size=32, wording="words"))
+    clips = QuestionItems(View(size=32, wording="words"))
     items = [clips.item(q) for q in read_benchmark(place / "bench").questions]
     texts = [t for i in items for t in (i.prompt, i.completion)]
     for family in FAMILIES:

@@ -9,9 +9,8 @@ from worldsim.cli import app
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate import critics
 from worldsim.reason.critic import ReasonCritic
-from worldsim.reason.sources import Listed
-from worldsim.reason.split import split
-from worldsim.reason.video import Provenance, Video
+from worldsim.reason.items.sources import VideoList, split
+from worldsim.reason.items.video import Provenance, Video
 
 
 def videos(folder):
@@ -26,7 +25,7 @@ def videos(folder):
         )
         for i, f in enumerate(frames)
     ]
-    return Listed(made)
+    return VideoList(made)
 
 
 def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path, monkeypatch):
@@ -38,14 +37,14 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
     assert done.exit_code == 0, done.output
     made = ReasonCritic.from_pretrained(tmp_path / "critic")
     assert made.settings.frames == 3 and made.settings.band == 0.2 and made.settings.calibration is not None
-    trial = made.settings.calibration.trial
-    assert f"ECE {trial.ece:.3f} (10 bins of equal mass)" in done.output and made.version in done.output
-    assert trial.policies == len(trial.groups) == 2 and [e.group for e in trial.sources] == ["one", "other"]
-    for name in ("all", "data one", *(e.group for e in trial.groups)):
+    metrics = made.settings.calibration.metrics
+    assert f"ECE {metrics.ece:.3f} (10 bins of equal mass)" in done.output and made.version in done.output
+    assert metrics.policies == len(metrics.groups) == 2 and [e.group for e in metrics.sources] == ["one", "other"]
+    for name in ("all", "data one", *(e.group for e in metrics.groups)):
         assert f" {name} " in done.output
-    assert str(trial.errors.specificity) in done.output
+    assert str(metrics.rates.specificity) in done.output
     manifest = json.loads((tmp_path / "critic/manifest.json").read_text())
-    assert manifest["figures"] == {"accuracy/outcome": 0.9} and manifest["judge"]["episodes"] == trial.episodes
+    assert manifest["figures"] == {"accuracy/outcome": 0.9} and manifest["judge"]["episodes"] == metrics.episodes
 
 
 def test_folders_of_videos_have_short_names(tmp_path):
@@ -63,7 +62,7 @@ def test_folders_of_videos_have_short_names(tmp_path):
 def test_by_default_it_takes_what_training_held_out(tmp_path, monkeypatch):
     asked = {"data": ["data/a", "data/b"], "items": {"by": "policy", "share": 0.5, "options": {}}}
     vlm().save_pretrained(tmp_path / "model", manifest={"config": asked})
-    monkeypatch.setattr(critics, "open_folder", lambda names: videos(names[0]))
+    monkeypatch.setattr(critics, "open_videos", lambda names: videos(names[0]))
     paths, found = critics.open_held_out(str(tmp_path / "model"))
     held = {
         v.provenance.policy

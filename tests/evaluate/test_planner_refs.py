@@ -71,7 +71,7 @@ def test_a_critic_adds_what_it_finds_missing_to_success(tmp_path: Path) -> None:
         controller.act({k: first[k] for k in controller.needs}, controller.initial(2), torch.arange(2))
         costs.append(asked[0](actions))
     rollout = world.rollout(state.repeat(2), actions.repeat_interleave(2, dim=2).flatten(0, 1))[1]
-    seen = made.watching(world)(rollout)
+    seen = made.with_world(world)(rollout)
     torch.testing.assert_close((costs[0] - costs[1]).flatten(), 1 - seen.success, atol=1e-5, rtol=0)
     with pytest.raises(InvalidInputError, match="draws no pictures"):
         settings.controller(load_world("push_state"))

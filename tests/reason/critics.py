@@ -1,16 +1,17 @@
 """Small critics with random weights for the tests, and a world that draws its latents."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import torch
 
-from worldsim.core import Rollout
+from worldsim.core import Camera, Rollout
+from worldsim.reason.calibration.platt import Platt
 from worldsim.reason.critic import ReasonCritic
-from worldsim.reason.platt import Platt
 from worldsim.reason.settings import CriticSettings
 from worldsim.reason.tasks.outcome import BINS, OPTIONS, wording
-from worldsim.reason.tiny import TinyConfig
-from worldsim.reason.vlm import VLM
+from worldsim.reason.vlm.model import VLM
+from worldsim.reason.vlm.tiny import TinyConfig
 
 
 def texts():
@@ -37,8 +38,19 @@ def frames(count=5, steps=9, size=32, seed=0):
 class Painter:
     """A world as far as the critic needs one: latents are the frames themselves, as floats."""
 
+    spec = SimpleNamespace(cameras=(Camera(height=32, width=32),))
+
     def __init__(self):
         self.drawn = []
+
+    def reset(self, starts, keys):
+        raise NotImplementedError
+
+    def step(self, state, action):
+        raise NotImplementedError
+
+    def rollout(self, state, actions):
+        raise NotImplementedError
 
     def decode(self, latent, camera=None):
         self.drawn.append(tuple(latent.shape[:-3]))

@@ -11,7 +11,7 @@ from worldsim.planners import make_planner
 from worldsim.planners.costs import judged, progress
 from worldsim.planners.mpc import MPC
 from worldsim.planners.world_objective import world_objective
-from worldsim.reason.best import best_of
+from worldsim.reason.best_of import best_of
 from worldsim.worlds import load_world
 
 
@@ -75,7 +75,7 @@ def test_the_critic_picks_among_dreams_of_the_shipped_world():
     world, state = push()
     draw = torch.Generator().manual_seed(0)
     actions = (torch.rand(2, 3, 6, world.spec.action.dim, generator=draw) - 0.5) * 0.4
-    judge = critic().watching(world)
+    judge = critic().with_world(world)
     found = best_of(judge, world, state, actions)
     chances = judge(world.rollout(state.repeat(3), actions.flatten(0, 1))[1]).success.reshape(2, 3)
     assert torch.equal(found.index, chances.argmax(1))
@@ -83,7 +83,7 @@ def test_the_critic_picks_among_dreams_of_the_shipped_world():
 
 def test_the_critic_is_a_planners_terminal_cost():
     world, state = push()
-    judge = critic(band=0.02).watching(world)
+    judge = critic(band=0.02).with_world(world)
     actions = torch.zeros(2, 3, 5, world.spec.action.dim)
     actions[:, 1:] = torch.linspace(-0.1, 0.1, actions[:, 1:].numel()).reshape(actions[:, 1:].shape)
     with_judge = world_objective(world, state, progress, terminal=judged(judge), repeat=2)

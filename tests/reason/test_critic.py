@@ -11,16 +11,14 @@ from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.protocols import Judge
 from worldsim.reason import critic as critics
-from worldsim.reason import opinion as opinions
-from worldsim.reason.critic import ReasonCritic, stalled
-from worldsim.reason.opinion import MIDDLES, opinion
-from worldsim.reason.platt import Platt
+from worldsim.reason.calibration.metrics import JudgeMetrics
+from worldsim.reason.calibration.platt import Platt
+from worldsim.reason.critic import BIN_CENTRES, ReasonCritic, assess, first_stall
+from worldsim.reason.items.video import Provenance, Video
 from worldsim.reason.settings import Calibration, CriticSettings
 from worldsim.reason.tasks.base import Items
-from worldsim.reason.tasks.outcome import Outcome, OutcomeConfig
-from worldsim.reason.trial import Trial
-from worldsim.reason.video import Provenance, Video
-from worldsim.reason.vlm import VLM
+from worldsim.reason.tasks.outcome import OutcomeConfig, OutcomeTask
+from worldsim.reason.vlm.model import VLM
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 
@@ -44,23 +42,23 @@ def test_a_critic_of_each_family_is_saved_and_loaded_whole(family, tmp_path):
 def test_it_asks_what_the_outcome_task_asks_of_the_same_frames():
     footage = films.footage(32)[0]
     task = "Push the block to the goal."
-    items = Items(Outcome(OutcomeConfig(frames=4, task=task)), footage, count=6)
+    items = Items(OutcomeTask(OutcomeConfig(frames=4, task=task)), footage, count=6)
     for item in items:
-        row = next(i for i, c in enumerate(footage.cards) if c.origin == item.provenance)
-        whole = Video(frames=footage.frames(row, range(footage.cards[row].frames)), provenance=item.provenance)
+        row = next(i for i, c in enumerate(footage.summaries) if c.provenance == item.provenance)
+        whole = Video(frames=footage.frames(row, range(footage.summaries[row].frames)), provenance=item.provenance)
         options = vlm().option_logprobs([item])[0]
         found = critic(task=task).videos([whole])
         if item.group == "success":
             assert float(found.success[0]) == pytest.approx(float((options[0] - options[1]).sigmoid()), abs=1e-4)
         else:
-            expected = float(options.softmax(0) @ torch.tensor(MIDDLES))
+            expected = float(options.softmax(0) @ torch.tensor(BIN_CENTRES))
             assert float(found.progress[0]) == pytest.approx(expected, abs=1e-4)
-    assert MIDDLES == (0.1, 0.3, 0.5, 0.7, 0.9)
+    assert BIN_CENTRES == (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def test_a_rollout_is_judged_by_the_frames_that_its_world_draws_and_only_those():
     world = Painter()
-    judge = critic(batch=2).watching(world)
+    judge = critic(batch=2).with_world(world)
     assert isinstance(judge, Judge)
     shown = frames(count=5, steps=9)
     assert same(judge(rollout(shown)), critic().frames(shown))
@@ -79,7 +77,7 @@ def test_verdicts_do_not_depend_on_the_batch_or_on_the_size_of_the_frames():
 
 
 def test_probability_is_the_calibrated_log_odds():
-    seen = opinion(vlm(), list(frames(count=3, steps=4)), task="")
+    seen = assess(vlm(), list(frames(count=3, steps=4)), task="")
     for platt in (Platt(), Platt(temperature=2.0), Platt(temperature=0.5, bias=1.0)):
         judge = ReasonCritic(vlm(), CriticSettings(frames=4, size=32, platt=platt))
         expected = (seen.logodds / platt.temperature + platt.bias).sigmoid().float()
@@ -97,13 +95,13 @@ def test_it_abstains_near_one_half_and_where_the_model_says_something_else():
 
 def test_failures_are_located_and_only_they_cost_further_looks(monkeypatch):
     asked = []
-    real = opinions.progress
+    real = critics.assess_progress
 
     def counted(model, shown, **asked_for):
         asked.append(len(shown))
         return real(model, shown, **asked_for)
 
-    monkeypatch.setattr(critics, "progress", counted)
+    monkeypatch.setattr(critics, "assess_progress", counted)
     shown = frames(count=3, steps=9)
     assert critic(bias=50.0, locate=True).frames(shown).failed_at.tolist() == [-1] * 3 and not asked
     assert critic(bias=-50.0).frames(shown).failed_at.tolist() == [-1] * 3 and not asked
@@ -115,7 +113,7 @@ def test_failures_are_located_and_only_they_cost_further_looks(monkeypatch):
 
 def test_a_failure_lies_at_the_last_frame_that_brought_progress(monkeypatch):
     course = torch.tensor([0.1, 0.5, 0.5])
-    monkeypatch.setattr(critics, "progress", lambda model, shown, **_: course[: len(shown)])
+    monkeypatch.setattr(critics, "assess_progress", lambda model, shown, **_: course[: len(shown)])
     shown, world = frames(count=1, steps=9), Painter()
     at_video = critic(bias=-50.0, locate=True).frames(shown)
     at_step = critic(bias=-50.0, locate=True, world=world)(rollout(shown[:, 1:]), first=shown[:, 0])
@@ -129,12 +127,12 @@ def test_a_failure_lies_at_the_last_frame_that_brought_progress(monkeypatch):
     [([0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.5, 0.2, 0.1], 0), ([0.1, 0.6, 0.3, 0.62, 0.2], 1), ([0.1, 0.3, 0.3], 1)],
 )
 def test_stalled(progress, place):
-    assert stalled(progress) == place
+    assert first_stall(progress) == place
 
 
 def test_explaining_adds_what_the_model_sees_and_decides_nothing(monkeypatch):
     monkeypatch.setattr(
-        opinions.VLM, "replies", lambda self, items, **_: ["<think>object\n12</think><answer>"] * len(items)
+        critics.VLM, "generate", lambda self, items, **_: ["<think>object\n12</think><answer>"] * len(items)
     )
     shown = frames(count=2)
     found = critic(explain=True).frames(shown)
@@ -145,13 +143,13 @@ def test_explaining_adds_what_the_model_sees_and_decides_nothing(monkeypatch):
 def test_a_critic_that_thinks_first_weighs_answers_after_its_thought(monkeypatch):
     shown = frames(count=3)
     said = ["<think>object 12</think><answer>yes</answer>", "never closed", "<think>13 object 12</think>"]
-    monkeypatch.setattr(opinions.VLM, "replies", lambda self, items, **_: said[: len(items)])
+    monkeypatch.setattr(critics.VLM, "generate", lambda self, items, **_: said[: len(items)])
     thinking, plain = critic(think=8).frames(shown), critic().frames(shown)
-    first = opinion(vlm(), list(shown[:, [0, 3, 5, 8]]), task="")
+    first = assess(vlm(), list(shown[:, [0, 3, 5, 8]]), task="")
     torch.testing.assert_close(plain.success, first.logodds.sigmoid().float())
     different = (thinking.success - plain.success).abs() > 1e-5
     assert different.tolist() == [True, False, True]
-    item = opinions._item(0, shown[0, [0, 3, 5, 8]], "success", "")
+    item = critics._item(0, shown[0, [0, 3, 5, 8]], "success", "")
     found = vlm().option_logprobs([item], thinks=["object 12"])[0]
     assert float(thinking.success[0]) == pytest.approx(float((found[0] - found[1]).sigmoid()), abs=1e-4)
 
@@ -187,9 +185,9 @@ def test_a_folder_without_critic_json_judges_uncalibrated_and_says_so(tmp_path, 
     assert "not calibrated" in caplog.text and plain.version.endswith("/uncalibrated")
     assert plain.settings == CriticSettings(size=32)
     assert "uncalibrated" in plain.frames(frames(1)).text[0]
-    trial = Trial.of([0.5], [True], groups=["a"])
+    metrics = JudgeMetrics.of([0.5], [True], groups=["a"])
     known = dataclasses.replace(
-        plain.settings, calibration=Calibration(fitted_on=("b",), fitted_episodes=2, trial=trial)
+        plain.settings, calibration=Calibration(fitted_on=("b",), fitted_episodes=2, metrics=metrics)
     )
     told = plain.with_settings(known)
     assert "uncalibrated" not in told.version and "uncalibrated" not in told.frames(frames(1)).text[0]

@@ -2,10 +2,10 @@
 
 import torch
 
-from worldsim.reason import tower
-from worldsim.reason.item import Item, ask
-from worldsim.reason.video import Provenance
-from worldsim.reason.vlm import VLM
+from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.video import Provenance
+from worldsim.reason.vlm import attention
+from worldsim.reason.vlm.model import VLM
 
 OPTIONS = ("left", "right")
 CASES = {"side": OPTIONS, "half": ("top", "bottom", "nowhere at all")}
@@ -27,7 +27,7 @@ def item(number: int, *, size: int = 32, frames: int = 4, task: str = "side") ->
         task=task,
         group="even" if number % 2 == 0 else "odd",
         number=number,
-        prompt=ask(f"On which {task} is it in the end?", CASES[task]),
+        prompt=format_prompt(f"On which {task} is it in the end?", CASES[task]),
         frames=pictures,
         options=CASES[task],
         answer=answer,
@@ -54,10 +54,10 @@ def texts(found: list[Item]) -> list[str]:
 def attends_like_transformers(vlm: VLM, asked: list[Item]) -> None:
     """The tower's own attention changes nothing but the time it takes."""
     batch, config = vlm.encode(asked), vlm.model.model.visual.config
-    assert config._attn_implementation == tower.NAME
+    assert config._attn_implementation == attention.NAME
     with torch.no_grad():
         fast = vlm.model(**batch).logits
         config._attn_implementation = "sdpa"
         slow = vlm.model(**batch).logits
-        config._attn_implementation = tower.NAME
+        config._attn_implementation = attention.NAME
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-4)

@@ -15,7 +15,7 @@ from worldsim.text import printable
 
 if TYPE_CHECKING:
     from worldsim.reason.critic import ReasonCritic
-    from worldsim.reason.trial import Errors
+    from worldsim.stats.judge_rates import JudgeRates
 
 
 def calibrate(
@@ -85,16 +85,16 @@ def calibrate(
 
 
 def _show(critic: "ReasonCritic", *, unlabelled: int) -> None:
-    """Print what the trial came to."""
+    """Print the calibration's metrics."""
     calibration = critic.settings.calibration
     assert calibration is not None
-    trial, platt = calibration.trial, critic.settings.platt
+    metrics, platt = calibration.metrics, critic.settings.platt
     text = (
         f"Fitted on {calibration.fitted_episodes} episodes of {len(calibration.fitted_on)} policies: temperature "
         f"{platt.temperature:.3f}, bias {platt.bias:+.3f}.\n"
-        f"Tried on {trial.episodes} episodes of {trial.policies} others: ECE {trial.ece:.3f} ({trial.bins} bins of "
-        f"equal mass), Brier {trial.brier:.3f}, balanced accuracy {_number(trial.balanced_accuracy)}, "
-        f"progress off by {_number(trial.progress_error)}, abstained on {100 * trial.abstained:.1f} %."
+        f"Tested on {metrics.episodes} episodes of {metrics.policies} others: ECE {metrics.ece:.3f} ({metrics.bins} bins of "
+        f"equal mass), Brier {metrics.brier:.3f}, balanced accuracy {_number(metrics.balanced_accuracy)}, "
+        f"progress off by {_number(metrics.progress_error)}, abstained on {100 * metrics.abstained:.1f} %."
     )
     if unlabelled:
         text += f"\n{unlabelled} videos without an outcome were left out."
@@ -103,17 +103,17 @@ def _show(critic: "ReasonCritic", *, unlabelled: int) -> None:
     for name in ("policy", "sensitivity", "specificity"):
         table.add_column(name, no_wrap=True)
     rows = [
-        ("all", trial.errors),
-        *((f"data {e.group}", e) for e in trial.sources),
-        *((e.group, e) for e in trial.groups),
+        ("all", metrics.rates),
+        *((f"data {e.group}", e) for e in metrics.sources),
+        *((e.group, e) for e in metrics.groups),
     ]
-    for label, errors in rows:
-        table.add_row(escape(printable(label)), *_shares(errors))
+    for label, rates in rows:
+        table.add_row(escape(printable(label)), *_shares(rates))
     show(table)
 
 
-def _shares(errors: "Errors") -> tuple[str, str]:
-    found = ["-" if s is None else str(s) for s in (errors.sensitivity, errors.specificity)]
+def _shares(rates: "JudgeRates") -> tuple[str, str]:
+    found = ["-" if s is None else str(s) for s in (rates.sensitivity, rates.specificity)]
     return found[0], found[1]
 
 

@@ -12,8 +12,8 @@ from worldsim.cli.options import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
 from worldsim.progress import progress_bars
 
 if TYPE_CHECKING:
-    from worldsim.reason.benchmark.asking import Outcome
-    from worldsim.reason.benchmark.clips import Wording
+    from worldsim.reason.benchmark.ask import BenchmarkResult
+    from worldsim.reason.benchmark.read import Wording
     from worldsim.reason.benchmark.run import Prepared
 
 
@@ -25,7 +25,7 @@ def evaluate(
         Path, typer.Option(help="Model folder: a critic of worldsim, Qwen2.5-VL, Qwen3-VL, Cosmos-Reason, Cosmos 3.")
     ],
     fast: Annotated[
-        bool, typer.Option("--fast", help="Weigh the options instead of letting the model think and reply.")
+        bool, typer.Option("--fast", help="Score the options instead of letting the model think and reply.")
     ] = False,
     frames: Annotated[int, typer.Option(min=1, max=4096, help="Most frames of a clip, at even distances.")] = 8,
     size: Annotated[
@@ -48,7 +48,8 @@ def evaluate(
         int | None, typer.Option(min=1, max=MAX_COUNT, help="Most questions of each dataset; may grow later.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Draws the questions of --limit, and whose frames stand in.")
+        int,
+        typer.Option(min=0, max=MAX_SEED, help="Draws the questions of --limit, and the frames of the blind control."),
     ] = 0,
     blind: Annotated[bool, typer.Option(help="Ask once more with the frames of other questions.")] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Longest reply.")] = 1024,
@@ -73,7 +74,7 @@ def evaluate(
 
         worldsim reason eval data/benchmark --model models/Cosmos-Reason1-7B --out runs/cosmos
 
-    Beside every accuracy stand an exact interval, what guessing reaches, and what the model reaches blindfolded.
+    Every accuracy comes with an exact interval, chance level, and accuracy with the frames of other questions.
     """
     from worldsim.compute import one_thread
     from worldsim.reason.benchmark.run import EvalRequest, prepare
@@ -102,19 +103,19 @@ def evaluate(
 def _examine(prepared: "Prepared", sheet: Path | None, out: Path, *, dry_run: bool) -> None:
     """Draw, estimate or ask."""
     if sheet is not None:
-        from worldsim.reason.sheet import draw_items
+        from worldsim.reason.items.preview import draw_items
 
-        draw_items(prepared.look(), sheet)
+        draw_items(prepared.preview(), sheet)
     if dry_run:
-        _rehearse(prepared)
+        _dry_run(prepared)
     else:
         _show(prepared, _run(prepared, out), out)
 
 
-def _rehearse(prepared: "Prepared") -> None:
+def _dry_run(prepared: "Prepared") -> None:
     """Say what is there and what asking would cost."""
     with progress_bars() as progress:
-        seconds, bad = prepared.rehearse(watch=lambda n, total: progress("clips", n, total, {}))
+        seconds, bad = prepared.dry_run(progress=progress)
     questions, view = prepared.questions, prepared.how.view
     chance = sum(1 / len(q.options) for q in questions) / len(questions)
     datasets = {q.dataset: sum(o.dataset == q.dataset for o in questions) for q in questions}
@@ -126,29 +127,27 @@ def _rehearse(prepared: "Prepared") -> None:
     _say_skipped({**prepared.benchmark.bad, **bad})
 
 
-def _run(prepared: "Prepared", out: Path) -> "Outcome":
-    """Ask, with a bar, in a folder that nobody else writes meanwhile."""
+def _run(prepared: "Prepared", out: Path) -> "BenchmarkResult":
+    """Ask, with a bar, in a locked folder."""
     from worldsim.runs import hold_folder
 
     with hold_folder(out), progress_bars() as progress:
         return prepared.run(
             out,
             command=" ".join(["worldsim", *sys.argv[1:]]),
-            watch=lambda n, total: progress("questions", n, total, {}),
+            progress=progress,
         )
 
 
-def _show(prepared: "Prepared", outcome: "Outcome", out: Path) -> None:
+def _show(prepared: "Prepared", outcome: "BenchmarkResult", out: Path) -> None:
     """The table, and what it needs to be understood."""
-    from worldsim.reason.benchmark.ledger import FILE
-    from worldsim.reason.benchmark.table import table
-    from worldsim.reason.benchmark.tally import mean_of_datasets, tally
+    from worldsim.reason.benchmark.tally import FILE, mean_of_datasets, table, tally
 
-    Console().print(table(tally(outcome.answers), fast=prepared.how.fast), soft_wrap=True)
-    if len({a.dataset for a in outcome.answers}) > 1:
-        say(f"Mean of the datasets: {mean_of_datasets(outcome.answers):.1%}")
+    Console().print(table(tally(outcome.responses), fast=prepared.how.fast), soft_wrap=True)
+    if len({a.dataset for a in outcome.responses}) > 1:
+        say(f"Mean of the datasets: {mean_of_datasets(outcome.responses):.1%}")
     _say_skipped(outcome.bad)
-    before = len(outcome.answers) - outcome.asked
+    before = len(outcome.responses) - outcome.asked
     known = f", {before} known from an earlier run" if before else ""
     say(f"{outcome.asked} questions asked{known}: {out / FILE}")
 

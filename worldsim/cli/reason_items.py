@@ -37,16 +37,16 @@ def items(
     from typing import cast
 
     from worldsim.compute import one_thread
-    from worldsim.reason.benchmark.written import SHEET, write_items
-    from worldsim.reason.split import By
-    from worldsim.reason.train.items import AskedItems, lessons
+    from worldsim.reason.benchmark.write import SHEET, write_items
+    from worldsim.reason.items.sources import By
+    from worldsim.reason.train.items import ItemsConfig, open_task_items
 
     names = tuple(n.strip() for n in tasks.split(",") if n.strip())
     with one_thread():
-        asked = AskedItems(tasks=names, videos=videos, held_out=held_out, by=cast("By", by))
-        made_items = lessons(data, asked, size=size, seed=0)
+        asked = ItemsConfig(tasks=names, videos=videos, held_out=held_out, by=cast("By", by))
+        made_items = open_task_items(data, asked, size=size, seed=0)
         command = " ".join(["worldsim", *sys.argv[1:]])
-        made = write_items(made_items.to_examine(count), out, origin={"command": command, "data": data})
+        made = write_items(made_items.held_out(count), out, origin={"command": command, "data": data})
     skipped = f", {len(made_items.bad)} bad videos skipped" if made_items.bad else ""
     say(f"{count} questions of each of {len(names)} tasks{skipped}: {made}, {made / SHEET}")
     say(f"Next: worldsim reason eval {made} --model FOLDER")

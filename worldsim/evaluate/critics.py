@@ -8,11 +8,10 @@ from typing import Any
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.progress import Progress, silent
-from worldsim.reason.calibrate import calibrated, judge_sources, summary
+from worldsim.reason.calibration.fit import calibrate, judge_sources, summary
 from worldsim.reason.critic import ReasonCritic, critic_folder
-from worldsim.reason.sources import Joined, Source, Subset, tolerant
-from worldsim.reason.split import split
-from worldsim.reason.train.items import opened as open_folder
+from worldsim.reason.items.sources import JoinedSource, Source, SourceSubset, skip_unreadable, split
+from worldsim.reason.train.items import open_videos
 from worldsim.storage import digest_bytes
 
 
@@ -38,10 +37,10 @@ def calibrate_critic(
         videos: Videos of each dataset at most; 0 for all.
         settings: Fields of the critic's settings to change; None keeps one.
         bias: Fit a bias beside the temperature.
-        seed: Parts the policies into those that fit and those that try.
+        seed: Splits the policies into those that fit and those that test.
         batch: Episodes judged at once.
         command: How the calibration was asked for, kept in the folder.
-        progress: Told how many episodes are judged.
+        progress: Called as episodes are judged.
 
     Returns:
         The critic, and how many videos were left out since they have no outcome.
@@ -53,11 +52,9 @@ def calibrate_critic(
     changed = {k: v for k, v in (settings or {}).items() if v is not None}
     critic = critic.with_settings(dataclasses.replace(critic.settings, **changed))
     paths, sources = open_data(data) if data else open_held_out(model)
-    judged = judge_sources(
-        critic, sources, most=videos, tell=lambda done, total: progress("episodes judged", done, total, {})
-    )
+    judged = judge_sources(critic, sources, most=videos, progress=progress)
     digests = {n: digest_data(p) for n, p in zip(sources, paths, strict=True)}
-    made = calibrated(critic, judged, bias=bias, seed=seed, data=digests, command=command)
+    made = calibrate(critic, judged, bias=bias, seed=seed, data=digests, command=command)
     _save(made, out, origin=model)
     return made, judged.unlabelled
 
@@ -68,7 +65,9 @@ def open_data(data: Sequence[str]) -> tuple[list[str], dict[str, Source]]:
     Raises:
         WorldsimError: One cannot be read, or is given twice.
     """
-    return list(data), {name: tolerant(open_folder([path])) for name, path in zip(_names(data), data, strict=True)}
+    return list(data), {
+        name: skip_unreadable(open_videos([path])) for name, path in zip(_names(data), data, strict=True)
+    }
 
 
 def open_held_out(model: str) -> tuple[list[str], dict[str, Source]]:
@@ -87,13 +86,15 @@ def open_held_out(model: str) -> tuple[list[str], dict[str, Source]]:
             "other policies: --data FOLDER."
         )
     paths = [p.strip() for p in data.split(",")] if isinstance(data, str) else list(data)
-    sources = [open_folder([p]) for p in paths]
-    held = split(Joined(sources) if len(sources) > 1 else sources[0], by=items["by"], share=items["share"])[1].indices
+    sources = [open_videos([p]) for p in paths]
+    held = split(JoinedSource(sources) if len(sources) > 1 else sources[0], by=items["by"], share=items["share"])[
+        1
+    ].indices
     found: dict[str, Source] = {}
     begin = 0
     for name, source in zip(_names(paths), sources, strict=True):
         rows = [i - begin for i in held if begin <= i < begin + len(source)]
-        found[name] = tolerant(Subset(source, rows))
+        found[name] = skip_unreadable(SourceSubset(source, rows))
         begin += len(source)
         if not rows:
             raise InvalidInputError(

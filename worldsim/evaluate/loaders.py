@@ -15,7 +15,6 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.planner_refs import draws_what_it_sees
 from worldsim.protocols import Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
-from worldsim.reason.trial import Errors
 from worldsim.rollout.wrappers import BorrowedStarts, RoundTripWorld
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.request import Ref
@@ -37,7 +36,7 @@ class LoadCritic:
     version: str
 
     def __call__(self, world: Startable) -> ReasonCritic:
-        """The critic, watching a world.
+        """The critic for a world's rollouts.
 
         Raises:
             StorageError: The folder has changed since.
@@ -79,19 +78,8 @@ def judge_of(folder: str) -> Judging:
     critic = ReasonCritic.from_pretrained(folder)
     path = folder if folder == SHIPPED_NAME else str(Path(folder).resolve())
     calibration = critic.settings.calibration
-    known = () if calibration is None else (calibration.trial.errors, *calibration.trial.groups)
-    return Judging(load=LoadCritic(folder=path, version=critic.version), rates=tuple(map(_rates, known)))
-
-
-def _rates(errors: Errors) -> JudgeRates:
-    solved, unsolved = errors.sensitivity, errors.specificity
-    return JudgeRates(
-        group=errors.group,
-        solved=solved.count if solved else 0,
-        solved_right=solved.hits if solved else 0,
-        unsolved=unsolved.count if unsolved else 0,
-        unsolved_right=unsolved.hits if unsolved else 0,
-    )
+    known = () if calibration is None else (calibration.metrics.rates, *calibration.metrics.groups)
+    return Judging(load=LoadCritic(folder=path, version=critic.version), rates=known)
 
 
 def world_ref(name: str) -> Ref:

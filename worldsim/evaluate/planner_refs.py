@@ -133,7 +133,7 @@ class PlannerSettings:
             raise InvalidInputError(
                 "This world draws no pictures, and a critic watches them. Plan in a world of pixels."
             )
-        terminal = judged(critic_of(self.judge).watching(world)) if self.judge else None
+        terminal = judged(critic_of(self.judge).with_world(world)) if self.judge else None
         searched = weigh((1.0, cost), (self.risk, uncertainty)) if self.risk else cost
         return MPC(
             self.search(),

@@ -1,5 +1,4 @@
-"""Reason: a critic that watches videos of robots, and the tasks with checkable answers that it learns from.
+"""Reason: a critic that watches videos of robots, and the tasks with checkable answers that it is trained on.
 
-Not for rolling out or ranking policies: videos come through `worldsim.reason.sources`, verdicts go out through
-`worldsim.protocols.Judge`.
+Verdicts go out through `worldsim.protocols.Judge`.
 """

@@ -1,7 +1,4 @@
-"""How a critic looks and what its answers are worth: `critic.json`, beside the model in its folder.
-
-Not for judging (`worldsim.reason.critic`) or for measuring (`worldsim.reason.trial`).
-"""
+"""What a critic is shown and how its answers are read: `critic.json`, beside the model in its folder."""
 
 import dataclasses
 import json
@@ -12,9 +9,9 @@ from typing import Any
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError, WorldsimError
-from worldsim.reason.platt import Platt
+from worldsim.reason.calibration.metrics import JudgeMetrics
+from worldsim.reason.calibration.platt import Platt
 from worldsim.reason.tasks.outcome import OutcomeConfig
-from worldsim.reason.trial import Trial
 
 CRITIC = "critic.json"
 FORMAT = "worldsim-critic-1"
@@ -27,14 +24,14 @@ class Calibration:
     Attributes:
         fitted_on: Policy groups that temperature and bias were fitted on.
         fitted_episodes: How many episodes that were.
-        trial: Figures on the other groups.
+        metrics: Figures on the other groups.
         data: Digest of each data folder's description by its name.
         command: As typed.
     """
 
     fitted_on: tuple[str, ...]
     fitted_episodes: int
-    trial: Trial
+    metrics: JudgeMetrics
     data: dict[str, str] = dataclasses.field(default_factory=dict)
     command: str = ""
 
@@ -83,7 +80,7 @@ class CriticSettings:
         """What the same model could judge otherwise with, as JSON values."""
         return {k: v for k, v in storage.to_json(self).items() if k != "calibration"}
 
-    def written(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The text of `critic.json`."""
         text = json.dumps({"format": FORMAT, **storage.to_json(self)}, indent=2, sort_keys=True, allow_nan=False)
         return f"{text}\n".encode()
@@ -107,7 +104,7 @@ def read_settings(folder: Path) -> CriticSettings | None:
         raise StorageError(f"{path}: {error} Make it again with `worldsim reason calibrate`.") from error
 
 
-def settings_of(folder: Path, processor: Any) -> CriticSettings:
+def infer_settings(folder: Path, processor: Any) -> CriticSettings:
     """Settings for a folder without `critic.json`: as its outcome task was trained, else the task's defaults.
 
     Args:

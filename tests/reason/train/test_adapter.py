@@ -11,10 +11,10 @@ from tests.reason.train.test_sft import Killed, begun, killer, recipe, weights
 from tests.train import toy
 from worldsim.errors import InvalidInputError
 from worldsim.reason.train import run as reason_run
-from worldsim.reason.train.arguments import Adapter, tower
+from worldsim.reason.train.arguments import Adapter, freeze_tower
 from worldsim.reason.train.grpo import train_reason_grpo
 from worldsim.reason.train.sft import train_reason_sft
-from worldsim.reason.vlm import VLM
+from worldsim.reason.vlm.model import VLM
 
 LORA = {"adapter": Adapter(rank=2, alpha=16.0), "steps": 3, "warmup": 0, "evaluate_every": 2, "save_every": 2}
 
@@ -47,7 +47,7 @@ def test_weights_stand_still_while_an_adapter_learns_and_take_it_in_at_the_end(
 ):
     batch = VLM.from_pretrained(start).encode(toy_items(3))
     seen = {}
-    plain = reason_run.plain
+    plain = reason_run.merge_adapters
 
     def spy(model):
         with torch.no_grad():
@@ -58,7 +58,7 @@ def test_weights_stand_still_while_an_adapter_learns_and_take_it_in_at_the_end(
         seen["still"] = {k.replace(".base_layer", ""): v.clone() for k, v in base.items() if "lora_" not in k}
         return plain(model)
 
-    monkeypatch.setattr(reason_run, "plain", spy)
+    monkeypatch.setattr(reason_run, "merge_adapters", spy)
     made = train(data, start, tmp_path / "run")
     before, after = weights(start), weights(made)
     assert seen["still"].keys() == before.keys() == after.keys()
@@ -96,8 +96,8 @@ def test_an_adapters_run_goes_on_where_it_was_killed(data, start, tmp_path):
 
 
 def test_a_tower_of_another_name_cannot_be_frozen():
-    nameless = SimpleNamespace(plain=SimpleNamespace(model=SimpleNamespace()))
-    with pytest.raises(InvalidInputError, match="tower=train"), tower(nameless, frozen=True):
+    nameless = SimpleNamespace(base_model=SimpleNamespace(model=SimpleNamespace()))
+    with pytest.raises(InvalidInputError, match="tower=train"), freeze_tower(nameless, wanted=True):
         pass
-    with tower(nameless, frozen=False):
+    with freeze_tower(nameless, wanted=False):
         pass

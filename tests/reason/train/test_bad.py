@@ -10,17 +10,18 @@ from tests.reason.toy import items
 from tests.reason.train.test_grpo import task, variety
 from tests.reason.train.test_sft import recipe, untrained
 from tests.train import toy
+from worldsim.core import IMAGE
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.optimize import Schedule
-from worldsim.reason.clips import ClipItems, Question
-from worldsim.reason.sources import FolderVideos
+from worldsim.reason.items.own_clips import ClipItems, Question
+from worldsim.reason.items.sources import FolderVideos
 from worldsim.reason.train.grpo import train_reason_grpo
-from worldsim.reason.train.items import AskedItems
+from worldsim.reason.train.items import ItemsConfig
 from worldsim.reason.train.run import SPENT
 from worldsim.reason.train.sft import train_reason_sft
 from worldsim.video import write_mp4
 
-FEW = AskedItems(exam=2, glance=2)
+FEW = ItemsConfig(final_eval=2, quick_eval=2)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def start(tmp_path_factory):
 @pytest.fixture
 def films(tmp_path):
     for seed in range(12):
-        write_mp4(tmp_path / f"films/{seed:02d}.mp4", toy.episode(seed, steps=9).frames, rate_hz=10)
+        write_mp4(tmp_path / f"films/{seed:02d}.mp4", toy.episode(seed, steps=9).frames[IMAGE], rate_hz=10)
     return tmp_path / "films"
 
 

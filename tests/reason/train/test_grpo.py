@@ -8,13 +8,12 @@ from tests.reason.train.test_sft import ASKED, Killed, begun, killer, weights
 from tests.train import toy
 from worldsim import storage
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.reason.rewards import text_of
 from worldsim.reason.train.arguments import Adapter
 from worldsim.reason.train.grpo import TrainReasonGrpo, _trainer, easy_first, train_reason_grpo
-from worldsim.reason.train.items import lessons
-from worldsim.reason.train.rewards import random_reward
-from worldsim.reason.train.run import Results
-from worldsim.reason.vlm import VLM
+from worldsim.reason.train.items import open_task_items
+from worldsim.reason.train.rewards import random_reward, text_of
+from worldsim.reason.train.run import TrainingRun
+from worldsim.reason.vlm.model import VLM
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +93,9 @@ def test_a_killed_run_ends_with_the_same_weights(folder, data, start, tmp_path):
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # trl and peft ask for it
 def test_replies_are_as_likely_in_training_as_when_they_were_drawn(data, start, tmp_path):
     vlm = VLM.from_pretrained(start)
-    taught = lessons(str(data), ASKED, size=32, seed=0)
-    run = Results(folder=tmp_path, stage="reason-grpo", items=[], max_new_tokens=5)
-    trainer = _trainer(task(data, start, tmp_path / "run"), vlm, taught, run, OWN)
+    parts = open_task_items(str(data), ASKED, size=32, seed=0)
+    run = TrainingRun(folder=tmp_path, stage="reason-grpo", items=[], max_new_tokens=5)
+    trainer = _trainer(task(data, start, tmp_path / "run"), vlm, parts, run, OWN)
     drawn, plain = [], vlm.model.generate
 
     def generate(**call):

@@ -56,8 +56,8 @@ def test_what_kill_9_leaves_ends_with_the_same_weights(tmp_path):
     data = toy.write(tmp_path / "data", episodes=24)
     start = begun(data, tmp_path / "start")
     killed = tmp_path / "killed"
-    halves = configs(data, start, killed)
-    told = [json.dumps(storage.to_json(c)) for c in halves.values()]
+    split_policies = configs(data, start, killed)
+    told = [json.dumps(storage.to_json(c)) for c in split_policies.values()]
     done = subprocess.run([sys.executable, "-c", DIE, *told], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["9", "9"], done.stderr[-2000:]
     assert (killed / "sft/checkpoints/checkpoint-2" / SPENT).exists() and not (killed / "sft/model").exists()
@@ -66,7 +66,9 @@ def test_what_kill_9_leaves_ends_with_the_same_weights(tmp_path):
     for name, config in configs(data, start, tmp_path / "whole").items():
         seen = []
         whole = RECIPES[name].make(config)
-        again = RECIPES[name].make(halves[name], watch=lambda stage, step, *rest, seen=seen: seen.append((stage, step)))
+        again = RECIPES[name].make(
+            split_policies[name], watch=lambda stage, step, *rest, seen=seen: seen.append((stage, step))
+        )
         assert min(step for stage, step in seen if stage == name) > 2, "what was done is not done again"
         first, second = weights(whole), weights(again)
         assert all(torch.equal(first[k], second[k]) for k in first)

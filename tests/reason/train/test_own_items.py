@@ -15,15 +15,15 @@ from tests.reason.train.test_grpo import task
 from tests.reason.train.test_sft import Killed, killer, recipe, untrained, weights
 from tests.train import toy
 from worldsim import storage
+from worldsim.core import IMAGE
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.optimize import Schedule
-from worldsim.reason.clips import ClipItems, Question
-from worldsim.reason.sources import FolderVideos, tolerant
+from worldsim.reason.items.own_clips import ClipItems, Question
+from worldsim.reason.items.sources import FolderVideos, skip_unreadable
 from worldsim.reason.train.grpo import train_reason_grpo
-from worldsim.reason.train.items import AskedItems
-from worldsim.reason.train.own_items import own_lessons
+from worldsim.reason.train.items import ItemsConfig, split_items
 from worldsim.reason.train.sft import train_reason_sft
-from worldsim.reason.vlm import VLM
+from worldsim.reason.vlm.model import VLM
 from worldsim.video import write_mp4
 
 SCRIPT = Path(__file__).parents[3] / "docs/grpo_own_clips.py"
@@ -35,7 +35,9 @@ def clips(tmp_path_factory):
     path = tmp_path_factory.mktemp("clips")
     for seed in range(20):
         episode = toy.episode(seed)
-        write_mp4(path / ("yes" if episode.success[-1] else "no") / f"{seed:02d}.mp4", episode.frames, rate_hz=10)
+        write_mp4(
+            path / ("yes" if episode.success[-1] else "no") / f"{seed:02d}.mp4", episode.frames[IMAGE], rate_hz=10
+        )
     (path / "no/torn.mp4").write_bytes(
         (path / "no/00.mp4").read_bytes()[:300] if (path / "no/00.mp4").exists() else b"?"
     )
@@ -56,7 +58,7 @@ def test_the_script_of_the_readme_is_all_a_user_needs(clips, start, tmp_path, mo
     assert len(SCRIPT.read_text().splitlines()) <= 30
     runpy.run_path(str(SCRIPT), run_name="__main__")
     made = Path(capsys.readouterr().out.strip())
-    assert made == tmp_path / "run/model" and VLM.from_pretrained(made).display.shown == "video"
+    assert made == tmp_path / "run/model" and VLM.from_pretrained(made).encoder.shown == "video"
     before, after = weights(start), weights(made)
     assert not [k for k in before if "visual" in k and torch.equal(before[k], after[k])]
     manifest = storage.read_manifest(made, kind="vlm")
@@ -69,7 +71,7 @@ def test_the_script_of_the_readme_is_all_a_user_needs(clips, start, tmp_path, mo
 
 
 def test_clips_become_items_in_which_each_clip_has_its_question(clips):
-    source = tolerant(FolderVideos(clips), share=0.1, shortest=8)
+    source = skip_unreadable(FolderVideos(clips), share=0.1, shortest=8)
     made = ClipItems(source, yes_or_no, frames=5, size=32)
     assert len(made) == 20 and len(made.bad) == 1 and "torn.mp4" in made.bad[0]
     one = made[-1]
@@ -82,7 +84,7 @@ def test_clips_become_items_in_which_each_clip_has_its_question(clips):
 
 
 def test_what_is_wrong_with_a_clip_or_a_question_is_said_by_name(clips, tmp_path):
-    source = tolerant(FolderVideos(clips), share=0.1)
+    source = skip_unreadable(FolderVideos(clips), share=0.1)
     with pytest.raises(InvalidInputError, match=r"Clip no/\d\d\.mp4 has 13 frames; 20 are to be shown"):
         ClipItems(source, yes_or_no, frames=20, size=32)[0]
     with pytest.raises(InvalidInputError, match=r"about clip no/\d\d\.mp4: KeyError: 'no/"):
@@ -118,27 +120,29 @@ class Patchy(Sequence):
 
 
 def test_own_items_are_parted_by_video_and_bad_ones_counted():
-    asked = AskedItems(share=0.25, bad_share=0.1)
-    taught = own_lessons(Patchy(3, 7), asked, seed=0)
-    assert taught.bad == ("3: Clip 3 is gone.", "7: Clip 7 is gone.")
-    learned = {i.provenance.episode for i in taught.to_learn(200)}
-    examined = {i.provenance.episode for i in taught.to_examine(50)}
+    asked = ItemsConfig(share=0.25, bad_share=0.1)
+    parts = split_items(Patchy(3, 7), asked, seed=0)
+    assert parts.bad == ("3: Clip 3 is gone.", "7: Clip 7 is gone.")
+    learned = {i.provenance.episode for i in parts.training(200)}
+    examined = {i.provenance.episode for i in parts.held_out(50)}
     assert len(learned) == 14 and len(examined) == 4 and not learned & examined and "7" not in learned | examined
-    once = [i.number for i in taught.to_learn(28)]
+    once = [i.number for i in parts.training(28)]
     assert sorted(once[:14]) == sorted(once[14:]) and once[:14] != once[14:], "each time round another order"
-    assert [i.number for i in taught.to_learn(28)[3:5]] == once[3:5]
-    assert [i.number for i in own_lessons(Patchy(3, 7), asked, seed=1).to_learn(28)] != once
-    assert len(taught.to_examine(2)) == 2 and len(taught.texts(5)) == 10
+    assert [i.number for i in parts.training(28)[3:5]] == once[3:5]
+    assert [i.number for i in split_items(Patchy(3, 7), asked, seed=1).training(28)] != once
+    assert len(parts.held_out(2)) == 2 and len(parts.texts(5)) == 10
     with pytest.raises(InvalidInputError, match=r"3 of 20 items are bad.*share of 0.1.*3: Clip 3 is gone"):
-        own_lessons(Patchy(3, 7, 9), asked, seed=0)
+        split_items(Patchy(3, 7, 9), asked, seed=0)
     with pytest.raises(InvalidInputError, match="0 of 0 items"):
-        own_lessons([], asked, seed=0)
+        split_items([], asked, seed=0)
     with pytest.raises(InvalidInputError, match="two groups"):
-        own_lessons([item(1), item(1)], asked, seed=0)
+        split_items([item(1), item(1)], asked, seed=0)
 
 
 def test_a_folder_belongs_to_the_items_it_was_begun_with(start, tmp_path):
-    config = task("mine", start, tmp_path / "run", steps=2, evaluate_every=0, items=AskedItems(exam=2, glance=2))
+    config = task(
+        "mine", start, tmp_path / "run", steps=2, evaluate_every=0, items=ItemsConfig(final_eval=2, quick_eval=2)
+    )
     made = train_reason_grpo(config, items=Patchy())
     assert train_reason_grpo(config, items=Patchy()) == made
     with pytest.raises(InvalidInputError, match="another request"):

@@ -8,25 +8,27 @@ import torch
 from tests.reason.toy import items, texts
 from tests.train import toy
 from worldsim import storage
+from worldsim.core import IMAGE
 from worldsim.errors import InvalidInputError, StorageError, TrainingError, UnknownNameError
 from worldsim.optimize import Schedule
-from worldsim.reason.exam import examine
-from worldsim.reason.tiny import TinyConfig
+from worldsim.reason.items.layout import StateLayout
 from worldsim.reason.train.arguments import Adapter
-from worldsim.reason.train.items import AskedItems, lessons, opened
-from worldsim.reason.train.loss import stressed, weighed
+from worldsim.reason.train.evaluation import evaluate_items
+from worldsim.reason.train.items import ItemsConfig, open_task_items, open_videos
 from worldsim.reason.train.run import SPENT, is_done
-from worldsim.reason.train.sft import TrainReasonSft, reply, train_reason_sft
-from worldsim.reason.vlm import VLM
+from worldsim.reason.train.sft import TrainReasonSft, answer_weights, target_reply, train_reason_sft, weighted_loss
+from worldsim.reason.vlm.model import VLM
+from worldsim.reason.vlm.tiny import TinyConfig
 from worldsim.train.config import resolve
 
-ASKED = AskedItems(
+ASKED = ItemsConfig(
     tasks=("arrow", "outcome"),
     options={"arrow": {"frames": 4}, "outcome": {"frames": 4}},
     videos=24,
     held_out=6,
-    exam=6,
-    glance=4,
+    final_eval=6,
+    quick_eval=4,
+    layout=StateLayout(agent=(0, 1)),
 )
 TINY = TinyConfig(hidden=32, heads=2, layers=2, depth=1, vocab=320, patch=16)
 
@@ -98,8 +100,8 @@ def test_the_folder_says_what_was_done_and_how_well(folder, data):
 
 
 def test_all_parts_of_the_model_are_trained(folder, data):
-    taught = lessons(str(data), ASKED, size=32, seed=0)
-    before, after = VLM.tiny(taught.texts(), TINY).model.state_dict(), weights(folder)
+    made = open_task_items(str(data), ASKED, size=32, seed=0)
+    before, after = VLM.tiny(made.texts(), TINY).model.state_dict(), weights(folder)
     still = [k for k in before if torch.equal(before[k], after[k])]
     assert before.keys() == after.keys()
     assert not still, "the visual weights must move, and all others"
@@ -157,11 +159,11 @@ def test_a_setting_that_came_later_had_its_default(folder, data):
 
 
 def test_a_tiny_models_pixels_are_normalised_by_the_footage(folder, data):
-    taught = lessons(str(data), ASKED, size=32, seed=0)
-    mean, deviation = taught.pixels()
+    made = open_task_items(str(data), ASKED, size=32, seed=0)
+    mean, deviation = made.pixels()
     image = VLM.from_pretrained(folder).processor.image_processor
     assert list(image.image_mean) == pytest.approx(mean) and list(image.image_std) == pytest.approx(deviation)
-    shown = torch.cat([i.frames for i in taught.to_learn(200)]).double() / 255
+    shown = torch.cat([i.frames for i in made.training(200)]).double() / 255
     assert shown.mean((0, 1, 2)).tolist() == pytest.approx(mean, abs=1e-4) and min(deviation) >= 0.02
 
 
@@ -176,7 +178,11 @@ def test_an_adapter_on_a_folder_is_merged_into_plain_weights(folder, data, tmp_p
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"keep": (9,)}, "keep"), ({"keep": (1,), "adapter": Adapter(rank=2)}, "adapter"), ({"stress": 0.0}, "stress")],
+    [
+        ({"keep": (9,)}, "keep"),
+        ({"keep": (1,), "adapter": Adapter(rank=2)}, "adapter"),
+        ({"answer_weight": 0.0}, "answer_weight"),
+    ],
 )
 def test_settings_that_cannot_be(data, tmp_path, change, says):
     with pytest.raises(InvalidInputError, match=says):
@@ -192,52 +198,54 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(data, tmp_path):
 
 
 def test_the_fast_share_is_learned_without_thoughts(data):
-    item = lessons(str(data), ASKED, size=32, seed=0).to_learn(2)[0]
-    assert reply(item, fast=False) == item.completion
-    assert reply(item, fast=True) == f"<think></think><answer>{item.answer}</answer>"
+    item = open_task_items(str(data), ASKED, size=32, seed=0).training(2)[0]
+    assert target_reply(item, fast=False) == item.completion
+    assert target_reply(item, fast=True) == f"<think></think><answer>{item.answer}</answer>"
 
 
 def test_the_answer_weighs_more_and_nothing_else_counts(folder):
     vlm = VLM.from_pretrained(folder)
     asked = items(3)
     batch = vlm.encode(asked, [i.completion for i in asked])
-    weights = stressed(vlm, batch["labels"], [i.answer for i in asked], 5.0)
+    weights = answer_weights(vlm, batch["labels"], [i.answer for i in asked], 5.0)
     for row, item in enumerate(asked):
         heavy = batch["input_ids"][row][weights[row] == 5.0]
         assert vlm.tokenizer.decode(heavy) == f"{item.answer}</answer><|im_end|>"
         assert torch.equal(weights[row] > 0, batch["labels"][row] != -100)
     logits = torch.randn(*batch["labels"].shape, 400)
     even = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
-    torch.testing.assert_close(weighed(logits, batch["labels"], (weights > 0).float()), even)
+    torch.testing.assert_close(weighted_loss(logits, batch["labels"], (weights > 0).float()), even)
 
 
 def test_held_out_videos_are_never_learned_from(data):
-    taught = lessons(str(data), ASKED, size=32, seed=5)
-    learned = {i.provenance.episode for i in taught.to_learn(60)}
-    examined = {i.provenance.episode for i in taught.to_examine(30)}
+    made = open_task_items(str(data), ASKED, size=32, seed=5)
+    learned = {i.provenance.episode for i in made.training(60)}
+    examined = {i.provenance.episode for i in made.held_out(30)}
     assert learned and examined and not learned & examined
-    other = lessons(str(data), ASKED, size=32, seed=6)
-    assert [i.prompt for i in other.to_examine(4)] == [i.prompt for i in taught.to_examine(4)]
-    assert all(torch.equal(a.frames, b.frames) for a, b in zip(other.to_examine(4), taught.to_examine(4), strict=True))
+    other = open_task_items(str(data), ASKED, size=32, seed=6)
+    assert [i.prompt for i in other.held_out(4)] == [i.prompt for i in made.held_out(4)]
+    assert all(torch.equal(a.frames, b.frames) for a, b in zip(other.held_out(4), made.held_out(4), strict=True))
 
 
 def test_an_exam_leaves_the_model_and_the_generator_as_they_were(folder, data):
     vlm = VLM.from_pretrained(folder)
     vlm.model.train()
     before = torch.get_rng_state()
-    figures = examine(vlm, lessons(str(data), ASKED, size=32, seed=0).to_examine(4), max_new_tokens=4).figures()
+    figures = evaluate_items(
+        vlm, open_task_items(str(data), ASKED, size=32, seed=0).held_out(4), max_new_tokens=4
+    ).figures()
     assert vlm.model.training and torch.equal(torch.get_rng_state(), before)
     assert figures["items/arrow"] == 4
     with pytest.raises(InvalidInputError, match="needs items"):
-        examine(vlm, [])
+        evaluate_items(vlm, [])
 
 
 def test_bad_settings_and_folders(data, tmp_path):
     with pytest.raises(UnknownNameError, match="episode"):
-        AskedItems(by="epsode")  # type: ignore[arg-type]
+        ItemsConfig(by="epsode")  # type: ignore[arg-type]
     for wrong in (
-        lambda: AskedItems(tasks=()),
-        lambda: AskedItems(options={"order": {}}),
+        lambda: ItemsConfig(tasks=()),
+        lambda: ItemsConfig(options={"order": {}}),
         lambda: recipe(data, tmp_path, fast=1.5),
         lambda: recipe(data, tmp_path, steps=0),
     ):
@@ -248,7 +256,7 @@ def test_bad_settings_and_folders(data, tmp_path):
     with pytest.raises(StorageError, match="nothing is downloaded"):
         train_reason_sft(recipe(data, tmp_path / "run", model=str(tmp_path / "nowhere")))
     with pytest.raises(UnknownNameError, match="arrow"):
-        train_reason_sft(recipe(data, tmp_path / "run", items=AskedItems(tasks=("arow",), videos=4)))
+        train_reason_sft(recipe(data, tmp_path / "run", items=ItemsConfig(tasks=("arow",), videos=4)))
 
 
 def test_a_folder_of_files_without_states_needs_no_warm_up(data, tmp_path):
@@ -257,9 +265,9 @@ def test_a_folder_of_files_without_states_needs_no_warm_up(data, tmp_path):
 
     dataset = open_dataset(data)
     for index in range(12):
-        write_mp4(tmp_path / f"films/{index:02d}.mp4", dataset.episode(index).frames, rate_hz=10)
+        write_mp4(tmp_path / f"films/{index:02d}.mp4", dataset.episode(index).frames[IMAGE], rate_hz=10)
     (tmp_path / "films/99.mp4").write_bytes(b"no film")
-    asked = AskedItems(tasks=("arrow",), options={"arrow": {"frames": 4}}, exam=2, glance=2, bad_share=0.3)
+    asked = ItemsConfig(tasks=("arrow",), options={"arrow": {"frames": 4}}, final_eval=2, quick_eval=2, bad_share=0.3)
     changes = {"items": asked, "steps": 1, "evaluate_every": 0}
     with pytest.raises(InvalidInputError, match="warm.steps=0"):
         train_reason_sft(recipe(tmp_path / "films", tmp_path / "a", **changes))
@@ -283,7 +291,7 @@ def test_the_recipes_are_read_from_the_command_line():
     ]
     config = resolve("reason-sft", overrides)
     assert config.items.tasks == ("arrow",) and config.items.options == {"arrow": {"stride": 3}}
-    assert config.adapter.rank == 4 and config.tiny.size == 64 and "stress" in to_yaml(config)
+    assert config.adapter.rank == 4 and config.tiny.size == 64 and "answer_weight" in to_yaml(config)
     assert resolve("reason-grpo", ["data=d", "out=o", "model=m", "rewards=[random]", "reward_weights=[1]"]).model == "m"
     with pytest.raises(UnknownNameError, match="curriculum"):
         resolve("reason-grpo", ["data=d", "out=o", "curriculm=none"])
@@ -293,12 +301,12 @@ def test_several_datasets_are_one_source(data, tmp_path):
     other = toy.write(tmp_path / "other", episodes=6)
     config = resolve("reason-sft", [f"data=[{data},{other}]", f"out={tmp_path / 'x'}"])
     assert list(config.data) == [str(data), str(other)]
-    assert len(opened(config.data)) == len(opened(f"{data}, {other}")) == 36 + 6
+    assert len(open_videos(config.data)) == len(open_videos(f"{data}, {other}")) == 36 + 6
     asked = dataclasses.replace(ASKED, by="seed", share=0.5, videos=0, held_out=100)
-    taught = lessons(config.data, asked, size=32, seed=0)
-    sides = [{c.origin.seed for c in side.cards} for side in (taught.train, taught.held)]
+    made = open_task_items(config.data, asked, size=32, seed=0)
+    sides = [{c.provenance.seed for c in side.summaries} for side in (made.train, made.held)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
-    assert len(taught.train) + len(taught.held) == 36 + 6
+    assert len(made.train) + len(made.held) == 36 + 6
     for nothing in ([], f"{data},"):
         with pytest.raises(InvalidInputError, match="name one folder or several"):
-            opened(nothing)
+            open_videos(nothing)

@@ -13,9 +13,9 @@ from worldsim import storage
 from worldsim.errors import InvalidInputError, MissingExtraError, UnknownNameError
 from worldsim.reason.train import grpo as reason_grpo
 from worldsim.reason.train.grpo import _trainer, train_reason_grpo
-from worldsim.reason.train.items import lessons
-from worldsim.reason.train.run import Results
-from worldsim.reason.vlm import VLM
+from worldsim.reason.train.items import open_task_items
+from worldsim.reason.train.run import TrainingRun
+from worldsim.reason.vlm.model import VLM
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl", "cosmos3_omni")
 MIXED = dataclasses.replace(ASKED, tasks=("arrow", "order"), options={"arrow": {"frames": 3}})
@@ -40,17 +40,17 @@ def starts(data, tmp_path_factory):
 def trainer_of(data, start, out, **changes):
     config = task(data, start, out, items=MIXED, **changes)
     vlm = reason_grpo._begin(config)
-    run = Results(folder=out, stage="reason-grpo", items=[], max_new_tokens=5)
-    return vlm, _trainer(config, vlm, lessons(str(data), MIXED, size=32, seed=0), run, OWN)
+    run = TrainingRun(folder=out, stage="reason-grpo", items=[], max_new_tokens=5)
+    return vlm, _trainer(config, vlm, open_task_items(str(data), MIXED, size=32, seed=0), run, OWN)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sft_with_video_moves_all_weights_the_visual_ones_too(data, starts, family):
-    taught = lessons(str(data), MIXED, size=32, seed=0)
-    before = VLM.tiny(taught.texts(), dataclasses.replace(TINY, family=family)).model.state_dict()
+    parts = open_task_items(str(data), MIXED, size=32, seed=0)
+    before = VLM.tiny(parts.texts(), dataclasses.replace(TINY, family=family)).model.state_dict()
     after = weights(starts[family])
     assert any("visual" in k for k in before) and not [k for k in before if torch.equal(before[k], after[k])]
-    assert VLM.from_pretrained(starts[family]).display.shown == "video"
+    assert VLM.from_pretrained(starts[family]).encoder.shown == "video"
     figures = storage.read_manifest(starts[family], kind="vlm")["figures"]
     assert figures["items/arrow"] == figures["items/order"] == 6
 
@@ -62,7 +62,7 @@ def test_grpo_with_video_moves_the_visual_weights(data, starts, family, tmp_path
     made = train_reason_grpo(task(data, starts[family], tmp_path / "run", **changes), rewards=OWN)
     before, after = weights(starts[family]), weights(made)
     still = [k for k in before if torch.equal(before[k], after[k])]
-    assert not still and VLM.from_pretrained(made).display.shown == "video"
+    assert not still and VLM.from_pretrained(made).encoder.shown == "video"
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     kl = [line["kl"] for line in lines if "kl" in line]
     assert kl and abs(kl[0]) < 1e-6, "the reference sees the video too"
@@ -122,7 +122,7 @@ def test_a_group_is_made_once_and_given_to_the_rewards(data, starts, tmp_path, m
 
 def test_clips_can_be_shown_as_pictures_after_all(data, starts, tmp_path):
     vlm, trainer = trainer_of(data, starts["qwen3_vl"], tmp_path, shown="images")
-    assert vlm.display.shown == "images" and "images" in trainer.train_dataset[0]
+    assert vlm.encoder.shown == "images" and "images" in trainer.train_dataset[0]
 
 
 def test_vllm_is_asked_for_before_anything_is_done(data, starts, tmp_path, monkeypatch):

@@ -1,5 +1,4 @@
 """Multiple-choice questions about videos in a folder: read, asked, counted; and items written as such a folder.
 
-The layout is that of the public Cosmos-Reason1 benchmark (`worldsim.reason.benchmark.layout`). Not for training, and not
-for items that are made from videos (`worldsim.reason.tasks`).
+The layout is that of the public Cosmos-Reason1 benchmark (`worldsim.reason.benchmark.format`).
 """

@@ -1,7 +1,4 @@
-"""A whole run: a benchmark folder, a model folder, and eval.json with what came of it.
-
-Not for printing (`worldsim.cli.reason_eval`).
-"""
+"""A run: a benchmark folder, a model folder, and eval.json with the answers and figures."""
 
 import dataclasses
 import importlib.metadata
@@ -15,13 +12,13 @@ import torch
 
 from worldsim import __version__, storage
 from worldsim.errors import InvalidInputError, WorldsimError, unknown_name
-from worldsim.reason.benchmark.asking import Asking, Outcome, Watch, ask_all, rehearse
-from worldsim.reason.benchmark.clips import Clips, View, Wording
-from worldsim.reason.benchmark.folder import Benchmark, read_benchmark
-from worldsim.reason.benchmark.layout import Question
-from worldsim.reason.benchmark.ledger import Ledger
-from worldsim.reason.item import Item
-from worldsim.reason.vlm import VLM
+from worldsim.progress import Progress, silent
+from worldsim.reason.benchmark.ask import AskSettings, BenchmarkResult, ask_all, dry_run
+from worldsim.reason.benchmark.format import BenchmarkQuestion
+from worldsim.reason.benchmark.read import Benchmark, QuestionItems, View, Wording, read_benchmark
+from worldsim.reason.benchmark.tally import Ledger
+from worldsim.reason.items.item import Item
+from worldsim.reason.vlm.model import VLM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PACKAGES = ("torch", "transformers", "torchvision", "safetensors", "av", "numpy", "scipy")
@@ -33,15 +30,15 @@ class EvalRequest:
     """What to evaluate, and how.
 
     Attributes:
-        folder: Benchmark folder, as `worldsim.reason.benchmark.folder.read_benchmark` reads it.
-        model: Model folder, as `worldsim.reason.vlm.VLM.from_pretrained` reads it.
+        folder: Benchmark folder, as `worldsim.reason.benchmark.read.read_benchmark` reads it.
+        model: Model folder, as `worldsim.reason.vlm.model.VLM.from_pretrained` reads it.
         datasets: Which datasets of the folder; all by default.
         limit: Most questions of each dataset; None for all.
-        seed: Chooses the questions of a limit, and whose frames a blindfolded model sees.
+        seed: Chooses the questions of a limit, and whose frames the blind control shows.
         frames: Most frames of a clip.
         size: Side of the frames in pixels; 0 for what the model was trained with, 256 where that is not known.
         wording: As `View`; empty for "words" where worldsim trained or saved the model, else "letters".
-        fast: As `Asking`; so are blind, max_new_tokens, batch and bad_share.
+        fast: As `AskSettings`; so are blind, max_new_tokens, batch and bad_share.
         device: Where the model runs; empty for an accelerator where there is one.
         dtype: Of the weights: float32, bfloat16 or float16; empty for float32 on a CPU, else bfloat16.
     """
@@ -77,17 +74,17 @@ class Prepared:
 
     request: EvalRequest
     benchmark: Benchmark
-    questions: tuple[Question, ...]
+    questions: tuple[BenchmarkQuestion, ...]
     vlm: VLM
-    how: Asking
+    how: AskSettings
 
-    def look(self, count: int = 4) -> list[Item]:
-        """The first few readable questions of each dataset as the model is shown them, each under its own name.
+    def preview(self, count: int = 4) -> list[Item]:
+        """The first few readable questions of each dataset as the model is shown them, each with its own name.
 
         Raises:
             InvalidInputError: No clip can be read.
         """
-        clips = Clips(self.how.view)
+        clips = QuestionItems(self.how.view)
         found: dict[str, list[Item]] = {q.dataset: [] for q in self.questions}
         for one in self.questions:
             if len(found[one.dataset]) < count:
@@ -99,24 +96,24 @@ class Prepared:
             raise InvalidInputError(f"No clip in {self.request.folder} can be read. Restore them.")
         return items
 
-    def rehearse(self, *, watch: Watch = lambda done, total: None) -> tuple[float, dict[str, str]]:
-        """Open every clip and ask one question; nothing is written. As `worldsim.reason.benchmark.asking.rehearse`."""
-        return rehearse(self.vlm, self.questions, self.how, watch=watch)
+    def dry_run(self, *, progress: Progress = silent) -> tuple[float, dict[str, str]]:
+        """Open every clip and ask one question; nothing is written. As `worldsim.reason.benchmark.ask.dry_run`."""
+        return dry_run(self.vlm, self.questions, self.how, progress=progress)
 
-    def run(self, out: str | Path, *, command: str = "", watch: Watch = lambda done, total: None) -> Outcome:
+    def run(self, out: str | Path, *, command: str = "", progress: Progress = silent) -> BenchmarkResult:
         """Ask what `out`/eval.json lacks; one process at a time.
 
         Args:
             out: Run folder, begun or continued.
             command: What the user typed, to be kept.
-            watch: Told how far it is.
+            progress: Called after each batch.
 
         Raises:
             WorldsimError: As `Ledger` and `ask_all`.
         """
         settings = self.settings()
         ledger = Ledger(out, settings=settings, facts=self._facts(command, digest=settings["model"]))
-        return ask_all(self.vlm, self.questions, self.how, ledger=ledger, bad=self.benchmark.bad, watch=watch)
+        return ask_all(self.vlm, self.questions, self.how, ledger=ledger, bad=self.benchmark.bad, progress=progress)
 
     def settings(self) -> dict[str, Any]:
         """What decides an answer, as JSON values."""
@@ -157,11 +154,11 @@ def prepare(request: EvalRequest) -> Prepared:
     """
     benchmark = read_benchmark(request.folder, datasets=request.datasets, bad_share=request.bad_share)
     questions = benchmark.drawn(limit=request.limit, seed=request.seed)
-    device, dtype = _place(request)
+    device, dtype = _device_and_dtype(request)
     vlm = VLM.from_pretrained(request.model, dtype=dtype)
     vlm.model.to(device)
     trained = _manifest(request.model)
-    how = Asking(
+    how = AskSettings(
         view=View(
             frames=request.frames,
             size=request.size or _size(trained, vlm),
@@ -176,7 +173,7 @@ def prepare(request: EvalRequest) -> Prepared:
     return Prepared(request=request, benchmark=benchmark, questions=questions, vlm=vlm, how=how)
 
 
-def _place(request: EvalRequest) -> tuple[torch.device, torch.dtype]:
+def _device_and_dtype(request: EvalRequest) -> tuple[torch.device, torch.dtype]:
     """Device and dtype."""
     try:
         device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -191,7 +188,7 @@ def _place(request: EvalRequest) -> tuple[torch.device, torch.dtype]:
 
 
 def _manifest(model: str) -> dict[str, Any] | None:
-    """What worldsim noted beside the weights, or None where it did not write the folder."""
+    """The manifest that worldsim wrote beside the weights, or None where it did not write the folder."""
     path = Path(model) / storage.MANIFEST
     found = storage.read_json(path) if path.is_file() else None
     return found if isinstance(found, dict) else None

@@ -1,36 +1,37 @@
-"""Actions in words: which of four directions, and how strongly. For the tasks about actions."""
+"""Actions as words: which of four directions, and how strongly."""
 
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.footage import Floats, Footage
+from worldsim.reason.items.footage import Floats, Footage
 
 DIRECTIONS = ("right", "left", "up", "down")
-"""First number of the action up and down, then the second, as a picture with x to the right and y up shows them."""
+"""Motion along x up and down, then along y, as a picture with x to the right and y up shows it."""
 
 
-def strongest(footage: Footage, *, task: str) -> Floats:
-    """Largest absolute action of the footage in each of its first two numbers, [2].
+def peak_action(footage: Footage, *, task: str) -> Floats:
+    """Largest absolute action of the footage along x and y, [2].
 
     Raises:
-        InvalidInputError: Some video has no actions, or fewer than two numbers in them.
+        InvalidInputError: Some video has no actions, or its layout does not say which of their numbers move the agent.
     """
-    for card in footage.cards:
-        if card.action is None or card.action.shape[1] < 2:
+    for about in footage.summaries:
+        if about.action_xy is None:
             raise InvalidInputError(
-                f"Task {task} needs actions of two numbers at least; video {card.origin.episode} has "
-                f"{'none' if card.action is None else card.action.shape[1]}. Leave the task out for this source."
+                f"Task {task} asks in which direction the agent moves, and video {about.provenance.episode} has no actions, "
+                "or its task is not known. Give the columns that move it along x and y (items.layout.action=[0,1]), or "
+                "leave the task out for this source."
             )
-    actions = np.concatenate([c.action[:, :2] for c in footage.cards if c.action is not None])
+    actions = np.concatenate([s.action_xy for s in footage.summaries if s.action_xy is not None])
     peak: Floats = np.abs(actions).max(axis=0).astype(np.float32) + 1e-9
     return peak
 
 
 def mean_action(footage: Footage, video: int, first: int, count: int) -> Floats:
     """Mean of `count` actions from `first` on, [2]."""
-    action = footage.cards[video].action
-    assert action is not None, "checked by `strongest`"
-    mean: Floats = action[first : first + count, :2].mean(axis=0)
+    action = footage.summaries[video].action_xy
+    assert action is not None, "checked by `peak_action`"
+    mean: Floats = action[first : first + count].mean(axis=0)
     return mean
 
 
@@ -40,7 +41,7 @@ def direction(share: Floats) -> int:
     return 2 * axis + int(share[axis] < 0)
 
 
-def in_words(share: Floats) -> str:
+def describe_action(share: Floats) -> str:
     """An action [2] in -1..1 per axis as two directions with a digit 0 to 9 each."""
     parts = [f"{DIRECTIONS[2 * i + int(s < 0)]} {min(9, round(9 * abs(float(s))))}" for i, s in enumerate(share)]
     return " ".join(parts)

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from worldsim.reason.footage import Footage
-from worldsim.reason.item import Item, ask
-from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import eventful, level, traits, windows
+from worldsim.reason.items.footage import Footage
+from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.windows import balance, find_windows, frame_features, most_eventful
+from worldsim.reason.tasks.base import ItemRequest, QuestionPool, make_clip_item
 
 OPTIONS = ("forward", "backward")
 
@@ -14,7 +14,7 @@ OPTIONS = ("forward", "backward")
 class ArrowConfig:
     """Clips of `frames` frames, every `stride`-th; of at most `most` clips the `eventful` share, of these the `level` share.
 
-    Few clips are soon known by heart: a critic that was shown 800 again and again was right in 84 % of new ones.
+    Few clips are soon memorised: a critic trained on 800 was right on 84 % of new ones.
     """
 
     frames: int = 8
@@ -24,7 +24,7 @@ class ArrowConfig:
     most: int = 32768
 
 
-class Arrow:
+class ArrowTask:
     """Clips shown as they are or backward."""
 
     name = "arrow"
@@ -33,33 +33,27 @@ class Arrow:
     def __init__(self, config: ArrowConfig | None = None) -> None:
         self.config = config or ArrowConfig()
 
-    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+    def plan(self, footage: Footage, key: int) -> tuple[QuestionPool, ...]:
         """Eventful clips, such that frame t looks on average as frame F - 1 - t does."""
         c = self.config
         offsets = tuple(range(0, c.frames * c.stride, c.stride))
-        found = eventful(footage, windows(footage, offsets, key=key, most=c.most), share=c.eventful)
+        found = most_eventful(footage, find_windows(footage, offsets, key=key, most=c.most), share=c.eventful)
         half = c.frames // 2
-        seen = traits(footage, found)
+        seen = frame_features(footage, found)
         lean = (seen[:, ::-1] - seen)[:, :half].reshape(len(found), -1)
-        pool = tuple(found[i] for i in level(lean, keep=c.level))
-        return (Turn(labels=OPTIONS, pools=(pool,)),)
+        pool = tuple(found[i] for i in balance(lean, keep=c.level))
+        return (QuestionPool(labels=OPTIONS, pools=(pool,)),)
 
-    def make(self, footage: Footage, request: Request) -> Item:
-        """Turn the clip round or not."""
+    def make(self, footage: Footage, request: ItemRequest) -> Item:
+        """Reverse the clip or not."""
         window = request.window
         shown = window.frames if request.label == "forward" else window.frames[::-1]
-        return Item(
-            task=self.name,
-            group=footage.cards[window.video].origin.kind,
-            number=request.number,
-            prompt=ask("Does this video run forward or backward in time?", OPTIONS),
-            frames=footage.frames(window.video, shown),
+        return make_clip_item(
+            self,
+            footage,
+            request,
+            frames=shown,
+            prompt=format_prompt("Does this video run forward or backward in time?", OPTIONS),
             options=OPTIONS,
-            answer=request.label,
-            difficulty=window.difficulty,
-            think=footage.motion(window.video, shown),
-            provenance=footage.cards[window.video].origin,
-            taken=shown,
-            places=footage.places(window.video, shown),
-            clip=True,
+            think=footage.describe_motion(window.video, shown),
         )

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Protocol, overload
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.draw import Draw, balanced, key_of
-from worldsim.reason.footage import Footage
-from worldsim.reason.item import Item
-from worldsim.reason.windows import Window
+from worldsim.reason.items.choices import KeyedChoices, balanced_label, make_key
+from worldsim.reason.items.footage import Footage
+from worldsim.reason.items.item import Item
+from worldsim.reason.items.windows import Window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Turn:
+class QuestionPool:
     """One question with its labels.
 
     Attributes:
@@ -28,14 +28,20 @@ class Turn:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What one item is to be made of."""
+class ItemRequest:
+    """What one item is to be made of.
+
+    Attributes:
+        number: Of the item within its task.
+        label: The right answer.
+        window: Which frames of which video.
+        choices: For whatever else the item draws.
+    """
 
     number: int
-    turn: int
     label: str
     window: Window
-    draw: Draw
+    choices: KeyedChoices
 
 
 class Task(Protocol):
@@ -49,15 +55,61 @@ class Task(Protocol):
     def motion(self) -> bool:
         """Whether it is about motion, so that one frame must not give the answer away."""
 
-    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
-        """Sort clips by label; questions take turns.
+    def plan(self, footage: Footage, key: int) -> tuple[QuestionPool, ...]:
+        """Sort clips by label; questions alternate.
 
         Raises:
             InvalidInputError: The footage lacks what the task is about.
         """
 
-    def make(self, footage: Footage, request: Request) -> Item:
+    def make(self, footage: Footage, request: ItemRequest) -> Item:
         """Make one item; a pure function of its arguments."""
+
+
+def make_clip_item(
+    task: Task,
+    footage: Footage,
+    request: ItemRequest,
+    *,
+    frames: tuple[int, ...],
+    prompt: str,
+    options: tuple[str, ...],
+    think: str,
+    group: str = "",
+    facts: bool = True,
+    clip: bool = True,
+) -> Item:
+    """An item that shows unedited frames of the request's video.
+
+    Args:
+        task: The task.
+        footage: The videos.
+        request: What is wanted.
+        frames: Numbers of the frames, in the order shown.
+        prompt: As in `Item`; so are options, think and clip.
+        options: The possible answers.
+        think: The reasons for the answer.
+        group: Kind of clip within the task; by default what made the video.
+        facts: Whether the item knows places and progress of its frames.
+        clip: Whether the frames are in order of time.
+    """
+    window = request.window
+    provenance = footage.summaries[window.video].provenance
+    return Item(
+        task=task.name,
+        group=group or provenance.kind,
+        number=request.number,
+        prompt=prompt,
+        frames=footage.frames(window.video, frames),
+        options=options,
+        answer=request.label,
+        difficulty=window.difficulty,
+        think=think,
+        provenance=provenance,
+        taken=frames,
+        frame_facts=footage.frame_facts(window.video, frames) if facts else None,
+        clip=clip,
+    )
 
 
 class Items(Sequence[Item]):
@@ -80,13 +132,8 @@ class Items(Sequence[Item]):
         if count < 1:
             raise InvalidInputError(f"count must be at least 1; got {count}.")
         self.task, self.footage, self._count = task, footage, count
-        self._key = key_of(task.name, seed, split)
-        self._turns = task.plan(footage, self._key)
-
-    @property
-    def distinct(self) -> int:
-        """How many different clips there are."""
-        return len({(w.video, w.frames) for t in self._turns for pool in t.pools for w in pool})
+        self._key = make_key(task.name, seed, split)
+        self._questions = task.plan(footage, self._key)
 
     def __len__(self) -> int:
         return self._count
@@ -104,12 +151,15 @@ class Items(Sequence[Item]):
         k = index + self._count if index < 0 else index
         if not 0 <= k < self._count:
             raise IndexError(f"Item {index} of {self._count}")
-        number, turn = k // len(self._turns), k % len(self._turns)
-        labels, pools = self._turns[turn].labels, self._turns[turn].pools
-        label = balanced(key_of(self._key, turn), number, len(labels))
+        number, question = k // len(self._questions), k % len(self._questions)
+        labels, pools = self._questions[question].labels, self._questions[question].pools
+        label = balanced_label(make_key(self._key, question), number, len(labels))
         pool = pools[label] if len(pools) > 1 else pools[0]
         place = number // len(labels) if len(pools) > 1 else number
-        request = Request(
-            number=k, turn=turn, label=labels[label], window=pool[place % len(pool)], draw=Draw(self._key, "item", k)
+        request = ItemRequest(
+            number=k,
+            label=labels[label],
+            window=pool[place % len(pool)],
+            choices=KeyedChoices(self._key, "item", k),
         )
         return self.task.make(self.footage, request)

@@ -3,10 +3,10 @@
 import dataclasses
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.footage import Footage
-from worldsim.reason.item import Item, ask
-from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import mixed, windows
+from worldsim.reason.items.footage import Footage
+from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.windows import find_windows, shuffle
+from worldsim.reason.tasks.base import ItemRequest, QuestionPool, make_clip_item
 
 OPTIONS = ("real", "dreamed")
 
@@ -19,7 +19,7 @@ class DreamedConfig:
     stride: int = 3
 
 
-class Dreamed:
+class DreamedTask:
     """Clips of both kinds."""
 
     name = "dreamed"
@@ -28,36 +28,34 @@ class Dreamed:
     def __init__(self, config: DreamedConfig | None = None) -> None:
         self.config = config or DreamedConfig()
 
-    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+    def plan(self, footage: Footage, key: int) -> tuple[QuestionPool, ...]:
         """Clips by kind; the later in a dream, the easier, for errors add up."""
         c = self.config
-        found = windows(footage, tuple(range(0, c.frames * c.stride, c.stride)), key=key)
-        found = [dataclasses.replace(w, difficulty=1 - w.frames[-1] / footage.cards[w.video].frames) for w in found]
-        kinds = [[w for w in found if (footage.cards[w.video].origin.kind == "dream") == d] for d in (False, True)]
+        found = find_windows(footage, tuple(range(0, c.frames * c.stride, c.stride)), key=key)
+        found = [dataclasses.replace(w, difficulty=1 - w.frames[-1] / footage.summaries[w.video].frames) for w in found]
+        kinds = [
+            [w for w in found if (footage.summaries[w.video].provenance.kind == "dream") == d] for d in (False, True)
+        ]
         if not all(kinds):
             raise InvalidInputError(
                 f"Real and dreamed clips are both needed; got {len(kinds[0])} and {len(kinds[1])}. Join a source of "
                 "recorded videos with one that a world dreamed."
             )
-        return (Turn(labels=OPTIONS, pools=tuple(mixed(pool, key) for pool in kinds)),)
+        return (QuestionPool(labels=OPTIONS, pools=tuple(shuffle(pool, key) for pool in kinds)),)
 
-    def make(self, footage: Footage, request: Request) -> Item:
-        """Show the clip. No read-out is given: dreams have no true state, so its presence would tell.
+    def make(self, footage: Footage, request: ItemRequest) -> Item:
+        """Show the clip, without thoughts or facts about its frames: dreams have no true state, so they would give it away.
 
-        Nor is it a clip that may be shown as a video where frame rates differ, for times would tell.
+        Where frame rates differ it is not shown as a video either, for the times would give it away.
         """
-        window = request.window
-        return Item(
-            task=self.name,
-            group=footage.cards[window.video].origin.kind,
-            number=request.number,
-            prompt=ask("Is this video real, or dreamed by a world model?", OPTIONS),
-            frames=footage.frames(window.video, window.frames),
+        return make_clip_item(
+            self,
+            footage,
+            request,
+            frames=request.window.frames,
+            prompt=format_prompt("Is this video real, or dreamed by a world model?", OPTIONS),
             options=OPTIONS,
-            answer=request.label,
-            difficulty=window.difficulty,
             think="",
-            provenance=footage.cards[window.video].origin,
-            taken=window.frames,
-            clip=len({c.origin.rate_hz for c in footage.cards}) == 1,
+            facts=False,
+            clip=len({s.provenance.rate_hz for s in footage.summaries}) == 1,
         )

@@ -1,7 +1,7 @@
 """Next action: in which of four directions does the agent act after the clip ends?
 
-A single frame may tell something, for a goal-directed agent acts on what stands where; how much is measured by
-`worldsim.reason.leak`, and where agents of the four answers are is levelled.
+A single frame gives something away, for a goal-directed agent acts on where things are; the places of agents are balanced
+between the four answers.
 """
 
 import dataclasses
@@ -9,11 +9,11 @@ import dataclasses
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.footage import Floats, Footage
-from worldsim.reason.item import Item, ask
-from worldsim.reason.tasks.actions import DIRECTIONS, direction, mean_action, strongest
-from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import Window, level, traits, windows
+from worldsim.reason.items.footage import Floats, Footage
+from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.windows import Window, balance, find_windows, frame_features
+from worldsim.reason.tasks.actions import DIRECTIONS, direction, mean_action, peak_action
+from worldsim.reason.tasks.base import ItemRequest, QuestionPool, make_clip_item
 
 _MOST = 16384
 """Windows that are searched: few of them end in a clear action."""
@@ -24,8 +24,8 @@ class NextActionConfig:
     """Clips of `frames` frames, every `stride`-th, before a clear action.
 
     The mean of the next `ahead` actions must reach `strong` of the strongest in one direction, and that must be `clear`
-    times the other axis. With `steady`, the last action of the clip must lean the same way, so that who sees the motion
-    can know. Of these clips the `level` share is used.
+    times the other axis. With `steady`, the last action of the clip must lean the same way, so that the motion
+    gives it away. Of these clips the `level` share is used.
     """
 
     frames: int = 8
@@ -37,7 +37,7 @@ class NextActionConfig:
     level: float = 0.2
 
 
-class NextAction:
+class NextActionTask:
     """Clips that end before the action in question."""
 
     name = "next_action"
@@ -46,12 +46,12 @@ class NextAction:
     def __init__(self, config: NextActionConfig | None = None) -> None:
         self.config = config or NextActionConfig()
 
-    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+    def plan(self, footage: Footage, key: int) -> tuple[QuestionPool, ...]:
         """Clips by direction, such that the directions' frames look alike on average."""
-        c, peak = self.config, strongest(footage, task=self.name)
+        c, peak = self.config, peak_action(footage, task=self.name)
         offsets = tuple(range(0, c.frames * c.stride, c.stride))
         pools: list[list[Window]] = [[], [], [], []]
-        for window in windows(footage, offsets, key=key, after=c.ahead, most=_MOST):
+        for window in find_windows(footage, offsets, key=key, after=c.ahead, most=_MOST):
             clear = self._clear(footage, window, peak)
             if clear is not None:
                 pools[clear[0]].append(dataclasses.replace(window, difficulty=clear[1]))
@@ -59,11 +59,11 @@ class NextAction:
         if empty:
             raise InvalidInputError(f"No clip is followed by an action {' or '.join(empty)}. Use more or other videos.")
         asked = np.linspace(0, c.frames - 1, 4).round().astype(int)
-        lean = [traits(footage, pool)[:, asked].reshape(len(pool), -1) for pool in pools]
+        lean = [frame_features(footage, pool)[:, asked].reshape(len(pool), -1) for pool in pools]
         middle = np.mean([rows.mean(axis=0) for rows in lean], axis=0)
-        chosen = [level(rows - middle, keep=c.level) for rows in lean]
+        chosen = [balance(rows - middle, keep=c.level) for rows in lean]
         kept = tuple(tuple(pool[i] for i in rows) for pool, rows in zip(pools, chosen, strict=True))
-        return (Turn(labels=DIRECTIONS, pools=kept),)
+        return (QuestionPool(labels=DIRECTIONS, pools=kept),)
 
     def _clear(self, footage: Footage, window: Window, peak: Floats) -> tuple[int, float] | None:
         """Direction and difficulty of what follows a clip; None where it is not clear, or the agent is held back."""
@@ -75,26 +75,20 @@ class NextAction:
             return None
         if c.steady and (direction(before) != where or float(np.abs(before).max()) < c.strong):
             return None
-        place = footage.cards[window.video].place
+        place = footage.summaries[window.video].agent_xy
         if place is not None and direction(place[last + c.ahead] - place[last]) != where:
             return None
         return where, min(1.0, c.clear * least / most)
 
-    def make(self, footage: Footage, request: Request) -> Item:
+    def make(self, footage: Footage, request: ItemRequest) -> Item:
         """Show the clip."""
         window = request.window
-        return Item(
-            task=self.name,
-            group=footage.cards[window.video].origin.kind,
-            number=request.number,
-            prompt=ask("In which direction does the robot move next?", DIRECTIONS),
-            frames=footage.frames(window.video, window.frames),
+        return make_clip_item(
+            self,
+            footage,
+            request,
+            frames=window.frames,
+            prompt=format_prompt("In which direction does the robot move next?", DIRECTIONS),
             options=DIRECTIONS,
-            answer=request.label,
-            difficulty=window.difficulty,
-            think=footage.readout(window.video, window.frames),
-            provenance=footage.cards[window.video].origin,
-            taken=window.frames,
-            places=footage.places(window.video, window.frames),
-            clip=True,
+            think=footage.describe_places(window.video, window.frames),
         )

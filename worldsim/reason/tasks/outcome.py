@@ -1,4 +1,4 @@
-"""Task outcome: did the robot succeed, and how far did it get? The two questions take turns."""
+"""Task outcome: did the robot succeed, and how far did it get? The two questions alternate."""
 
 import dataclasses
 from typing import Literal
@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.footage import Footage
-from worldsim.reason.item import Item, ask
-from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.windows import Window, mixed
+from worldsim.reason.items.footage import Footage
+from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.video import spread_frames
+from worldsim.reason.items.windows import Window, shuffle
+from worldsim.reason.tasks.base import ItemRequest, QuestionPool, make_clip_item
 
 OPTIONS = ("yes", "no")
 BINS = ("0-20", "20-40", "40-60", "60-80", "80-100")
@@ -32,13 +33,8 @@ class OutcomeConfig:
     task: str = ""
 
 
-def spread(count: int, frames: int) -> tuple[int, ...]:
-    """`frames` frame numbers over `count` frames, first and last included; repeated where there are fewer."""
-    return tuple(np.linspace(0, count - 1, frames).round().astype(int).tolist())
-
-
 def wording(about: About, task: str = "") -> tuple[str, tuple[str, ...]]:
-    """Prompt and options of a question; the critic's judgements use the same.
+    """Prompt and options of a question; the critic asks the same.
 
     Args:
         about: Which question.
@@ -46,10 +42,10 @@ def wording(about: About, task: str = "") -> tuple[str, tuple[str, ...]]:
     """
     question = "Did the robot succeed?" if about == "success" else "How far did the robot get, in per cent?"
     options = OPTIONS if about == "success" else BINS
-    return ask(f"{task} {question}".strip(), options), options
+    return format_prompt(f"{task} {question}".strip(), options), options
 
 
-class Outcome:
+class OutcomeTask:
     """Whole episodes."""
 
     name = "outcome"
@@ -58,7 +54,7 @@ class Outcome:
     def __init__(self, config: OutcomeConfig | None = None) -> None:
         self.config = config or OutcomeConfig()
 
-    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
+    def plan(self, footage: Footage, key: int) -> tuple[QuestionPool, ...]:
         """Episodes by outcome; where an episode is near the middle of its answer it is easy."""
         turns = []
         if self.config.about in ("success", "both"):
@@ -67,19 +63,21 @@ class Outcome:
             turns.append(self._progress(footage, key))
         return tuple(turns)
 
-    def _success(self, footage: Footage, key: int) -> Turn:
-        known = [(v, c.success) for v, c in enumerate(footage.cards) if c.success is not None]
-        pools = [[self._whole(footage, v, _doubt(s)) for v, s in known if (s >= 0.5) == good] for good in (True, False)]
+    def _success(self, footage: Footage, key: int) -> QuestionPool:
+        known = [(v, c.success) for v, c in enumerate(footage.summaries) if c.success is not None]
+        pools = [
+            [self._whole(footage, v, _difficulty(s)) for v, s in known if (s >= 0.5) == good] for good in (True, False)
+        ]
         if not all(pools):
             raise InvalidInputError(
                 f"Of {len(footage)} videos {len(pools[0])} are known to succeed and {len(pools[1])} to fail; both are "
                 "needed to ask for success. Add others, or ask about progress only."
             )
-        return Turn(labels=OPTIONS, pools=tuple(mixed(pool, key) for pool in pools))
+        return QuestionPool(labels=OPTIONS, pools=tuple(shuffle(pool, key) for pool in pools))
 
-    def _progress(self, footage: Footage, key: int) -> Turn:
+    def _progress(self, footage: Footage, key: int) -> QuestionPool:
         pools: dict[str, list[Window]] = {}
-        for v, card in enumerate(footage.cards):
+        for v, card in enumerate(footage.summaries):
             if card.progress is not None and np.isfinite(card.progress[-1]):
                 place = min(max(float(card.progress[-1]), 0.0), 1.0) * 5
                 number = min(int(place), 4)
@@ -91,34 +89,30 @@ class Outcome:
                 "needed. Add others, or ask about success only."
             )
         labels = tuple(b for b in BINS if b in pools)
-        return Turn(labels=labels, pools=tuple(mixed(pools[b], key) for b in labels))
+        return QuestionPool(labels=labels, pools=tuple(shuffle(pools[b], key) for b in labels))
 
     def _whole(self, footage: Footage, video: int, difficulty: float) -> Window:
-        frames = spread(footage.cards[video].frames, self.config.frames)
+        frames = spread_frames(footage.summaries[video].frames, self.config.frames)
         return Window(video=video, frames=frames, difficulty=difficulty)
 
-    def make(self, footage: Footage, request: Request) -> Item:
+    def make(self, footage: Footage, request: ItemRequest) -> Item:
         """Show the episode."""
         window = request.window
         about: About = "success" if request.label in OPTIONS else "progress"
         prompt, options = wording(about, self.config.task)
-        return Item(
-            task=self.name,
-            group=about,
-            number=request.number,
+        progress = footage.describe_progress(window.video, window.frames)
+        return make_clip_item(
+            self,
+            footage,
+            request,
+            frames=window.frames,
             prompt=prompt,
-            frames=footage.frames(window.video, window.frames),
             options=options,
-            answer=request.label,
-            difficulty=window.difficulty,
-            think=footage.course(window.video, window.frames) or footage.readout(window.video, window.frames),
-            provenance=footage.cards[window.video].origin,
-            taken=window.frames,
-            places=footage.places(window.video, window.frames),
-            clip=True,
+            think=progress or footage.describe_places(window.video, window.frames),
+            group=about,
         )
 
 
-def _doubt(success: float) -> float:
+def _difficulty(success: float) -> float:
     """0 where it is certain, 1 at one half."""
     return 1 - 2 * abs(success - 0.5)

@@ -1,7 +1,7 @@
 """Object permanence: behind a bar, does the thing stay what it is, or does it vanish, appear or become another?
 
 The thing may be there, be missing or have another look before the bar comes, and again after it goes; all three are as
-frequent before and after, in honest and in faked clips alike, so that no frame alone tells.
+frequent before and after, in unedited and in edited clips alike, so that no single frame gives the answer away.
 """
 
 import dataclasses
@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from worldsim.reason.footage import Footage
-from worldsim.reason.item import Item, ask
-from worldsim.reason.scene import Scene, scene
-from worldsim.reason.tasks.base import Request, Turn
-from worldsim.reason.video import fitted
-from worldsim.reason.windows import mixed, windows
+from worldsim.reason.items.footage import Footage
+from worldsim.reason.items.item import FrameFacts, Item, format_prompt
+from worldsim.reason.items.video import resize_frames
+from worldsim.reason.items.windows import find_windows, shuffle
+from worldsim.reason.tasks.base import ItemRequest, QuestionPool
+from worldsim.reason.tasks.scene import Scene, find_scene
 
 OPTIONS = ("yes", "no")
 STATES = ("there", "missing", "other")
@@ -28,7 +28,7 @@ _SCENES: WeakKeyDictionary[Footage, dict[int, Scene]] = WeakKeyDictionary()
 class PermanenceConfig:
     """Clips of `frames` frames, every `stride`-th.
 
-    The bar stands in the middle `hidden` ones, `margin_px` (of a frame of 64) wider than the thing on each side.
+    The bar covers the middle `hidden` ones, `margin_px` (of a frame of 64) wider than the thing on each side.
     """
 
     frames: int = 8
@@ -37,8 +37,8 @@ class PermanenceConfig:
     margin_px: int = 3
 
 
-class Permanence:
-    """Clips whose second part may show another scene than the first."""
+class PermanenceTask:
+    """Clips whose second half may show another scene than the first."""
 
     name = "permanence"
     motion = True
@@ -46,17 +46,17 @@ class Permanence:
     def __init__(self, config: PermanenceConfig | None = None) -> None:
         self.config = config or PermanenceConfig()
 
-    def plan(self, footage: Footage, key: int) -> tuple[Turn, ...]:
-        """Any clips of a scene in which a thing can be told from the background."""
+    def plan(self, footage: Footage, key: int) -> tuple[QuestionPool, ...]:
+        """Any clips of a scene in which a thing can be separated from the background."""
         _scene(footage, _side(footage))  # says at once if there is none
         offsets = tuple(range(0, self.config.frames * self.config.stride, self.config.stride))
-        return (Turn(labels=OPTIONS, pools=(mixed(windows(footage, offsets, key=key), key),)),)
+        return (QuestionPool(labels=OPTIONS, pools=(shuffle(find_windows(footage, offsets, key=key), key),)),)
 
-    def make(self, footage: Footage, request: Request) -> Item:
+    def make(self, footage: Footage, request: ItemRequest) -> Item:
         """Edit before and after the bar, and draw the bar."""
-        window, draw, side = request.window, request.draw, _side(footage)
-        before = draw.below(3)
-        after = before if request.label == "yes" else (before + 1 + draw.below(2)) % 3
+        window, choices, side = request.window, request.choices, _side(footage)
+        before = choices.below(3)
+        after = before if request.label == "yes" else (before + 1 + choices.below(2)) % 3
         frames = footage.frames(window.video, window.frames, size=side)
         thing = _scene(footage, side)
         first = (self.config.frames - self.config.hidden) // 2
@@ -69,24 +69,24 @@ class Permanence:
         columns = self._columns(thing, frames[max(0, first - 1) : last + 1])
         shown = torch.cat(parts).clone()
         shown[first:last, :, columns] = torch.tensor(BAR_RGB, dtype=torch.uint8)
-        seen = [STATES[before]] * first + ["hidden"] * self.config.hidden
-        seen += [STATES[after]] * (self.config.frames - last)
+        labels = [STATES[before]] * first + ["hidden"] * self.config.hidden
+        labels += [STATES[after]] * (self.config.frames - last)
         width = (columns.stop - columns.start) / side
         return Item(
             task=self.name,
             group=_group(STATES[before], STATES[after]),
             number=request.number,
-            prompt=ask(
+            prompt=format_prompt(
                 "A bar hides a part of the scene for a while. Does every object stay what it was behind it?", OPTIONS
             ),
-            frames=fitted(shown, footage.size),
+            frames=resize_frames(shown, footage.size),
             options=OPTIONS,
             answer=request.label,
             difficulty=0.25 + 0.5 * width + (0.25 if "other" in (STATES[before], STATES[after]) else 0.0),
             think=f"{STATES[before]} before; {STATES[after]} after",
-            provenance=footage.cards[window.video].origin,
+            provenance=footage.summaries[window.video].provenance,
             taken=window.frames,
-            readout=" ".join(seen),
+            frame_facts=FrameFacts(labels=tuple(labels)),
             clip=True,
         )
 
@@ -116,11 +116,11 @@ def _group(before: str, after: str) -> str:
 
 def _side(footage: Footage) -> int:
     """Pixels that edits are made at: twice what is shown, if the videos have them."""
-    return 2 * footage.size if footage.cards[0].side_px >= 2 * footage.size else footage.size
+    return 2 * footage.size if footage.summaries[0].side_px >= 2 * footage.size else footage.size
 
 
 def _scene(footage: Footage, side: int) -> Scene:
     known = _SCENES.setdefault(footage, {})
     if side not in known:
-        known[side] = scene(footage, size=side)
+        known[side] = find_scene(footage, size=side)
     return known[side]

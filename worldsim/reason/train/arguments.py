@@ -1,4 +1,4 @@
-"""Settings that both trainings of a critic hand to TRL, and which weights learn. Not for the trainings themselves."""
+"""Settings that both trainings of a critic pass to TRL, and which weights are trained."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from worldsim.errors import InvalidInputError, missing_extra, unknown_name
-from worldsim.reason.display import SHOWN
-from worldsim.reason.tower import TOWER
-from worldsim.reason.vlm import VLM
+from worldsim.reason.vlm.attention import TOWER
+from worldsim.reason.vlm.encode import FRAME_MODES
+from worldsim.reason.vlm.model import VLM
 
 Showing = Literal["", "images", "video"]
 """How clips are shown; empty leaves it to the model to begin with, and is images for a new one."""
 
 
-def checked(shown: str) -> None:
+def check_frame_mode(shown: str) -> None:
     """Refuse an unknown way to show frames.
 
     Raises:
         UnknownNameError: There is no such way.
     """
-    if shown and shown not in SHOWN:
-        raise unknown_name("way to show frames", shown, SHOWN)
+    if shown and shown not in FRAME_MODES:
+        raise unknown_name("way to show frames", shown, FRAME_MODES)
 
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
-"""How the learning rate goes on after its warm-up, and what transformers call that."""
+"""The learning rate's schedule after the warm-up, and what transformers call that."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,29 +68,29 @@ class Adapter:
 
 
 @contextmanager
-def tower(vlm: VLM, *, frozen: bool) -> Iterator[None]:
-    """Keep the vision tower as it is while something is trained, or not.
+def freeze_tower(vlm: VLM, *, wanted: bool) -> Iterator[None]:
+    """Freeze the vision tower for the length of the block, where that is wanted.
 
     Raises:
         InvalidInputError: The model has none of the name that Qwen-VL and Cosmos models give it.
     """
-    found = getattr(vlm.plain.model, TOWER, None)
-    if found is None and frozen:
+    found = getattr(vlm.base_model.model, TOWER, None)
+    if found is None and wanted:
         raise InvalidInputError(
             f"This model's vision tower is not called {TOWER}, so it is not found. Set tower=train."
         )
-    still = [] if found is None or not frozen else list(found.parameters())
-    for weight in still:
+    frozen = [] if found is None or not wanted else list(found.parameters())
+    for weight in frozen:
         weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in still:
+        for weight in frozen:
             weight.requires_grad_(True)
 
 
-class Settings(Protocol):
-    """What both recipes are told about the optimiser and the machine."""
+class OptimizerSettings(Protocol):
+    """The settings of optimiser and machine that both recipes have."""
 
     @property
     def steps(self) -> int:
@@ -133,7 +133,7 @@ class Settings(Protocol):
         """Of everything."""
 
 
-def arguments(config: Settings, *, checkpoints: Path, logging: int) -> dict[str, Any]:
+def trl_arguments(config: OptimizerSettings, *, checkpoints: Path, logging: int) -> dict[str, Any]:
     """What TRL's two configs have in common."""
     return {
         "output_dir": str(checkpoints),

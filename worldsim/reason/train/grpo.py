@@ -1,36 +1,39 @@
 """`worldsim train reason-grpo`: a critic learns from its own replies, rewarded where the answer is right.
 
 The training is TRL's GRPOTrainer with plain reward functions. The start must answer some items and miss others: a group of
-replies that are all right or all wrong teaches nothing. Not for teaching to see (`worldsim.reason.train.sft`).
+replies that are all right or all wrong teaches nothing.
+
+Shape legend: B replies, L tokens.
 """
 
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from worldsim import storage
 from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, MissingExtraError, missing_extra, unknown_name
 from worldsim.optimize import Watch
-from worldsim.reason.item import Item
-from worldsim.reason.rewards import Reward, guarded
-from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, arguments, checked, tower
-from worldsim.reason.train.items import AskedItems, lessons
-from worldsim.reason.train.own_items import Taught, own_lessons
-from worldsim.reason.train.rewards import REWARDS, named_rewards, unteachable
-from worldsim.reason.train.run import Results, is_done, placed, results, trained
-from worldsim.reason.train.video_grpo import sighted
-from worldsim.reason.vlm import VLM
+from worldsim.reason.items.item import Item
+from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, check_frame_mode, freeze_tower, trl_arguments
+from worldsim.reason.train.items import ItemsConfig, TrainingItems, open_task_items, split_items
+from worldsim.reason.train.rewards import REWARDS, Reward, check_reward, named_rewards, reward_warnings
+from worldsim.reason.train.run import TrainingRun, claim_run, is_done, place_model, run_trainer
+from worldsim.reason.vlm.model import VLM
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainReasonGrpo:
-    """Everything `train_reason_grpo` is told.
+    """The settings of `train_reason_grpo`.
 
     Attributes:
         data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``. Items of
@@ -44,18 +47,18 @@ class TrainReasonGrpo:
         batch: Replies per step.
         group: Replies per item, which are compared with each other.
         lr: Learning rate after the warm-up.
-        schedule: How it goes on: constant or cosine.
+        schedule: After the warm-up: constant or cosine.
         warmup: Steps of the linear warm-up.
         beta2: Of AdamW.
         clip: Largest gradient norm.
         temperature: At which replies are drawn.
         kl: Weight of the divergence from the start (TRL's beta); above 0 a second copy of the model is kept.
         loss: TRL's name of the loss.
-        tower: Whether the vision tower learns too: train or freeze. Freeze one that was warmed up: a bit a reply teaches
-            little about seeing and can undo it, and a step costs a quarter less.
+        tower: Whether the vision tower learns too: train or freeze. Freeze one that was warmed up: one bit of reward a
+            reply teaches little about seeing and can undo it, and a step costs a quarter less.
         rewards: Names out of REWARDS.
         reward_weights: Of each.
-        max_new_tokens: Longest reply. It must hold the thoughts the start has learned.
+        max_new_tokens: Longest reply. The thoughts that the initial model has learned must fit.
         adapter: LoRA.
         evaluate_every: Steps between evaluations on held-out items; 0 for none before the end.
         save_every: Steps between checkpoints.
@@ -63,7 +66,7 @@ class TrainReasonGrpo:
         bf16: Train in bfloat16 autocast.
         cpu: Stay on the CPU where there is an accelerator too.
         seed: Of items and replies.
-        shown: How clips are shown: images or video; empty shows them as the start was shown them.
+        shown: How clips are shown: images or video; by default as the initial model was shown them.
 
     Raises:
         InvalidInputError: A number is out of range, or rewards and weights do not match.
@@ -74,7 +77,7 @@ class TrainReasonGrpo:
     out: str
     model: str = ""
     size: int = 0
-    items: AskedItems = dataclasses.field(default_factory=AskedItems)
+    items: ItemsConfig = dataclasses.field(default_factory=ItemsConfig)
     curriculum: Literal["none", "difficulty"] = "none"
     steps: int = 100
     batch: int = 64
@@ -101,7 +104,7 @@ class TrainReasonGrpo:
     shown: Showing = ""
 
     def __post_init__(self) -> None:
-        checked(self.shown)
+        check_frame_mode(self.shown)
         if min(self.steps, self.save_every) < 1 or self.group < 2 or self.batch < 1 or self.batch % self.group:
             raise InvalidInputError(
                 "steps and save_every must be >= 1, group >= 2 and batch a multiple of it; got "
@@ -134,9 +137,9 @@ def train_reason_grpo(
     Args:
         config: What to do.
         watch: Progress callback.
-        rewards: Further rewards of one's own by name, with weight 1 each; called as TRL does, with the columns answer,
+        rewards: Further rewards by name, with weight 1 each; called as TRL does, with the columns answer,
             task, group, number, row and item.
-        items: Items of one's own instead of tasks about `data`, for example `worldsim.reason.clips.ClipItems`. A share
+        items: Items of one's own instead of tasks about `data`, for example `worldsim.reason.items.own_clips.ClipItems`. A share
             of their videos is held out; ``config.items`` says which.
 
     Returns:
@@ -151,27 +154,27 @@ def train_reason_grpo(
     """
     _installed(config)
     out = Path(config.out)
-    own = None if items is None else own_lessons(items, config.items, seed=config.seed)
-    if is_done(out, config, own=own):
+    own = None if items is None else split_items(items, config.items, seed=config.seed)
+    if is_done(out, config, items_digest=own.digest if own else ""):
         return out / "model"
     vlm = _begin(config)
-    taught = own or lessons(config.data, config.items, size=config.size or _size(config.model), seed=config.seed)
+    data = own or open_task_items(config.data, config.items, size=config.size or _size(config.model), seed=config.seed)
     start_digest = storage.folder_digest(Path(config.model))
-    with results(config.out, config, digest=start_digest, own=own), one_thread(config.cpu):
-        run = Results(
+    with claim_run(config.out, config, digest=start_digest, items_digest=data.digest), one_thread(config.cpu):
+        run = TrainingRun(
             folder=out,
             stage="reason-grpo",
-            items=taught.to_examine(config.items.glance),
+            items=data.held_out(config.items.quick_eval),
             max_new_tokens=config.max_new_tokens,
             watch=watch,
         )
-        exam = taught.to_examine(config.items.exam)
-        start = run.first(vlm, exam)
-        for text in unteachable(start, exam):
+        final_eval = data.held_out(config.items.final_eval)
+        start = run.first(vlm, final_eval)
+        for text in reward_warnings(start, final_eval):
             _LOG.warning(text)
-        with tower(vlm, frozen=config.tower == "freeze"):
-            trained(
-                lambda: _trainer(config, vlm, taught, run, rewards or {}),
+        with freeze_tower(vlm, wanted=config.tower == "freeze"):
+            run_trainer(
+                lambda: _trainer(config, vlm, data, run, rewards or {}),
                 run,
                 vlm,
                 evaluate_every=config.evaluate_every,
@@ -180,14 +183,14 @@ def train_reason_grpo(
             "config": storage.to_json(config),
             "core_seconds": _costs(config.model),
             "start_figures": start,
-            "skipped_videos": len(taught.bad),
-            "items_digest": own.digest if own else "",
+            "skipped_videos": len(data.bad),
+            "items_digest": data.digest,
         }
-        return run.finish(vlm, exam, manifest, step=config.steps)
+        return run.finish(vlm, final_eval, manifest, step=config.steps)
 
 
 def _installed(config: TrainReasonGrpo) -> None:
-    """What is missing is said before anything is done."""
+    """Refuse to start where a package is missing."""
     try:
         import trl  # noqa: F401
     except ModuleNotFoundError as error:
@@ -197,28 +200,28 @@ def _installed(config: TrainReasonGrpo) -> None:
 
 
 def _begin(config: TrainReasonGrpo) -> VLM:
-    """The model to begin with."""
+    """The initial model."""
     if not config.model:
         raise InvalidInputError("GRPO needs a model to begin with: model=FOLDER, for example out/model of reason-sft.")
     vlm = VLM.from_pretrained(config.model, shown=config.shown or None)
-    if config.vllm and vlm.display.shown == "video":
-        raise InvalidInputError(
-            "TRL hands vLLM no videos: replies would be drawn blind. Set vllm=false or shown=images."
-        )
-    return placed(vlm, cpu=config.cpu)
+    if config.vllm and vlm.encoder.shown == "video":
+        raise InvalidInputError("TRL gives vLLM no videos: replies would ignore them. Set vllm=false or shown=images.")
+    return place_model(vlm, cpu=config.cpu)
 
 
-def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Taught, run: Results, own: Mapping[str, Reward]) -> Any:
+def _trainer(
+    config: TrainReasonGrpo, vlm: VLM, data: TrainingItems, run: TrainingRun, own: Mapping[str, Reward]
+) -> Any:
     """TRL's trainer over items that are rendered when their turn comes."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     count = config.steps * config.batch // config.group
-    asked = taught.to_learn(count)
+    asked = data.training(count)
     order = easy_first(asked) if config.curriculum == "difficulty" else list(range(count))
     rows = Dataset.from_dict({"row": order}).with_transform(lambda found: _columns(vlm, asked, found["row"]))
     settings = GRPOConfig(
-        **arguments(config, checkpoints=run.checkpoints, logging=5),
+        **trl_arguments(config, checkpoints=run.checkpoints, logging=5),
         lr_scheduler_type=SCHEDULES[config.schedule],
         num_generations=config.group,
         max_completion_length=config.max_new_tokens,
@@ -231,9 +234,9 @@ def _trainer(config: TrainReasonGrpo, vlm: VLM, taught: Taught, run: Results, ow
         use_vllm=config.vllm,
     )
     known = named_rewards(config.rewards, limit=config.max_new_tokens, seed=config.seed)
-    return (sighted(vlm) if vlm.display.shown == "video" else GRPOTrainer)(
+    return (video_grpo_trainer(vlm) if vlm.encoder.shown == "video" else GRPOTrainer)(
         model=vlm.model,
-        reward_funcs=[guarded(f, name=n) for n, f in {**known, **own}.items()],
+        reward_funcs=[check_reward(f, name=n) for n, f in {**known, **own}.items()],
         args=settings,
         train_dataset=rows,
         processing_class=vlm.processor,
@@ -247,7 +250,7 @@ def _columns(vlm: VLM, asked: Sequence[Item], rows: Sequence[int]) -> dict[str, 
 
     made = {row: asked[row] for row in dict.fromkeys(rows)}
     items = [made[row] for row in rows]
-    pictures = [] if vlm.display.shown == "video" else [[Image.fromarray(f) for f in i.frames.numpy()] for i in items]
+    pictures = [] if vlm.encoder.shown == "video" else [[Image.fromarray(f) for f in i.frames.numpy()] for i in items]
     return ({"images": pictures} if pictures else {}) | {
         "prompt": [vlm.messages(i) for i in items],
         "item": items,
@@ -289,3 +292,70 @@ def _manifest(model: str) -> dict[str, Any]:
     path = Path(model) / storage.MANIFEST
     found: dict[str, Any] = storage.read_json(path) if path.exists() else {}
     return found
+
+
+def video_grpo_trainer(vlm: VLM) -> Any:
+    """Make the trainer's class.
+
+    Args:
+        vlm: Shows the items. Rows of the dataset hold their item in the column ``item``.
+
+    Returns:
+        A subclass of `trl.GRPOTrainer`.
+    """
+    from trl import GRPOTrainer
+
+    class VideoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+        """See `video_grpo_trainer`."""
+
+        _shown: tuple[Item, ...] = ()
+        """Items of the replies that are being drawn."""
+
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            """The batch keeps its items under a name that TRL shuffles, splits and passes to the loss unread."""
+            self._shown = tuple(row["item"] for row in inputs)
+            return {**super()._generate_and_score_completions(inputs), "num_images": list(self._shown)}
+
+        def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            """The model's input when it replies."""
+            rows, pixels, _ = vlm.encoder.encode(self._shown)
+            return (
+                rows,
+                None,
+                {**pixels, "mm_token_type_ids": [vlm.token_types(torch.tensor(r)).tolist() for r in rows]},
+            )
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: Tensor,
+            attention_mask: Tensor,
+            logits_to_keep: int,
+            batch_size: int | None = None,
+            num_images: list[Item] | None = None,
+            **rest: Any,
+        ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+            """The model's input when replies are scored, by itself, an earlier copy or a reference."""
+            items, scored = num_images or self._shown, []
+            size = batch_size or len(items)
+            for first in range(0, len(items), size):
+                own = slice(first, first + size)
+                pixels = {k: v.to(input_ids.device) for k, v in vlm.encoder.encode(items[own])[1].items()}
+                with_pixels = partial(model, **pixels, mm_token_type_ids=vlm.token_types(input_ids[own]))
+                score = super()._get_per_token_logps_and_entropies
+                scored.append(score(with_pixels, input_ids[own], attention_mask[own], logits_to_keep, **rest))
+            return _join_outputs(scored)
+
+    return VideoGRPOTrainer
+
+
+def _join_outputs(
+    parts: list[tuple[Tensor, Tensor | None, Tensor | None]],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log-probabilities [B, L], entropies [B, L] and the balance of experts, of several calls; the last two if wanted."""
+    logps, entropies, balances = ([t for t in column if t is not None] for column in zip(*parts, strict=True))
+    return (
+        torch.cat(logps),
+        torch.cat(entropies) if entropies else None,
+        torch.stack(balances).mean() if balances else None,
+    )

@@ -1,6 +1,6 @@
 """What both trainings of a critic share: a folder of results, exact resume, figures at every evaluation.
 
-The trainers themselves are TRL's. Not for choosing items or settings.
+The trainers themselves are TRL's.
 """
 
 import dataclasses
@@ -19,11 +19,10 @@ import torch
 from worldsim import __version__, storage
 from worldsim.errors import TrainingError
 from worldsim.optimize import Watch
-from worldsim.reason.exam import examine
-from worldsim.reason.item import Item
-from worldsim.reason.pretrained import KIND, quiet
-from worldsim.reason.train.own_items import OwnLessons
-from worldsim.reason.vlm import VLM
+from worldsim.reason.items.item import Item
+from worldsim.reason.train.evaluation import evaluate_items
+from worldsim.reason.vlm.load import KIND, quiet_transformers
+from worldsim.reason.vlm.model import VLM
 from worldsim.runs import open_run, require_same_request
 
 SPENT = "core_seconds.json"
@@ -32,7 +31,7 @@ SPENT = "core_seconds.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Models that are kept on the way.
+    """Models that are kept during training.
 
     Attributes:
         steps: After which steps.
@@ -44,13 +43,13 @@ class Keep:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Results:
+class TrainingRun:
     """A run's folder: config.json, metrics.jsonl, checkpoints/, and model/ when it is done.
 
     Attributes:
         folder: Where.
         stage: Name for logs.
-        items: Held-out items for evaluations on the way.
+        items: Held-out items for evaluations during training.
         max_new_tokens: Longest reply in evaluations.
         watch: Progress callback.
     """
@@ -74,11 +73,11 @@ class Results:
         return self.folder / "checkpoints"
 
     def start(self) -> str | None:
-        """The newest whole checkpoint; the clock goes on from there, and later lines of the metrics are dropped."""
-        whole = [p.parent for p in self.checkpoints.glob(f"checkpoint-*/{SPENT}")]
-        newest = max(whole, key=_step, default=None)
+        """The newest complete checkpoint; the clock continues from there, and later lines of the metrics are dropped."""
+        complete = [p.parent for p in self.checkpoints.glob(f"checkpoint-*/{SPENT}")]
+        newest = max(complete, key=_step, default=None)
         for path in self.checkpoints.glob("checkpoint-*"):
-            if path not in whole:
+            if path not in complete:
                 shutil.rmtree(path)  # a kill caught it half written
         self.before = 0.0 if newest is None else float(storage.read_json(newest / SPENT)["core_seconds"])
         self.begun = time.process_time()
@@ -96,24 +95,24 @@ class Results:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def glance(self, vlm: VLM, step: int) -> dict[str, float]:
-        """Examine on the way, and log."""
-        figures = examine(vlm, self.items, max_new_tokens=self.max_new_tokens).figures()
+    def quick_eval(self, vlm: VLM, step: int) -> dict[str, float]:
+        """Evaluate during training, and log."""
+        figures = evaluate_items(vlm, self.items, max_new_tokens=self.max_new_tokens).figures()
         self.log(step, figures)
         return figures
 
     def first(self, vlm: VLM, items: list[Item]) -> dict[str, float]:
-        """Figures of the start, examined once and kept in start.json."""
+        """Figures of the initial model, evaluated once and kept in start.json."""
         path = self.folder / "start.json"
         if not path.exists():
-            storage.write_json(path, examine(vlm, items, max_new_tokens=self.max_new_tokens).figures())
+            storage.write_json(path, evaluate_items(vlm, items, max_new_tokens=self.max_new_tokens).figures())
         found: dict[str, float] = storage.read_json(path)
         return found
 
     def finish(self, vlm: VLM, items: list[Item], manifest: Mapping[str, Any], *, step: int) -> Path:
-        """Examine at the end and write the model's folder."""
+        """Evaluate at the end and write the model's folder."""
         spent = self.spent()
-        figures = examine(vlm, items, max_new_tokens=self.max_new_tokens).figures()
+        figures = evaluate_items(vlm, items, max_new_tokens=self.max_new_tokens).figures()
         self.log(step, {f"final/{k}": v for k, v in figures.items()})
         self.write(vlm, self.model, {**manifest, "figures": figures}, step=step, spent=spent)
         return self.model
@@ -121,7 +120,7 @@ class Results:
     def write(self, vlm: VLM, folder: Path, manifest: Mapping[str, Any], *, step: int, spent: float) -> None:
         """Write a model and what it cost."""
         costs = {**manifest.get("core_seconds", {}), self.stage: round(spent, 1)}
-        vlm.save_pretrained(folder, manifest={**manifest, **origin(), "core_seconds": costs, "steps": step})
+        vlm.save_pretrained(folder, manifest={**manifest, **made_with(), "core_seconds": costs, "steps": step})
 
     def _forget(self, *, after: int) -> None:
         path = self.folder / "metrics.jsonl"
@@ -134,15 +133,15 @@ class Results:
 
 
 @contextmanager
-def results(folder: str, config: Any, *, digest: str, own: OwnLessons | None = None) -> Iterator[Path]:
-    """Hold a folder of results for one run of one config, one start (by its digest) and one set of items.
+def claim_run(folder: str, config: Any, *, digest: str, items_digest: str = "") -> Iterator[Path]:
+    """Lock a folder of results for one run of one config, one start (by its digest) and one set of items.
 
     Raises:
         StorageError: Another run holds it.
         InvalidInputError: It was begun with another config, or with others of these.
     """
     path = Path(folder)
-    items = {"items": own.digest} if own else {}
+    items = {"items": items_digest} if items_digest else {}
     if (path / "start.json").exists() or any((path / "checkpoints").glob("checkpoint-*")):
         storage.write_bytes(path / ".training/begun", b"")  # what is there belongs to the request it was made for
     with open_run(path / ".training", {"config": config, "data_digest": digest, **items}):
@@ -150,7 +149,7 @@ def results(folder: str, config: Any, *, digest: str, own: OwnLessons | None = N
         yield path
 
 
-def is_done(folder: Path, config: Any, *, own: OwnLessons | None = None) -> bool:
+def is_done(folder: Path, config: Any, *, items_digest: str = "") -> bool:
     """Whether the same command has finished before.
 
     Raises:
@@ -159,20 +158,19 @@ def is_done(folder: Path, config: Any, *, own: OwnLessons | None = None) -> bool
     if not (folder / "model" / storage.MANIFEST).exists():
         return False
     made = storage.read_manifest(folder / "model", kind=KIND)
-    asked = own.digest if own else ""
     defaults = storage.to_json(type(config)(data=config.data, out=config.out))
-    settings = {**defaults, **made.get("config", {})}  # a setting that has come since then had its default
+    settings = {**defaults, **made.get("config", {})}  # a setting that was added since then had its default
     begun = {**settings, "items_digest": made.get("items_digest", "")}
-    require_same_request(folder, begun, {**storage.to_json(config), "items_digest": asked})
+    require_same_request(folder, begun, {**storage.to_json(config), "items_digest": items_digest})
     return True
 
 
-def callback(run: Results, vlm: VLM, *, evaluate_every: int, keep: Keep) -> Any:
-    """A `TrainerCallback` that writes metrics, examines, watches the loss and marks whole checkpoints."""
+def make_callback(run: TrainingRun, vlm: VLM, *, evaluate_every: int, keep: Keep) -> Any:
+    """A `TrainerCallback` that writes metrics, examines, watches the loss and marks complete checkpoints."""
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):  # type: ignore[misc]
-        """See `callback`."""
+        """See `make_callback`."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **rest: Any) -> None:
             """Write a line; a loss that is not finite ends the run, and the last checkpoint stays."""
@@ -188,47 +186,50 @@ def callback(run: Results, vlm: VLM, *, evaluate_every: int, keep: Keep) -> Any:
                 run.watch(run.stage, state.global_step, state.max_steps, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            """Keep models that are wanted, and examine now and then; the end has its own, larger exam."""
+            """Keep models where asked for, and evaluate every so many steps; the end has its own, larger evaluation."""
             step = state.global_step
             if step in keep.steps:
                 run.write(vlm, run.folder / "kept" / str(step), keep.manifest, step=step, spent=run.spent())
             if evaluate_every and step % evaluate_every == 0 and step < state.max_steps:
-                figures = run.glance(vlm, step)
+                figures = run.quick_eval(vlm, step)
                 if run.watch is not None:
                     shown = {k: v for k, v in figures.items() if k.startswith("accuracy/") and k.count("/") == 1}
                     run.watch(run.stage, step, state.max_steps, shown)
 
         def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            """The checkpoint is whole."""
+            """The checkpoint is complete."""
             place = run.checkpoints / f"checkpoint-{state.global_step}"
             storage.write_json(place / SPENT, {"core_seconds": round(run.spent(), 2)})
 
     return Keeper()
 
 
-def trained(make: Callable[[], Any], run: Results, vlm: VLM, *, evaluate_every: int, keep: Keep | None = None) -> None:
+def run_trainer(
+    make: Callable[[], Any], run: TrainingRun, vlm: VLM, *, evaluate_every: int, keep: Keep | None = None
+) -> None:
     """Build a trainer of TRL, let it run from the newest checkpoint, and give `vlm` the plain model back.
 
     Args:
-        make: Builds the trainer; called once, with transformers kept quiet.
+        make: Builds the trainer; called once, with transformers kept quiet_transformers.
         run: The folder.
         vlm: Trained in place.
         evaluate_every: Steps between evaluations; 0 for none.
-        keep: Models to keep on the way.
+        keep: Models to keep during training.
     """
     from transformers.trainer_callback import PrinterCallback
 
-    with quiet():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with quiet_transformers(), torch.random.fork_rng(devices=devices):  # the trainer seeds the global generator
         trainer = make()
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(callback(run, vlm, evaluate_every=evaluate_every, keep=keep or Keep()))
-        vlm.model = trainer.model  # an adapter may stand around it
+        trainer.add_callback(make_callback(run, vlm, evaluate_every=evaluate_every, keep=keep or Keep()))
+        vlm.model = trainer.model  # an adapter may wrap it
         trainer.train(resume_from_checkpoint=run.start())
-        vlm.model = plain(trainer.model)
+        vlm.model = merge_adapters(trainer.model)
 
 
-def placed(vlm: VLM, *, cpu: bool) -> VLM:
-    """Put a model where it is going to be trained, so that it is examined there too."""
+def place_model(vlm: VLM, *, cpu: bool) -> VLM:
+    """Put a model where it is going to be trained, so that it is evaluated there too."""
     if not cpu:
         from accelerate import PartialState
 
@@ -236,13 +237,13 @@ def placed(vlm: VLM, *, cpu: bool) -> VLM:
     return vlm
 
 
-def plain(model: Any) -> Any:
+def merge_adapters(model: Any) -> Any:
     """The model with its adapters merged into the weights, in evaluation mode."""
     merge = getattr(model, "merge_and_unload", None)
     return (model if merge is None else merge()).eval()
 
 
-def origin() -> dict[str, Any]:
+def made_with() -> dict[str, Any]:
     """The command and the versions a model was made with."""
     from importlib.metadata import version
 

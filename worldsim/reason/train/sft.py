@@ -1,8 +1,9 @@
-"""`worldsim train reason-sft`: a critic learns to read frames off and to answer, from items with known answers.
+"""`worldsim train reason-sft`: a critic learns to describe frames and to answer, from items with known answers.
 
-From scratch: vision warm-up first. From a folder: as it is, with an adapter if wanted. The training is TRL's SFTTrainer;
-items are rendered when they are needed, so nothing but checkpoints lies on disk. Not for learning by reward
-(`worldsim.reason.train.grpo`).
+From scratch: vision warm-up first. From a folder: as it is, with an adapter if wanted. The training is TRL's SFTTrainer with
+a weight per token; items are rendered when they are needed, so only checkpoints are on disk.
+
+Shape legend: B items, L tokens, V vocabulary.
 """
 
 import dataclasses
@@ -11,34 +12,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from worldsim import storage
 from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.optimize import Schedule, Watch
-from worldsim.reason.draw import Draw
-from worldsim.reason.item import Item
-from worldsim.reason.tiny import TinyConfig
-from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, arguments, checked, tower
-from worldsim.reason.train.items import AskedItems, lessons
-from worldsim.reason.train.loss import stressed, trainer_class
-from worldsim.reason.train.own_items import OwnLessons, Taught, own_lessons
-from worldsim.reason.train.run import Keep, Results, is_done, placed, results, trained
+from worldsim.reason.items.choices import KeyedChoices
+from worldsim.reason.items.item import Item
+from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, check_frame_mode, freeze_tower, trl_arguments
+from worldsim.reason.train.items import ItemsConfig, TrainingItems, open_task_items, split_items
+from worldsim.reason.train.run import Keep, TrainingRun, claim_run, is_done, place_model, run_trainer
 from worldsim.reason.train.warmup import default_schedule, warm_up
-from worldsim.reason.vlm import VLM
+from worldsim.reason.vlm.model import IGNORED, VLM
+from worldsim.reason.vlm.tiny import TinyConfig
 
 TOWERS = ("auto", "train", "freeze")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainReasonSft:
-    """Everything `train_reason_sft` is told.
+    """The settings of `train_reason_sft`.
 
     Attributes:
         data: Dataset folder (LeRobotDataset v3) or folder of video files, or several: ``data=[data/a,data/b]``. Items of
             one's own only note it.
         out: Folder of results; the model is in ``out/model``.
-        model: Folder of a model to begin with; empty makes a tiny one.
+        model: Folder of the initial model; empty makes a tiny one.
         tiny: Sizes of the tiny one.
         size: Side of the frames a loaded model is shown, in pixels; a tiny one has its own.
         items: Which tasks.
@@ -46,16 +47,16 @@ class TrainReasonSft:
         steps: Optimiser steps.
         batch: Items per step.
         lr: Peak learning rate, reached by a short linear warm-up.
-        schedule: How it goes on: cosine to zero, or constant, for a model that is to be trained further.
+        schedule: After the warm-up: cosine to zero, or constant, for a model that is to be trained further.
         warmup: Steps of the linear warm-up.
         beta2: Of AdamW.
         weight_decay: Of AdamW.
         clip: Largest gradient norm.
-        tower: Whether the vision tower learns too: train, freeze, or auto, which freezes it after a warm-up of its own. What
-            it learned there is then not undone by answers that are still guesses, and a step costs a quarter less.
+        tower: Whether the vision tower learns too: train, freeze, or auto, which freezes it after a warm-up of its own. Answers that
+            are still guesses then do not undo what it learned, and a step costs a quarter less.
         fast: Share of items learned with an empty think, so that answers without generation are good too.
-        stress: Weight of the answer's tokens in the loss; those of the think and the tags weigh 1. A think has many tokens
-            and an answer few, and what the answer has to do with the think is learned from the few alone.
+        answer_weight: Weight of the answer's tokens in the loss; those of the think and the tags weigh 1. A think has many tokens
+            and an answer few, and the link between them is learned from those few alone.
         adapter: LoRA.
         evaluate_every: Steps between evaluations on held-out items; 0 for none before the end.
         save_every: Steps between checkpoints.
@@ -65,7 +66,7 @@ class TrainReasonSft:
         bf16: Train in bfloat16 autocast.
         cpu: Stay on the CPU where there is an accelerator too.
         seed: Of weights and items.
-        shown: How clips are shown: images or video; empty shows them as the model to begin with was shown them.
+        shown: How clips are shown: images or video; by default as the initial model was shown them.
 
     Raises:
         InvalidInputError: A number is out of range.
@@ -77,7 +78,7 @@ class TrainReasonSft:
     model: str = ""
     tiny: TinyConfig = dataclasses.field(default_factory=TinyConfig)
     size: int = 64
-    items: AskedItems = dataclasses.field(default_factory=AskedItems)
+    items: ItemsConfig = dataclasses.field(default_factory=ItemsConfig)
     warm: Schedule = dataclasses.field(default_factory=default_schedule)
     steps: int = 2200
     batch: int = 32
@@ -89,7 +90,7 @@ class TrainReasonSft:
     clip: float = 1.0
     tower: Literal["auto", "train", "freeze"] = "auto"
     fast: float = 0.0
-    stress: float = 1.0
+    answer_weight: float = 1.0
     adapter: Adapter = dataclasses.field(default_factory=Adapter)
     evaluate_every: int = 400
     save_every: int = 200
@@ -101,15 +102,15 @@ class TrainReasonSft:
     shown: Showing = ""
 
     def __post_init__(self) -> None:
-        checked(self.shown)
+        check_frame_mode(self.shown)
         if self.tower not in TOWERS:
             raise unknown_name("way to treat the tower", self.tower, TOWERS)
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         if self.keep and (self.adapter.rank or not all(0 < step <= self.steps for step in self.keep)):
             raise InvalidInputError(f"keep takes steps in 1..{self.steps}, and no adapter beside it; got {self.keep}.")
-        if self.stress <= 0:
-            raise InvalidInputError(f"stress must be > 0; got {self.stress}.")
+        if self.answer_weight <= 0:
+            raise InvalidInputError(f"answer_weight must be > 0; got {self.answer_weight}.")
         if min(self.steps, self.batch, self.save_every) < 1 or not 0 <= self.fast <= 1 or self.evaluate_every < 0:
             raise InvalidInputError("steps, batch and save_every must be >= 1, evaluate_every >= 0, fast in 0..1.")
 
@@ -138,78 +139,83 @@ def train_reason_sft(
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "trl", "reason") from error
     out = Path(config.out)
-    own = None if items is None else own_lessons(items, config.items, seed=config.seed)
-    if is_done(out, config, own=own):
+    own = None if items is None else split_items(items, config.items, seed=config.seed)
+    if is_done(out, config, items_digest=own.digest if own else ""):
         return out / "model"
     size = config.size if config.model else config.tiny.size
-    taught = own or lessons(config.data, config.items, size=size, seed=config.seed)
-    with results(config.out, config, digest=_digest(config), own=own), one_thread(config.cpu):
-        run = Results(
+    data = own or open_task_items(config.data, config.items, size=size, seed=config.seed)
+    with claim_run(config.out, config, digest=_digest(config), items_digest=data.digest), one_thread(config.cpu):
+        run = TrainingRun(
             folder=out,
             stage="reason-sft",
-            items=taught.to_examine(config.items.glance),
+            items=data.held_out(config.items.quick_eval),
             max_new_tokens=config.max_new_tokens,
             watch=watch,
         )
-        vlm, warm = _begin(config, taught, out / ".training", watch)
+        vlm, warm = _begin(config, data, out / ".training", watch)
         frozen = config.tower == "freeze" or (config.tower == "auto" and bool(warm))
-        with tower(vlm, frozen=frozen):
-            trained(
-                lambda: _trainer(config, vlm, taught, run, blind=frozen),
+        with freeze_tower(vlm, wanted=frozen):
+            run_trainer(
+                lambda: _trainer(config, vlm, data, run, blind=frozen),
                 run,
                 vlm,
                 evaluate_every=config.evaluate_every,
-                keep=Keep(steps=config.keep, manifest=_facts(config, taught, warm)),
+                keep=Keep(steps=config.keep, manifest=_facts(config, data, warm)),
             )
-        facts = _facts(config, taught, warm)
-        return run.finish(vlm, taught.to_examine(config.items.exam), facts, step=config.steps)
+        facts = _facts(config, data, warm)
+        return run.finish(vlm, data.held_out(config.items.final_eval), facts, step=config.steps)
 
 
-def _facts(config: TrainReasonSft, taught: Taught, warm: dict[str, float]) -> dict[str, Any]:
+def _facts(config: TrainReasonSft, data: TrainingItems, warm: dict[str, float]) -> dict[str, Any]:
     """What the manifest says beside figures and costs."""
     return {
         "config": storage.to_json(config),
         "core_seconds": {"warm-up": warm["core_seconds"]} if warm else {},
         "warm_up": {k: v for k, v in warm.items() if k != "core_seconds"},
-        "skipped_videos": len(taught.bad),
-        "items_digest": taught.digest if isinstance(taught, OwnLessons) else "",
+        "skipped_videos": len(data.bad),
+        "items_digest": data.digest,
     }
 
 
-def _begin(config: TrainReasonSft, taught: Taught, work: Path, watch: Watch | None) -> tuple[VLM, dict[str, float]]:
+def _begin(
+    config: TrainReasonSft, data: TrainingItems, work: Path, watch: Watch | None
+) -> tuple[VLM, dict[str, float]]:
     """The model to begin with, and what came of its warm-up."""
     if config.model:
-        return placed(VLM.from_pretrained(config.model, shown=config.shown or None), cpu=config.cpu), {}
-    mean, deviation = taught.pixels()
+        return place_model(VLM.from_pretrained(config.model, shown=config.shown or None), cpu=config.cpu), {}
+    mean, deviation = data.pixels()
     sizes = dataclasses.replace(config.tiny, mean=mean, deviation=deviation)
-    vlm = VLM.tiny(taught.texts(), sizes, seed=config.seed, shown=config.shown or "images")
-    placed(vlm, cpu=config.cpu)
+    vlm = VLM.tiny(data.texts(), sizes, seed=config.seed, shown=config.shown or "images")
+    place_model(vlm, cpu=config.cpu)
     if not config.warm.steps:
         return vlm, {}
-    items = taught.to_learn(config.warm.steps * config.warm.batch)
+    items = data.training(config.warm.steps * config.warm.batch)
     return vlm, warm_up(vlm, items, config.warm, folder=work / "warm", seed=config.seed, watch=watch)
 
 
-def _trainer(config: TrainReasonSft, vlm: VLM, taught: Taught, run: Results, *, blind: bool) -> Any:
+def _trainer(config: TrainReasonSft, vlm: VLM, data: TrainingItems, run: TrainingRun, *, blind: bool) -> Any:
     """TRL's trainer over items that are rendered when their turn comes."""
     from datasets import Dataset
     from trl import SFTConfig
 
     count = config.steps * config.batch
-    learned = taught.to_learn(count)
-    empty = [s < config.fast for s in Draw("fast", config.seed).shares(count)]
+    learned = data.training(count)
+    empty = [s < config.fast for s in KeyedChoices("fast", config.seed).uniform(count)]
     rows = Dataset.from_dict({"row": list(range(count))})
 
     def collate(batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         found = [(learned[b["row"]], empty[b["row"]]) for b in batch]
-        encoded = vlm.encode([i for i, _ in found], [reply(i, fast=f) for i, f in found])
-        return {**encoded, "weights": stressed(vlm, encoded["labels"], [i.answer for i, _ in found], config.stress)}
+        encoded = vlm.encode([i for i, _ in found], [target_reply(i, fast=f) for i, f in found])
+        return {
+            **encoded,
+            "weights": answer_weights(vlm, encoded["labels"], [i.answer for i, _ in found], config.answer_weight),
+        }
 
     settings = SFTConfig(
-        **arguments(config, checkpoints=run.checkpoints, logging=10),
+        **trl_arguments(config, checkpoints=run.checkpoints, logging=10),
         lr_scheduler_type=SCHEDULES[config.schedule],
         weight_decay=config.weight_decay,
-        max_length=None,  # cutting would part pictures from their tokens
+        max_length=None,  # truncation would separate pictures from their tokens
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
@@ -223,11 +229,54 @@ def _trainer(config: TrainReasonSft, vlm: VLM, taught: Taught, run: Results, *, 
     )
 
 
-def reply(item: Item, *, fast: bool) -> str:
-    """What is to be said: the read-out and the answer, or the answer alone."""
+def target_reply(item: Item, *, fast: bool) -> str:
+    """The reply to learn: think and answer, or the answer alone."""
     return f"<think></think><answer>{item.answer}</answer>" if fast else item.completion
 
 
 def _digest(config: TrainReasonSft) -> str:
     """Of the model to begin with."""
     return storage.folder_digest(Path(config.model)) if config.model else ""
+
+
+def answer_weights(vlm: VLM, labels_BL: Tensor, answers: Sequence[str], weight: float) -> Tensor:
+    """Weight of each label, float32 [B, L]: 0 where there is none, `weight` from each row's answer on, else 1."""
+    found = (labels_BL != IGNORED).float()
+    for row, answer in enumerate(answers):
+        labelled = found[row].nonzero()[:, 0]
+        found[row, labelled[-len(vlm.reply_tokens(f"{answer}</answer>")) :]] = weight
+    return found
+
+
+def weighted_loss(logits_BLV: Tensor, labels_BL: Tensor, weights_BL: Tensor) -> Tensor:
+    """Mean cross entropy of the labels, each predicted from the token before it.
+
+    Args:
+        logits_BLV: float [B, L, V].
+        labels_BL: int64 [B, L]; those of weight 0 are not read.
+        weights_BL: float32 [B, L].
+    """
+    weight = weights_BL[:, 1:]
+    each = F.cross_entropy(
+        logits_BLV[:, :-1].float().flatten(0, 1), labels_BL[:, 1:].clamp(min=0).flatten(), reduction="none"
+    )
+    return (each * weight.flatten()).sum() / weight.sum().clamp(min=1e-6)
+
+
+def trainer_class() -> Any:
+    """TRL's SFTTrainer with `weighted_loss` as its loss; batches hold `weights` beside labels."""
+    from trl import SFTTrainer
+
+    class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+        """See `trainer_class`."""
+
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            """The mean over this batch; TRL calls it in training and evaluation."""
+            batch = {k: v for k, v in inputs.items() if k not in ("labels", "weights")}
+            outputs = model(**batch, use_cache=False)
+            loss = weighted_loss(outputs.logits, inputs["labels"], inputs["weights"])
+            return (loss, outputs) if return_outputs else loss
+
+    return WeightedTrainer

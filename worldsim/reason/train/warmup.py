@@ -1,12 +1,10 @@
-"""Vision warm-up: the tower of a model made from scratch learns to tell, frame by frame, what items know of their frames.
+"""Vision warm-up: the tower of a model made from scratch learns to read off each frame what items know about it.
 
-That is words (`Item.readout`, by cross entropy) and places (`Item.places`, by regression: displacements, which thinks
-about motion need, are then differences of what the tower hands on).
+That is labels (by cross entropy) and numbers such as positions (by regression: displacements, which thinks about motion
+need, are then differences of what the tower outputs). Without it a small language model learns to answer from the wording
+and hardly uses the frames. The heads that read the frames are thrown away afterwards.
 
-Without it a small language model learns to answer from the wording and hardly looks. The heads that read the frames are
-thrown away afterwards. Not for models that can see already.
-
-Shape legend: N frames, H heads, D numbers of a frame, C width of a frame's tokens together.
+Shape legend: N frames, K classes, D numbers of a frame, C width of a frame's tokens together.
 """
 
 from collections.abc import Sequence
@@ -18,17 +16,18 @@ from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, Watch, fit
-from worldsim.reason.item import Item
-from worldsim.reason.patches import patches
-from worldsim.reason.seen import UNKNOWN, Head, heads, targets
-from worldsim.reason.vlm import VLM
+from worldsim.reason.items.item import Item
+from worldsim.reason.vlm.encode import image_patches
+from worldsim.reason.vlm.model import VLM
 
-_LOOKED_AT = 200
-"""Items by which it is known what can be told."""
+UNKNOWN = -100
+"""Class of a frame without a label."""
+_SURVEYED = 200
+"""Items from which classes and the number of numbers are found."""
 _NEAR = 0.05
-"""Errors of places, whose range is -1..1, below which the loss is a square (Huber's delta)."""
-_PLACES = 3.0
-"""Weight of the places beside the words."""
+"""Errors of numbers, whose range is -1..1, below which the loss is a square (Huber's delta)."""
+_NUMBERS = 3.0
+"""Weight of the numbers beside the labels."""
 
 
 def default_schedule() -> Schedule:
@@ -36,26 +35,39 @@ def default_schedule() -> Schedule:
     return Schedule(steps=1200, batch=16, lr=2e-3, warmup=40, weight_decay=0.01, save_every_s=60.0)
 
 
+def label_classes(items: Sequence[Item]) -> tuple[str, ...]:
+    """All labels of frames in some items, sorted."""
+    return tuple(sorted({label for item in items for label in _labels(item) if label is not None}))
+
+
+def label_targets(items: Sequence[Item], classes: Sequence[str]) -> Tensor:
+    """Class of every frame, int64 [N]; UNKNOWN where it has no label, or one that is not among the classes."""
+    number = {label: n for n, label in enumerate(classes)}
+    return torch.tensor(
+        [number.get(label or "", UNKNOWN) for item in items for label in _labels(item)], dtype=torch.int64
+    )
+
+
 class Reader(nn.Module):
-    """A vision tower and heads that read what is said of a frame off its tokens.
+    """A vision tower, and a head that reads labels and numbers off the tokens of a frame.
 
     Args:
         tower: Of a model of transformers.
         width: Numbers C that all tokens of a frame hold together.
-        known: What can be said.
-        places: How many numbers D.
+        classes: How many classes K.
+        numbers: How many numbers D.
     """
 
-    def __init__(self, tower: nn.Module, *, width: int, known: Sequence[Head], places: int) -> None:
+    def __init__(self, tower: nn.Module, *, width: int, classes: int, numbers: int) -> None:
         super().__init__()
         self.tower = tower
-        self.sizes = [*(len(h.classes) for h in known), places]
+        self.sizes = [classes, numbers]
         self.heads = nn.Linear(width, sum(self.sizes))
 
-    def forward(self, pixels: Tensor, grid_N3: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Logits of each head, float32 [N, classes], and places, float32 [N, D]."""
-        *words, places = self.heads(_tokens(self.tower, pixels, grid_N3)).split(self.sizes, dim=1)
-        return words, places
+    def forward(self, pixels: Tensor, grid_N3: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, float32 [N, K], and numbers, float32 [N, D]."""
+        logits_NK, numbers_ND = self.heads(_tokens(self.tower, pixels, grid_N3)).split(self.sizes, dim=1)
+        return logits_NK, numbers_ND
 
 
 def warm_up(
@@ -68,37 +80,38 @@ def warm_up(
         items: Training items; step k takes the k-th `schedule.batch` of them, and they begin again at their end.
         schedule: Steps; a batch is counted in items.
         folder: For checkpoint and metrics; the same call continues there.
-        seed: Of the heads.
+        seed: Of the head's first weights.
         watch: Progress callback.
 
     Returns:
-        `core_seconds`; over the last batches `read_right`, the share of words that was read right, and `misplaced`, the root
-        mean square error of places, whose range is -1..1. What items do not tell is left out.
+        `core_seconds`; over the last batches `read_right`, the share of labels that was read right, and `misplaced`, the
+        root mean square error of numbers, whose range is -1..1. What the items do not know is left out.
 
     Raises:
-        InvalidInputError: The items tell nothing of their frames.
+        InvalidInputError: The items know nothing of their frames.
+        TrainingError: The loss diverged.
     """
-    looked = [items[k] for k in range(min(_LOOKED_AT, len(items)))]
-    known, numbers = heads(looked), _numbers(looked)
-    places = numbers.shape[1] if bool(numbers.isfinite().any()) else 0
-    if not known and not places:
+    surveyed = [items[k] for k in range(min(_SURVEYED, len(items)))]
+    classes, known = label_classes(surveyed), _numbers(surveyed)
+    width = known.shape[1] if bool(known.isfinite().any()) else 0
+    if not classes and not width:
         raise InvalidInputError(
-            "Warm-up learns what items know of their frames, and these know nothing, as where videos have no states. "
-            "Set warm.steps=0 to skip it."
+            "Warm-up learns what items know of their frames, and these know nothing: the videos have no states, or their "
+            "task's layout is not known. Give the layout (items.layout.agent=[0,1]), or set warm.steps=0 to skip it."
         )
-    reader = _reader(vlm, items[0], known, places, seed)
+    reader = _reader(vlm, items[0], len(classes), width, seed)
     noted: list[dict[str, float]] = []
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        """What is misread of the words and places of a step's items, a pure function of the step and the weights."""
+        """Loss on labels and numbers of a step's items, a pure function of the step and the weights."""
         batch = [items[(step * schedule.batch + k) % len(items)] for k in range(schedule.batch)]
-        pixels, grid = patches(torch.cat([i.frames for i in batch]).to(vlm.device), vlm.processor.image_processor)
-        words, numbers = reader(pixels, grid)
-        said, told = targets(batch, known).to(vlm.device), _numbers(batch, places).to(vlm.device)
-        (loss, right), (miss, off) = _judged(words, said), _placed(numbers, told)
-        values = ({"read_right": right} if known else {}) | ({"misplaced": off} if places else {})
+        pixels, grid = image_patches(torch.cat([i.frames for i in batch]).to(vlm.device), vlm.processor.image_processor)
+        logits_NK, numbers_ND = reader(pixels, grid)
+        label_N, true_ND = label_targets(batch, classes).to(vlm.device), _numbers(batch, width).to(vlm.device)
+        (loss, right), (miss, off) = _label_loss(logits_NK, label_N), _number_loss(numbers_ND, true_ND)
+        values = ({"read_right": right} if classes else {}) | ({"misplaced": off} if width else {})
         noted.append(values)
-        return loss + _PLACES * miss, values
+        return loss + _NUMBERS * miss, values
 
     spent = fit(reader, loss_at, schedule, folder=folder, stage="warm-up", watch=watch)
     last = noted[-20:]
@@ -106,46 +119,54 @@ def warm_up(
     return {"core_seconds": round(spent, 1), **{n: round(sum(v[n] for v in last) / len(last), 4) for n in names}}
 
 
-def _reader(vlm: VLM, item: Item, known: Sequence[Head], places: int, seed: int) -> Reader:
+def _reader(vlm: VLM, item: Item, classes: int, numbers: int, seed: int) -> Reader:
     tower = vlm.model.model.visual
     with torch.no_grad():
-        width = _tokens(tower, *patches(item.frames[:1].to(vlm.device), vlm.processor.image_processor)).shape[1]
+        pixels, grid = image_patches(item.frames[:1].to(vlm.device), vlm.processor.image_processor)
+        width = _tokens(tower, pixels, grid).shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Reader(tower, width=width, known=known, places=places).to(vlm.device)
+        return Reader(tower, width=width, classes=classes, numbers=numbers).to(vlm.device)
+
+
+def _labels(item: Item) -> tuple[str | None, ...]:
+    """A label or None for each of the item's frames."""
+    facts = item.frame_facts
+    return (None,) * len(item.frames) if facts is None or not facts.labels else facts.labels
 
 
 def _numbers(items: Sequence[Item], width: int = -1) -> Tensor:
-    """Places of all frames, float32 [N, D], nan where items tell none."""
-    told = [i.places.shape[1] for i in items if i.places is not None]
-    width = max(told, default=0) if width < 0 else width
-    blank = [torch.full((len(i.frames), width), torch.nan) if i.places is None else i.places for i in items]
+    """Numbers of all frames, float32 [N, D], nan where items have none."""
+    known = [None if i.frame_facts is None else i.frame_facts.numbers for i in items]
+    width = max((k.shape[1] for k in known if k is not None), default=0) if width < 0 else width
+    blank = [
+        torch.full((len(i.frames), width), torch.nan) if k is None else k for i, k in zip(items, known, strict=True)
+    ]
     return torch.cat(blank)
 
 
 def _tokens(tower: nn.Module, pixels: Tensor, grid_N3: Tensor) -> Tensor:
-    """Everything that the tower hands to the language model, float32 [N, C]."""
-    seen = tower(pixels, grid_thw=grid_N3, return_dict=True)
-    parts = [seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
+    """Everything that the tower passes to the language model, float32 [N, C]."""
+    found = tower(pixels, grid_thw=grid_N3, return_dict=True)
+    parts = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
     return torch.cat([p.reshape(len(grid_N3), -1) for p in parts], dim=1)
 
 
-def _judged(logits: Sequence[Tensor], target_NH: Tensor) -> tuple[Tensor, float]:
-    """Cross entropy over all that is said, and the share that is read right."""
-    said = target_NH != UNKNOWN
-    total, right = target_NH.new_zeros((), dtype=torch.float32), 0
-    for head, logit in enumerate(logits):
-        total = total + F.cross_entropy(logit, target_NH[:, head], ignore_index=UNKNOWN, reduction="sum")
-        right += int((logit.argmax(1) == target_NH[:, head])[said[:, head]].sum())
-    count = max(1, int(said.sum()))
-    return total / count, right / count
+def _label_loss(logits_NK: Tensor, label_N: Tensor) -> tuple[Tensor, float]:
+    """Mean cross entropy over the frames with a label, and the share of them that is read right."""
+    known = label_N != UNKNOWN
+    count = max(1, int(known.sum()))
+    if not logits_NK.shape[1]:
+        return logits_NK.new_zeros(()), 0.0
+    right = int((logits_NK.argmax(1) == label_N)[known].sum())
+    return F.cross_entropy(logits_NK, label_N, ignore_index=UNKNOWN, reduction="sum") / count, right / count
 
 
-def _placed(guess_ND: Tensor, told_ND: Tensor) -> tuple[Tensor, float]:
-    """Huber loss over all numbers that are told, and their root mean square error."""
-    known = told_ND.isfinite()
+def _number_loss(guess_ND: Tensor, true_ND: Tensor) -> tuple[Tensor, float]:
+    """Huber loss over all numbers that are known, and their root mean square error."""
+    known = true_ND.isfinite()
     if not bool(known.any()):
         return guess_ND.new_zeros(()), 0.0
-    off = (guess_ND - told_ND.nan_to_num())[known]
+    off = (guess_ND - true_ND.nan_to_num())[known]
     loss = F.smooth_l1_loss(off, torch.zeros_like(off), beta=_NEAR)
     return loss, float(off.detach().square().mean().sqrt())

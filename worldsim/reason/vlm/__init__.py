@@ -1,0 +1,1 @@
+"""The vision-language model behind the critic: loading, encoding of items, replies and scores of options."""
