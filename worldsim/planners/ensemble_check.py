@@ -21,7 +21,7 @@ from worldsim.planners.costs import progress
 from worldsim.planners.evaluate import Evaluator, Scored
 from worldsim.planners.objective import Objective, Roll, StepCost
 from worldsim.planners.search import Plan
-from worldsim.planners.world_objective import RiskObjective, world_objective
+from worldsim.planners.world_objective import RiskObjective, predict_rollout, world_objective
 from worldsim.protocols import Ensemble, World
 
 _STREAM = 0x0B1  # separates the noise of actions from the world's own noise
@@ -59,7 +59,7 @@ class EnsembleCheck:
     def expected_progress(self, state: WorldState, actions: Tensor) -> Tensor:
         """What a plan promises: progress [B, T] expected of actions [B, T, A], the mean of the members' own rollouts."""
         with torch.no_grad():
-            return torch.stack([w.rollout(state, actions)[1].progress for w in self.worlds]).mean(0)
+            return torch.stack([predict_rollout(w, state, actions).progress for w in self.worlds]).mean(0)
 
     def objective(
         self, state: WorldState, cost: StepCost = progress, *, weight: float = 2.0, **options: Any
@@ -85,9 +85,8 @@ class EnsembleCheck:
 
         def roll(start: WorldState, actions: Tensor) -> Any:
             noise = normal(start.key, start.step, actions.shape[1:], stream=_STREAM + draw).to(actions)
-            return world.rollout(
-                start, actions + noise * Bounds.of(world.spec.action).half.to(actions) * self.action_noise
-            )[1]
+            scale = Bounds.of(world.spec.action).half.to(actions) * self.action_noise
+            return predict_rollout(world, start, actions + noise * scale)
 
         return roll
 

@@ -34,7 +34,7 @@ class MPCCarry:
     begun: Tensor  # bool [n]
     left: Tensor  # int64 [n], actions still queued
     queue: Tensor  # [n, R, A], physical units, the next action first
-    action: Tensor  # [n, A], the action of the step before
+    action: Tensor  # [n, A], or [n, s, A] where the world takes s > 1 actions a step: the actions taken last
     search: Search  # [n, ...], shifted to where the queue ends
     belief: WorldState | None = None  # [n, ...], where the world stands by what was observed
     plan: Plan | None = None  # the latest search, of the episodes that it was for
@@ -52,7 +52,8 @@ class MPC:
         objective: (world, state) -> what to minimise; by default the progress still missing.
         receding: Planned steps executed before planning again, at most the horizon.
         repeat: Control steps for which each action is held.
-        block: Distinct actions in each planned step. A horizon of H then spans H x block x repeat control steps.
+        block: Distinct actions in each planned step; by default as many as the world takes a step. A horizon of H then
+            spans H x block x repeat control steps.
         warm: Begin each search from the last one, shifted.
         prior: (world, state) -> candidates [n, P, H, A] that somebody suggests, see `worldsim.planners.prior`.
         limits: Deadline, budget and tolerance of every search.
@@ -72,16 +73,22 @@ class MPC:
         objective: Callable[[World, WorldState], Objective] | None = None,
         receding: int = 1,
         repeat: int = 1,
-        block: int = 1,
+        block: int | None = None,
         warm: bool = True,
         prior: Callable[[World, WorldState], Tensor] | None = None,
         limits: Limits | None = None,
         rerank: Callable[[World, WorldState], Objective] | None = None,
     ) -> None:
+        per_step = world.spec.actions_per_step
+        block = per_step if block is None else block
         if not 1 <= receding <= planner.horizon or repeat < 1 or block < 1:
             raise InvalidInputError(
                 f"receding is between 1 and the horizon {planner.horizon}, repeat and block at least 1; got {receding}, "
                 f"{repeat} and {block}."
+            )
+        if (block * repeat) % per_step:
+            raise InvalidInputError(
+                f"This world takes {per_step} actions a step, so block * repeat is a multiple of it; got {block} and {repeat}."
             )
         if rerank is not None and limits is not None and (limits.deadline_s, limits.budget) != (None, None):
             raise InvalidInputError(
@@ -98,6 +105,11 @@ class MPC:
         """What the world begins from."""
         return frozenset(self.world.spec.observes)
 
+    @property
+    def actions_per_look(self) -> int:
+        """Actions it takes on one observation: as many as the world takes a step."""
+        return self.world.spec.actions_per_step
+
     def initial(self, n: int) -> MPCCarry:
         """Return the carry of n fresh episodes."""
         idle = torch.tensor(self.world.spec.action.idle)
@@ -111,7 +123,7 @@ class MPC:
             begun=torch.zeros(n, dtype=torch.bool),
             left=torch.zeros(n, dtype=torch.int64),
             queue=idle.expand(n, self.receding * self.block * self.repeat, -1),
-            action=idle.expand(n, -1),
+            action=idle.expand(n, -1) if self.actions_per_look == 1 else idle.expand(n, self.actions_per_look, -1),
             search=search,
         )
 
@@ -124,7 +136,7 @@ class MPC:
             carry,
             begun=carry.begun & ~done,
             left=carry.left.masked_fill(done, 0),
-            action=torch.where(done[:, None], fresh.action, carry.action),
+            action=torch.where(done.view(-1, *[1] * (carry.action.ndim - 1)), fresh.action, carry.action),
             search=search,
         )
 
@@ -142,7 +154,7 @@ class MPC:
             begun=torch.ones_like(carry.begun),
             left=carry.left - 1,
             queue=carry.queue.roll(-1, dims=1),
-            action=action,
+            action=action if self.actions_per_look == 1 else torch.cat([carry.action[:, 1:], action[:, None]], dim=1),
         )
         return action, carry
 
@@ -156,6 +168,8 @@ class MPC:
         if not isinstance(self.world, Filterable) or old is None or not bool(carry.begun.any()):
             return self.world.reset(seen, keys)
         followed = self.world.see(old, seen, carry.action)
+        if self.actions_per_look > 1:  # in the middle of a step there is nothing new to see
+            followed = old.merge(followed, carry.left % self.actions_per_look == 0)
         if bool(carry.begun.all()):
             return followed
         return followed.merge(self.world.reset(seen, keys), ~carry.begun)

@@ -17,6 +17,7 @@ from worldsim.core import WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.planners.objective import Objective, Scores, unrolled
 from worldsim.planners.search import Plan
+from worldsim.planners.world_objective import predict_rollout
 from worldsim.protocols import Filterable, World
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def imagine(
             f"One episode's candidates can be drawn; got {state.batch} episodes, {len(actions)} candidates and "
             f"{len(cost)} costs."
         )
-    _, path = world.rollout(state.repeat(len(actions)), unrolled(actions, block=block, repeat=repeat))
+    path = predict_rollout(world, state.repeat(len(actions)), unrolled(actions, block=block, repeat=repeat))
     place = None
     if world.spec.proprio_dim == 2 and isinstance(world, Filterable):
         here = world.present(state).proprio[:, None].expand(len(actions), 1, -1)

@@ -37,6 +37,11 @@ def policy_prior(
 
     def propose(world: World, state: WorldState) -> Tensor:
         """The policy's actions [n, P, H, A] from where `state` stands."""
+        if world.spec.actions_per_step > 1:
+            raise InvalidInputError(
+                f"This world takes {world.spec.actions_per_step} actions a step and predicts nothing in between, so a policy "
+                "cannot propose single actions in it. Plan without a prior."
+            )
         n = state.batch
         many = state.repeat(proposals)
         keys = fold(many.key, torch.arange(proposals).repeat(n) + _STREAM)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from worldsim.core import WorldState
+from worldsim.core import Rollout, WorldState
 from worldsim.errors import InvalidInputError
 from worldsim.planners.costs import progress
 from worldsim.planners.objective import Divisible, Reduction, RolloutObjective, Scores, StepCost, Terminal
@@ -33,7 +33,7 @@ def world_objective(
     The state is encoded once; only latents are rolled out. Where the world is differentiable, so is the cost.
     """
     return RolloutObjective(
-        roll=lambda start, actions: world.rollout(start, actions)[1],
+        roll=lambda start, actions: predict_rollout(world, start, actions),
         start=state,
         cost=cost,
         terminal=terminal,
@@ -42,6 +42,21 @@ def world_objective(
         repeat=repeat,
         block=block,
     )
+
+
+def predict_rollout(world: World, state: WorldState, actions: Tensor) -> Rollout:
+    """What a world predicts of single actions [B, T, A]; its steps are fewer where each takes several actions.
+
+    Raises:
+        InvalidInputError: T is no multiple of the world's actions per step.
+    """
+    per_step = world.spec.actions_per_step
+    if actions.shape[1] % per_step:
+        raise InvalidInputError(
+            f"This world takes {per_step} actions a step; a plan of {actions.shape[1]} cannot be divided into steps. "
+            f"Choose block and repeat so that block * repeat is a multiple of {per_step}."
+        )
+    return world.rollout(state, actions if per_step == 1 else actions.unflatten(1, (-1, per_step)))[1]
 
 
 Risk = Literal["mean", "mean_std", "cvar", "worst"]

@@ -157,12 +157,24 @@ def test_a_world_of_compressed_time_predicts_several_frames_a_step(compressed: L
         compressed.step(state, torch.zeros(2, 2))
 
 
-def test_compressed_time_is_played_in_chunks(compressed: LearnedWorld) -> None:
+def test_compressed_time_is_played_in_chunks_and_planned_in(compressed: LearnedWorld) -> None:
     env = gymnasium.make("worldsim/World-v0", world=compressed)
     observation, _ = env.reset(seed=1)
     assert env.action_space.shape == (4, 2) and observation["pixels"].shape == (4, toy.SIZE, toy.SIZE, 3)
     observation, _, _, truncated, _ = env.step(env.action_space.sample())
     assert env.observation_space.contains(observation) and not truncated
+    mpc = MPC(make_planner("cem", horizon=2, samples=4, iterations=1), compressed)
+    assert (mpc.block, mpc.actions_per_look) == (4, 4)
+    first = compressed.starts(torch.arange(2))
+    seen = {k: first[k] for k in mpc.needs}
+    carry, taken = mpc.initial(2), []
+    for t in range(9):
+        action, carry = mpc.act(seen, carry, torch.arange(2) + t)
+        taken.append(action)
+    assert carry.plans == 3 and torch.stack(taken).isfinite().all() and action.shape == (2, 2)
+    assert carry.belief.step.tolist() == [2, 2]  # it has looked at every fourth action
+    with pytest.raises(InvalidInputError, match="multiple"):
+        MPC(make_planner("cem", horizon=2), compressed, block=3)
 
 
 def test_a_world_of_discrete_actions_trains_and_tells_choices_apart(tmp_path: Path) -> None:
