@@ -63,7 +63,7 @@ class Registry[T]:
 
         Args:
             part: An `nn.Module` with a `config`, of a registered class.
-            path: The folder; replaced whole if it exists.
+            path: The folder; replaced as a unit if it exists.
             manifest: Provenance to keep: command, data digest, figures.
 
         Raises:

@@ -1,7 +1,7 @@
 """Folders of config.json + model.safetensors + manifest.json: written atomically, read strictly.
 
-A folder is committed whole: it is built beside its final place, fsynced, and renamed, its manifest (sha256 of every
-file) last. Not for rollout databases (`worldsim.triage.engine.store`) or datasets (`worldsim.data`).
+A folder is committed as a unit: it is built beside its final place, fsynced, and renamed, its manifest (sha256 of every
+file) last.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def folder_writer(path: Path) -> Iterator[Path]:
-    """Build a folder aside and commit it whole.
+    """Build a folder aside and commit it as a unit.
 
     Yields:
         A temporary folder to fill. On normal exit a manifest is completed and the folder takes the place of `path`;
@@ -132,7 +132,7 @@ def save_folder(
     """Write one model folder.
 
     Args:
-        path: The folder; replaced whole if it exists.
+        path: The folder; replaced as a unit if it exists.
         kind: What it holds, for example ``"world"``; checked on load.
         config: A dataclass (or JSON value) that rebuilds the object.
         tensors: Weights by name; saved contiguous on the CPU.

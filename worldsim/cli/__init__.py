@@ -1,4 +1,4 @@
-"""The `worldsim` command: thin verbs that wire rooms together and turn typed errors into one clear line.
+"""The `worldsim` command: one file a verb, each a call into the library; typed errors become one clear line.
 
 Everything a command does can be called from Python; nothing here is needed by the library.
 """

@@ -52,7 +52,9 @@ def collect(
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MAX_COUNT, help="With policies: episodes played together, always whole (default: about 128)."
+            min=1,
+            max=MAX_COUNT,
+            help="With policies: episodes played together, always complete batches (default: about 128).",
         ),
     ] = None,
     camera: Annotated[

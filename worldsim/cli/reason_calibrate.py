@@ -23,7 +23,7 @@ def calibrate(
         str,
         typer.Argument(help="Folder of a critic or of any image-text-to-text model; 'reason' is the shipped critic."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the calibrated critic; replaced whole.")],
+    out: Annotated[Path, typer.Option(help="Folder of the calibrated critic; replaced as a unit.")],
     data: Annotated[
         list[str] | None,
         typer.Option(

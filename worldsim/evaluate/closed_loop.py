@@ -78,7 +78,7 @@ class ClosedLoop:
 
     @property
     def batch(self) -> int:
-        """Episodes played together; one where time counts, since a deadline is for the whole batch."""
+        """Episodes played together; one where time counts, since a deadline is for the batch."""
         return min(BATCH if self.deadline_s is None else 1, len(self.episodes))
 
     def controller(self, *, watch: Callable[[Objective], Objective] = lambda objective: objective) -> MPC:
@@ -109,7 +109,7 @@ class ClosedLoop:
             pictures: Draw the first episode's first plan.
             video: Film a few episodes beside what the plans imagined.
             command: How the run was asked for, to be kept with the figures.
-            progress: Told how many steps are done in each place.
+            progress: Called with how many steps are done in each place.
 
         Raises:
             StorageError: The folder is in use, damaged or full; what is finished is kept.
@@ -214,7 +214,7 @@ def evaluate(
         world: A folder or a shipped name.
         settings: The planner and how it drives.
         out: The run folder.
-        progress: Told how many steps are done in each place.
+        progress: Called with how many steps are done in each place.
         video: Film a few episodes.
         options: Further options of `prepare`: episodes, where, goal, seed, deadline_ms, device, dtype.
 

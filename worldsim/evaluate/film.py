@@ -85,8 +85,8 @@ def film(world: LearnedWorld, place: Place, record: Record, controller: MPC, out
     Returns:
         The file, or None where nothing can be drawn.
     """
-    real, dreamt = _replay(world, place, record, controller)
-    panes = [p for p in (real, dreamt) if p is not None]
+    real, imagined = _replay(world, place, record, controller)
+    panes = [p for p in (real, imagined) if p is not None]
     if not panes:
         return None
     panes = [_enlarged(p) for p in panes]
@@ -104,18 +104,18 @@ def _replay(world: LearnedWorld, place: Place, record: Record, controller: MPC) 
     dreams = {d["step"]: torch.tensor([d["actions"]]) for d in record["dreams"]}
     state, belief = plant.reset(first, key), world.reset({k: first[k] for k in needs}, keys_t[0])
     draws = place.where != "world" or image_world(world)
-    real, dreamt = [first[IMAGE]] if draws else [], list[Tensor]()
+    real, imagined = [first[IMAGE]] if draws else [], list[Tensor]()
     for t, action in enumerate(actions.unbind(0)):
         if t in dreams and image_world(world):
             _, path = world.rollout(belief, dreams[t])
-            dreamt += dreamt[-1:] * (t - len(dreamt))  # a plan has run out before the next was filmed
+            imagined += imagined[-1:] * (t - len(imagined))  # a plan has run out before the next was filmed
             draw = require_drawable(world).decode
-            dreamt = [*dreamt[:t], draw(world.present(belief).latent), *draw(path.latent)[0][:, None]]
+            imagined = [*imagined[:t], draw(world.present(belief).latent), *draw(path.latent)[0][:, None]]
         state, step = plant.step(state, action[None])
         if draws:
             real.append(require_drawable(plant).decode(step.latent))
         belief = world.see(belief, observe(plant, step, needs), action[None])
-    return _film_of(real), _film_of(dreamt)
+    return _film_of(real), _film_of(imagined)
 
 
 def _film_of(frames: Sequence[Tensor]) -> Frames | None:
@@ -139,6 +139,6 @@ def _backdrop(world: LearnedWorld, first: Observation, futures: Futures) -> Back
 
 
 def _enlarged(frames: Frames) -> Frames:
-    """Enlarged by a whole factor to about `_PANE_PX`."""
+    """Enlarged by an integer factor to about `_PANE_PX`."""
     factor = max(1, _PANE_PX // frames.shape[1])
     return np.ascontiguousarray(frames.repeat(factor, axis=1).repeat(factor, axis=2))

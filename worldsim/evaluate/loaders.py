@@ -1,6 +1,6 @@
 """Picklable loaders that triage hands to its processes: worlds, simulators and policies by name.
 
-The one place where the rooms of worlds, environments and policies meet for a triage.
+They join worlds, environments and critics for a triage.
 """
 
 import dataclasses

@@ -57,7 +57,7 @@ def play_all(
 ) -> None:
     """Play every episode that the ledger lacks, batch by batch; finished batches are safe.
 
-    A batch is always played whole, so that an interrupted run ends with the same numbers as one that was not.
+    A batch is always played completely, so that an interrupted run ends with the same numbers as one that was not.
 
     Args:
         controller: The planner at work.
@@ -66,7 +66,7 @@ def play_all(
         episodes: Starts and keys.
         ledger: Takes what is finished.
         batch: Episodes that share a batch.
-        progress: Told how many episode steps are done, of all episodes times the horizon.
+        progress: Called with how many episode steps are done, of all episodes times the horizon.
     """
     horizon, stage = place.plant.spec.horizon, f"steps in {place.name}"
     total = len(episodes) * horizon
@@ -113,12 +113,12 @@ def play(
         world), `plan_ms` per step, `evaluations`.
     """
     spec, recorder = plant.spec, _Recorder(controller, plant.spec.horizon)
-    keys_tn = policy_keys(keys, spec.horizon)
+    keys_TN = policy_keys(keys, spec.horizon)
     state, carry = plant.reset(first, keys), controller.initial(len(keys))
     seen: Observation = {k: first[k] for k in controller.needs if k in first}
     for t in range(spec.horizon):
         began, plans = time.perf_counter(), carry.plans
-        action, carry = controller.act(seen, carry, keys_tn[t])
+        action, carry = controller.act(seen, carry, keys_TN[t])
         recorder.spent_s += time.perf_counter() - began
         if carry.plans > plans:
             recorder.add_plan(t, carry)

@@ -56,7 +56,7 @@ def load_ref(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Policy:
-    """Load the policy of a reference that may come from somebody else's run folder.
+    """Load the policy of a reference that may come from another user's run folder.
 
     Args:
         ref: The reference.

@@ -70,7 +70,7 @@ class Triage:
             out: The run folder.
             videos: Films of each kind.
             command: How the run was asked for, for the report.
-            progress: Told how many rollouts are done.
+            progress: Called with how many rollouts are done.
             retry_crashed: Try policies again that crashed in an earlier run of the folder.
 
         Raises:

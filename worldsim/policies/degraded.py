@@ -1,6 +1,6 @@
 """Policies made worse on purpose: noise, delay, gain, offset, rotation, random and frozen actions over any policy.
 
-They widen the behaviour in collected data and give triage policies whose order is known. Not for learning.
+They widen the behaviour in collected data and give triage policies whose order is known.
 
 Shape legend: n episodes, A action width, D delay in steps.
 """

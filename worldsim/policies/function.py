@@ -1,4 +1,4 @@
-"""Anybody's Python function as a policy, and references of the form ``module:name``."""
+"""A Python function as a policy, and references of the form ``module:name``."""
 
 import hashlib
 import inspect

@@ -1,6 +1,6 @@
 """StatePolicy: a small network from the true task state and proprioception to actions, PixelPolicy's cheap sibling.
 
-Only simulators and state worlds give the true state. Not for training (`worldsim.train.recipes.policy`).
+Only simulators and state worlds give the true state.
 
 Shape legend: M rows, S true state, P proprio, K chunk, A action, E encoded action.
 """

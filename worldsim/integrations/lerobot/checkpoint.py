@@ -1,8 +1,7 @@
 """Reading a LeRobot checkpoint folder strictly and offline: configuration, network, processors.
 
 LeRobot's own loader ignores missing weights, downloads backbone weights that the checkpoint holds anyway, and looks on
-the hub for files that are missing; this one does none of that. Not for running it
-(`worldsim.integrations.lerobot.policies`).
+the hub for files that are missing; this one does none of that.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """LeRobot checkpoints as worldsim policies: one queue per episode, in the open, and noise from episode keys.
 
 LeRobot keeps one queue of actions and observations inside the module, shared by whatever batch comes next. Here the
-network is only ever asked for a chunk; queues, histories and temporal ensembles live in the carry. Not for reading the
-folder (`worldsim.integrations.lerobot.checkpoint`).
+network is only ever asked for a chunk; queues, histories and temporal ensembles live in the carry.
 
 Shape legend: n episodes, T observations of history, E executed actions, K chunk, A action, P proprio, H W image.
 """
@@ -60,7 +59,7 @@ class LeRobotCarry:
 
 
 class LeRobotPolicy:
-    """A LeRobot network behind the policy door.
+    """A LeRobot network as a `worldsim.protocols.Policy`.
 
     ACT and Diffusion are covered by tests; other types that look at one observation and predict chunks take the same
     way.

@@ -5,7 +5,7 @@ Everything here follows the shape of its interface, so the library itself is not
     from pytorch_mppi import MPPI                                           # before
     from worldsim.integrations.planners.pytorch_mppi import MPPI            # after
 
-What differs on purpose: candidates share a guarded loop (a cost that is not finite harms nobody, a plan is never worse
+What differs on purpose: candidates share a guarded loop (a cost that is not finite harms no other candidate, a plan is never worse
 than the one before), the first plan is `u_init` instead of noise, and nothing but `running_cost` prices an action.
 
 Shape legend: B robots, N candidates, T steps, X state width, A action width.
@@ -263,7 +263,7 @@ class MPPI:
     def _box(self, planner: str, low: Tensor | None, high: Tensor | None) -> Bounds:
         if low is None and high is None:
             if planner not in _FREE:
-                raise InvalidInputError(f"Planner {planner!r} searches the whole box: give u_min and u_max.")
+                raise InvalidInputError(f"Planner {planner!r} searches a box: give u_min and u_max.")
             return Bounds(-_FAR * self._spread, _FAR * self._spread)
         low, high = (None if v is None else self._vector(v) for v in (low, high))
         low, high = (

@@ -89,7 +89,7 @@ class WorldsimPlanner(MPCPlannerBase):  # type: ignore[misc]  # of a library wit
         action_key: Where the action goes.
         planner: A name that `worldsim.planners.make_planner` knows.
         bounds: Of the actions; by default those of the environment's action spec.
-        seed: Each call draws anew, in an order that depends on this seed alone.
+        seed: Each call draws new noise, in an order that depends on this seed alone.
         **options: Further options of `make_planner`.
 
     Raises:

@@ -72,5 +72,5 @@ class WorldsimPlannerConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 def not_trained() -> InvalidInputError:
-    """The error for whoever tries to train a planner."""
+    """The error of an attempt to train a planner."""
     return InvalidInputError("A planner has nothing to train. Train its world: worldsim train world data=FOLDER.")

@@ -31,8 +31,8 @@ _DEFAULTS = {
 class WorldsimEnv(EnvConfig):  # type: ignore[misc]
     """A simulated task or a world as LeRobot's environment; all episodes of a batch are stepped in this process.
 
-    Where a task counts as solved by how it ends, `is_success` is told at the end of an episode alone: LeRobot takes an
-    episode for a success as soon as it was told so once.
+    Where a task counts as solved by how it ends, `is_success` is given at the end of an episode alone: LeRobot takes an
+    episode for a success as soon as it was given once.
 
     Attributes:
         task: A registered Gymnasium id.
@@ -121,8 +121,8 @@ class EndOfEpisode(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The attribute, or the result of the method, of every episode."""
-        told: tuple[Any, ...] = self.env.call(name, *args, **kwargs)  # type: ignore[attr-defined]
-        return told
+        values: tuple[Any, ...] = self.env.call(name, *args, **kwargs)  # type: ignore[attr-defined]
+        return values
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute of every episode."""

@@ -1,4 +1,4 @@
-"""stable-worldmodel's solvers behind worldsim's planner door.
+"""stable-worldmodel's solvers with worldsim's planner interface.
 
 Shape legend: B episodes, S candidates, H steps, A action width.
 """
@@ -57,8 +57,8 @@ class SolverPlanner:
             raise InvalidInputError("A stable-worldmodel solver takes neither limits nor noise from outside.")
         box = Bounds.of(bounds)
         start = initial if initial is not None or state is None else state.mean
-        told = [len(v) for v in (start, prior, keys) if v is not None]
-        b = told[0] if told else batch or 1
+        lengths = [len(v) for v in (start, prior, keys) if v is not None]
+        b = lengths[0] if lengths else batch or 1
         first = box.low.new_zeros(b, self.horizon, box.dim) if start is None else start.to(box.low)
         first = box.clip(first)
         model = _BoxedModel(objective, box, b)

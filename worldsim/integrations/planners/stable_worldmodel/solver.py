@@ -1,4 +1,4 @@
-"""Worldsim planners behind stable-worldmodel's Solver door.
+"""Worldsim planners with stable-worldmodel's Solver interface.
 
 Shape legend: B environments, S candidates, H steps of a plan, A width of a step: action width x action_block.
 """
@@ -45,7 +45,7 @@ class WorldsimSolver:
         n_steps: Iterations.
         topk: Elites, where the planner has them.
         device: Where to plan.
-        seed: Each call of `solve` draws anew, in an order that depends on this seed alone.
+        seed: Each call of `solve` draws new noise, in an order that depends on this seed alone.
         bounds: In the units that the model reads; by default those of the action space that `configure` is given.
         scaler: The scaler (`mean_`, `scale_`) between the action space and the model, the policy's
             ``process["action"]``: without it a box in environment units would be laid over standardised actions.
@@ -178,7 +178,7 @@ class WorldsimSolver:
         return lambda n, h, a: torch.randn(batch, n, h, a, generator=stream, device=self.device, dtype=self._dtype)
 
     def _complete(self, info: Mapping[str, Any], known: Tensor | None, total: int) -> Tensor:
-        """A first plan over the whole horizon: what is known, then the model's own actions, else zeros."""
+        """A first plan over the horizon: what is known, then the model's own actions, else zeros."""
         have = 0 if known is None else known.shape[1]
         if known is not None and (known.shape[0], known.shape[2]) != (total, self.action_dim):
             raise InvalidInputError(
