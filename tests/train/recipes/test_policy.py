@@ -147,7 +147,7 @@ def test_unfinished_folder_of_another_request(data, tmp_path):
     (tmp_path / "bank/.training").mkdir(parents=True)
     (tmp_path / "bank/.training/request.json").write_text(json.dumps({"config": 1}))
     (tmp_path / "bank/.training/all_s0").mkdir()
-    with pytest.raises(InvalidInputError, match="config, data_digest"):
+    with pytest.raises(InvalidInputError, match="config: was 1, .*data_digest: was None"):
         train_policy(small(data, tmp_path / "bank"))
 
 
