@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.reason_head import Head, logodds
 from benchmarks.reason_runs import Runs
 from benchmarks.record import Figure
+from worldsim.arrays import Bools, Float64s
 from worldsim.reason.calibration.fit import JudgedEpisodes, judge_sources, split_policies
 from worldsim.reason.calibration.metrics import balanced_accuracy, calibration_error
 from worldsim.reason.calibration.platt import Platt
@@ -26,8 +26,6 @@ from worldsim.worlds import load_world
 KINDS = ("simulator", "dreams")
 DRAWS = 2000
 """Of the bootstrap."""
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 def learned_from(runs: Runs) -> Source:
@@ -83,7 +81,7 @@ def judging(critic: ReasonCritic, head: Head, sources: dict[str, Source]) -> lis
     return figures
 
 
-def with_logodds(judged: JudgedEpisodes, logodds_N: Floats) -> JudgedEpisodes:
+def with_logodds(judged: JudgedEpisodes, logodds_N: Float64s) -> JudgedEpisodes:
     """The same episodes with the log-odds of another judge."""
     return dataclasses.replace(
         judged, assessments=dataclasses.replace(judged.assessments, logodds=torch.from_numpy(logodds_N))
@@ -124,7 +122,7 @@ def verdicts(who: str, judged: JudgedEpisodes, redrawn: JudgedEpisodes) -> list[
     ]
 
 
-def cross_fitted(judged: JudgedEpisodes) -> Floats:
+def cross_fitted(judged: JudgedEpisodes) -> Float64s:
     """Probability of success [N] of each episode, calibrated on the policies of the other half."""
     first = split_policies(judged)
     logodds_N = judged.assessments.logodds.numpy()
@@ -134,12 +132,12 @@ def cross_fitted(judged: JudgedEpisodes) -> Floats:
     return found
 
 
-def right(p: Floats, y: Bools) -> Floats:
+def right(p: Float64s, y: Bools) -> Float64s:
     """1 where a verdict is right, else 0, [N]."""
     return ((p >= 0.5) == y).astype(np.float64)
 
 
-def bootstrap(value: Floats, y: Bools) -> tuple[float, float]:
+def bootstrap(value: Float64s, y: Bools) -> tuple[float, float]:
     """95 % of the mean of two means, of solved and of unsolved episodes, resampled separately."""
     draw = np.random.default_rng(0)
     means = [v[draw.integers(len(v), size=(DRAWS, len(v)))].mean(axis=1) for v in (value[y], value[~y])]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from worldsim.arrays import Bools, Float64s, Int64s
 from worldsim.errors import InvalidInputError
 from worldsim.progress import Progress, silent
 from worldsim.reason.calibration.metrics import JudgeMetrics
@@ -24,7 +24,6 @@ from worldsim.reason.items.sources import Source, subsample
 from worldsim.reason.items.video import Video
 from worldsim.reason.settings import Calibration
 
-Bools = NDArray[np.bool_]
 _TRIES = 64
 
 
@@ -43,7 +42,7 @@ class JudgedEpisodes:
 
     assessments: Assessment
     solved: Bools
-    progress: NDArray[np.float64]
+    progress: Float64s
     groups: tuple[str, ...]
     sources: tuple[str, ...]
     unlabelled: int = 0
@@ -138,7 +137,7 @@ def calibrate(
     return made.with_settings(dataclasses.replace(made.settings, calibration=calibration))
 
 
-def metrics_of(critic: ReasonCritic, judged: JudgedEpisodes, rows: NDArray[np.int64]) -> JudgeMetrics:
+def metrics_of(critic: ReasonCritic, judged: JudgedEpisodes, rows: Int64s) -> JudgeMetrics:
     """Figures of a critic on some of the judged episodes, as it is calibrated now."""
     found = judged.assessments.rows(torch.from_numpy(rows))
     probability, abstain = critic.decide(found)

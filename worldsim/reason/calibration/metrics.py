@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from worldsim.arrays import Bools, Float64s
 from worldsim.errors import InvalidInputError
 from worldsim.stats.judge_rates import JudgeRates
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 BINS = 10
 """Bins of the calibration error; each holds as many episodes as the others, up to one."""
 
@@ -95,13 +94,13 @@ class JudgeMetrics:
         )
 
 
-def balanced_accuracy(probability: Floats, solved: Bools) -> float:
+def balanced_accuracy(probability: Float64s, solved: Bools) -> float:
     """Mean of sensitivity and specificity at 1/2; both outcomes must occur."""
     said = probability >= 0.5
     return float((said[solved].mean() + (~said[~solved]).mean()) / 2)
 
 
-def calibration_error(probability: Floats, solved: Bools, *, bins: int = BINS) -> float:
+def calibration_error(probability: Float64s, solved: Bools, *, bins: int = BINS) -> float:
     """Expected calibration error: mean over episodes of |mean probability - share solved| of their bin.
 
     Bins hold equal numbers of episodes in the order of their probability, so that none is empty; a perfect judge still
@@ -125,7 +124,7 @@ def _families(names: Sequence[str]) -> list[str]:
     return [family[name] if family[name] in shared else "" for name in names]
 
 
-def _by(names: Sequence[str], probability: Floats, solved: Bools) -> tuple[JudgeRates, ...]:
+def _by(names: Sequence[str], probability: Float64s, solved: Bools) -> tuple[JudgeRates, ...]:
     """Rates on each name's episodes, sorted."""
     label = np.array(names)
     known = sorted(name for name in set(names) if name)

@@ -7,12 +7,12 @@ import dataclasses
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+from worldsim.arrays import Float64s
 from worldsim.errors import InvalidInputError
 
-Floats = NDArray[np.float64]
 _HOTTEST = 1e4
 """Temperatures end here: at it a log-odds of any model says nothing."""
 
@@ -38,7 +38,7 @@ class Platt:
                 f"A calibration needs a finite temperature above 0 and a finite bias; got {self.temperature}, {self.bias}."
             )
 
-    def __call__(self, logodds: ArrayLike) -> Floats:
+    def __call__(self, logodds: ArrayLike) -> Float64s:
         """Probabilities [N] of log-odds [N]."""
         return np.asarray(special.expit(np.asarray(logodds, np.float64) / self.temperature + self.bias))
 
@@ -69,7 +69,7 @@ class Platt:
             )
         target = np.where(y, (wins + 1) / (wins + 2), 1 / (y.size - wins + 2))
 
-        def loss(x: Floats) -> tuple[float, Floats]:
+        def loss(x: Float64s) -> tuple[float, Float64s]:
             """Mean negative log-likelihood and its gradient, over the logarithm of 1 / temperature and the bias."""
             scale = math.exp(x[0])
             margin = scale * z + (x[1] if bias else 0.0)

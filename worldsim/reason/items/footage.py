@@ -9,15 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.arrays import Bytes, Float32s
 from worldsim.errors import InvalidInputError
 from worldsim.reason.items.item import FrameFacts
 from worldsim.reason.items.sources import Source
 from worldsim.reason.items.video import Provenance, Video, resize_frames
 
-Floats = NDArray[np.float32]
 THUMBNAIL_PX = 8
 """Side of the thumbnails by which clips are compared."""
 COMPASS = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
@@ -30,14 +29,14 @@ class VideoSummary:
 
     provenance: Provenance
     side_px: int  # the shorter side of its frames
-    thumbnails: NDArray[np.uint8]  # [T, THUMBNAIL_PX, THUMBNAIL_PX, 3]
-    change: Floats  # [T - 1], mean absolute change of a pixel, 0..1
-    action_xy: Floats | None  # [T - 1, 2], what moves the agent
-    agent_xy: Floats | None  # [T, 2]
-    object_xy: Floats | None  # [T, 2]
-    heading: Floats | None  # [T, 2], cosine and sine
-    state: Floats | None  # [T, E]
-    progress: Floats | None  # [T]
+    thumbnails: Bytes  # [T, THUMBNAIL_PX, THUMBNAIL_PX, 3]
+    change: Float32s  # [T - 1], mean absolute change of a pixel, 0..1
+    action_xy: Float32s | None  # [T - 1, 2], what moves the agent
+    agent_xy: Float32s | None  # [T, 2]
+    object_xy: Float32s | None  # [T, 2]
+    heading: Float32s | None  # [T, 2], cosine and sine
+    state: Float32s | None  # [T, E]
+    progress: Float32s | None  # [T]
     success: float | None
 
     @property
@@ -137,7 +136,7 @@ class Footage:
             found[:, 4] = 2 * about.progress[rows] - 1
         return FrameFacts(numbers=torch.from_numpy(found))
 
-    def activity(self) -> list[Floats]:
+    def activity(self) -> list[Float32s]:
         """How much happens between frames, [T - 1] per video: change of the true state where all have one, else pixels.
 
         The state is what the task is about; the agent's own movement is not part of it.
@@ -183,7 +182,7 @@ class Footage:
         low, high = np.concatenate(places).min(axis=0), np.concatenate(places).max(axis=0)
         return ((float(low[0]), float(high[0])), (float(low[1]), float(high[1])))
 
-    def _cell(self, place: Floats) -> str:
+    def _cell(self, place: Float32s) -> str:
         digits = []
         for value, (low, high) in zip(place, self.limits, strict=True):
             share = (float(value) - low) / max(high - low, 1e-9)
@@ -191,19 +190,19 @@ class Footage:
         return "".join(digits)
 
 
-def compass_point(direction: Floats) -> str:
+def compass_point(direction: Float32s) -> str:
     """The nearest of eight compass points of a direction [2]: east is the first number growing, north the second."""
     return COMPASS[round(float(np.arctan2(direction[1], direction[0])) / (2 * np.pi) * 8) % 8]
 
 
-def _columns(value: Tensor | None, columns: Sequence[int]) -> Floats | None:
+def _columns(value: Tensor | None, columns: Sequence[int]) -> Float32s | None:
     """Two columns as float32 [T, 2]; None where there is no value or no layout for it."""
     if value is None or not columns:
         return None
     return np.ascontiguousarray(value.to(torch.float32).numpy()[:, list(columns)])
 
 
-def _tenth_of_turn(heading: Floats) -> str:
+def _tenth_of_turn(heading: Float32s) -> str:
     """Tenth of a turn, one digit, of cosine and sine [2]; empty where these are none."""
     if abs(float(np.hypot(heading[0], heading[1])) - 1) > 1e-2:
         return ""

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.arrays import Float32s
 from worldsim.errors import InvalidInputError
 from worldsim.reason.items.choices import KeyedChoices
-from worldsim.reason.items.footage import Floats, Footage
+from worldsim.reason.items.footage import Footage
 
 _WEIGHT = 5.0
 """How much more places count than pixels."""
@@ -89,14 +90,14 @@ def most_eventful(footage: Footage, found: list[Window], *, share: float) -> lis
     return [dataclasses.replace(found[i], difficulty=r / max(1, len(order) - 1)) for r, i in enumerate(order)]
 
 
-def thumbnails(footage: Footage, window: Window) -> Floats:
+def thumbnails(footage: Footage, window: Window) -> Float32s:
     """Thumbnails of a window's frames, float32 [F, D] in 0..1."""
     small = footage.summaries[window.video].thumbnails[list(window.frames)]
-    flat: Floats = small.reshape(len(small), -1).astype(np.float32) / np.float32(255)
+    flat: Float32s = small.reshape(len(small), -1).astype(np.float32) / np.float32(255)
     return flat
 
 
-def frame_features(footage: Footage, windows: Sequence[Window]) -> Floats:
+def frame_features(footage: Footage, windows: Sequence[Window]) -> Float32s:
     """What single frames of windows show, float32 [N, F, D]: thumbnails, and places where all videos have them.
 
     Places are those of object and agent, how far apart the two are, and how far the object is from the middle of the
@@ -116,11 +117,11 @@ def frame_features(footage: Footage, windows: Sequence[Window]) -> Floats:
     places = np.stack(rows)
     places -= places.mean(axis=(0, 1))
     places *= _WEIGHT * float(small.std(axis=(0, 1)).mean()) / (places.std(axis=(0, 1)) + 1e-9)
-    found: Floats = np.concatenate([small, places], axis=2).astype(np.float32)
+    found: Float32s = np.concatenate([small, places], axis=2).astype(np.float32)
     return found
 
 
-def balance(lean_ND: Floats, *, keep: float) -> NDArray[np.int64]:
+def balance(lean_ND: Float32s, *, keep: float) -> NDArray[np.int64]:
     """Choose rows whose sum stays near zero for every prefix of the result.
 
     Rows are whitened, so that a small thing's place counts as much as a large one's; then each next row points most

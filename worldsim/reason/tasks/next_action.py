@@ -8,8 +8,9 @@ import dataclasses
 
 import numpy as np
 
+from worldsim.arrays import Float32s
 from worldsim.errors import InvalidInputError
-from worldsim.reason.items.footage import Floats, Footage
+from worldsim.reason.items.footage import Footage
 from worldsim.reason.items.item import Item, format_prompt
 from worldsim.reason.items.windows import Window, balance, find_windows, frame_features
 from worldsim.reason.tasks.actions import DIRECTIONS, direction, mean_action, peak_action
@@ -65,7 +66,7 @@ class NextActionTask:
         kept = tuple(tuple(pool[i] for i in rows) for pool, rows in zip(pools, chosen, strict=True))
         return (QuestionPool(labels=DIRECTIONS, pools=kept),)
 
-    def _clear(self, footage: Footage, window: Window, peak: Floats) -> tuple[int, float] | None:
+    def _clear(self, footage: Footage, window: Window, peak: Float32s) -> tuple[int, float] | None:
         """Direction and difficulty of what follows a clip; None where it is not clear, or the agent is held back."""
         c, last = self.config, window.frames[-1]
         share = mean_action(footage, window.video, last, c.ahead) / peak
