@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim import rollout
 from worldsim.core import Observation
 from worldsim.planners.ensemble_check import EnsembleCheck
 from worldsim.planners.mpc import MPC, MPCCarry
 from worldsim.planners.objective import unrolled
 from worldsim.progress import Progress, silent
-from worldsim.protocols import Startable, World, observe
-from worldsim.rollout import policy_keys
+from worldsim.protocols import Startable, World
+from worldsim.rollout import Actor
 from worldsim.rollout.episodes import Block
 from worldsim.rollout.judge import WorldJudge
 from worldsim.runs import Ledger, Record
@@ -88,7 +89,6 @@ def play_all(
         progress(stage, group.stop * horizon, total, {})
 
 
-@torch.no_grad()
 def play(
     controller: MPC,
     plant: World,
@@ -104,7 +104,7 @@ def play(
         plant: What the actions are executed in.
         first: What `plant.reset` and the planner's world begin from, each with leading n.
         keys: int64 [n].
-        on_step: Called with the number of steps done, after each.
+        on_step: Called with the number of actions done, after each step.
 
     Returns:
         One record per episode: `success` and `final` progress by the task's rule, `progress` after each step, `promised`
@@ -112,39 +112,42 @@ def play(
         after the other through the episode, and the progress they predicted, expected over the members of the planner's
         world), `plan_ms` per step, `evaluations`.
     """
-    spec, recorder = plant.spec, _Recorder(controller, plant.spec.horizon)
-    keys_TN = policy_keys(keys, spec.horizon)
-    state, carry = plant.reset(first, keys), controller.initial(len(keys))
-    seen: Observation = {k: first[k] for k in controller.needs if k in first}
-    for t in range(spec.horizon):
-        began, plans = time.perf_counter(), carry.plans
-        action, carry = controller.act(seen, carry, keys_TN[t])
-        recorder.spent_s += time.perf_counter() - began
-        if carry.plans > plans:
-            recorder.add_plan(t, carry)
-        state, step = plant.step(state, action)
-        recorder.add_step(action, step.progress, step.success)
-        seen = observe(plant, step, controller.needs)
-        on_step(t + 1)
-    return recorder.records(WorldJudge(success_at=spec.success_at))
+    recorder = _RecordedMPC(controller, plant.spec.horizon)
+    actor = Actor(name="the planner", policy=recorder, rows=slice(None))
+    recording = rollout.play(plant, [actor], first, keys, keep="heads", on_step=on_step)
+    success, progress, _ = (head.cpu() for head in recording.heads())
+    return recorder.records(success, progress, WorldJudge(success_at=plant.spec.success_at))
 
 
-class _Recorder:
-    """What n episodes did and what the plans predicted."""
+class _RecordedMPC:
+    """A planner at work, which keeps what n episodes did and what its plans predicted."""
 
     def __init__(self, controller: MPC, horizon: int) -> None:
+        self.needs = controller.needs
         self._mpc, self._horizon = controller, horizon
         self._check = EnsembleCheck.of(controller.world)
         self._span = controller.planner.horizon * controller.block * controller.repeat
         self._actions: list[Tensor] = []
-        self._progress: list[Tensor] = []
-        self._success: list[Tensor] = []
         self._dreams: list[tuple[int, Tensor, Tensor]] = []
         self._promised: Tensor | None = None
         self._evaluations = 0
-        self.spent_s = 0.0
+        self._spent_s = 0.0
 
-    def add_plan(self, t: int, carry: MPCCarry) -> None:
+    def initial(self, n: int) -> MPCCarry:
+        """See `worldsim.protocols.Policy.initial`."""
+        return self._mpc.initial(n)
+
+    def act(self, observation: Observation, carry: MPCCarry, keys: Tensor) -> tuple[Tensor, MPCCarry]:
+        """See `worldsim.protocols.Policy.act`."""
+        began, plans = time.perf_counter(), carry.plans
+        action, carry = self._mpc.act(observation, carry, keys)
+        self._spent_s += time.perf_counter() - began
+        if carry.plans > plans:
+            self._add_plan(len(self._actions), carry)
+        self._actions.append(action.detach().cpu())
+        return action, carry
+
+    def _add_plan(self, t: int, carry: MPCCarry) -> None:
         """A plan was made for all episodes before step t."""
         plan = carry.plan
         assert plan is not None
@@ -161,14 +164,8 @@ class _Recorder:
         if sees_end:
             self._promised = predicted[:, -1]
 
-    def add_step(self, action: Tensor, progress: Tensor, success: Tensor) -> None:
-        """One step was executed."""
-        for known, value in ((self._actions, action), (self._progress, progress), (self._success, success)):
-            known.append(value.detach().cpu())
-
-    def records(self, rule: WorldJudge) -> list[Record]:
-        """One record per episode."""
-        progress, success = torch.stack(self._progress, dim=1), torch.stack(self._success, dim=1)
+    def records(self, success: Tensor, progress: Tensor, rule: WorldJudge) -> list[Record]:
+        """One record per episode, given what the plant said after each step, [n, T]."""
         actions, verdict = torch.stack(self._actions, dim=1), rule.read(success, progress)
         n, steps = progress.shape
         found: list[Record] = []
@@ -184,7 +181,7 @@ class _Recorder:
                 "actions": actions[i].tolist(),
                 "dreams": dreams,
                 "promised": None if self._promised is None else float(self._promised[i]),
-                "plan_ms": 1e3 * self.spent_s / (n * steps),
+                "plan_ms": 1e3 * self._spent_s / (n * steps),
                 "evaluations": self._evaluations,
             }
             found.append(values)

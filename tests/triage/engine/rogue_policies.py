@@ -16,6 +16,8 @@ import torch
 from benchmarks.toy import ToyPolicy, ToyWorld, load_toy
 from worldsim.core import IMAGE
 
+LEFT_OPEN = []
+
 
 class Panic(BaseException):
     """As exceptions of Rust extensions are."""
@@ -82,7 +84,8 @@ def change_settings(action):
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(2)
     torch.set_grad_enabled(True)
-    torch.inference_mode().__enter__()
+    LEFT_OPEN.append(torch.inference_mode())
+    LEFT_OPEN[-1].__enter__()
     torch.use_deterministic_algorithms(True)
     return action
 

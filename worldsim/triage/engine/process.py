@@ -127,6 +127,11 @@ class WorkerProcess:
         self._orphaned = _exists(self._process.pid)  # the fork server has died; the worker itself goes on
         return None if self._orphaned else Gone()
 
+    def is_overdue(self, timeout_s: float) -> bool:
+        """Whether a policy has run for longer than this."""
+        acting = self.board.acting  # read once: the worker goes on meanwhile
+        return acting is not None and acting[1] > timeout_s
+
     @property
     def events(self) -> list[Any]:
         """What to wait for: an answer, or its end."""

@@ -94,8 +94,7 @@ class Workers:
             _wait(self._busy)
             for worker in self._busy:
                 answer = worker.answer()
-                overdue = worker.board.acting is not None and worker.board.acting[1] > self._request.timeout_s
-                if answer is None and not overdue:
+                if answer is None and not worker.is_overdue(self._request.timeout_s):
                     continue
                 job = worker.take_job()
                 if isinstance(answer, Done):
