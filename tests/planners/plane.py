@@ -74,6 +74,24 @@ class Plane:
         return torch.zeros(*latent.shape[:-3], 4, 4, 3, dtype=torch.uint8)
 
 
+class ChunkedPlane(Plane):
+    """The same world in steps of two actions; it says where things stand after the second."""
+
+    spec = dataclasses.replace(SPEC, actions_per_step=2)
+
+    def see(self, state: WorldState, observation: Observation, action: Tensor) -> Mass:
+        assert isinstance(state, Mass) and action.shape[1:] == (2, 2)
+        at = observation[STATE]
+        between = 0.05 * self.spec.action.check(action[:, 1])
+        return dataclasses.replace(state, step=state.step + 1, at=at, speed=(at - state.at) / 2 + between)
+
+    def step(self, state: WorldState, action: Tensor) -> tuple[Mass, WorldStep]:
+        one = Plane()
+        after, _ = one.step(state, action[:, 0])
+        after, step = one.step(after, action[:, 1])
+        return dataclasses.replace(after, step=state.step + 1), step
+
+
 class Plant:
     """What is really there: the same mass, with its true speed.
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.planners.plane import SPEC, Plane, Plant, drive
+from tests.planners.plane import SPEC, ChunkedPlane, Plane, Plant, drive
 from worldsim.core import IMAGE, STATE
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Limits, make_planner
@@ -228,3 +228,48 @@ def test_a_block_holds_distinct_actions() -> None:
     blocks: Any = world_objective(Plane(), state, progress, block=2)
     steps: Any = world_objective(Plane(), state, progress)
     assert torch.allclose(blocks(plan.actions[:, None]), steps(plan.actions.reshape(3, 1, 6, 2)))
+
+
+def chunked(**options: Any) -> MPC:
+    return MPC(make_planner("weighted", horizon=3, samples=48, iterations=3), ChunkedPlane(), **options)
+
+
+def test_a_world_that_takes_two_actions_a_step_is_planned_in_by_two_and_acted_in_one_by_one() -> None:
+    policy = chunked()
+    actions, carry, plant = drive(policy, 20)
+    assert carry.plan.actions.shape == (3, 3, 4) and carry.plans == 10
+    assert torch.equal(actions[:, -2:], carry.plan.actions[:, 0].reshape(3, 2, 2))
+    assert float(plant.away().max()) < 0.3
+    blocks: Any = world_objective(ChunkedPlane(), carry.belief, progress, block=2)
+    assert torch.allclose(blocks(carry.plan.actions[:, None])[:, 0], carry.plan.cost)
+    check_policy(chunked(receding=2), ChunkedPlane.spec)
+
+
+def test_the_belief_of_a_chunked_world_moves_on_at_every_second_observation() -> None:
+    policy, plant, keys = chunked(), Plant(3), torch.arange(3)
+    carry, steps = policy.initial(3), []
+    for _ in range(6):
+        action, carry = policy.act(plant.seen(), carry, keys)
+        plant.act(action)
+        steps.append(int(carry.belief.step[0]))  # type: ignore[union-attr]
+    assert steps == [0, 0, 1, 1, 2, 2]
+
+
+def test_episodes_of_a_chunked_world_may_begin_at_any_time() -> None:
+    policy, plant = chunked(), Plant(3)
+    carry = policy.initial(3)
+    for t in range(4):
+        if t == 1:
+            carry = policy.reset(carry, torch.tensor([False, True, False]))
+        action, carry = policy.act(plant.seen(), carry, torch.arange(3))
+        plant.act(action)
+    assert carry.belief is not None
+    assert carry.belief.step.tolist() == [1, 1, 1] and carry.left.tolist() == [0, 1, 0]
+
+
+def test_a_plan_that_does_not_fill_the_steps_of_a_world_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="2 actions a step"):
+        chunked(block=1)
+    state = ChunkedPlane().reset(Plant(3).seen(), torch.arange(3))
+    with pytest.raises(InvalidInputError, match="no multiple"):
+        world_objective(ChunkedPlane(), state)(torch.zeros(3, 1, 3, 2))
