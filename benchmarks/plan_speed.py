@@ -201,8 +201,8 @@ def _pytorch_mppi(job: Work) -> dict[str, Callable[[], object]]:
 def ratios(calls: Mapping[str, Callable[[], object]], *, rounds: int, repeats: int) -> tuple[dict[str, float], float]:
     """Median over rounds of every call's core-seconds over the floor's, and the floor's own median in seconds.
 
-    In a round every call is made `repeats` times in a row, as in a control loop, and their median counts: whoever else
-    uses the machine disturbs some of them.
+    In a round every call is made `repeats` times in a row, as in a control loop, and their median counts: other
+    processes of the machine disturb some of them.
     """
     order, names = random.Random(0), list(calls)
     for name in names:
@@ -229,17 +229,17 @@ def main(rounds: Annotated[int, typer.Option(help="Rounds to take the median ove
             sys.executable, [sys.executable, "-m", "benchmarks.plan_speed", *sys.argv[1:]], os.environ | ALLOCATOR
         )
     torch.set_num_threads(1)
-    figures, floors = [], {}
+    figures, floor_s = [], {}
     for model, batch, repeats in (("linear", 1, 20), ("MLP 128", 8, 3)):
         case = f"{model}, {batch} environment{'s' if batch > 1 else ''}"
-        found, floors[case] = ratios(calls_of(work(model, batch)), rounds=rounds, repeats=repeats)
+        found, floor_s[case] = ratios(calls_of(work(model, batch)), rounds=rounds, repeats=repeats)
         figures += [Figure(name=f"{name}: {case}", value=value, unit="x") for name, value in found.items()]
     versions = {}
     for peer in PEERS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[peer] = importlib.metadata.version(peer)
     sizes = {"latent": LATENT, "action": ACTION, "horizon": HORIZON, "samples": SAMPLES, "iterations": ITERATIONS}
-    details = {"floor_core_seconds": floors, "peers": versions, "rounds": rounds, **sizes, "elites": ELITES}
+    details = {"floor_core_seconds": floor_s, "peers": versions, "rounds": rounds, **sizes, "elites": ELITES}
     write("plan_speed", figures=figures, seeds=[0], details=details)
 
 

@@ -150,7 +150,7 @@ def uncommitted() -> list[str]:
 
 
 def is_known(commit: str) -> bool:
-    """Whether the repository holds a commit; yes where it is shallow, as nobody can tell."""
+    """Whether the repository holds a commit; yes where it is shallow and may lack it."""
     return (
         _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
         or (_git("rev-parse", "--is-shallow-repository") or "").strip() == "true"

@@ -141,7 +141,7 @@ class ToyPolicy:
 
     Attributes:
         gain: 1 goes straight there, 0 stays.
-        jitter: Standard deviation of its tremble, m.
+        jitter: Standard deviation of its action noise, m.
         pixels: Reads the frame instead of the state.
         fault: What it does wrong: ``raise``, ``nan``, ``shape``, ``hang``, ``exit``, ``write`` (into what it was
         shown),

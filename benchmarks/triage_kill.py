@@ -1,6 +1,6 @@
 """Durability: a triage run is killed with SIGKILL at random moments, then continued by the same command.
 
-Moments are drawn over the whole life of the process, start-up and ending included, over the time in which it rolls out,
+Moments are drawn over the full life of the process, start-up and ending included, over the time in which it rolls out,
 and inside transactions, at a random INSERT or COMMIT, where the process kills itself as the statement begins. After
 each kill the run is continued to its end. It must reach the ranking of a run that was left alone, and must not begin
 any rollout again that was in the database when it was killed: policies note every episode that they begin.
@@ -87,10 +87,11 @@ def rows(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
             return found
         connection = sqlite3.connect(Path(copy) / DATABASE)
         try:
-            for row in connection.execute("SELECT policy, noise, start, success, progress, wave FROM rollouts"):
+            for row in connection.execute("SELECT policy, noise, start, success, progress, batch FROM rollouts"):
                 found[str(row[0]), int(row[1])] = row[2:]
-        except sqlite3.OperationalError:  # killed before there was a table
-            return found
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):  # killed before there was one
+                raise
         finally:
             connection.close()
     return found

@@ -271,5 +271,5 @@ def test_a_plan_that_does_not_fill_the_steps_of_a_world_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="2 actions a step"):
         chunked(block=1)
     state = ChunkedPlane().reset(Plant(3).seen(), torch.arange(3))
-    with pytest.raises(InvalidInputError, match="no multiple"):
+    with pytest.raises(InvalidInputError, match="cannot be divided into steps"):
         world_objective(ChunkedPlane(), state)(torch.zeros(3, 1, 3, 2))

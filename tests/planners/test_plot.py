@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import re
 import subprocess
@@ -30,8 +31,8 @@ def scene() -> Scene:
 
 def drawn(scene: Scene, *, place: bool = True, backdrop: Backdrop | None = None, kind: str = "png") -> bytes:
     world, state, plan, witness = scene
-    futures = imagine(world, state, *witness.candidates(), repeat=2)
-    chosen = imagine(world, state, plan.actions, plan.cost, repeat=2)
+    futures = imagine(world, state, *witness.candidates(), repeat=2, in_plane=True)
+    chosen = imagine(world, state, plan.actions, plan.cost, repeat=2, in_plane=True)
     if not place:
         futures, chosen = (Futures(cost=f.cost, progress=f.progress) for f in (futures, chosen))
     return plan_picture(plan, futures, chosen, RIDE, backdrop=backdrop, rate_hz=10, kind=kind)  # type: ignore[arg-type]
@@ -50,7 +51,7 @@ def test_a_witness_changes_nothing_and_sees_everything(scene: Scene) -> None:
 def test_futures_begin_where_the_body_stands(scene: Scene) -> None:
     world, state, _, witness = scene
     actions, cost = witness.candidates()
-    futures = imagine(world, state, actions, cost, repeat=2)
+    futures = imagine(world, state, actions, cost, repeat=2, in_plane=True)
     assert futures.place is not None
     assert futures.place.shape == (len(actions), 13, 2)
     assert torch.equal(futures.place[:, 0], world.present(state).proprio.expand(len(actions), 2))
@@ -88,14 +89,22 @@ def test_costs_that_are_not_finite_do_not_spoil_the_picture(scene: Scene) -> Non
     world, state, plan, witness = scene
     actions, cost = witness.candidates()
     cost = torch.where(torch.arange(len(cost)) % 2 == 0, torch.nan, cost)
-    futures = imagine(world, state, actions, cost, repeat=2)
-    chosen = imagine(world, state, plan.actions, plan.cost, repeat=2)
+    futures = imagine(world, state, actions, cost, repeat=2, in_plane=True)
+    chosen = imagine(world, state, plan.actions, plan.cost, repeat=2, in_plane=True)
     assert plan_picture(plan, futures, chosen, RIDE).startswith(b"\x89PNG")
     nothing = Futures(cost=torch.full_like(cost, torch.nan), progress=futures.progress, place=futures.place)
     assert plan_picture(plan, nothing, chosen, RIDE).startswith(b"\x89PNG")
 
 
-def test_the_room_needs_no_matplotlib_until_something_is_drawn() -> None:
+def test_the_module_needs_no_matplotlib_until_something_is_drawn() -> None:
     code = "import sys; sys.modules['matplotlib'] = None; import worldsim.planners.plot"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_places_are_drawn_only_where_the_caller_says_that_there_are_any(scene: Scene) -> None:
+    world, state, plan, _ = scene
+    assert imagine(world, state, plan.actions, plan.cost, repeat=2).place is None
+    other = type("Arm", (), {"spec": dataclasses.replace(world.spec, proprio_dim=7), "rollout": world.rollout})()
+    with pytest.raises(InvalidInputError, match="has 7"):
+        imagine(other, state, plan.actions, plan.cost, repeat=2, in_plane=True)  # type: ignore[arg-type]

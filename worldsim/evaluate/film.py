@@ -46,8 +46,9 @@ def draw_plan(world: LearnedWorld, record: Record, make: Make, out: Path) -> lis
     assert plan is not None
     assert belief is not None
     actions, cost = witnesses[0].candidates()
+    in_plane = frame_extent(world.spec.task_id) is not None
     futures, chosen = (
-        imagine(world, belief, a, c, repeat=controller.repeat, block=controller.block)
+        imagine(world, belief, a, c, repeat=controller.repeat, block=controller.block, in_plane=in_plane)
         for a, c in ((actions, cost), (plan.actions, plan.cost))
     )
     ride = Ride(

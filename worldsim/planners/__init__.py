@@ -1,4 +1,8 @@
-"""Planners: from a cost over action sequences, or a world, to the actions to take. Needs torch alone."""
+"""Planners: from a cost over action sequences, or a world, to the actions to take. Needs torch alone.
+
+Beside what is exported here: step costs (`costs`), candidates suggested by a policy (`prior.policy_prior`, for `MPC(prior=...)`),
+compiled objectives (`compile.compiled`, `compile.Graphed`) and pictures of a search (`plot`).
+"""
 
 from worldsim.planners.bounds import Bounds
 from worldsim.planners.ensemble_check import EnsembleCheck

@@ -41,7 +41,7 @@ class Bounds:
             )
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise InvalidInputError(
-                f"Bounds must be finite; got low={low.tolist()}, high={high.tolist()}. A planner samples the whole box: "
+                f"Bounds must be finite; got low={low.tolist()}, high={high.tolist()}. A planner samples all of the box: "
                 "give the range that the robot may use."
             )
         if not bool((low < high).all()):

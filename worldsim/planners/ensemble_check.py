@@ -53,7 +53,7 @@ class EnsembleCheck:
 
     @classmethod
     def of(cls, world: World, **options: Any) -> Self:
-        """Those of a world's members; of the world alone where it hands out none."""
+        """Those of a world's members; of the world alone where it has none."""
         return cls(worlds=world.members() if isinstance(world, Ensemble) else (world,), **options)
 
     def expected_progress(self, state: WorldState, actions: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ class EnsembleCheck:
 
         def roll(start: WorldState, actions: Tensor) -> Any:
             noise = normal(start.key, start.step, actions.shape[1:], stream=_STREAM + draw).to(actions)
-            scale = Bounds.of(world.spec.action).half.to(actions) * self.action_noise
-            return predict_rollout(world, start, actions + noise * scale)
+            half = Bounds.of(world.spec.action).half.to(actions)
+            return predict_rollout(world, start, actions + noise * half * self.action_noise)
 
         return roll
 

@@ -201,9 +201,9 @@ def _scatter(part: Tensor | None, index: Tensor, batch: int) -> Tensor | None:
     """Rows back at their places in a batch, +inf elsewhere."""
     if part is None:
         return None
-    whole = part.new_full((batch, *part.shape[1:]), torch.inf)
-    whole[index] = part
-    return whole
+    filled = part.new_full((batch, *part.shape[1:]), torch.inf)
+    filled[index] = part
+    return filled
 
 
 def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -22,7 +22,7 @@ Noise = Callable[[int, int, int], Tensor]
 def episode_keys(batch: int, seed: int) -> Tensor:
     """Keys of B episodes, int64 [B]: that of episode i depends on i and the seed alone.
 
-    Made anew for every plan, so they are mixed in a few operations: twice the finalizer of SplitMix64 (Steele et al.,
+    Made for every plan again, so they are mixed in a few operations: twice the finalizer of SplitMix64 (Steele et al.,
     "Fast splittable pseudorandom number generators", 2014, figure 17), over the seed and then over the episodes.
     """
     begin = _mix(seed)

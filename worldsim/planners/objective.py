@@ -62,7 +62,7 @@ def rollout_of(step: Step) -> Roll:
 class RolloutObjective:
     """The cost of rolling a model out from where each episode stands.
 
-    The start is encoded once, by whoever made it; candidates share it.
+    The start is encoded once, by the caller; candidates share it.
 
     Attributes:
         roll: The model: a world's rollout, `rollout_of(step)`, or any batched function.

@@ -54,7 +54,7 @@ class Planner:
         stages: Rules in the order they work; see `worldsim.planners.make_planner` for the usual ones by name.
         spline: Write plans by a few knots instead of H actions.
         chunk: Most candidates per episode and call of the objective, 0 for all at once. Where memory is short, and where
-            a CPU stores whole trajectories: a thousand or so in one call are faster (`benchmarks/plan_speed.py`).
+            a CPU stores all trajectories: a thousand or so in one call are faster (`benchmarks/plan_speed.py`).
         returns: ``"best"`` of all that was evaluated, or ``"mean"``, the last mean as it is, which gives up the
             guarantee about the initial plan (to reproduce planners that do so).
     """
@@ -127,7 +127,7 @@ class Planner:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Given:
-    """What a call of `plan` was told, checked and completed."""
+    """What a call of `plan` was given, checked and completed."""
 
     batch: int
     initial: Tensor  # [B, H, A], inside the bounds
@@ -147,14 +147,14 @@ class _Given:
         keys: Tensor | None,
     ) -> "_Given":
         """Check shapes and fill in what is missing."""
-        told = {
+        sizes_of = {
             "initial": None if initial is None else len(initial),
             "state": None if state is None else state.batch,
             "prior": None if prior is None else len(prior),
             "keys": None if keys is None else len(keys),
             "batch": batch,
         }
-        sizes = {k: v for k, v in told.items() if v is not None}
+        sizes = {k: v for k, v in sizes_of.items() if v is not None}
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
             raise InvalidInputError(f"A plan needs one number of episodes B >= 1; got {sizes}.")
         b, h, a = next(iter(sizes.values()), 1), planner.horizon, box.dim

@@ -95,7 +95,7 @@ class Ride:
 
     Attributes:
         real: [T], progress after each step.
-        promised: (steps done before the plan, progress [h] that it foresaw), one per plan shown.
+        promised: (steps done before the plan, progress [h] that it predicted), one per plan shown.
     """
 
     real: Tensor
@@ -104,7 +104,14 @@ class Ride:
 
 @torch.no_grad()
 def imagine(
-    world: World, state: WorldState, actions: Tensor, cost: Tensor, *, repeat: int = 1, block: int = 1
+    world: World,
+    state: WorldState,
+    actions: Tensor,
+    cost: Tensor,
+    *,
+    repeat: int = 1,
+    block: int = 1,
+    in_plane: bool = False,
 ) -> Futures:
     """Roll candidates out once more, to draw where they lead.
 
@@ -115,9 +122,10 @@ def imagine(
         cost: [N].
         repeat: Control steps for which each action is held.
         block: Distinct actions in each planned step.
+        in_plane: The proprioception is the body's place in a plane, so that paths can be drawn.
 
     Raises:
-        InvalidInputError: More than one episode, or none.
+        InvalidInputError: More than one episode, or none; or places of a body that has no two coordinates.
     """
     if state.batch != 1 or len(cost) != len(actions):
         raise InvalidInputError(
@@ -126,7 +134,11 @@ def imagine(
         )
     path = predict_rollout(world, state.repeat(len(actions)), unrolled(actions, block=block, repeat=repeat))
     place = None
-    if world.spec.proprio_dim == 2 and isinstance(world, Filterable):
+    if in_plane and world.spec.proprio_dim != 2:
+        raise InvalidInputError(
+            f"A place in a plane is two numbers; this world's proprioception has {world.spec.proprio_dim}."
+        )
+    if in_plane and isinstance(world, Filterable):
         here = world.present(state).proprio[:, None].expand(len(actions), 1, -1)
         place = torch.cat([here, path.proprio], dim=1).cpu()
     return Futures(cost=cost.cpu(), progress=path.progress.cpu(), place=place)
@@ -237,13 +249,13 @@ def _search(axes: "Axes", plan: Plan) -> None:
 
 
 def _ride(axes: "Axes", ride: Ride, rate_hz: float) -> None:
-    """Progress as it came, and as plans along the way foresaw it."""
+    """Progress as it came, and as plans along the way predicted it."""
     steps = (torch.arange(len(ride.real)) + 1) / rate_hz
-    for number, (begin, foreseen) in enumerate(ride.promised):
-        x = (begin + 1 + torch.arange(len(foreseen))) / rate_hz
-        label = "foreseen by a plan" if number == 0 else None
-        few: Any = {"marker": "."} if len(foreseen) < 3 else {}
-        axes.plot(x.numpy(), foreseen.cpu().numpy(), color=_PROMISED, linestyle="--", label=label, **few)
+    for number, (begin, predicted) in enumerate(ride.promised):
+        x = (begin + 1 + torch.arange(len(predicted))) / rate_hz
+        label = "predicted by a plan" if number == 0 else None
+        few: Any = {"marker": "."} if len(predicted) < 3 else {}
+        axes.plot(x.numpy(), predicted.cpu().numpy(), color=_PROMISED, linestyle="--", label=label, **few)
         axes.axvline(begin / rate_hz, color=_MUTED, linewidth=0.6, alpha=0.5)
     axes.plot(steps.numpy(), ride.real.cpu().numpy(), color=_REAL, linewidth=2, label="real")
     axes.set(xlabel="time, s", ylabel="progress", ylim=(0, 1.02), xlim=(0, float(steps[-1])))

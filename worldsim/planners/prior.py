@@ -26,7 +26,7 @@ def policy_prior(
     actions, ranked in the world.
 
     Args:
-        policy: Who proposes. Its own carry begins anew at every plan.
+        policy: Who proposes. Its own carry begins again at every plan.
         horizon: Steps H of the planner.
         proposals: P.
         repeat: Steps of the world for which the planner holds each action; every `repeat`-th of the policy's is taken.

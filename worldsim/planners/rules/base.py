@@ -137,7 +137,7 @@ class Sampler(abc.ABC):
             raise InvalidInputError(f"keep={self.keep} leaves no room for new candidates among {samples} samples.")
 
     def begin(self, search: Search, setting: Setting) -> tuple[Search, Tensor]:
-        """The search with its spread set anew; the prior waits for the first iteration."""
+        """The search with its spread reset; the prior waits for the first iteration."""
         half = setting.bounds.half
         if isinstance(self.std, tuple) and len(self.std) != len(half):
             raise InvalidInputError(f"std has {len(self.std)} entries for actions of width {len(half)}.")

@@ -1,6 +1,6 @@
 """MPPI: every candidate pulls the mean, weighted by exp(-cost / temperature) (Williams et al., 2017, equation 34).
 
-The temperature is not in units of cost, where it would have to be tuned anew for every task: it is chosen so that a given
+The temperature is not in units of cost, where it would have to be tuned for every task: it is chosen so that a given
 share of the candidates effectively counts.
 """
 

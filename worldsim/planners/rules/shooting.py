@@ -1,7 +1,7 @@
 """The simplest rules: take the best of many. Baselines, and good ones where a plan is remade at every step.
 
 `Predictive` samples around the plan at hand and keeps the best (Howell et al., "Predictive sampling", 2022, section 3.3);
-`Random` samples the whole box and learns nothing from one iteration for the next.
+`Random` samples the full box and learns nothing from one iteration for the next.
 """
 
 import dataclasses
