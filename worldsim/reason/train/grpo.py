@@ -308,8 +308,7 @@ def video_grpo_trainer(vlm: VLM) -> Any:
     class VideoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """See `video_grpo_trainer`."""
 
-        _shown: tuple[Item, ...] = ()
-        """Items of the replies that are being drawn."""
+        _shown: tuple[Item, ...] = ()  # of the replies that are being sampled
 
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
             """The batch keeps its items under a name that TRL shuffles, splits and passes to the loss unread."""
@@ -337,16 +336,19 @@ def video_grpo_trainer(vlm: VLM) -> Any:
         ) -> tuple[Tensor, Tensor | None, Tensor | None]:
             """The model's input when replies are scored, by itself, an earlier copy or a reference."""
             items, scored = num_images or self._shown, []
-            size = batch_size or len(items)
-            for first in range(0, len(items), size):
-                own = slice(first, first + size)
-                pixels = {k: v.to(input_ids.device) for k, v in vlm.encoder.encode(items[own])[1].items()}
-                with_pixels = partial(model, **pixels, mm_token_type_ids=vlm.token_types(input_ids[own]))
-                score = super()._get_per_token_logps_and_entropies
-                scored.append(score(with_pixels, input_ids[own], attention_mask[own], logits_to_keep, **rest))
+            score, size = super()._get_per_token_logps_and_entropies, batch_size or len(items)
+            for own in (slice(first, first + size) for first in range(0, len(items), size)):
+                seeing, ids = _with_pixels(vlm, model, items[own], input_ids[own]), input_ids[own]
+                scored.append(score(seeing, ids, attention_mask[own], logits_to_keep, **rest))
             return _join_outputs(scored)
 
     return VideoGRPOTrainer
+
+
+def _with_pixels(vlm: VLM, model: Any, items: Sequence[Item], ids_BL: Tensor) -> Any:
+    """The model with the frames of B items as further inputs."""
+    pixels = {k: v.to(ids_BL.device) for k, v in vlm.encoder.encode(items)[1].items()}
+    return partial(model, **pixels, mm_token_type_ids=vlm.token_types(ids_BL))
 
 
 def _join_outputs(
