@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -335,3 +336,24 @@ def test_bad_requests_are_refused_before_anything_is_written(tmp_path, wrong, wo
     with pytest.raises(WorldsimError, match=words):
         go(tmp_path, request(**wrong))
     assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_run_folder_that_is_deleted_meanwhile_is_noticed(tmp_path):
+    out = tmp_path / "run"
+
+    def delete(news):
+        shutil.rmtree(out, ignore_errors=True)
+
+    with pytest.raises(StorageError, match="was deleted or replaced while the run was writing it"):
+        go(out, progress=delete)
+
+
+def test_an_edited_outcome_is_refused_by_name(tmp_path):
+    go(tmp_path)
+    connection = sqlite3.connect(tmp_path / DATABASE)
+    connection.execute("UPDATE rollouts SET success = 1")
+    connection.commit()
+    connection.close()
+    for again in (go, read_results):
+        with pytest.raises(StorageError, match="does not match its checksum"):
+            again(tmp_path)

@@ -40,7 +40,7 @@ class Failure:
 
 
 class Watch(Protocol):
-    """Is told when a policy starts and stops running."""
+    """Notified when a policy starts and stops running."""
 
     def enter(self) -> None:
         """The policy runs now."""
@@ -62,7 +62,7 @@ class Fence:
     """
 
     def __init__(self, *, seed: int = 0, watch: Watch | None = None) -> None:
-        """Set up; `watch` is told of every call."""
+        """Set up; `watch` is notified of every call."""
         self.failure: Failure | None = None
         self._seed = seed
         self._watch = watch

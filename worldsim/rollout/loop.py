@@ -156,7 +156,7 @@ def play(
 
     Args:
         world: Any world; one that draws where frames are kept or a policy looks.
-        actors: Who plays. Rows that belong to nobody idle.
+        actors: The policies that play. Rows without one idle.
         starts: First observations of B episodes, with what the world and the policies read.
         keys: int64 [B], the episodes' noise keys.
         steps: Actions per episode, a multiple of the world's actions per step; by default the world's horizon.

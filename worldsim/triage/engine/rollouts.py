@@ -135,7 +135,7 @@ class Rollouts:
         Args:
             request: Whose policies are rolled out.
             loaders: Where things come from.
-            board: Told which policy runs.
+            board: Where it writes which policy runs.
         """
         self._request = request
         self._loaders = loaders
