@@ -17,6 +17,8 @@ LEAST = 6
 """Lines of a repetition."""
 _TOKENS = 3
 """Least mean tokens a line of a repetition: fewer are lists of arguments."""
+_ARGUMENT = re.compile(r"(name=)?(name\.)*(name|value),")
+"""A line that holds one argument of a call and nothing else: lists of these are alike wherever there are many."""
 _TENSOR = re.compile(r"\bTensor\b")
 _SUFFIX = re.compile(r"_(?:[A-Z][0-9]?)+$")
 _SHAPE = re.compile(r"\[(?:[A-Za-z]\w?|\d+|\.\.\.)(?:[\s,+*/-][^\]\n]*)?\]|\bscalar\b|[Ss]ee `")
@@ -91,13 +93,14 @@ class Line:
 
 
 def code_lines(text: str) -> list[Line]:
-    """Lines of code without comments, docstrings, imports and declared fields, each logical line's tokens on the line they stand on."""
+    """Lines of code with their tokens: no comments, docstrings, imports, declared fields and lone arguments."""
     skipped = _lines_left_out(ast.parse(text))
     rows: dict[int, list[tokenize.TokenInfo]] = collections.defaultdict(list)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.string.strip() and token.type != tokenize.COMMENT and token.start[0] not in skipped:
             rows[token.start[0]].append(token)
-    return [Line(n, tuple(t.string for t in row), tuple(map(_wiped, row))) for n, row in sorted(rows.items())]
+    lines = [Line(n, tuple(t.string for t in row), tuple(map(_wiped, row))) for n, row in sorted(rows.items())]
+    return [line for line in lines if not _ARGUMENT.fullmatch("".join(line.shape))]
 
 
 def _wiped(token: tokenize.TokenInfo) -> str:

@@ -75,7 +75,11 @@ def trace(root: Path) -> Trace:
 
 
 def read(notes: str) -> Trace:
-    """Read the notes of all processes: lines of time, process, kind, depth and ``file:function``."""
+    """Read the notes of all processes: lines of time, process, kind, depth and ``file:function``.
+
+    Raises:
+        RuntimeError: No load of a world is among them, so that loads cannot be counted.
+    """
     lines = sorted(
         (float(t), pid, kind, int(depth), name) for t, pid, kind, depth, name in map(str.split, notes.split("\n")[:-1])
     )
@@ -84,13 +88,15 @@ def read(notes: str) -> Trace:
     acted, worker, _, depth, _ = next(line for line in lines if line[2] == "act")
     sent = [line[3] for line in lines if line[2] == "send" and line[1] != worker and line[0] < acted]
     loads = collections.Counter(pid for _, pid, kind, _, _ in lines if kind == "load")
+    if not loads:
+        raise RuntimeError("The traced run loaded no world by `from_pretrained` of a class in worldsim/worlds.")
     return Trace(
         functions=len(seen),
         files=len({name.split(":")[0] for name in seen}),
         frames=depth + (sent[-1] if sent else 0),
         loads=loads.total(),
         processes=len(loads),
-        most_loads=max(loads.values(), default=0),
+        most_loads=max(loads.values()),
     )
 
 
@@ -118,8 +124,10 @@ class _Watch:
             self._note(frame, "call")
             if code.co_name == "act" and "/policies/" in code.co_filename:
                 self._note(frame, "act")
-        if code.co_qualname in ("Store.commit", "LatentWorld.from_pretrained"):
-            self._note(frame, "commit" if code.co_name == "commit" else "load")
+        if code.co_qualname == "Store.commit":
+            self._note(frame, "commit")
+        elif code.co_name == "from_pretrained" and "/worlds/" in code.co_filename:
+            self._note(frame, "load")
 
     def _note(self, frame: FrameType, kind: str) -> None:
         code = frame.f_code

@@ -98,6 +98,8 @@ def test_notes_of_all_processes_make_one_trace():
 1.7 7 commit 4 /store.py:Store.commit
 1.8 7 call 2 /report.py:write
 """
+    with pytest.raises(RuntimeError, match="loaded no world"):
+        read(notes.replace(" load ", " call "))
     found = read(notes)
     assert (found.functions, found.files, found.frames) == (3, 3, 5)
     assert (found.loads, found.processes, found.most_loads) == (3, 2, 2)
