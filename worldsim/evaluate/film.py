@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from worldsim import storage
-from worldsim.core import IMAGE, Observation
+from worldsim.core import IMAGE, TASK, Observation, WorldStep, is_image
 from worldsim.evaluate.environments import frame_extent
 from worldsim.evaluate.planner_refs import image_world
 from worldsim.evaluate.play import Place
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective
 from worldsim.planners.plot import Backdrop, Futures, Ride, Witness, imagine, plan_picture
-from worldsim.protocols import observe, require_drawable
+from worldsim.planners.world_objective import predict_rollout
+from worldsim.protocols import World, observe, require_drawable
 from worldsim.rollout import policy_keys
 from worldsim.runs import Record
 from worldsim.video import Frames, side_by_side, write_mp4
@@ -101,22 +102,40 @@ def film(world: LearnedWorld, place: Place, record: Record, controller: MPC, out
 def _replay(world: LearnedWorld, place: Place, record: Record, controller: MPC) -> tuple[Frames | None, Frames | None]:
     """Frames [T + 1, H, W, 3] of the plant and of the imagination, each None where it cannot be drawn."""
     (first, keys_t), plant, needs = _begin(world, record), place.plant, controller.needs
-    key, actions = torch.tensor([record["key"]]), torch.tensor(record["actions"])
+    key, actions = torch.tensor([record["key"]]), torch.tensor([record["actions"]])
     dreams = {d["step"]: torch.tensor([d["actions"]]) for d in record["dreams"]}
-    state, belief = plant.reset(first, key), world.reset({k: first[k] for k in needs}, keys_t[0])
-    draws = place.where != "world" or image_world(world)
-    real, imagined = [first[IMAGE]] if draws else [], list[Tensor]()
-    for t, action in enumerate(actions.unbind(0)):
+    seen: Observation = {k: first[k] for k in needs if k in first}
+    state, belief = plant.reset(first, key), world.reset(seen, keys_t[0])
+    draws, camera = place.where != "world" or image_world(world), next((k for k in first if is_image(k)), IMAGE)
+    real, imagined, look = [first[camera]] if draws else [], list[Tensor](), world.spec.actions_per_step
+    for t in range(0, actions.shape[1], look):
         if t in dreams and image_world(world):
-            _, path = world.rollout(belief, dreams[t])
+            path = predict_rollout(world, belief, dreams[t])
             imagined += imagined[-1:] * (t - len(imagined))  # a plan has run out before the next was filmed
-            draw = require_drawable(world).decode
-            imagined = [*imagined[:t], draw(world.present(belief).latent), *draw(path.latent)[0][:, None]]
-        state, step = plant.step(state, action[None])
-        if draws:
-            real.append(require_drawable(plant).decode(step.latent))
-        belief = world.see(belief, observe(plant, step, needs), action[None])
+            imagined = [
+                *imagined[:t],
+                _frames(world, world.present(belief).latent)[-1],
+                *_frames(world, path.latent[0]),
+            ]
+        taken = actions[:, t : t + look]
+        for part in taken.split(plant.spec.actions_per_step, dim=1):
+            state, step = plant.step(state, part if plant.spec.actions_per_step > 1 else part[:, 0])
+            real += _frames(plant, step.latent) if draws else []
+        seen = _observe_again(plant, step, seen, needs)
+        belief = world.see(belief, seen, taken if look > 1 else taken[:, 0])
     return _film_of(real), _film_of(imagined)
+
+
+def _observe_again(plant: World, step: WorldStep, seen: Observation, needs: frozenset[str]) -> Observation:
+    """The observation after a step; what does not change through an episode, its task, is kept."""
+    kept = {TASK: seen[TASK]} if TASK in seen else {}
+    return {**kept, **observe(plant, step, needs)}
+
+
+def _frames(world: World, latent_THW: Tensor) -> list[Tensor]:
+    """The main camera's frame after every action, uint8 [1, H, W, 3] each, of consecutive steps' latents [T, c, h, w]."""
+    frames = require_drawable(world).decode(latent_THW)
+    return list(frames.flatten(0, -4).split(1))
 
 
 def _film_of(frames: Sequence[Tensor]) -> Frames | None:

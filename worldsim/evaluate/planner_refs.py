@@ -138,7 +138,9 @@ class PlannerSettings:
         return MPC(
             self.search(),
             world,
-            objective=lambda w, s: watch(world_objective(w, s, searched, terminal=terminal, repeat=self.repeat)),
+            objective=lambda w, s: watch(
+                world_objective(w, s, searched, terminal=terminal, repeat=self.repeat, block=w.spec.actions_per_step)
+            ),
             receding=self.receding,
             repeat=self.repeat,
             limits=limits,
@@ -150,7 +152,9 @@ class PlannerSettings:
     ) -> Callable[[World, WorldState], Objective]:
         """What ranks the finalists of a search."""
         check = EnsembleCheck.of(world)
-        return lambda w, s: check.objective(s, cost, weight=self.caution, terminal=terminal, repeat=self.repeat)
+        return lambda w, s: check.objective(
+            s, cost, weight=self.caution, terminal=terminal, repeat=self.repeat, block=w.spec.actions_per_step
+        )
 
 
 @functools.cache

@@ -108,14 +108,16 @@ def play(
 
     Returns:
         One record per episode: `success` and `final` progress by the task's rule, `progress` after each step, `promised`
-        (the progress at the last step that the first plan to reach it predicted), `actions` [T, A], `dreams` (plans, one
+        (the progress at the last step that the first plan to reach it predicted), `actions` [T, A] (where the plant takes
+        several a step, the progress after all of them stands at each), `dreams` (plans, one
         after the other through the episode, and the progress they predicted, expected over the members of the planner's
         world), `plan_ms` per step, `evaluations`.
     """
     recorder = _RecordedMPC(controller, plant.spec.horizon)
     actor = Actor(name="the planner", policy=recorder, rows=slice(None))
     recording = rollout.play(plant, [actor], first, keys, keep="heads", on_step=on_step)
-    success, progress, _ = (head.cpu() for head in recording.heads())
+    each = plant.spec.actions_per_step  # what the plant says after a step of several actions stands for all of them
+    success, progress, _ = (head.cpu().repeat_interleave(each, dim=1) for head in recording.heads())
     return recorder.records(success, progress, WorldJudge(success_at=plant.spec.success_at))
 
 
@@ -158,7 +160,8 @@ class _RecordedMPC:
         if not (next_dream or sees_end):
             return
         held = unrolled(plan.actions, block=self._mpc.block, repeat=self._mpc.repeat)[:, : self._horizon - t]
-        predicted = self._check.expected_progress(carry.belief, held).cpu()
+        per_step = self._mpc.world.spec.actions_per_step
+        predicted = self._check.expected_progress(carry.belief, held).cpu().repeat_interleave(per_step, dim=1)
         if next_dream:
             self._dreams.append((t, held, predicted))
         if sees_end:
