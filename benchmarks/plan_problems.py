@@ -1,4 +1,4 @@
-"""Two planning problems with a known answer: a linear one with its Riccati optimum, and a wall with a door aside.
+"""Two planning problems with a known answer: a linear one with its Riccati optimum, and a wall with an opening aside.
 
 Shape legend: B episodes, N candidates, T steps, S=4 state (position and velocity in the plane), A=2 acceleration.
 """
@@ -15,8 +15,8 @@ from worldsim.planners import Bounds, RolloutObjective, rollout_of
 BOUNDS = Bounds(-torch.ones(2), torch.ones(2))
 WALL = 0.2
 """Half thickness of the wall, which stands at x = 0."""
-DOOR = (0.9, 1.3)
-"""From where to where the door is open along y; straight ahead is y = 0."""
+OPENING = (0.9, 1.3)
+"""From where to where the opening is along y; straight ahead is y = 0."""
 GOAL = (1.0, 0.0)
 ARRIVED = 0.2
 GRAZE = 0.03
@@ -106,8 +106,8 @@ def _riccati(start: Tensor, horizon: int) -> Tensor:
     return torch.stack(plan, dim=1).float()
 
 
-def door(batch: int, *, seed: int = 0, horizon: int = 24) -> Problem:
-    """A mass before a wall; the goal lies straight behind it, the only door aside."""
+def wall(batch: int, *, seed: int = 0, horizon: int = 24) -> Problem:
+    """A mass before a wall; the goal lies straight behind it, the only opening aside."""
     f, g = _matrices(0.2, 0.1)
     draw = uniform(fold(torch.arange(batch), seed), 0, (2,)) * 2 - 1
     start = torch.zeros(batch, 4)
@@ -126,7 +126,7 @@ def door(batch: int, *, seed: int = 0, horizon: int = 24) -> Problem:
 def _depth(states: Tensor, margin: float = 0.0) -> Tensor:
     """How deep inside the wall, [...]; the shorter way out counts."""
     across = (WALL + margin - states[..., 0].abs()).clamp_min(0)
-    along = torch.maximum(DOOR[0] + margin - states[..., 1], states[..., 1] - DOOR[1] + margin).clamp_min(0)
+    along = torch.maximum(OPENING[0] + margin - states[..., 1], states[..., 1] - OPENING[1] + margin).clamp_min(0)
     return torch.minimum(across, along)
 
 
@@ -137,7 +137,7 @@ def _touched(states: Tensor) -> Tensor:
     return torch.maximum(_depth(states, MARGIN), between)
 
 
-def through_the_door(states: Tensor) -> Tensor:
+def through_the_opening(states: Tensor) -> Tensor:
     """Whether paths [B, T, S] end at the goal and never touch the wall on the way, between steps either, bool [B]."""
     arrived = (states[:, -1, :2] - torch.tensor(GOAL)).norm(dim=-1) < ARRIVED
     share = torch.linspace(0, 1, 10)[:, None]

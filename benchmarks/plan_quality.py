@@ -3,7 +3,7 @@
     python -m benchmarks.plan_quality [--peers]
 
 LQR: a double integrator whose optimum the Riccati recursion gives; the gap is the excess cost of a plan, in per cent.
-Door: a mass before a wall, the goal behind it, the door aside; success is reaching the goal without touching the wall.
+Wall: a mass before a wall, the goal behind it, the opening aside; success is reaching the goal without touching the wall.
 Open loop: one plan of N x I evaluations. Closed loop: a plan per step, executed for one step, warm-started from the last.
 `--peers` adds stable-worldmodel's solvers on the same problems, where that package is installed.
 """
@@ -16,13 +16,13 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.plan_problems import BOUNDS, Problem, door, lqr, lqr_optimum, through_the_door
+from benchmarks.plan_problems import BOUNDS, Problem, lqr, lqr_optimum, through_the_opening, wall
 from benchmarks.record import Figure, run, write
 from worldsim.planners import Planner, Search, make_planner, rollout_of
 
 STARTS = 64
 SEEDS = (11, 12, 13)
-STEPS = {"lqr": 24, "door": 40}
+STEPS = {"lqr": 24, "wall": 40}
 WHITE: dict[str, Any] = {"beta": 0.0, "std": 1.0}
 PLANNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "CEM": ("cem", {}),
@@ -51,13 +51,13 @@ def planned(planner: Any, problem: Problem, seed: int) -> Tensor:
 
 
 def open_loop(make: Callable[[int], Any]) -> Outcome:
-    """The gap on the LQR and the success at the door of single plans."""
+    """The gap on the LQR and the success at the wall of single plans."""
     gaps, through = [], []
     for seed in SEEDS:
-        linear, wall = lqr(STARTS, seed=seed), door(STARTS, seed=seed)
+        linear, blocked = lqr(STARTS, seed=seed), wall(STARTS, seed=seed)
         gaps.append(excess(linear, planned(make(linear.horizon), linear, seed)))
-        states = rollout_of(wall.step)(wall.start, planned(make(wall.horizon), wall, seed))
-        through.append(through_the_door(states).float())
+        states = rollout_of(blocked.step)(blocked.start, planned(make(blocked.horizon), blocked, seed))
+        through.append(through_the_opening(states).float())
     return Outcome(float(torch.cat(gaps).median()), float(torch.cat(through).mean()) * 100)
 
 
@@ -98,19 +98,19 @@ def controlled(
 
 
 def closed_loop(name: str, options: dict[str, Any]) -> dict[str, float]:
-    """Excess cost on the LQR, warm and cold, and success at the door, with 128 x 3 evaluations per step."""
-    found: dict[str, list[Tensor]] = {"warm": [], "cold": [], "door": []}
+    """Excess cost on the LQR, warm and cold, and success at the wall, with 128 x 3 evaluations per step."""
+    found: dict[str, list[Tensor]] = {"warm": [], "cold": [], "wall": []}
     for seed in SEEDS:
-        linear, wall = lqr(STARTS, seed=seed), door(STARTS, seed=seed)
+        linear, blocked = lqr(STARTS, seed=seed), wall(STARTS, seed=seed)
         best, _ = executed(linear, STEPS["lqr"], lambda state, t, p=linear: lqr_optimum(p, state)[0][:, 0])  # type: ignore[misc]
         planner = make_planner(name, horizon=linear.horizon, samples=128, iterations=3, **options)
         for kind in ("warm", "cold"):
             cost, _ = controlled(planner, linear, STEPS["lqr"], seed=seed, warm=kind == "warm")
             found[kind].append((cost - best) / best * 100)
-        planner = make_planner(name, horizon=wall.horizon, samples=128, iterations=3, **options)
-        _, path = controlled(planner, wall, STEPS["door"], seed=seed)
-        found["door"].append(through_the_door(path).float() * 100)
-    return {k: float(torch.cat(v).mean() if k == "door" else torch.cat(v).median()) for k, v in found.items()}
+        planner = make_planner(name, horizon=blocked.horizon, samples=128, iterations=3, **options)
+        _, path = controlled(planner, blocked, STEPS["wall"], seed=seed)
+        found["wall"].append(through_the_opening(path).float() * 100)
+    return {k: float(torch.cat(v).mean() if k == "wall" else torch.cat(v).median()) for k, v in found.items()}
 
 
 def peers() -> dict[str, dict[str, Outcome]]:
@@ -155,9 +155,9 @@ def main(with_peers: Annotated[bool, typer.Option("--peers", help="Also measure 
         ),
         Figure(name="LQR gap, 300 x 30, hybrid", value=table["hybrid"]["300x30"].gap, unit="%"),
         Figure(name="LQR gap, 512 x 5, hybrid", value=table["hybrid"]["512x5"].gap, unit="%"),
-        Figure(name="door, 512 x 5, open loop, hybrid", value=table["hybrid"]["512x5"].success, unit="%"),
-        Figure(name="door, 128 x 3, closed loop, weighted (default)", value=default["door"], unit="%"),
-        Figure(name="door, 128 x 3, closed loop, plain CEM", value=loops["CEM"]["door"], unit="%"),
+        Figure(name="wall, 512 x 5, open loop, hybrid", value=table["hybrid"]["512x5"].success, unit="%"),
+        Figure(name="wall, 128 x 3, closed loop, weighted (default)", value=default["wall"], unit="%"),
+        Figure(name="wall, 128 x 3, closed loop, plain CEM", value=loops["CEM"]["wall"], unit="%"),
         Figure(
             name="LQR excess, 128 x 3, closed loop, weighted (default)",
             value=default["warm"],
@@ -169,7 +169,7 @@ def main(with_peers: Annotated[bool, typer.Option("--peers", help="Also measure 
         Figure(name=f"{label}, {budget}: {what}", value=value, unit="%")
         for label, row in table.items()
         for budget, outcome in row.items()
-        for what, value in (("LQR gap", outcome.gap), ("door", outcome.success))
+        for what, value in (("LQR gap", outcome.gap), ("wall", outcome.success))
     ] + [
         Figure(name=f"{label}, closed loop 128x3: {kind}", value=value, unit="%")
         for label, row in loops.items()

@@ -25,7 +25,7 @@ SHIFT = 2
 
 
 class Head(nn.Module):
-    """Log-odds of success and of progress from the frames of whole episodes: uint8 [B, F, S, S, 3] -> two of [B]."""
+    """Log-odds of success and of progress from the frames of entire episodes: uint8 [B, F, S, S, 3] -> two of [B]."""
 
     def __init__(self, mean: float, deviation: float) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.runs import LOCK, REQUEST, Ledger, differences, hold_folder, open_run
 
 
-def test_two_runs_on_one_folder_are_refused_and_told_who_holds_it(tmp_path):
+def test_two_runs_on_one_folder_are_refused_with_the_name_of_the_holder(tmp_path):
     folder = tmp_path / "new" / "run"
     with (
         hold_folder(folder),

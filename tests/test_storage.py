@@ -38,7 +38,7 @@ def test_folders_round_trip(tmp_path: Path) -> None:
     assert set(manifest["sha256"]) == {"config.json", "model.safetensors", "x.bin"}
 
 
-def test_a_folder_is_replaced_whole_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_at_once_and_nothing_is_left_behind(tmp_path: Path) -> None:
     save(tmp_path / "f", 1.0)
     save(tmp_path / "f", 2.0)
     assert float(storage.load_folder(tmp_path / "f", kind="thing")[1]["w"][0]) == 2.0

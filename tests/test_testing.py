@@ -106,7 +106,7 @@ def unclipped(self: GoodWorld, state: At, action: Tensor) -> tuple[At, WorldStep
     return following, dataclasses.replace(result, proprio=result.proprio + action.clamp(min=1) - 1)
 
 
-def standing_clock(self: GoodWorld, state: At, action: Tensor) -> tuple[At, WorldStep]:
+def frozen_clock(self: GoodWorld, state: At, action: Tensor) -> tuple[At, WorldStep]:
     following, result = GoodWorld.step(self, state, action)
     return dataclasses.replace(following, step=state.step), result
 
@@ -122,7 +122,7 @@ WORLD_FAULTS = {
     "alone and in a batch": faulty(step=batch_average),
     "NaN raises InvalidInputError": faulty(step=forgiving),
     "beyond the limits is clipped": faulty(step=unclipped),
-    "adds 1 to state.step": faulty(step=standing_clock),
+    "adds 1 to state.step": faulty(step=frozen_clock),
     "rollout equals stepping": faulty(rollout=lazy_rollout),
     r"step.latent is \[3, 2, 1, 1\]": faulty(step=changed(latent=lambda s: s.latent[:, :, 0])),
     "step.progress lies in 0..1": faulty(step=changed(progress=lambda s: s.progress + 2)),

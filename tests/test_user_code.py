@@ -10,7 +10,7 @@ from worldsim.user_code import import_name, is_code_ref
 TELL = "from pathlib import Path; Path(__file__ + '.ran').touch()\n"
 
 
-def test_references_are_told_from_paths(tmp_path):
+def test_references_are_kept_apart_from_paths(tmp_path):
     assert is_code_ref("a.b:c")
     assert is_code_ref("dir/a.py:c")
     for path in ("a/b", "runs/x:y/z", "C:/runs", "plain", ":f", "a b:c"):

@@ -1,4 +1,4 @@
-"""The wheel holds the whole package, its data included, and puts one name into site-packages."""
+"""The wheel holds the complete package, its data included, and puts one name into site-packages."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def run(*command: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_wheel_from_sdist_is_whole_and_adds_one_name(tmp_path: Path) -> None:
+def test_wheel_from_sdist_is_complete_and_adds_one_name(tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT), cwd=tmp_path)
     wheel = next((tmp_path / "dist").glob("*.whl"))
     site = tmp_path / "site"

@@ -26,7 +26,7 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int, values: Mapping[str, float | str], /) -> None:
-    """Tell nobody; see `Progress`."""
+    """Report nothing; see `Progress`."""
 
 
 @contextmanager

@@ -162,7 +162,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Chunked(Policy, Protocol):
-    """A policy that decides on several actions at one look and hands them over one by one."""
+    """A policy that decides on several actions at one look and gives them out one by one."""
 
     @property
     def actions_per_look(self) -> int:

@@ -66,9 +66,9 @@ def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
     few = ["--samples", "16", "--iterations", "2", "--horizon", "5", "--repeat", "1", "--episodes", "2"]
     done = worldsim("plan", "--world", "worlds/dot", *few, "--video", "--out", "runs/p", cwd=place)
     assert done.returncode == 0, done.stderr
-    told = json.loads((place / "runs/p/plan.json").read_text())
-    assert [p["where"] for p in told["places"]] == ["world"]  # nobody knows a simulator of this task
-    assert told["places"][0]["progress"] > 0.7
+    saved = json.loads((place / "runs/p/plan.json").read_text())
+    assert [p["where"] for p in saved["places"]] == ["world"]  # no simulator is known of this task
+    assert saved["places"][0]["progress"] > 0.7
     frames, rate_hz = read_video(next((place / "runs/p").glob("world_*.mp4")))
     assert rate_hz == 5
     assert frames.shape == (13, 256, 520, 3)

@@ -29,8 +29,8 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
     assert free.episode(0).true_state is not None and dream.episode(0).true_state is None
     with pytest.raises(InvalidInputError, match="begun with another request"):
         collect(out=tmp_path / "dream", world="push", **{**quick, "policies": PAIR[:1]})
-    told = (tmp_path / "dream/meta/worldsim.json").read_text()
-    assert str(SHIPPED_FOLDER) not in told and len(json.loads(told)["request"]["digests"]) == 9
+    saved = (tmp_path / "dream/meta/worldsim.json").read_text()
+    assert str(SHIPPED_FOLDER) not in saved and len(json.loads(saved)["request"]["digests"]) == 9
 
 
 def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,14 +31,14 @@ def known(made):
     draw = np.random.default_rng(0)
     solved = np.arange(120) % 2 == 0
     z = torch.tensor(np.where(solved ^ (draw.random(120) < 0.1), 2.0, -2.0))
-    told = JudgedEpisodes(
+    episodes = JudgedEpisodes(
         assessments=Assessment(logodds=z, progress=torch.full((120,), 0.5), unsaid=torch.zeros(120)),
         solved=solved,
         progress=np.full(120, np.nan),
         groups=tuple("ab"[i // 60] for i in range(120)),
         sources=("data",) * 120,
     )
-    return calibrate(made, told)
+    return calibrate(made, episodes)
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ TINY = ["--world", "push_state", "--episodes", "2", "--samples", "8", "--iterati
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The finished episodes without their timings."""
     path = folder / EPISODES
-    whole = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    found = [json.loads(line) for line in whole if line.endswith(b"\n")]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return [{k: v for k, v in r.items() if k != "plan_ms"} for r in found]
 
 
@@ -44,13 +44,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "world push_state" in done.stdout
     assert "simulator" in done.stdout
-    assert done.stderr == ""  # no bar where nobody watches
+    assert done.stderr == ""  # no bar without a terminal
     return place / "x"
 
 
 def test_a_run_leaves_numbers_pictures_and_films(straight: Path) -> None:
-    told = json.loads((straight / "plan.json").read_text())
-    world, truth = told["places"]
+    saved = json.loads((straight / "plan.json").read_text())
+    world, truth = saved["places"]
     assert (world["where"], truth["where"]) == ("world", "simulator")
     assert world["episodes"] == truth["episodes"] == 2
     assert 0 <= world["low"] <= world["success"] <= world["high"] <= 1
@@ -165,11 +165,11 @@ def test_a_goal_picture_and_a_deadline_steer_a_pixel_world(tmp_path: Path) -> No
     assert "world of pixels" in str(error)
 
 
-def test_an_interrupted_batch_is_played_whole_and_known_episodes_stay(tmp_path: Path) -> None:
+def test_an_interrupted_batch_is_played_again_and_known_episodes_stay(tmp_path: Path) -> None:
     world = load_world("push_state")
     mpc = PlannerSettings(samples=8, iterations=1, horizon=2, repeat=4).controller(world)
     place = Place(where="world", name="world", plant=world)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     file, key = tmp_path / EPISODES, ("where", "episode")
     ledger = Ledger(file, key=key)
     five = block("plan", seed=0, episodes=5, num_starts=world.num_starts)
@@ -180,10 +180,10 @@ def test_an_interrupted_batch_is_played_whole_and_known_episodes_stay(tmp_path: 
         episodes=five,
         ledger=ledger,
         batch=3,
-        progress=lambda stage, done, total, values: told.append((done, total)),
+        progress=lambda stage, done, total, values: reports.append((done, total)),
     )
-    assert told == sorted(told)
-    assert told[-1] == (5 * 50, 5 * 50)
+    assert reports == sorted(reports)
+    assert reports[-1] == (5 * 50, 5 * 50)
     before = [ledger["world", e] for e in range(5)]
     kept = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(kept[i] for i in (0, 4)))

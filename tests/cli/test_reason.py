@@ -31,10 +31,10 @@ def run(*arguments: object) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A benchmark of two datasets, and tiny random models of every family."""
     place = tmp_path_factory.mktemp("reason")
-    quiz.dataset(place / "bench", "robovqa", count=8)
-    quiz.dataset(place / "bench", "av", count=4, index2ans={"A": "left", "B": "right", "C": "nowhere"})
+    quiz.dataset(place / "quiz", "robovqa", count=8)
+    quiz.dataset(place / "quiz", "av", count=4, index2ans={"A": "left", "B": "right", "C": "nowhere"})
     clips = QuestionItems(View(size=32, wording="words"))
-    items = [clips.item(q) for q in read_benchmark(place / "bench").questions]
+    items = [clips.item(q) for q in read_benchmark(place / "quiz").questions]
     texts = [t for i in items for t in (i.prompt, i.completion)]
     for family in FAMILIES:
         config = TinyConfig(hidden=32, heads=2, layers=2, depth=1, family=family)  # type: ignore[arg-type]
@@ -44,21 +44,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_examined_from_its_folder(place: Path, family: str, tmp_path: Path) -> None:
-    asked = [place / "bench", "--model", place / family, "--size", 32, "--frames", 3]
+    asked = [place / "quiz", "--model", place / family, "--size", 32, "--frames", 3]
     said = run("reason", "eval", *asked, "--fast", "--out", tmp_path / "fast")
     assert "robovqa" in said and "av" in said and "12 questions asked" in said and "Mean of the datasets" in said
-    told = json.loads((tmp_path / "fast/eval.json").read_text())
-    assert told["complete"] and told["model"]["type"] == family and len(told["model"]["digest"]) == 64
-    assert told["versions"]["transformers"] and told["command"].startswith("worldsim")
-    lines = {line["dataset"]: line for line in told["figures"]}
+    saved = json.loads((tmp_path / "fast/eval.json").read_text())
+    assert saved["complete"] and saved["model"]["type"] == family and len(saved["model"]["digest"]) == 64
+    assert saved["versions"]["transformers"] and saved["command"].startswith("worldsim")
+    lines = {line["dataset"]: line for line in saved["figures"]}
     assert lines["robovqa"]["chance"] == 0.5 and lines["av"]["chance"] == pytest.approx(1 / 3)
     assert lines[""]["items"] == 12 and lines[""]["low"] <= lines[""]["accuracy"] <= lines[""]["high"]
-    assert all(len(a["frames"]) == 3 and a["blind_with"] for a in told["answers"])
+    assert all(len(a["frames"]) == 3 and a["blind_with"] for a in saved["answers"])
     assert "0 questions asked, 12 known" in run("reason", "eval", *asked, "--fast", "--out", tmp_path / "fast")
     run("reason", "eval", *asked, "--max-new-tokens", 4, "--limit", 2, "--out", tmp_path / "slow")
-    told = json.loads((tmp_path / "slow/eval.json").read_text())
-    assert all(a["reply"] and not a["logprobs"] for a in told["answers"]) and len(told["answers"]) == 4
-    assert told["figures"][-1]["unparsable"] == 1.0, "four tokens are no thought and no answer"
+    saved = json.loads((tmp_path / "slow/eval.json").read_text())
+    assert all(a["reply"] and not a["logprobs"] for a in saved["answers"]) and len(saved["answers"]) == 4
+    assert saved["figures"][-1]["unparsable"] == 1.0, "four tokens are no thought and no answer"
 
 
 def test_the_models_own_wording_and_size_are_found(place: Path, tmp_path: Path) -> None:
@@ -70,16 +70,16 @@ def test_the_models_own_wording_and_size_are_found(place: Path, tmp_path: Path) 
     own.processor.save_pretrained(tmp_path / "foreign")
     found = {}
     for name in ("trained", "foreign"):
-        run("reason", "eval", place / "bench", "--model", tmp_path / name, *few, "--out", tmp_path / f"{name}_out")
-        told = json.loads((tmp_path / f"{name}_out/eval.json").read_text())
-        found[name] = (told["settings"]["wording"], told["settings"]["size"])
-        assert not any(a["blind_with"] for a in told["answers"]) and told["figures"][-1]["blind"] is None
+        run("reason", "eval", place / "quiz", "--model", tmp_path / name, *few, "--out", tmp_path / f"{name}_out")
+        saved = json.loads((tmp_path / f"{name}_out/eval.json").read_text())
+        found[name] = (saved["settings"]["wording"], saved["settings"]["size"])
+        assert not any(a["blind_with"] for a in saved["answers"]) and saved["figures"][-1]["blind"] is None
     assert found == {"trained": ("words", 64), "foreign": ("letters", 32)}
 
 
 def test_a_dry_run_asks_once_and_writes_nothing(place: Path, tmp_path: Path) -> None:
     before = sorted(place.rglob("*"))
-    asked = [place / "bench", "--model", place / "qwen3_vl", "--max-new-tokens", 2, "--datasets", "av"]
+    asked = [place / "quiz", "--model", place / "qwen3_vl", "--max-new-tokens", 2, "--datasets", "av"]
     said = run("reason", "eval", *asked, "--dry-run", "--out", tmp_path / "out", "--sheet", tmp_path / "sheet.png")
     assert "4 questions (4 of av), asked in words, 8 frames of 32 px; guessing reaches 33.3%" in said
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"] and sorted(place.rglob("*")) == before
@@ -87,11 +87,11 @@ def test_a_dry_run_asks_once_and_writes_nothing(place: Path, tmp_path: Path) -> 
 
 
 def test_bad_questions_are_shown_and_too_many_stop_it(place: Path, tmp_path: Path) -> None:
-    entries = quiz.dataset(tmp_path / "bench", count=8)
+    entries = quiz.dataset(tmp_path / "quiz", count=8)
     entries[1]["video"] = "../../secret.mp4"
-    quiz.save(tmp_path / "bench", entries)
-    (tmp_path / "bench/robot/clips/4.mp4").write_bytes(b"torn")
-    asked = [tmp_path / "bench", "--model", place / "qwen3_vl", "--fast", "--size", 32, "--out", tmp_path / "out"]
+    quiz.save(tmp_path / "quiz", entries)
+    (tmp_path / "quiz/robot/clips/4.mp4").write_bytes(b"torn")
+    asked = [tmp_path / "quiz", "--model", place / "qwen3_vl", "--fast", "--size", 32, "--out", tmp_path / "out"]
     said = run("reason", "eval", *asked, "--bad-share", 0.2)
     assert "Skipped 2 bad questions" in said and "robot/1" in said and "robot/4" in said and "6 questions asked" in said
     with pytest.raises(InvalidInputError, match="robot/1.*lies outside"):
@@ -116,15 +116,15 @@ def test_mistakes_are_named(
     place: Path, changes: dict[str, object], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     options = {"--model": place / "qwen3_vl", "--out": tmp_path / "out"} | changes
-    folder = options.pop("folder", place / "bench")
+    folder = options.pop("folder", place / "quiz")
     with pytest.raises(error, match=message):
         run("reason", "eval", folder, *[part for pair in options.items() for part in pair])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_run_continues_and_asks_nothing_twice(place: Path, tmp_path: Path) -> None:
-    quiz.dataset(tmp_path / "bench", count=24)
-    asked = [tmp_path / "bench", "--model", place / "cosmos3_omni", "--batch", 1, "--max-new-tokens", 48]
+    quiz.dataset(tmp_path / "quiz", count=24)
+    asked = [tmp_path / "quiz", "--model", place / "cosmos3_omni", "--batch", 1, "--max-new-tokens", 48]
     arguments = [str(a) for a in ("reason", "eval", *asked, "--out", tmp_path / "out")]
     path = tmp_path / "out/eval.json"
     with subprocess.Popen([Path(sys.executable).with_name("worldsim"), *arguments]) as running:
@@ -150,15 +150,15 @@ def test_items_are_written_and_examined(place: Path, tmp_path: Path) -> None:
     said = run("reason", "items", "--data", tmp_path / "films", "--tasks", "arrow,puzzle", "--count", 6, "--size", 32,
                "--out", tmp_path / "items")  # fmt: skip
     assert "6 questions of each of 2 tasks" in said and (tmp_path / "items/items.png").is_file()
-    told = json.loads((tmp_path / "items/manifest.json").read_text())
-    assert told["kind"] == "reason items" and told["command"] and told["items"] == 12
+    saved = json.loads((tmp_path / "items/manifest.json").read_text())
+    assert saved["kind"] == "reason items" and saved["command"] and saved["items"] == 12
     found = read_benchmark(tmp_path / "items")
     assert {q.task for q in found.questions} == {"arrow", "puzzle"} and not found.bad
     assert sorted(q.answer for q in found.questions if q.task == "arrow") == ["A"] * 3 + ["B"] * 3
     asked = [tmp_path / "items", "--model", place / "qwen3_vl", "--fast", "--out", tmp_path / "out", "--frames", 2]
     run("reason", "eval", *asked)
     answers = json.loads((tmp_path / "out/eval.json").read_text())["answers"]
-    assert {a["task"]: len(a["frames"]) for a in answers} == {"arrow": 8, "puzzle": 5}, "they are shown whole"
+    assert {a["task"]: len(a["frames"]) for a in answers} == {"arrow": 8, "puzzle": 5}, "they are shown with all frames"
     with pytest.raises(UnknownNameError, match="'arrow'"):
         run("reason", "items", "--data", tmp_path / "films", "--tasks", "arrows", "--out", tmp_path / "items")
     with pytest.raises(StorageError, match="something else"):

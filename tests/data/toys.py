@@ -1,4 +1,4 @@
-"""Made-up episodes, specs and environments for the tests of the data room."""
+"""Made-up episodes, specs and environments for the tests of the data package."""
 
 import os
 from pathlib import Path

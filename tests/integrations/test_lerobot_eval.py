@@ -59,13 +59,13 @@ def direct() -> tuple[np.ndarray, np.ndarray]:
     )
     env = PushVectorEnv(EPISODES, obs_type="environment_state_agent_pos", autoreset_mode="Disabled")
     seen, _ = env.reset(seed=START)
-    carry, key, told = mpc.initial(EPISODES), fold(torch.arange(EPISODES), SEED), []
+    carry, key, outcomes = mpc.initial(EPISODES), fold(torch.arange(EPISODES), SEED), []
     for step in range(50):
         now = {STATE: torch.tensor(seen["agent_pos"]), TRUE_STATE: torch.tensor(seen["environment_state"])}
         action, carry = mpc.act(now, carry, fold(key, step))
         seen, reward, _, _, info = env.step(action.numpy())
-        told.append((reward.copy(), info["is_success"].copy()))
-    reward, success = zip(*told, strict=True)
+        outcomes.append((reward.copy(), info["is_success"].copy()))
+    reward, success = zip(*outcomes, strict=True)
     return np.stack(reward), np.stack(success)
 
 
@@ -87,13 +87,13 @@ def test_the_script_gives_what_the_planner_does(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lerobot.scripts.lerobot_eval", *(f"--{k}={v}" for k, v in options.items())]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out/eval_info.json").read_text())
-    metrics, reward_TN, success_TN = told["per_task"][0]["metrics"], *direct()
+    saved = json.loads((tmp_path / "out/eval_info.json").read_text())
+    metrics, reward_TN, success_TN = saved["per_task"][0]["metrics"], *direct()
     np.testing.assert_allclose(metrics["sum_rewards"], reward_TN.sum(0), rtol=1e-9)  # the same actions, in batches of 2
     np.testing.assert_allclose(metrics["max_rewards"], reward_TN.max(0), rtol=1e-9)
     assert metrics["successes"] == success_TN[-1].tolist()
-    assert told["overall"]["pc_success"] == pytest.approx(100 * success_TN[-1].mean())
-    assert told["overall"]["pc_success"] > 60
+    assert saved["overall"]["pc_success"] == pytest.approx(100 * success_TN[-1].mean())
+    assert saved["overall"]["pc_success"] > 60
     assert len(metrics["video_paths"]) >= EPISODES
     assert all((tmp_path / path).stat().st_size > 1000 for path in metrics["video_paths"])
 
@@ -126,7 +126,7 @@ def test_a_world_is_an_environment_and_a_saved_planner_a_checkpoint(tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_success_is_told_at_the_end_where_the_end_counts() -> None:
+def test_success_is_reported_at_the_end_where_the_end_counts() -> None:
     p = plugin()
     env = p.WorldsimEnv(episode_length=3).create_envs(2)["worldsim"][0]
     env.reset(seed=[1, 2])

@@ -118,7 +118,7 @@ def test_plays_like_any_policy(built, kind):
     assert (policy.action_dim, policy.proprio_dim, policy.image_size) == (2, 2, (PX, PX))
     actions = play(policy, 3)
     assert actions.shape == (3, 8, 2)
-    assert len(actions.flatten(0, 1).unique(dim=0)) == 24  # every action is told apart: no stale chunk
+    assert len(actions.flatten(0, 1).unique(dim=0)) == 24  # all actions differ: no stale chunk
 
 
 @pytest.mark.parametrize("kind", SMALL)

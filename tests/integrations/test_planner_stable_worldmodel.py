@@ -1,4 +1,4 @@
-"""The two doors between worldsim's planners and stable-worldmodel's solvers; the library itself where it is installed."""
+"""Both adapters between worldsim's planners and stable-worldmodel's solvers; the library itself where it is installed."""
 
 import importlib
 import importlib.util
@@ -95,11 +95,11 @@ def test_an_observation_is_encoded_once_per_number_of_candidates() -> None:
 
 
 def test_memory_is_no_question_of_results() -> None:
-    whole = configured(WorldsimSolver(model=Model(), num_samples=32, n_steps=3))
+    together = configured(WorldsimSolver(model=Model(), num_samples=32, n_steps=3))
     alone = configured(WorldsimSolver(model=Model(), num_samples=32, n_steps=3, batch_size=1))
-    first, second = [(whole.solve(info())["actions"], alone.solve(info())["actions"]) for _ in range(2)]
+    first, second = [(together.solve(info())["actions"], alone.solve(info())["actions"]) for _ in range(2)]
     assert torch.allclose(*first, atol=1e-5) and torch.allclose(*second, atol=1e-5)
-    assert not torch.allclose(first[0], second[0], atol=1e-5)  # every call draws anew
+    assert not torch.allclose(first[0], second[0], atol=1e-5)  # every call draws new noise
 
 
 def test_their_spellings_and_the_space_of_the_model() -> None:

@@ -56,7 +56,7 @@ def test_what_is_no_box_is_refused(value: object) -> None:
         Bounds.of(value)
 
 
-def test_an_unbounded_space_is_told_to_give_a_range() -> None:
+def test_an_unbounded_space_has_to_give_a_range() -> None:
     with pytest.raises(InvalidInputError, match="finite.*range that the robot may use"):
         Bounds.of(gymnasium.spaces.Box(-np.inf, np.inf, (2,)))
 

@@ -109,8 +109,8 @@ class Limit:
 def test_a_weighted_sum_is_divided_part_by_part() -> None:
     index = torch.tensor([1])
     limits = Constraint(Limit(torch.tensor([0.0, 0.3])))
-    whole = weigh((1.0, progress), (2.0, LatentGoal(FUTURES.latent[:, 0, 0])), (1.0, limits))
-    for one, other in zip(whole.rows(index)(some(index), ACTIONS[1:]), whole(FUTURES, ACTIONS), strict=True):
+    summed = weigh((1.0, progress), (2.0, LatentGoal(FUTURES.latent[:, 0, 0])), (1.0, limits))
+    for one, other in zip(summed.rows(index)(some(index), ACTIONS[1:]), summed(FUTURES, ACTIONS), strict=True):
         assert torch.equal(one, other[1:])
 
 

@@ -112,7 +112,7 @@ def test_the_finalist_that_others_like_best_is_carried_out() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
-def test_whoever_likes_none_better_keeps_the_plan(value: float) -> None:
+def test_a_member_that_prefers_no_other_keeps_the_plan(value: float) -> None:
     plan, objective = planned(begin())
     chosen = rerank(plan, objective, lambda a: torch.full(a.shape[:2], value), bounds=Bounds.of(SPEC.action))
     for name in ("actions", "cost", "violation", "feasible"):

@@ -105,9 +105,9 @@ def test_finished_episodes_are_not_computed_where_the_objective_can_be_divided()
     scored = judge(CANDIDATES, gradient=True, active=active)
     assert objective.asked == [(2, 7)]
     assert bool(scored.cost[1].isposinf().all()) and judge.non_finite.tolist() == [0, 0, 0]
-    whole = evaluator(quadratic(3, 4))(CANDIDATES, gradient=True)
-    assert torch.equal(scored.cost[active], whole.cost[active])
-    assert torch.equal(scored.gradient[active], whole.gradient[active])  # type: ignore[index]
+    full = evaluator(quadratic(3, 4))(CANDIDATES, gradient=True)
+    assert torch.equal(scored.cost[active], full.cost[active])
+    assert torch.equal(scored.gradient[active], full.gradient[active])  # type: ignore[index]
 
 
 def test_finished_episodes_score_worst_where_it_cannot() -> None:
@@ -133,7 +133,7 @@ def test_another_shape_is_refused_with_what_was_expected(answer: object) -> None
         evaluator(answer)(CANDIDATES)
 
 
-def test_whole_numbers_are_costs() -> None:
+def test_integers_are_costs() -> None:
     assert evaluator(lambda a: torch.ones(3, 7, dtype=torch.int64))(CANDIDATES).cost.is_floating_point()
 
 

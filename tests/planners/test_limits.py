@@ -122,5 +122,5 @@ def test_finished_episodes_leave_the_batch(name: str) -> None:
     assert bool((plan.stats.best[1] == free.stats.best[1][: plan.stats.best.shape[1]]).all())
 
 
-def test_without_a_tolerance_nobody_asks_who_is_finished() -> None:
+def test_without_a_tolerance_convergence_is_not_checked() -> None:
     assert Halt(Limits(), batch=2, device=CPU).active is None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plan_problems import BOUNDS as BOX
-from benchmarks.plan_problems import door, lqr, lqr_optimum, through_the_door
+from benchmarks.plan_problems import lqr, lqr_optimum, through_the_opening, wall
 from tests.planners.toy import BOUNDS, Quadratic, quadratic
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Bounds, Limits, Planner, Search, Spline, Stage, make_planner, planner_names
@@ -68,10 +68,10 @@ def test_the_plan_nears_the_optimal_one() -> None:
 
 
 def test_a_detour_is_found() -> None:
-    problem = door(8)
+    problem = wall(8)
     plan = make_planner("hybrid", horizon=24, samples=512, iterations=5).plan(problem.objective(), bounds=BOX, batch=8)
     states = problem.objective().roll(problem.start, plan.actions)
-    assert int(through_the_door(states).sum()) >= 7
+    assert int(through_the_opening(states).sum()) >= 7
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -95,9 +95,9 @@ def test_a_plan_is_in_the_bounds_float_type(name: str) -> None:
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_chunks_do_not_change_the_plan(name: str) -> None:
     planner, objective = small(name), quadratic(2, 4)
-    whole = planner.plan(objective, bounds=BOUNDS, batch=2)
+    uncut = planner.plan(objective, bounds=BOUNDS, batch=2)
     cut = dataclasses.replace(planner, chunk=5).plan(objective, bounds=BOUNDS, batch=2)
-    assert torch.equal(whole.actions, cut.actions)
+    assert torch.equal(uncut.actions, cut.actions)
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -164,7 +164,7 @@ def test_constraints_hold_one_by_one_for_each_episode() -> None:
 
 
 def test_two_stages_hand_over() -> None:
-    """The second begins where the first ended, not anew."""
+    """The second begins where the first ended, not from scratch."""
     wide = Stage(rule=CEM(beta=0, std=1.0), samples=64, iterations=6)
     narrow = Stage(rule=CEM(beta=0, std=0.02, keep=0), samples=32, iterations=1)
     objective = quadratic(2, 4)
@@ -195,7 +195,7 @@ def test_starts_are_made_finite_and_brought_into_the_bounds() -> None:
     assert plan.actions.tolist() == [[[0.0, 1.5], [2.0, 1.0]]]
 
 
-def test_standing_still_is_the_plan_to_beat_by_default() -> None:
+def test_no_motion_is_the_plan_to_beat_by_default() -> None:
     plan = small("cem", 2).plan(lambda a: a.sum((2, 3)) * 0, bounds=Bounds(torch.tensor([0.5]), torch.tensor([2.0])))
     assert plan.actions.tolist() == [[[0.5], [0.5]]]
 

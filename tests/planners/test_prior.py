@@ -81,11 +81,11 @@ def test_an_expert_that_knows_the_way_improves_a_search_in_a_learned_world() -> 
     planner = make_planner("weighted", horizon=16, samples=24, iterations=1)
     alone = planner.plan(objective, bounds=world.spec.action, batch=4)
     prior = policy_prior(PushExpert(), horizon=16, proposals=2)(world, state)
-    told = planner.plan(objective, bounds=world.spec.action, prior=prior)
+    informed = planner.plan(objective, bounds=world.spec.action, prior=prior)
     scores = objective(world.spec.action.check(prior))
     assert isinstance(scores, Tensor)
-    assert bool((told.cost <= scores.amin(1) + 1e-5).all())
-    assert float(told.cost.mean()) < float(alone.cost.mean())
+    assert bool((informed.cost <= scores.amin(1) + 1e-5).all())
+    assert float(informed.cost.mean()) < float(alone.cost.mean())
 
 
 def test_a_world_that_cannot_say_where_it_stands_is_refused() -> None:

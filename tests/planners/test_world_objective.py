@@ -71,21 +71,21 @@ def test_observations_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_episodes_plan_is_the_same_alone_but_for_rounding(world: LatentWorld, name: str) -> None:
     state, keys = begin(world, 4), torch.arange(4) + 40
     planner = make_planner(name, horizon=5, samples=24, iterations=4)
-    whole = planner.plan(world_objective(world, state), bounds=world.spec.action, keys=keys)
+    together = planner.plan(world_objective(world, state), bounds=world.spec.action, keys=keys)
     for i in (0, 3):
         row = slice(i, i + 1)
         alone = planner.plan(world_objective(world, state.rows(row)), bounds=world.spec.action, keys=keys[row])
-        assert torch.allclose(alone.actions[0], whole.actions[i], atol=2e-3)
-        assert torch.allclose(alone.cost[0], whole.cost[i], atol=1e-5)
+        assert torch.allclose(alone.actions[0], together.actions[i], atol=2e-3)
+        assert torch.allclose(alone.cost[0], together.cost[i], atol=1e-5)
 
 
 def test_episodes_that_are_finished_are_not_imagined() -> None:
     world = load_world("push_state")
     objective, index = world_objective(world, begin(world, 3)), torch.tensor([2, 0])
     actions = torch.zeros(3, 2, 4, 2)
-    some, whole = objective.rows(index)(actions[index]), objective(actions)
-    assert isinstance(some, Tensor) and isinstance(whole, Tensor)
-    assert torch.allclose(some, whole[index], atol=1e-6)
+    some, together = objective.rows(index)(actions[index]), objective(actions)
+    assert isinstance(some, Tensor) and isinstance(together, Tensor)
+    assert torch.allclose(some, together[index], atol=1e-6)
 
 
 def test_the_settings_reach_the_objective() -> None:

@@ -25,8 +25,8 @@ def vlm(family="qwen3_vl", size=32, seed=1):
 
 
 def critic(family="qwen3_vl", *, bias=0.0, world=None, locate=False, explain=False, batch=16, **settings):
-    told = {"size": 32, "frames": 4, "unsaid": 1.0, "band": 0.0, **settings}
-    made = CriticSettings(platt=Platt(bias=bias), **told)
+    chosen = {"size": 32, "frames": 4, "unsaid": 1.0, "band": 0.0, **settings}
+    made = CriticSettings(platt=Platt(bias=bias), **chosen)
     return ReasonCritic(vlm(family), made, world=world, locate=locate, explain=explain, batch=batch)
 
 

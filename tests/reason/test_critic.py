@@ -28,7 +28,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_critic_of_each_family_is_saved_and_loaded_whole(family, tmp_path):
+def test_a_critic_of_each_family_is_saved_and_loaded_completely(family, tmp_path):
     before = critic(family, bias=-0.3, task="Push it.")
     before.save_pretrained(tmp_path / "critic", manifest={"figures": 1})
     after = ReasonCritic.from_pretrained(tmp_path / "critic")
@@ -45,9 +45,9 @@ def test_it_asks_what_the_outcome_task_asks_of_the_same_frames():
     items = Items(OutcomeTask(OutcomeConfig(frames=4, task=task)), footage, count=6)
     for item in items:
         row = next(i for i, c in enumerate(footage.summaries) if c.provenance == item.provenance)
-        whole = Video(frames=footage.frames(row, range(footage.summaries[row].frames)), provenance=item.provenance)
+        full = Video(frames=footage.frames(row, range(footage.summaries[row].frames)), provenance=item.provenance)
         options = vlm().option_logprobs([item])[0]
-        found = critic(task=task).videos([whole])
+        found = critic(task=task).videos([full])
         if item.group == "success":
             assert float(found.success[0]) == pytest.approx(float((options[0] - options[1]).sigmoid()), abs=1e-4)
         else:
@@ -112,8 +112,8 @@ def test_failures_are_located_and_only_they_cost_further_looks(monkeypatch):
 
 
 def test_a_failure_lies_at_the_last_frame_that_brought_progress(monkeypatch):
-    course = torch.tensor([0.1, 0.5, 0.5])
-    monkeypatch.setattr(critics, "assess_progress", lambda model, shown, **_: course[: len(shown)])
+    curve = torch.tensor([0.1, 0.5, 0.5])
+    monkeypatch.setattr(critics, "assess_progress", lambda model, shown, **_: curve[: len(shown)])
     shown, world = frames(count=1, steps=9), Painter()
     at_video = critic(bias=-50.0, locate=True).frames(shown)
     at_step = critic(bias=-50.0, locate=True, world=world)(rollout(shown[:, 1:]), first=shown[:, 0])
@@ -189,8 +189,8 @@ def test_a_folder_without_critic_json_judges_uncalibrated_and_says_so(tmp_path, 
     known = dataclasses.replace(
         plain.settings, calibration=Calibration(fitted_on=("b",), fitted_episodes=2, metrics=metrics)
     )
-    told = plain.with_settings(known)
-    assert "uncalibrated" not in told.version and "uncalibrated" not in told.frames(frames(1)).text[0]
+    calibrated = plain.with_settings(known)
+    assert "uncalibrated" not in calibrated.version and "uncalibrated" not in calibrated.frames(frames(1)).text[0]
 
 
 def test_a_trained_folder_is_shown_what_it_was_trained_on(tmp_path):

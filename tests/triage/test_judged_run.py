@@ -158,8 +158,8 @@ def test_corrections_are_read_back(finished, tmp_path):
     value = json.loads(json.dumps(ranking.to_json()))
     back = Ranking.from_json(value)
     assert back.digest == ranking.digest and back.corrected
-    told = value["per_policy"][0]["corrected"]
-    assert told["method"] == "truth" and told["n_truths"] == 12 and told["pc_success_interval"][1] <= 100
+    corrected = value["per_policy"][0]["corrected"]
+    assert corrected["method"] == "truth" and corrected["n_truths"] == 12 and corrected["pc_success_interval"][1] <= 100
     value["per_policy"][0]["corrected"]["pc_success"] += 1
     with pytest.raises(InvalidInputError, match="edited"):
         Ranking.from_json(value)
@@ -200,7 +200,7 @@ def test_films_show_what_the_judge_recorded(finished, caplog):
         clips = film(results, pairs, load_world=WORLD, load_policy=load_toy, load_truth=TRUTH, load_judge=JUDGE)
         assert [c.world_success for c in clips] == [results.triage.success[p] for p in pairs] and not caplog.records
         assert clips[0].truth_success in (0.0, 1.0)
-        assert len(film(results, pairs, load_world=WORLD, load_policy=load_toy)) == 2  # without the judge nobody checks
+        assert len(film(results, pairs, load_world=WORLD, load_policy=load_toy)) == 2  # no judge, no check
         other = LoadToyJudge(wrong=1.0)
         assert not film(results, pairs, load_world=WORLD, load_policy=load_toy, load_judge=other)
     assert "ended differently" in caplog.text

@@ -84,7 +84,7 @@ class Stop(Exception):
 
 
 def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
-    whole = go(tmp_path / "whole")
+    complete = go(tmp_path / "complete")
     batches = []
     for patience in range(1, 100):  # stops after 1 batch, then 2 more, then 3 more ...
         limit = len(batches) + patience
@@ -98,11 +98,11 @@ def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
             part = go(tmp_path / "part", progress=count)
         except Stop:
             partial = read_results(tmp_path / "part")
-            assert not partial.finished or partial.ranking.digest == whole.ranking.digest
+            assert not partial.finished or partial.ranking.digest == complete.ranking.digest
             continue
         break
-    assert patience > 3 and part.ranking.digest == whole.ranking.digest
-    assert rows(tmp_path / "part") == rows(tmp_path / "whole")
+    assert patience > 3 and part.ranking.digest == complete.ranking.digest
+    assert rows(tmp_path / "part") == rows(tmp_path / "complete")
     assert len(batches) == len(
         {w for (w,) in sqlite3.connect(tmp_path / "part" / DATABASE).execute("SELECT batch FROM rollouts")}
     )
@@ -138,10 +138,10 @@ def test_a_killed_process_loses_only_batches_under_way(tmp_path):
     assert not {f"{name_of(row)} {row[3]}" for row in safe} & set(later), "a finished rollout was computed again"
     assert max((begun + later).values()) <= 2 and sum(v == 2 for v in (begun + later).values()) <= 16
     assert set(safe) <= set(rows(out))
-    whole = run(
-        request(toy_refs(6, common=f"log={log}")), load_world=WORLD, load_policy=load_toy, out=tmp_path / "whole"
+    complete = run(
+        request(toy_refs(6, common=f"log={log}")), load_world=WORLD, load_policy=load_toy, out=tmp_path / "complete"
     )
-    assert done.stdout.strip() == whole.ranking.digest
+    assert done.stdout.strip() == complete.ranking.digest
 
 
 def rows_or_none(out):
@@ -213,7 +213,7 @@ def test_what_a_policy_did_in_the_round_of_its_crash_does_not_count(tmp_path):
     asked = request(toy_refs(6, extra=["gain=0.4 fault=rare"]), allocator="uniform")
     one, two = go(tmp_path / "1", asked), go(tmp_path / "2", dataclasses.replace(asked, workers=2))
     survived = [row for row in rows(tmp_path / "1") if row[1] == asked.policies[6].digest]
-    assert survived, "no wave of the policy came through: the test shows nothing"
+    assert survived, "no batch of the policy came through: the test shows nothing"
     assert one.failures[6].reason == two.failures[6].reason == "failed at step 3: ValueError: an unlucky number"
     assert one.triage.count[6] == 0 and one.ranking.digest == two.ranking.digest
 
@@ -279,7 +279,7 @@ def test_a_policy_that_crashes_only_in_the_truth_keeps_its_rank(tmp_path):
     assert results.arenas["truth"].failed.all() and results.ranking.top
 
 
-def test_damaged_folders_are_told(tmp_path):
+def test_damaged_folders_are_reported(tmp_path):
     go(tmp_path)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(StorageError, match="not valid JSON"):
@@ -291,8 +291,8 @@ def test_damaged_folders_are_told(tmp_path):
         read_results(tmp_path / "nowhere")
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(tmp_path, monkeypatch):
-    whole = go(tmp_path / "whole")
+def test_a_full_disk_is_reported_and_the_run_goes_on_when_there_is_space(tmp_path, monkeypatch):
+    complete = go(tmp_path / "complete")
     commits = 0
 
     def full(self, result, scope):
@@ -306,7 +306,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(tmp_path, m
     monkeypatch.setattr(triage_run.Store, "commit", full)
     with pytest.raises(StorageError, match="disk is full"):
         go(tmp_path / "part")
-    assert go(tmp_path / "part").ranking.digest == whole.ranking.digest
+    assert go(tmp_path / "part").ranking.digest == complete.ranking.digest
 
 
 def test_the_plan_is_on_disk_before_the_first_rollout(tmp_path):

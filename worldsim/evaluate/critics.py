@@ -32,7 +32,7 @@ def calibrate_critic(
 
     Args:
         model: Folder of a critic or of any image-text-to-text model; ``"reason"`` is the shipped critic.
-        out: Folder of the calibrated critic; replaced whole.
+        out: Folder of the calibrated critic; replaced atomically.
         data: Datasets of policies that the model did not learn from; empty takes what its training held out.
         videos: Videos of each dataset at most; 0 for all.
         settings: Fields of the critic's settings to change; None keeps one.

@@ -1,4 +1,4 @@
-"""Picklable loaders that triage hands to its processes: worlds, simulators and policies by name.
+"""Picklable loaders that triage passes to its processes: worlds, simulators and policies by name.
 
 They join worlds, environments and critics for a triage.
 """

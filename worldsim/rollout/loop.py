@@ -1,7 +1,7 @@
 """The one rollout loop: policies act on their rows of a world, and what happens is recorded.
 
-One world steps the whole batch; its rows may belong to different policies. A row's result depends on its start, its key
-and its policy, and on nothing else in the batch. Frames are drawn for the whole batch or not at all, so that a frame does
+One world steps all of the batch; its rows may belong to different policies. A row's result depends on its start, its key
+and its policy, and on nothing else in the batch. Frames are drawn for all of the batch or not at all, so that a frame does
 not depend on who else looks. Policies get copies of what they see.
 
 A world may take s actions a step and predict s frames at once. Policies then act s times on the last frame: one that
@@ -38,7 +38,7 @@ from worldsim.rollout.fence import Fence, Stage, action_rows
 POLICY_STREAM = 0xAC7
 """Separates the policies' noise from the world's, which both grow from the episode's key."""
 Detail = Literal["heads", "latents", "frames"]
-"""What a recording keeps: success, progress and uncertainty; whole steps too; frames too."""
+"""What a recording keeps: success, progress and uncertainty; full steps too; frames too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

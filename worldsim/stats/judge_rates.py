@@ -42,7 +42,7 @@ class JudgeRates:
     """How often a judge was right where the truth was known.
 
     Attributes:
-        group: Whose episodes: the beginning of policies' names, in whole parts between slashes; empty for all.
+        group: Whose episodes: the beginning of policies' names, in full parts between slashes; empty for all.
         solved: Episodes truly solved.
         solved_right: Of them, those it called solved.
         unsolved: Episodes truly not solved.

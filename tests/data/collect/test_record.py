@@ -72,13 +72,13 @@ def test_what_happened_is_what_is_recorded(tmp_path: Path) -> None:
 
 
 def test_continuing_gives_the_same_bytes(tmp_path: Path) -> None:
-    collect(toys.DotEnv, MIXTURE, episodes=6, out=tmp_path / "whole", seed=1)
+    collect(toys.DotEnv, MIXTURE, episodes=6, out=tmp_path / "complete", seed=1)
     for episodes in (2, 3, 6, 4):
         result = collect(toys.DotEnv, MIXTURE, episodes=episodes, out=tmp_path / "parts", seed=1)
     assert (result.episodes, result.new) == (6, 0)
-    assert toys.contents(tmp_path / "parts") == toys.contents(tmp_path / "whole")
+    assert toys.contents(tmp_path / "parts") == toys.contents(tmp_path / "complete")
     collect(toys.DotEnv, MIXTURE, episodes=6, out=tmp_path / "other", seed=2)
-    assert open_dataset(tmp_path / "other").digest != open_dataset(tmp_path / "whole").digest
+    assert open_dataset(tmp_path / "other").digest != open_dataset(tmp_path / "complete").digest
 
 
 KILLER = """
@@ -120,8 +120,8 @@ def test_kill_9_loses_at_most_the_episode_in_flight(tmp_path: Path) -> None:
     assert open_dataset(out).episode(0).steps == 8  # even before it is continued
     result = collect(toys.DotEnv, MIXTURE, episodes=40, out=out, seed=5)
     assert result.new == 40 - len(kept[2])
-    collect(toys.DotEnv, MIXTURE, episodes=40, out=tmp_path / "whole", seed=5)
-    assert toys.contents(out) == toys.contents(tmp_path / "whole")
+    collect(toys.DotEnv, MIXTURE, episodes=40, out=tmp_path / "complete", seed=5)
+    assert toys.contents(out) == toys.contents(tmp_path / "complete")
     assert all(toys.contents(out)[name].hex() == data for name, data in kept[2].items())
 
 

@@ -128,11 +128,11 @@ def test_no_policy_meets_a_start_twice_before_it_has_met_all(tmp_path: Path) -> 
 
 
 def test_continuing_gives_the_same_bytes(tmp_path: Path) -> None:
-    record_rollouts(world(), two(), episodes=7, out=tmp_path / "whole", options=QUICK)
+    record_rollouts(world(), two(), episodes=7, out=tmp_path / "full", options=QUICK)
     for episodes in (1, 5, 7, 4):
         made = record_rollouts(world(), two(), episodes=episodes, out=tmp_path / "parts", options=QUICK)
     assert (made.episodes, made.new) == (7, 0)
-    assert toys.contents(tmp_path / "parts") == toys.contents(tmp_path / "whole")
+    assert toys.contents(tmp_path / "parts") == toys.contents(tmp_path / "full")
     with pytest.raises(InvalidInputError, match="policies"):
         record_rollouts(world(), {"wild": toys.Noisy()}, episodes=8, out=tmp_path / "parts", options=QUICK)
     with pytest.raises(InvalidInputError, match="dreamed_by"):
@@ -171,8 +171,8 @@ def test_kill_9_loses_at_most_the_batch_in_flight(tmp_path: Path) -> None:
     assert kept >= 9
     made = record_rollouts(world(), two(), episodes=kept + 3, out=out, options=QUICK)
     assert made.new == 3
-    record_rollouts(world(), two(), episodes=kept + 3, out=tmp_path / "whole", options=QUICK)
-    assert toys.contents(out) == toys.contents(tmp_path / "whole")
+    record_rollouts(world(), two(), episodes=kept + 3, out=tmp_path / "full", options=QUICK)
+    assert toys.contents(out) == toys.contents(tmp_path / "full")
 
 
 def test_what_does_not_fit_is_named_and_costs_nothing_recorded(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_every_camera_and_task_of_a_world_is_recorded(tmp_path: Path) -> None:
     assert tops.shape[1:] == (32, 20, 3)
 
 
-def test_an_estimate_counts_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_counts_full_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     cost = estimate_rollouts(world(), two(), episodes=100, options=QUICK)
     assert cost.frames == 600 and cost.bytes > 10_000 and cost.seconds > 0

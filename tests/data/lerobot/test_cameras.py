@@ -55,10 +55,10 @@ def test_meta_tells_lerobot_of_every_camera_and_task(tmp_path: Path) -> None:
 
 
 def test_continuing_gives_the_same_bytes(tmp_path: Path) -> None:
-    whole = toys.contents(write(tmp_path / "whole", video=True))
+    full = toys.contents(write(tmp_path / "full", video=True))
     for count in (1, 2, 4):
         write(tmp_path / "parts", count=count, video=True)
-    assert toys.contents(tmp_path / "parts") == whole
+    assert toys.contents(tmp_path / "parts") == full
 
 
 def test_one_camera_leaves_what_older_folders_hold_as_it_was(tmp_path: Path) -> None:

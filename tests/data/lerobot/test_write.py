@@ -70,21 +70,21 @@ def test_each_episode_is_on_disk_before_the_next(tmp_path: Path) -> None:
 
 
 def test_continuing_gives_the_same_bytes(tmp_path: Path) -> None:
-    whole = toys.contents(toys.write(tmp_path / "whole", 5))
+    complete = toys.contents(toys.write(tmp_path / "complete", 5))
     for count in (1, 2, 5):
         toys.write(tmp_path / "parts", count)
-    assert toys.contents(tmp_path / "parts") == whole
+    assert toys.contents(tmp_path / "parts") == complete
 
 
 def test_meta_is_made_again_from_the_data(tmp_path: Path) -> None:
     path = toys.write(tmp_path / "d", 4)
-    whole = toys.contents(path)
+    complete = toys.contents(path)
     for name in ("stats.json", "info.json", "tasks.parquet"):
         (path / "meta" / name).unlink()
     shutil.rmtree(path / "meta/episodes")
     (path / "data/chunk-000/.file-004.parquet.77.tmp").write_bytes(b"half an epi")
     toys.write(path, 4)
-    assert toys.contents(path) == whole
+    assert toys.contents(path) == complete
 
 
 def test_statistics_agree_with_the_data(tmp_path: Path) -> None:
@@ -191,4 +191,4 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert toys.contents(tmp_path / "d") == before
     toys.write(tmp_path / "d", 2)
-    assert toys.contents(tmp_path / "d") == toys.contents(toys.write(tmp_path / "whole", 2))
+    assert toys.contents(tmp_path / "d") == toys.contents(toys.write(tmp_path / "complete", 2))

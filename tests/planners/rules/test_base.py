@@ -31,7 +31,7 @@ def test_the_prior_is_tried_once() -> None:
     assert left.shape[1] == 0
 
 
-def test_candidates_spread_as_far_as_they_are_told_along_each_dimension() -> None:
+def test_candidates_spread_as_far_as_the_settings_say_along_each_dimension() -> None:
     place = setting(samples=4000)
     rule = CEM(std=(0.1, 0.3), beta=2.0, keep=0)
     away = (rule.propose(rule.begin(search(), place), place) - BOUNDS.centre) / BOUNDS.half
@@ -81,8 +81,8 @@ def test_old_knowledge_fades_with_momentum() -> None:
     place, begun = setting(), search()
     plain, slow = CEM(std_min=0.0), CEM(std_min=0.0, momentum=0.75)
     memory = plain.begin(begun, place)
-    told = scored(candidates := plain.propose(memory, place), candidates.sum((2, 3)))
-    quick, lazy = plain.update(memory, told, place)[0], slow.update(memory, told, place)[0]
+    results = scored(candidates := plain.propose(memory, place), candidates.sum((2, 3)))
+    quick, lazy = plain.update(memory, results, place)[0], slow.update(memory, results, place)[0]
     assert torch.allclose(lazy.mean, 0.25 * quick.mean + 0.75 * begun.mean)
     assert torch.allclose(lazy.std, 0.25 * quick.std + 0.75 * memory[0].std)
 

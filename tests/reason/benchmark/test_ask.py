@@ -44,7 +44,7 @@ def looks(item):
     return reply(item.options[int(red[:, half:].sum() > red[:, :half].sum())])
 
 
-def bench(folder, **sizes):
+def written(folder, **sizes):
     for name, count in (sizes or {"robot": 8}).items():
         quiz.dataset(folder, name, count=count)
     return read_benchmark(folder).drawn(limit=None, seed=0)
@@ -58,8 +58,8 @@ HOW = AskSettings(view=View(size=32), batch=3)
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_who_looks_is_right_and_blindfolded_not_better_than_the_frames_of_others(fast, tmp_path):
-    questions = bench(tmp_path)
+def test_who_looks_is_right_and_shuffled_frames_are_no_better(fast, tmp_path):
+    questions = written(tmp_path)
     pupil = Pupil(looks)
     how = AskSettings(view=View(size=32), batch=3, fast=fast)
     seen = []
@@ -80,17 +80,17 @@ def test_who_looks_is_right_and_blindfolded_not_better_than_the_frames_of_others
         assert answer.frames == (0, 1, 2, 3, 4, 5)
 
 
-def test_who_knows_the_wording_by_heart_is_as_good_blindfolded(tmp_path):
+def test_who_knows_the_wording_by_heart_is_as_good_with_shuffled_frames(tmp_path):
     entries = quiz.dataset(tmp_path, count=8)
     for number, entry in enumerate(entries):
         entry["qa_pairs"]["question"] = f"On which side is square {number}?"
     quiz.save(tmp_path, entries)
     knows = Pupil(lambda i: reply("AB"[int(i.prompt.split("square ")[1][0]) % 2]))
-    line = tally(ask_all(knows, bench_of(tmp_path), HOW, ledger=ledger(tmp_path)).responses)[-1]
+    line = tally(ask_all(knows, questions_in(tmp_path), HOW, ledger=ledger(tmp_path)).responses)[-1]
     assert line.accuracy == line.blind == 1.0
 
 
-def bench_of(folder):
+def questions_in(folder):
     return read_benchmark(folder).drawn(limit=None, seed=0)
 
 
@@ -98,7 +98,7 @@ def test_replies_that_name_no_option_are_counted(tmp_path):
     answers = iter(["no tags", reply("maybe"), *[reply("left")] * 6])
     done = ask_all(
         Pupil(lambda i: next(answers)),
-        bench(tmp_path),
+        written(tmp_path),
         AskSettings(view=View(size=32), blind=False),
         ledger=ledger(tmp_path),
     )
@@ -107,32 +107,32 @@ def test_replies_that_name_no_option_are_counted(tmp_path):
     assert sum(a.given == "A" for a in done.responses) == 6, "an option's text is as good as its letter"
 
 
-def test_a_stranger_is_about_another_clip_of_the_same_kind_where_there_is_one(tmp_path):
+def test_shuffled_frames_come_from_another_clip_of_the_same_kind_where_there_is_one(tmp_path):
     entries = quiz.dataset(tmp_path, "a", count=4)
     for number, entry in enumerate(entries):
         entry["qa_pairs"] = [quiz.pair(number, task="one" if number < 2 else "two")] * 2
     quiz.save(tmp_path, entries, "a")
     quiz.dataset(tmp_path, "b", count=1)
-    done = ask_all(Pupil(looks), bench_of(tmp_path), HOW, ledger=ledger(tmp_path))
+    done = ask_all(Pupil(looks), questions_in(tmp_path), HOW, ledger=ledger(tmp_path))
     task, clip = ({a.name: f(a) for a in done.responses} for f in (lambda a: a.task, lambda a: a.name.split(".")[0]))
     for answer in done.responses:
         assert clip[answer.blind_with] != clip[answer.name]
         if answer.dataset == "a":
             assert task[answer.blind_with] == answer.task
-    alone = [q for q in bench_of(tmp_path) if q.dataset == "b"]
+    alone = [q for q in questions_in(tmp_path) if q.dataset == "b"]
     assert ask_all(Pupil(looks), alone, HOW, ledger=ledger(tmp_path / "x")).responses[0].blind_with == ""
 
 
 def test_unreadable_clips_are_skipped_up_to_a_share(tmp_path):
-    questions = bench(tmp_path)
+    questions = written(tmp_path)
     for number in (2, 5):
         (tmp_path / f"robot/clips/{number}.mp4").write_bytes(b"torn")
     loose = AskSettings(view=View(size=32), batch=3, bad_share=0.25)
     done = ask_all(Pupil(looks), questions, loose, ledger=ledger(tmp_path), bad={"robot/9": "robot/9: odd."})
     assert set(done.bad) == {"robot/2", "robot/5", "robot/9"} and len(done.responses) == 6
     assert not {"robot/2", "robot/5"} & {a.blind_with for a in done.responses}
-    told = json.loads((tmp_path / FILE).read_text())
-    assert set(told["skipped"]) == set(done.bad) and told["complete"] is True
+    saved = json.loads((tmp_path / FILE).read_text())
+    assert set(saved["skipped"]) == set(done.bad) and saved["complete"] is True
     stopped = Pupil(looks)
     with pytest.raises(InvalidInputError, match=r"1 of 8 .*1 of robot.*robot/[25]: .*cannot be read"):
         ask_all(stopped, questions, HOW, ledger=ledger(tmp_path / "x"))
@@ -142,7 +142,7 @@ def test_unreadable_clips_are_skipped_up_to_a_share(tmp_path):
 
 
 def test_nothing_is_asked_twice(tmp_path, monkeypatch):
-    questions = bench(tmp_path)
+    questions = written(tmp_path)
     monkeypatch.setattr(Ledger, "due", True)
 
     class Stopped(Exception):
@@ -157,9 +157,9 @@ def test_nothing_is_asked_twice(tmp_path, monkeypatch):
         ask_all(first, questions, HOW, ledger=ledger(tmp_path), progress=stop)
     second = Pupil(looks)
     done = ask_all(second, questions, HOW, ledger=ledger(tmp_path))
-    assert (first.asked, second.asked, done.asked) == (12, 4, 2)  # each once, and once blindfolded
-    whole = ask_all(Pupil(looks), questions, HOW, ledger=ledger(tmp_path / "whole"))
-    assert done.responses == whole.responses, "as if it had not been stopped"
+    assert (first.asked, second.asked, done.asked) == (12, 4, 2)  # each once, and once with shuffled frames
+    complete = ask_all(Pupil(looks), questions, HOW, ledger=ledger(tmp_path / "straight"))
+    assert done.responses == complete.responses, "as if it had not been stopped"
     quiz.clip(tmp_path / "robot/clips/3.mp4", number=3, side="left")
     changed = ask_all(Pupil(looks), questions, HOW, ledger=ledger(tmp_path))
     assert changed.asked == 1, "a clip that changed is another question"
@@ -167,18 +167,18 @@ def test_nothing_is_asked_twice(tmp_path, monkeypatch):
 
 
 def test_a_larger_limit_continues(tmp_path):
-    bench(tmp_path)
-    part, whole = (read_benchmark(tmp_path).drawn(limit=n, seed=0) for n in (3, None))
+    written(tmp_path)
+    part, complete = (read_benchmark(tmp_path).drawn(limit=n, seed=0) for n in (3, None))
     assert ask_all(Pupil(looks), part, HOW, ledger=ledger(tmp_path)).asked == 3
-    done = ask_all(Pupil(looks), whole, HOW, ledger=ledger(tmp_path))
+    done = ask_all(Pupil(looks), complete, HOW, ledger=ledger(tmp_path))
     assert done.asked == 5 and len(done.responses) == 8
     assert len(ask_all(Pupil(looks), part, HOW, ledger=ledger(tmp_path)).responses) == 3
-    told = json.loads((tmp_path / FILE).read_text())
-    assert len(told["answers"]) == 8 and told["figures"][-1]["items"] == 3, "what is known is kept"
+    saved = json.loads((tmp_path / FILE).read_text())
+    assert len(saved["answers"]) == 8 and saved["figures"][-1]["items"] == 3, "what is known is kept"
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
-    ask_all(Pupil(looks), bench(tmp_path), HOW, ledger=ledger(tmp_path, size=32))
+    ask_all(Pupil(looks), written(tmp_path), HOW, ledger=ledger(tmp_path, size=32))
     with pytest.raises(InvalidInputError, match="size: was 32, now 64"):
         ledger(tmp_path, size=64)
     for text, message in (
@@ -192,22 +192,22 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
             ledger(tmp_path)
 
 
-def test_a_model_whose_figures_are_no_numbers_is_told(tmp_path):
+def test_a_model_whose_figures_are_no_numbers_is_reported(tmp_path):
     fast = AskSettings(view=View(size=32), fast=True)
     with pytest.raises(InvalidInputError, match="robot/.*damaged"):
-        ask_all(Pupil(looks, broken=True), bench(tmp_path), fast, ledger=ledger(tmp_path))
+        ask_all(Pupil(looks, broken=True), written(tmp_path), fast, ledger=ledger(tmp_path))
 
 
-def test_too_large_a_batch_is_told(tmp_path):
+def test_too_large_a_batch_is_reported(tmp_path):
     def full(item):
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(InvalidInputError, match="Lower batch"):
-        ask_all(Pupil(full), bench(tmp_path), HOW, ledger=ledger(tmp_path))
+        ask_all(Pupil(full), written(tmp_path), HOW, ledger=ledger(tmp_path))
 
 
 def test_a_rehearsal_opens_every_clip_and_keeps_nothing(tmp_path):
-    questions = bench(tmp_path)
+    questions = written(tmp_path)
     (tmp_path / "robot/clips/2.mp4").write_bytes(b"torn")
     pupil = Pupil(looks)
     seconds, bad = dry_run(pupil, questions, AskSettings(view=View(size=32), bad_share=0.2))

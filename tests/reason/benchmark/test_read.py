@@ -38,7 +38,7 @@ CROSSED = (Option(letter="A", text="B"), Option(letter="B", text="A"))
         ("Response: A", None),
     ],
 )
-def test_an_option_is_named_by_letter_or_whole_text(said, letter):
+def test_an_option_is_named_by_letter_or_full_text(said, letter):
     assert match_option(said, YES_NO, letters_first=True) == letter
     assert match_option(said, YES_NO, letters_first=False) == letter
 
@@ -163,7 +163,7 @@ def test_folders_that_hold_no_questions(tmp_path):
             read_benchmark(tmp_path)
 
 
-def test_names_that_two_files_share_are_told_apart(tmp_path):
+def test_names_that_two_files_share_are_kept_apart(tmp_path):
     quiz.dataset(tmp_path, "robot", count=2)
     shutil.copytree(tmp_path / "robot", tmp_path / "again")
     assert set(read_benchmark(tmp_path).digests) == {"robot/robot_benchmark_qa_pairs", "again/robot_benchmark_qa_pairs"}
@@ -172,14 +172,14 @@ def test_names_that_two_files_share_are_told_apart(tmp_path):
 def test_fewer_questions_are_the_beginning_of_more(tmp_path):
     quiz.dataset(tmp_path, "a", count=6)
     quiz.dataset(tmp_path, "b", count=6)
-    bench = read_benchmark(tmp_path)
-    names = [[q.name for q in bench.drawn(limit=n, seed=0)] for n in (2, 4, None)]
+    benchmark = read_benchmark(tmp_path)
+    names = [[q.name for q in benchmark.drawn(limit=n, seed=0)] for n in (2, 4, None)]
     assert [len(n) for n in names] == [4, 8, 12]
     assert set(names[0]) < set(names[1]) < set(names[2])
-    assert [q.name for q in bench.drawn(limit=None, seed=1)] != names[2]
-    assert [q.dataset for q in bench.drawn(limit=None, seed=1)] == ["a"] * 6 + ["b"] * 6
+    assert [q.name for q in benchmark.drawn(limit=None, seed=1)] != names[2]
+    assert [q.dataset for q in benchmark.drawn(limit=None, seed=1)] == ["a"] * 6 + ["b"] * 6
     with pytest.raises(InvalidInputError, match="limit"):
-        bench.drawn(limit=0, seed=0)
+        benchmark.drawn(limit=0, seed=0)
 
 
 @pytest.mark.parametrize("wording", ["letters", "words"])
@@ -224,7 +224,7 @@ def test_items_come_back_as_they_were_but_for_the_codec(tmp_path):
             assert (new.task, new.group, new.prompt, new.options, new.answer, new.difficulty) == (
                 old.task, old.group, old.prompt, old.options, old.answer, old.difficulty,
             )  # fmt: skip
-            assert new.frames.shape == old.frames.shape, "they are shown whole"
+            assert new.frames.shape == old.frames.shape, "they are shown with all frames"
             assert (new.frames.float() - old.frames.float()).abs().mean() < 3
     write_items(made[:1], tmp_path / "out")  # its own folder is replaced
     assert [q.name for q in read_benchmark(tmp_path / "out").questions] == ["side/0"]
@@ -253,7 +253,7 @@ def test_items_that_do_not_fit_the_layout_are_named(change, message, tmp_path):
     assert not list(Path(tmp_path).rglob("*.json"))
 
 
-def test_an_unreadable_clip_is_told_by_its_question(tmp_path):
+def test_an_unreadable_clip_is_reported_by_its_question(tmp_path):
     quiz.dataset(tmp_path, count=2)
     (tmp_path / "robot/clips/1.mp4").write_bytes(b"no video")
     clips = QuestionItems(View(size=16))

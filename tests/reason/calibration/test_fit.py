@@ -77,7 +77,7 @@ def test_calibration_error_is_a_mean_gap_over_bins_of_equal_mass(pairs):
     assert max(sizes) - min(sizes) <= 1
     found = calibration_error(p, y)
     assert 0 <= found <= 1
-    assert found >= abs(p.mean() - y.mean()) - 1e-12  # bins can only add to the gap of the whole
+    assert found >= abs(p.mean() - y.mean()) - 1e-12  # bins can only add to the overall gap
     assert calibration_error(y.astype(float), y) == 0
 
 
@@ -112,13 +112,13 @@ def test_metrics_are_sorted_by_group_and_source():
 def test_policies_are_split_and_both_halves_see_both_outcomes():
     groups = [f"p{i // 10}" for i in range(60)]
     y = [i < 10 or 30 <= i < 40 for i in range(60)]  # two policies succeed, always
-    told = judged(np.zeros(60), y, groups)
+    labelled = judged(np.zeros(60), y, groups)
     for seed in range(8):
-        fit = split_policies(told, seed=seed)
+        fit = split_policies(labelled, seed=seed)
         chosen = {g for g, f in zip(groups, fit, strict=True) if f}
         assert len(chosen) == 3 and all(f == (g in chosen) for g, f in zip(groups, fit, strict=True))
         assert len(chosen & {"p0", "p3"}) == 1
-    assert len({split_policies(told, seed=s).tobytes() for s in range(8)}) > 1
+    assert len({split_policies(labelled, seed=s).tobytes() for s in range(8)}) > 1
     with pytest.raises(InvalidInputError, match="other policies"):
         split_policies(judged([0.0] * 4, [True, False] * 2, ["a"] * 4))
     with pytest.raises(InvalidInputError, match="no split"):
@@ -128,9 +128,9 @@ def test_policies_are_split_and_both_halves_see_both_outcomes():
 def test_calibration_is_fitted_on_one_half_and_tried_on_the_other():
     z, y = sample(8000, temperature=3.0, bias=-1.0)
     groups = [f"p{i % 10}" for i in range(8000)]
-    told = judged(z, y, groups, ["real", "dream"] * 4000)
+    labelled = judged(z, y, groups, ["real", "dream"] * 4000)
     before = critic()
-    made = calibrate(before, told, data={"real": "r", "dream": "d"}, command="worldsim reason calibrate")
+    made = calibrate(before, labelled, data={"real": "r", "dream": "d"}, command="worldsim reason calibrate")
     found = made.settings.calibration
     assert found is not None and found.command and found.data == {"real": "r", "dream": "d"}
     tried = {e.group for e in found.metrics.groups}
@@ -140,13 +140,13 @@ def test_calibration_is_fitted_on_one_half_and_tried_on_the_other():
     assert found.metrics.ece < 0.03 and found.metrics.progress_error == 0.25
     assert made.version != before.version and before.settings.calibration is None
     assert summary(made)["episodes"] == found.metrics.episodes and summary(before) == {}
-    assert calibrate(before, told, bias=False).settings.platt.bias == 0.0
+    assert calibrate(before, labelled, bias=False).settings.platt.bias == 0.0
     uncalibrated = dataclasses.replace(made.settings, platt=Platt())
-    raw = made.with_settings(uncalibrated).decide(told.assessments)[0].numpy()
+    raw = made.with_settings(uncalibrated).decide(labelled.assessments)[0].numpy()
     assert calibration_error(raw, y) > 3 * found.metrics.ece
 
 
-def test_a_calibration_is_saved_whole(tmp_path):
+def test_a_calibration_is_saved_completely(tmp_path):
     z, y = sample(200)
     made = calibrate(critic(), judged(z, y, [f"p{i % 6}" for i in range(200)]))
     made.save_pretrained(tmp_path / "c")
@@ -167,12 +167,12 @@ def films(count, *, policy, labelled=True, seed=0):
 
 
 def test_sources_are_judged_video_by_video():
-    judge, told = critic(batch=3), []
+    judge, reports = critic(batch=3), []
     data = {"a": films(5, policy="p"), "b": films(4, policy="q", seed=1)}
-    found = judge_sources(judge, data, progress=lambda stage, done, total, values: told.append((done, total)))
+    found = judge_sources(judge, data, progress=lambda stage, done, total, values: reports.append((done, total)))
     assert found.groups == ("p",) * 5 + ("q",) * 4 and found.sources == ("a",) * 5 + ("b",) * 4
     assert found.solved.tolist() == [False, True, False, True, False, False, True, False, True]
-    assert found.progress[4] == pytest.approx(0.8) and told[-1] == (9, 9)
+    assert found.progress[4] == pytest.approx(0.8) and reports[-1] == (9, 9)
     alone = judge.decide(found.assessments)[0]
     torch.testing.assert_close(alone[:5], judge.frames(frames(5)).success, atol=1e-5, rtol=0)
     assert judge_sources(judge, data, most=2).assessments.batch == 4

@@ -103,7 +103,7 @@ def test_dataset_episodes(tmp_path: Path) -> None:
         )
 
 
-def test_a_dreamed_dataset_is_told_apart_and_asked_about(tmp_path: Path) -> None:
+def test_a_dreamed_dataset_is_labelled_and_asked_about(tmp_path: Path) -> None:
     real = DatasetVideos(toys.write(tmp_path / "real", 6))
     dream = DatasetVideos(toys.write(tmp_path / "dream", 6, dreamed_by="push"))
     both = JoinedSource([real, dream])
@@ -249,7 +249,7 @@ def test_the_data_half_imports_without_language_models_simulators_or_codecs() ->
 
 
 def test_a_run_over_files_alone(tmp_path: Path) -> None:
-    """What a user with nothing but video files does: skip the bad ones, ask, and get whole items."""
+    """What a user with nothing but video files does: skip the bad ones, ask, and get complete items."""
     for i in range(4):
         write_mp4(tmp_path / f"{i}.mp4", filmed().video(i).frames.numpy(), rate_hz=10)
     (tmp_path / "torn.mp4").write_bytes((tmp_path / "0.mp4").read_bytes()[:400])

@@ -29,7 +29,7 @@ def test_neither_prompt_nor_one_frame_tells(name: str) -> None:
         assert not leak.leaks, leak
 
 
-def test_next_action_is_hardly_told_by_one_frame() -> None:
+def test_next_action_hardly_shows_in_one_frame() -> None:
     train, held = both("next_action")
     assert not text_leak(train, held).leaks
     assert frame_leak(train, held).accuracy < 0.45  # what stands where tells something about what the agent wants
@@ -38,7 +38,7 @@ def test_next_action_is_hardly_told_by_one_frame() -> None:
 def test_leaks_that_are_there_are_found() -> None:
     train, held = both("arrow", 200)
 
-    def told(item: Item) -> Item:
+    def worded(item: Item) -> Item:
         return dataclasses.replace(item, prompt=item.prompt + (" now" if item.answer == "forward" else " then"))
 
     def marked(item: Item) -> Item:
@@ -46,7 +46,7 @@ def test_leaks_that_are_there_are_found() -> None:
         frames[2, :6, :6] = 255 if item.answer == "forward" else 0
         return dataclasses.replace(item, frames=frames)
 
-    text = text_leak([told(i) for i in train], [told(i) for i in held])
+    text = text_leak([worded(i) for i in train], [worded(i) for i in held])
     frame = frame_leak([marked(i) for i in train], [marked(i) for i in held])
     assert text.accuracy == 1.0 and text.leaks
     assert frame.accuracy > 0.95 and frame.leaks and frame.frame == 2

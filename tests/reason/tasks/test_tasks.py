@@ -1,4 +1,4 @@
-"""Items of every task: what they hold, that they repeat themselves, that labels are even, and that truth is told."""
+"""Items of every task: what they hold, that they repeat themselves, that labels are even, and that answers are true."""
 
 import collections
 import dataclasses
@@ -48,7 +48,7 @@ def same(a: Item, b: Item) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_items_are_whole_and_repeat_themselves(name: str) -> None:
+def test_items_are_complete_and_repeat_themselves(name: str) -> None:
     made, again, other = items(name), items(name), items(name, seed=1)
     for k in (0, 7, 59):
         item = made[k]
@@ -138,9 +138,9 @@ def test_puzzle_quarters_make_the_frame_again() -> None:
         place = {corner: int(number) - 1 for number, corner in named.items()}
         quarter = [item.frames[place[c]] for c in CORNERS]
         video = next(v for v, c in enumerate(part.summaries) if c.provenance == item.provenance)
-        whole = part.frames(video, [item.taken[1]], size=64)[0]
+        full = part.frames(video, [item.taken[1]], size=64)[0]
         rows = [torch.cat(quarter[:2], dim=1), torch.cat(quarter[2:], dim=1)]
-        assert torch.equal(torch.cat(rows), whole)
+        assert torch.equal(torch.cat(rows), full)
 
 
 def test_permanence_edits_only_what_it_says() -> None:
@@ -298,7 +298,7 @@ def test_held_out_items_come_from_other_videos() -> None:
     assert len(SourceSubset(filmed(), [0])) == 1
 
 
-def test_outcome_thinks_of_the_course_of_progress() -> None:
+def test_outcome_thinks_of_how_progress_went() -> None:
     part, _ = footage()
     for item in items("outcome")[:8]:
         card = next(c for c in part.summaries if c.provenance == item.provenance)

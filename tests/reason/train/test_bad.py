@@ -53,13 +53,13 @@ def test_a_reward_that_raises_on_the_way_is_named_and_can_be_repaired(start, tmp
     ):
         train_reason_grpo(config, items=asked, rewards={"own": breaks})
     assert [p.parent.name for p in (tmp_path / "run/checkpoints").glob(f"*/{SPENT}")] != []
-    told = []
-    watch = lambda stage, step, *rest: told.append(step)  # noqa: E731
-    assert train_reason_grpo(config, items=asked, rewards={"own": variety}, watch=watch).exists() and min(told) == 3
+    reported = []
+    watch = lambda stage, step, *rest: reported.append(step)  # noqa: E731
+    assert train_reason_grpo(config, items=asked, rewards={"own": variety}, watch=watch).exists() and min(reported) == 3
 
 
 def test_a_clip_that_goes_bad_on_the_way_is_named_and_nothing_is_lost(films, tmp_path):
-    whole = {p: p.read_bytes() for p in films.iterdir()}
+    contents = {p: p.read_bytes() for p in films.iterdir()}
     asked = ClipItems(
         FolderVideos(films),
         lambda clip: Question(text="Even?", options=("yes", "no"), answer="no" if int(clip.episode[:2]) % 2 else "yes"),
@@ -78,11 +78,11 @@ def test_a_clip_that_goes_bad_on_the_way_is_named_and_nothing_is_lost(films, tmp
     with pytest.raises(StorageError, match=r"films/\d\d\.mp4 cannot be read as a video"):
         train_reason_sft(config, items=asked, watch=watch)
     assert list((tmp_path / "run/checkpoints").glob(f"*/{SPENT}"))
-    for path, content in whole.items():
+    for path, content in contents.items():
         path.write_bytes(content)
-    told = []
-    assert train_reason_sft(config, items=asked, watch=lambda stage, step, *rest: told.append(step)).exists()
-    assert min(told) == 4
+    reported = []
+    assert train_reason_sft(config, items=asked, watch=lambda stage, step, *rest: reported.append(step)).exists()
+    assert min(reported) == 4
 
 
 def test_too_many_bad_files_stop_a_training_before_it_begins(films, tmp_path):

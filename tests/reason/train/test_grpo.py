@@ -77,9 +77,9 @@ def test_a_frozen_tower_stands_still_and_the_rest_learns(data, start, tmp_path, 
 
 def test_the_metrics_tell_tasks_and_kinds_apart(folder):
     lines = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
-    told = {k for line in lines for k in line}
-    assert {"reward/arrow", "reward/outcome/success", "rewards/variety/mean", "rewards/accuracy/mean"} <= told
-    assert {"accuracy/arrow", "blind/outcome", "final/fast/arrow"} <= told
+    logged = {k for line in lines for k in line}
+    assert {"reward/arrow", "reward/outcome/success", "rewards/variety/mean", "rewards/accuracy/mean"} <= logged
+    assert {"accuracy/arrow", "blind/outcome", "final/fast/arrow"} <= logged
 
 
 def test_a_killed_run_ends_with_the_same_weights(folder, data, start, tmp_path):
@@ -141,10 +141,10 @@ def test_the_random_control_pays_by_step_and_place_only():
     class State:
         global_step = 3
 
-    coin = random_reward(0)
-    assert coin(["a"] * 64, trainer_state=State) == coin(["b"] * 64, trainer_state=State)
-    assert 16 < sum(coin(["a"] * 64, trainer_state=State)) < 48
-    assert coin(["a"] * 64, trainer_state=State) != coin(["a"] * 64)
+    reward = random_reward(0)
+    assert reward(["a"] * 64, trainer_state=State) == reward(["b"] * 64, trainer_state=State)
+    assert 16 < sum(reward(["a"] * 64, trainer_state=State)) < 48
+    assert reward(["a"] * 64, trainer_state=State) != reward(["a"] * 64)
 
 
 def test_a_reward_that_fails_is_named_with_its_item(data, start, tmp_path):

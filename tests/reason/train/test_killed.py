@@ -57,21 +57,21 @@ def test_what_kill_9_leaves_ends_with_the_same_weights(tmp_path):
     start = begun(data, tmp_path / "start")
     killed = tmp_path / "killed"
     split_policies = configs(data, start, killed)
-    told = [json.dumps(storage.to_json(c)) for c in split_policies.values()]
-    done = subprocess.run([sys.executable, "-c", DIE, *told], capture_output=True, text=True, check=False)
+    arguments = [json.dumps(storage.to_json(c)) for c in split_policies.values()]
+    done = subprocess.run([sys.executable, "-c", DIE, *arguments], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["9", "9"], done.stderr[-2000:]
     assert (killed / "sft/checkpoints/checkpoint-2" / SPENT).exists() and not (killed / "sft/model").exists()
     torn = killed / "grpo/checkpoints/checkpoint-4"
     assert (torn / "model.safetensors").exists() and not (torn / SPENT).exists()
-    for name, config in configs(data, start, tmp_path / "whole").items():
+    for name, config in configs(data, start, tmp_path / "full").items():
         seen = []
-        whole = RECIPES[name].make(config)
+        full = RECIPES[name].make(config)
         again = RECIPES[name].make(
             split_policies[name], watch=lambda stage, step, *rest, seen=seen: seen.append((stage, step))
         )
         assert min(step for stage, step in seen if stage == name) > 2, "what was done is not done again"
-        first, second = weights(whole), weights(again)
+        first, second = weights(full), weights(again)
         assert all(torch.equal(first[k], second[k]) for k in first)
-        lines = [[json.loads(n) for n in (m.parent / "metrics.jsonl").read_text().splitlines()] for m in (whole, again)]
+        lines = [[json.loads(n) for n in (m.parent / "metrics.jsonl").read_text().splitlines()] for m in (full, again)]
         kept = [[(n["step"], n.get("accuracy/arrow")) for n in part] for part in lines]
-        assert kept[0] == kept[1], "and is told once"
+        assert kept[0] == kept[1], "and is logged once"

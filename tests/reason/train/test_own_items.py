@@ -63,8 +63,8 @@ def test_the_script_of_the_readme_is_all_a_user_needs(clips, start, tmp_path, mo
     assert not [k for k in before if "visual" in k and torch.equal(before[k], after[k])]
     manifest = storage.read_manifest(made, kind="vlm")
     assert manifest["skipped_videos"] == 1 and manifest["figures"]["items/own"] == 4
-    told = {k for line in (made.parent / "metrics.jsonl").read_text().splitlines() for k in json.loads(line)}
-    assert {"rewards/brief/mean", "rewards/accuracy/mean", "reward/own"} <= told
+    logged = {k for line in (made.parent / "metrics.jsonl").read_text().splitlines() for k in json.loads(line)}
+    assert {"rewards/brief/mean", "rewards/accuracy/mean", "reward/own"} <= logged
     before = (made / "manifest.json").stat().st_mtime_ns
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert (made / "manifest.json").stat().st_mtime_ns == before, "the same command again does nothing"

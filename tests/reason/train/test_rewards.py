@@ -101,7 +101,7 @@ def test_answers_must_fit() -> None:
         accuracy_reward([7], answer=["a"])  # type: ignore[list-item]
 
 
-def test_a_reward_that_fails_is_told_by_item() -> None:
+def test_a_reward_that_fails_is_reported_by_item() -> None:
     def picky(completions, **columns):  # type: ignore[no-untyped-def]
         return [1 / len(c) for c in completions]
 

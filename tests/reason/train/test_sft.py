@@ -147,9 +147,9 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(folder, data
 def test_a_setting_that_came_later_had_its_default(folder, data):
     path = folder / "manifest.json"
     before = path.read_text()
-    told = json.loads(before)
-    del told["config"]["schedule"]
-    path.write_text(json.dumps(told))
+    saved = json.loads(before)
+    del saved["config"]["schedule"]
+    path.write_text(json.dumps(saved))
     try:
         assert is_done(folder.parent, recipe(data, folder.parent, tower="train", keep=(2, 4)))
         with pytest.raises(InvalidInputError, match="another request"):

@@ -87,7 +87,7 @@ def test_video_patches_equal_the_processors_bit_for_bit(size, shown, changes):
         assert torch.equal(pixels, theirs["pixel_values_videos"]) and torch.equal(grid, theirs["video_grid_thw"])
 
 
-def test_times_are_told_and_say_nothing_of_direction(vlm):
+def test_times_are_given_and_say_nothing_of_direction(vlm):
     forward = clip(1)
     backward = dataclasses.replace(forward, taken=forward.taken[::-1], frames=forward.frames.flip(0))
     assert forward.times_s == backward.times_s == pytest.approx((0.0, 0.2, 0.4, 0.6))
@@ -105,7 +105,7 @@ def test_two_clips_that_differ_in_pace_differ_for_every_family(vlms):
         assert not torch.allclose(fast[:2], slow[:2], atol=1e-5)
 
 
-def test_a_rate_that_nobody_knows_is_not_guessed(vlms):
+def test_an_unknown_rate_is_not_guessed(vlms):
     for vlm in vlms.values():
         with pytest.raises(InvalidInputError, match=r"Item 7 of side: the frame rate of video 7\.mp4 is not known"):
             vlm.encode([clip(1), clip(7, rate_hz=0.0)])

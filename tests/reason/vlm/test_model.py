@@ -154,8 +154,8 @@ def test_a_tree_shares_the_common_prefix_and_keeps_one_token_to_score():
         [1, 1, 0, 1, 1, 0],
         [1, 1, 0, 1, 0, 1],
     ]
-    told = OptionTree.of([[1, 2, 3, 9], [1, 4, 5, 9]], given=[2, 3])
-    assert told.steps == ((1, 3, 0), (2, 9, 0), (4, 9, 1))
+    tree = OptionTree.of([[1, 2, 3, 9], [1, 4, 5, 9]], given=[2, 3])
+    assert tree.steps == ((1, 3, 0), (2, 9, 0), (4, 9, 1))
     assert OptionTree.of([[1, 2]]).stem == (1,)
     with pytest.raises(InvalidInputError, match="same tokens"):
         OptionTree.of([[1, 2], [1, 2]])

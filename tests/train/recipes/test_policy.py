@@ -202,7 +202,7 @@ def test_it_learns_from_any_of_several_cameras(stereo, tmp_path):
             policy.act(wrong, policy.initial(12), torch.arange(12))
 
 
-def test_a_policy_looks_through_the_cameras_it_is_told(stereo, tmp_path):
+def test_a_policy_looks_through_the_cameras_it_is_given(stereo, tmp_path):
     for kind, cameras, needs in [
         ("pixel", ("top",), {TOP, STATE}),
         ("pixel", ("top", "wrist"), {WRIST, TOP, STATE}),

@@ -34,7 +34,7 @@ class TickingWorld(ToyWorld):
 
 
 def load(*, horizon):
-    """A ticking world in a worker that goes by its clock."""
+    """A ticking world in a worker that follows its clock."""
     rollouts.time = CLOCK
     return TickingWorld(horizon=horizon)
 

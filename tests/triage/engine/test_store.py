@@ -80,7 +80,7 @@ def test_a_key_is_what_was_rolled_out(tmp_path):
         assert store.missing_part(batch_of([(0, 1)], other), other) is None
 
 
-def test_the_same_rollout_cannot_be_entered_twice_and_a_batch_is_entered_whole(tmp_path):
+def test_the_same_rollout_cannot_be_entered_twice_and_a_batch_is_entered_atomically(tmp_path):
     with Store.open(tmp_path / DATABASE) as store:
         store.commit(result(batch_of([(1, 5)])), SCOPE)
         with pytest.raises(StorageError, match="another process has written to it"):
@@ -92,7 +92,7 @@ def test_the_same_rollout_cannot_be_entered_twice_and_a_batch_is_entered_whole(t
 
 
 @pytest.mark.parametrize("harm", ["head", "middle", "text"])
-def test_a_damaged_database_is_told_from_an_empty_one(tmp_path, harm):
+def test_a_damaged_database_is_distinguished_from_an_empty_one(tmp_path, harm):
     path = tmp_path / DATABASE
     with Store.open(path) as store:
         store.commit(result(batch_of([(p, e) for p in range(3) for e in range(20)])), SCOPE)
@@ -118,7 +118,7 @@ def test_another_format_is_refused(tmp_path):
         pass
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_place_that_cannot_be_written_is_reported(tmp_path):
     with pytest.raises(StorageError, match="run the same command again"), Store.open(tmp_path / "no" / DATABASE):
         pass
 
@@ -130,9 +130,9 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path):
         try:
             with pytest.raises(StorageError, match="Free space .* every rollout finished so far is kept"):
                 for p, e in [(p, e) for p in range(3) for e in range(50)]:
-                    whole = result(batch_of([(p, e)]))
-                    ends = tuple(dataclasses.replace(f, note="x" * 20_000) for f in whole.rollouts)
-                    store.commit(dataclasses.replace(whole, rollouts=ends), SCOPE)
+                    complete = result(batch_of([(p, e)]))
+                    ends = tuple(dataclasses.replace(f, note="x" * 20_000) for f in complete.rollouts)
+                    store.commit(dataclasses.replace(complete, rollouts=ends), SCOPE)
                     done += 1
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -196,11 +196,11 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path):
 
 def test_special_values_keep_their_checksum(tmp_path):
     path = tmp_path / DATABASE
-    whole = result(batch_of([(0, 1)]))
+    complete = result(batch_of([(0, 1)]))
     odd = {"progress": -0.0, "uncertainty_mean": float("inf"), "note": "caf\u00e9 \U0001f600\n", "success": 1}
     with Store.open(path) as store:
-        ends = tuple(dataclasses.replace(f, **odd) for f in whole.rollouts)
-        store.commit(dataclasses.replace(whole, rollouts=ends), SCOPE)
+        ends = tuple(dataclasses.replace(f, **odd) for f in complete.rollouts)
+        store.commit(dataclasses.replace(complete, rollouts=ends), SCOPE)
     with Store.open(path) as store:
         (record,) = store.records(SCOPE)
     assert (record.result.progress, record.result.note) == (0.0, odd["note"])

@@ -22,12 +22,12 @@ def outcomes(draw: st.DrawFn) -> list[Outcome]:
 
 @given(outcomes(), st.randoms(use_true_random=False), st.integers(0, K * N))
 def test_order_and_grouping_of_outcomes_leave_no_trace(rows, random, cut):
-    whole = Evidence.empty(K, episodes=N).add(rows)
+    full = Evidence.empty(K, episodes=N).add(rows)
     mixed = list(rows)
     random.shuffle(mixed)
     parts = Evidence.empty(K, episodes=N).add(mixed[:cut]).add(mixed[cut:])
     merged = Evidence.empty(K, episodes=N).add(mixed[cut:]).merge(Evidence.empty(K, episodes=N).add(mixed[: cut + 1]))
-    assert whole.digest == parts.digest == merged.digest
+    assert full.digest == parts.digest == merged.digest
 
 
 @given(outcomes())

@@ -191,8 +191,8 @@ def test_lang_and_reiczigels_interval_by_hand():
 
 
 def test_what_cannot_be_corrected_is_not():
-    coin = JudgeRates(solved=100, solved_right=52, unsolved=100, unsolved_right=51)
-    assert correct_by_rates(np.ones(5), rates=coin) is None
+    useless = JudgeRates(solved=100, solved_right=52, unsolved=100, unsolved_right=51)
+    assert correct_by_rates(np.ones(5), rates=useless) is None
     assert (
         correct_by_rates(np.full(5, np.nan), rates=JudgeRates(solved=9, solved_right=9, unsolved=9, unsolved_right=9))
         is None

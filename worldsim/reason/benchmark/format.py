@@ -119,7 +119,7 @@ class BenchmarkQuestion:
         video: The file.
         group: Kind of clip within the task, of worldsim's own items; else empty.
         difficulty: 0 easy to 1 hard, of worldsim's own items; else 0.
-        whole: Whether it is about single frames, as worldsim's own items do, so that all of them must be shown.
+        all_frames: Whether it is about single frames, as worldsim's own items do, so that all of them must be shown.
     """
 
     name: str
@@ -131,7 +131,7 @@ class BenchmarkQuestion:
     video: Path
     group: str = ""
     difficulty: float = 0.0
-    whole: bool = False
+    all_frames: bool = False
 
 
 def parse_question(
@@ -169,7 +169,7 @@ def parse_question(
         video=video,
         group=str(pair.get("group", "")),
         difficulty=float(difficulty) if isinstance(difficulty, int | float) and 0 <= difficulty <= 1 else 0.0,
-        whole=pair.get("whole") is True,
+        all_frames=pair.get("whole") is True,
     )
 
 

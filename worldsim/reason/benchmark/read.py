@@ -208,7 +208,7 @@ def _grouped(questions: list[BenchmarkQuestion]) -> list[BenchmarkQuestion]:
 
 Wording = Literal["letters", "words"]
 WORDINGS = ("letters", "words")
-_WHOLE = 256
+_ALL_FRAMES = 256
 """Most frames of a clip of which all frames must be shown."""
 
 
@@ -307,7 +307,7 @@ class QuestionItems:
         return hashlib.sha256(json.dumps([*asked, self.source(question)]).encode()).hexdigest()
 
     def _frames(self, question: BenchmarkQuestion) -> tuple[Tensor, tuple[int, ...]]:
-        path, most = question.video, _WHOLE if question.whole else self.view.frames
+        path, most = question.video, _ALL_FRAMES if question.all_frames else self.view.frames
         if (path, most) not in self._kept and path not in self._bad:
             try:
                 frames, taken = sample_video(path, frames=most)

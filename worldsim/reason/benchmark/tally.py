@@ -3,7 +3,7 @@
 The control shows each question with the frames of another. Questions are counted as if they were independent; several about
 one clip are not quite, and their interval is then somewhat too narrow.
 
-eval.json holds the figures and every answer so far, so that the same command continues after a kill. It is replaced whole,
+eval.json holds the figures and every answer so far, so that the same command continues after a kill. It is replaced atomically,
 after every batch unless writing would take longer than asking. One process writes it: hold a lock where several could.
 """
 

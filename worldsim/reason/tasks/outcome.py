@@ -20,7 +20,7 @@ About = Literal["success", "progress"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutcomeConfig:
-    """`frames` frames over the whole episode, first and last included.
+    """`frames` frames over the entire episode, first and last included.
 
     Attributes:
         frames: How many.
@@ -46,7 +46,7 @@ def wording(about: About, task: str = "") -> tuple[str, tuple[str, ...]]:
 
 
 class OutcomeTask:
-    """Whole episodes."""
+    """Entire episodes."""
 
     name = "outcome"
     motion = False
@@ -66,7 +66,8 @@ class OutcomeTask:
     def _success(self, footage: Footage, key: int) -> QuestionPool:
         known = [(v, c.success) for v, c in enumerate(footage.summaries) if c.success is not None]
         pools = [
-            [self._whole(footage, v, _difficulty(s)) for v, s in known if (s >= 0.5) == good] for good in (True, False)
+            [self._episode(footage, v, _difficulty(s)) for v, s in known if (s >= 0.5) == good]
+            for good in (True, False)
         ]
         if not all(pools):
             raise InvalidInputError(
@@ -82,7 +83,7 @@ class OutcomeTask:
                 place = min(max(float(card.progress[-1]), 0.0), 1.0) * 5
                 number = min(int(place), 4)
                 off = abs(place - number - 0.5) * 2  # 1 at the border of a bin
-                pools.setdefault(BINS[number], []).append(self._whole(footage, v, off))
+                pools.setdefault(BINS[number], []).append(self._episode(footage, v, off))
         if len(pools) < 2:
             raise InvalidInputError(
                 f"The progress of these {len(footage)} videos falls into {len(pools)} of {len(BINS)} bins; two are "
@@ -91,7 +92,7 @@ class OutcomeTask:
         labels = tuple(b for b in BINS if b in pools)
         return QuestionPool(labels=labels, pools=tuple(shuffle(pools[b], key) for b in labels))
 
-    def _whole(self, footage: Footage, video: int, difficulty: float) -> Window:
+    def _episode(self, footage: Footage, video: int, difficulty: float) -> Window:
         frames = spread_frames(footage.summaries[video].frames, self.config.frames)
         return Window(video=video, frames=frames, difficulty=difficulty)
 

@@ -1,6 +1,6 @@
 """Several replies with a common beginning, laid out as a tree so that one pass over a model scores them all.
 
-Shape legend: L tokens of the whole tree: the stem's, then the leaves.
+Shape legend: L tokens of all of the tree: the stem's, then the leaves.
 """
 
 import dataclasses

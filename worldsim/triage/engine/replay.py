@@ -1,7 +1,7 @@
 """Deterministic replay of a run: derives every allocation decision again from stored outcomes, and goes on from there.
 
 The run is replayed from the beginning each time: ask the allocator, cut its answer into batches, look up what is known,
-roll out what is not, and only then ask again. Decisions so see whole rounds in the table's order and never which
+roll out what is not, and only then ask again. Decisions so see full rounds in the table's order and never which
 rollouts happened to finish first; a run that was killed takes the same decisions again.
 """
 

@@ -2,7 +2,7 @@
 
 A row is keyed by what was rolled out (world, policy, start, noise, judge), never by when or where, so a row is true in
 any run that asks for the same rollout. Each row carries a checksum, so that one that was edited or damaged is named and
-never believed. A batch is entered in one transaction: a killed process loses whole batches or nothing. The write-ahead
+never believed. A batch is entered in one transaction: a killed process loses complete batches or nothing. The write-ahead
 log survives the death of the process at any moment; after a power cut the last batches may be missing, which is
 harmless, for they are computed again to the same values. One process writes: the holder of the run lock.
 """
