@@ -13,7 +13,7 @@ from tests.planners.toy import BOUNDS, Quadratic, quadratic
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Bounds, Limits, Planner, Search, Spline, Stage, make_planner, planner_names
 from worldsim.planners.registry import with_horizon
-from worldsim.planners.rules.cem import CEM
+from worldsim.planners.rules.sampling import CEM
 from worldsim.testing import check_planner
 
 HAS_CMA = importlib.util.find_spec("cmaes") is not None

@@ -5,8 +5,8 @@ from tests.planners.toy import BOUNDS, quadratic
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.planners import Spline, make_planner, planner_names
 from worldsim.planners.registry import descent, hybrid
-from worldsim.planners.rules.cem import CEM, Weighted
 from worldsim.planners.rules.gradient import Gradient
+from worldsim.planners.rules.sampling import CEM, Weighted
 
 
 def test_names_are_sorted_and_unique() -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import say
-from worldsim.cli.options import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED
+from worldsim.cli.console import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED, say
 from worldsim.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -1,5 +1,8 @@
-"""What commands print: plain text, with nothing in it taken for markup or for a control sequence."""
+"""What commands share: plain output, in which nothing is taken for markup or control sequences, and options with their ranges."""
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -21,3 +24,18 @@ def say(text: str, *, error: bool = False, style: str | None = None) -> None:
 def show(table: Table) -> None:
     """Print a table whose cells are printable, without cutting what is wider than the terminal."""
     Console().print(table, soft_wrap=True, highlight=False)
+
+
+MAX_SEED = 2**63 - 1
+MAX_BUDGET = 10**7
+"""Rollouts or episodes: beyond it an episode table fills the memory before the first is played."""
+MAX_COUNT = 10**6
+"""Samples, tokens, frames and the like."""
+
+MAX_EPISODES = 10**7
+MAX_IMAGE_PX = 8192
+
+Device = Annotated[str, typer.Option(help="Where tensors are computed: cpu, cuda or cuda:N.")]
+Dtype = Annotated[
+    str, typer.Option(help="Of the weights: float32, bfloat16 or float16. [default: as stored]", show_default=False)
+]

@@ -9,8 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import say, show
-from worldsim.cli.options import MAX_COUNT, MAX_SEED, Device, Dtype
+from worldsim.cli.console import MAX_COUNT, MAX_SEED, Device, Dtype, say, show
 from worldsim.text import printable
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import say
-from worldsim.cli.options import MAX_BUDGET, MAX_SEED, Device, Dtype
+from worldsim.cli.console import MAX_BUDGET, MAX_SEED, Device, Dtype, say
 
 if TYPE_CHECKING:
     from worldsim.triage.report import ReportData

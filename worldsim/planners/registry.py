@@ -10,11 +10,8 @@ from typing import Any
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.planners.planner import Planner, Stage
 from worldsim.planners.rules.base import Rule
-from worldsim.planners.rules.categorical import CategoricalCEM
-from worldsim.planners.rules.cem import CEM, Weighted
 from worldsim.planners.rules.gradient import Gradient
-from worldsim.planners.rules.mppi import MPPI
-from worldsim.planners.rules.shooting import Predictive, Random
+from worldsim.planners.rules.sampling import CEM, MPPI, CategoricalCEM, Predictive, Random, Weighted
 
 RULES: Mapping[str, Callable[..., Rule]] = {
     "cem": lambda **o: CEM(**{"beta": 0.0, "keep": 0} | o),

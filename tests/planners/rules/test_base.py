@@ -5,7 +5,7 @@ from tests.planners.rules.rig import inside, scored, search, setting
 from tests.planners.toy import BOUNDS
 from worldsim.errors import InvalidInputError
 from worldsim.planners.rules.base import Sampler, softmin, spread
-from worldsim.planners.rules.cem import CEM
+from worldsim.planners.rules.sampling import CEM
 
 COST = torch.tensor([[3.0, 1.0, torch.inf, 2.0], [torch.inf] * 4])
 

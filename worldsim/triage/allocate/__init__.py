@@ -9,10 +9,7 @@ ones; KL-LUCB to stop as soon as the answer is certain; uniform allocation as th
 from collections.abc import Callable, Mapping
 
 from worldsim.errors import unknown_name
-from worldsim.triage.allocate.halving import SequentialHalving
-from worldsim.triage.allocate.kl_lucb import KLLUCB
-from worldsim.triage.allocate.thompson import TopTwoThompson
-from worldsim.triage.allocate.uniform import Uniform
+from worldsim.triage.allocate.allocators import KLLUCB, SequentialHalving, TopTwoThompson, Uniform
 
 __all__ = [
     "ALLOCATORS",

@@ -11,7 +11,7 @@ from worldsim.arrays import Bools, Int64s
 from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Interval, mean_sequence
-from worldsim.triage.allocate.halving import SequentialHalving
+from worldsim.triage.allocate.allocators import SequentialHalving
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.measured import measure
