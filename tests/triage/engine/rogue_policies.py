@@ -149,6 +149,12 @@ def world_that_dies_at_first(marks: Path, *, times: int):
     return ToyWorld(horizon=8)
 
 
+def counted_world(marks: Path):
+    """A toy world that leaves a mark whenever it is loaded."""
+    (marks / str(time.monotonic_ns())).touch()
+    return ToyWorld(horizon=8)
+
+
 def dying_world(marks, *, times):
     return functools.partial(world_that_dies_at_first, marks, times=times)
 

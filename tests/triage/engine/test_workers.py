@@ -17,6 +17,7 @@ from benchmarks.toy import ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.rollout.episodes import TRIAGE, block
 from worldsim.storage import read_json
+from worldsim.triage.engine import workers as workers_module
 from worldsim.triage.engine.batches import Scope, compose
 from worldsim.triage.engine.rollouts import Loaders, Rollouts
 from worldsim.triage.engine.workers import Workers
@@ -34,7 +35,7 @@ def request(refs, **settings):
 
 def batches_of(refs, *, episodes=8, together=8):
     scope = Scope(kind="world", world="w", judge="j", policies=refs)
-    pairs = [(p, e) for p in range(len(refs)) for e in range(episodes)]
+    pairs = [(p, e) for p in range(len(refs)) for e in (range(episodes) if isinstance(episodes, int) else episodes)]
     return compose(pairs, scope=scope, block=BLOCK, width=32, policies_per_batch=together)
 
 
@@ -225,6 +226,30 @@ def test_isolated_policies_share_no_batch():
     refs = tuple(dataclasses.replace(r, isolated=i in (2, 3)) for i, r in enumerate(toy_refs(5)))
     held = [sorted({s.policy for s in b.slots}) for b in batches_of(refs, episodes=4)]
     assert held == [[0, 1], [2], [3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "loads"), [({}, 4), ({"_KEPT": 2}, 8), ({"_MEMORY_LEFT": 2.0}, 8)], ids=["kept", "two", "no memory"]
+)
+def test_workers_of_isolated_policies_are_kept_as_far_as_memory_and_number_allow(
+    tmp_path, monkeypatch, healthy, settings, loads
+):
+    for name, value in ({"_MEMORY_LEFT": 0.0} | settings).items():
+        monkeypatch.setattr(workers_module, name, value)
+    refs = tuple(dataclasses.replace(r, isolated=i > 0) for i, r in enumerate((*toy_refs(3), toy_refs(4)[3])))
+    loaders = dataclasses.replace(LOADERS, world=functools.partial(rogue_policies.counted_world, tmp_path))
+    ends = {}
+    with Workers(request(refs), loaders=loaders) as workers:
+        for episodes in (range(4), range(4, 8)):
+            batches = batches_of(refs, episodes=episodes)
+            for result in workers.run(batches):
+                slots = [result.batch.slots[r.row] for r in result.rollouts]
+                ends |= {
+                    (s.policy, s.episode): dataclasses.replace(r, row=0)
+                    for s, r in zip(slots, result.rollouts, strict=True)
+                }
+    assert {key: ends[key] for key in healthy} == healthy
+    assert len(list(tmp_path.iterdir())) == loads
 
 
 def test_a_worker_keeps_the_latest_policies_and_does_not_retry_what_failed():

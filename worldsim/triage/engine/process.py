@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -232,6 +233,7 @@ def _serve(pipe: Pipe, cells: Any) -> None:
             answer = Refusal(kind=type(error).__name__, message=str(error), trace=traceback.format_exc())
         if os.getpid() != process:
             os._exit(1)
+        board.set_memory_left(_memory_left())
         try:
             pipe.send(answer)
         except OSError:
@@ -247,6 +249,19 @@ def _receive(pipe: Pipe, board: Board) -> Rollouts | InvalidInputError:
             f"The loaders cannot be imported in a worker process: {type(error).__name__}: {error}. {_TOP_LEVEL}"
         )
     return Rollouts(request, loaders=loaders, board=board)
+
+
+def _memory_left() -> float:
+    """Share of the machine's memory that is free, or of the device's where that is less; 1 where nothing is known."""
+    shares = [1.0]
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        size = {line.split(":")[0]: float(line.split()[1]) for line in lines}
+        shares.append(size["MemAvailable"] / size["MemTotal"])
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        free, total = torch.cuda.mem_get_info()
+        shares.append(free / total)
+    return min(shares)
 
 
 def _end_with_parent() -> None:

@@ -56,17 +56,17 @@ class Loaders:
 
 
 class Board:
-    """What a worker is doing, in three shared doubles: which policy runs, since when, and whether its world is loaded."""
+    """What a worker is doing, in shared doubles: which policy runs, since when, whether its world is loaded, memory left."""
 
-    SIZE = 3
+    SIZE = 4
 
     def __init__(self, cells: Any) -> None:
         """Wrap the cells; a parent begins them with `clear`."""
         self._cells = cells
 
     def clear(self) -> None:
-        """No policy runs, and no world is loaded."""
-        self._cells[0], self._cells[2] = -1.0, 0.0
+        """No policy runs, no world is loaded, and the memory is free."""
+        self._cells[0], self._cells[2], self._cells[3] = -1.0, 0.0, 1.0
 
     def enter(self, policy: int) -> None:
         """The policy of this index runs now."""
@@ -80,6 +80,15 @@ class Board:
     def set_loaded(self) -> None:
         """The worlds needed so far are loaded."""
         self._cells[2] = 1.0
+
+    def set_memory_left(self, share: float) -> None:
+        """So much of the memory was free after the last work, in 0..1."""
+        self._cells[3] = share
+
+    @property
+    def memory_left(self) -> float:
+        """Share of the machine's or the device's memory that was free after the worker's last work, the smaller one."""
+        return float(self._cells[3])
 
     @property
     def loaded(self) -> bool:
@@ -139,7 +148,7 @@ class Rollouts:
         """
         self._request = request
         self._loaders = loaders
-        self._board = board or Board([-1.0, 0.0, 0.0])
+        self._board = board or Board([-1.0, 0.0, 0.0, 1.0])
         self._worlds: dict[str, Startable] = {}
         self._policies: OrderedDict[int, Policy] = OrderedDict()
         self._unloadable: dict[int, BaseException] = {}

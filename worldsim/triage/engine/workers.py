@@ -2,7 +2,8 @@
 
 Policies run in workers only, with one worker too. A worker that dies or hangs is replaced, and its work is done again:
 the policy that ran at that moment alone, the others without it. A policy that takes down a worker of its own as well is
-reported and not called again. Isolated policies share no worker with others.
+reported and not called again. Isolated policies share no worker with others; their
+workers stay while they wait for the next batch, as many as the memory allows.
 """
 
 import dataclasses
@@ -21,6 +22,8 @@ from worldsim.triage.engine.rollouts import FilmedRow, Loaders
 from worldsim.triage.request import TriageRequest
 
 _POLL_S = 0.5
+_KEPT = 16  # processes, busy or idle, where more are not asked for
+_MEMORY_LEFT = 0.25  # share of the memory; with less, no idle worker is kept beyond the number asked for
 _MAX_DEATHS = 3  # of workers in which no policy ran at that moment, before the work itself is to blame
 
 
@@ -45,9 +48,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            worker.kill()
-        self._workers.clear()
+        self._end(list(self._workers))
 
     def describe(self, kind: str) -> Description:
         """Say what a plan must know of a world; a worker loads it.
@@ -85,9 +86,7 @@ class Workers:
 
     def _do(self, jobs: Sequence[Job]) -> Iterator[Any]:
         """Give out work, watch it, and give its answers."""
-        for worker in self._busy:  # what an earlier caller did not wait for
-            self._workers.remove(worker)
-            worker.kill()
+        self._end(self._busy)  # what an earlier caller did not wait for
         self._waiting = deque(jobs)
         while self._waiting or self._busy:
             self._assign(len(jobs))
@@ -109,23 +108,34 @@ class Workers:
         return [worker for worker in self._workers if worker.job is not None]
 
     def _assign(self, jobs: int) -> None:
-        """Give waiting work to idle workers, replacing those that belong to another policy."""
+        """Give waiting work to idle workers."""
         size = min(self._request.workers, max(jobs, 1))
         self._waiting = deque(part for job in self._waiting for part in self._split(job))
-        for job in list(self._waiting):
-            owner = self._owner(job)
-            idle = [worker for worker in self._workers if worker.job is None]
-            fitting = [worker for worker in idle if worker.owner == owner]
-            if not fitting and len(self._workers) >= size:
-                if not idle:
-                    return
-                self._workers.remove(idle[0])
-                idle[0].kill()
-            if not fitting:
-                fitting = [WorkerProcess(self._request, self._loaders, owner=owner)]
-                self._workers += fitting
-            self._waiting.remove(job)
-            fitting[0].send(job, self._lost)
+        while self._waiting and len(self._busy) < size:
+            job = self._waiting.popleft()
+            self._find_worker(self._owner(job)).send(job, self._lost)
+
+    def _find_worker(self, owner: int | None) -> WorkerProcess:
+        """Return an idle worker of this owner, or a new one.
+
+        Idle workers of other policies are kept for their next batch, so that they need not load their world again; the
+        least recently used make room.
+        """
+        idle = [worker for worker in self._workers if worker.job is None]
+        fitting = [worker for worker in idle if worker.owner == owner]
+        if fitting:
+            self._workers.remove(fitting[-1])
+            self._workers.append(fitting[-1])  # the list is in the order of use
+            return fitting[-1]
+        kept = _KEPT if all(worker.board.memory_left >= _MEMORY_LEFT for worker in self._workers) else 0
+        self._end(idle[: max(0, len(self._workers) + 1 - max(self._request.workers, kept))])
+        self._workers.append(WorkerProcess(self._request, self._loaders, owner=owner))
+        return self._workers[-1]
+
+    def _end(self, workers: Sequence[WorkerProcess]) -> None:
+        for worker in workers:
+            self._workers.remove(worker)
+            worker.kill()
 
     def _split(self, job: Job) -> list[Job]:
         """Take policies that have taken down a worker out of work that others share."""
@@ -147,6 +157,8 @@ class Workers:
         self._workers.remove(worker)
         acting, loaded = worker.board.acting, worker.board.loaded
         exitcode = worker.kill(linger=not hung)
+        if not loaded:  # memory may be short
+            self._end([other for other in self._workers if other.job is None])
         if acting is not None and acting[0] in job.policies:
             yield from self._blame(acting[0], job, hung=hung, exitcode=exitcode)
             return
