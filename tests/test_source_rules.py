@@ -19,7 +19,7 @@ ONE_FILE_EACH = ("cli/", "planners/rules/", "reason/tasks/", "testing/", "train/
 """Packages whose files are one verb, rule, task, contract, recipe or allocator each, found by name in a registry."""
 SHORT_FILES = {  # a topic of their own, though one other file imports them
     "worldsim/predict/dit/attention.py",
-    "worldsim/predict/dit/rectified_flow.py",
+    "worldsim/predict/dit/flow.py",
     "worldsim/reason/benchmark/table.py",
     "worldsim/reason/drawn.py",
     "worldsim/reason/mixture.py",

@@ -44,7 +44,7 @@ def _register() -> None:
     gymnasium.register(
         id="worldsim/Push-v0",
         entry_point="worldsim.envs.push.env:PushEnv",
-        vector_entry_point="worldsim.envs.push.vector:PushVectorEnv",
+        vector_entry_point="worldsim.envs.push.env:PushVectorEnv",
         max_episode_steps=50,
     )
     gymnasium.register(

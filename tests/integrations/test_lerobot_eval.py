@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from worldsim.core import STATE, TRUE_STATE
-from worldsim.envs.push.vector import PushVectorEnv
+from worldsim.envs.push.env import PushVectorEnv
 from worldsim.errors import InvalidInputError, UnknownNameError
 from worldsim.noise import fold
 from worldsim.planners import make_planner

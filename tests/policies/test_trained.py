@@ -5,7 +5,7 @@ import torch
 
 from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera
 from worldsim.errors import InvalidInputError, PolicyError, StorageError, UnknownNameError
-from worldsim.policies.load import load_trained
+from worldsim.policies import load_trained
 from worldsim.policies.pixel import PixelPolicy, PixelPolicyConfig, SpatialSoftmax
 from worldsim.policies.state import StatePolicy
 from worldsim.protocols import Policy

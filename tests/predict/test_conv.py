@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tests.predict.squares import SHAPE, rollout_error, squares, train
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.predict import PREDICTORS
 from worldsim.predict.conv import ConvConfig, ConvPredictor
-from worldsim.predict.registry import PREDICTORS
 from worldsim.storage import load_folder, load_weights
 
 CONFIG = ConvConfig(latent_shape=SHAPE, proprio_dim=2, action_dim=2, width=16, blocks=2)

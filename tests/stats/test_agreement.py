@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.stats import attenuation, bootstrap, correlation
+from worldsim.stats import correlation, intervals
 from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.intervals import Estimate
 
@@ -107,8 +107,8 @@ def test_a_perfect_world_scores_its_noise_ceiling():
     for _ in range(60):
         rates = random.uniform(0.6, 0.8, 40)
         truth, world = bernoulli(random, rates, 100), bernoulli(random, rates, 100)
-        means = attenuation.average_outcomes(truth, world, matched=False)
-        ceilings.append(attenuation.noise_ceiling(means))
+        means = correlation.average_outcomes(truth, world, matched=False)
+        ceilings.append(correlation.noise_ceiling(means))
         seen.append(correlation.pearson(truth=means.truth, world=means.world))
     assert np.mean(seen) == pytest.approx(0.617, abs=0.04)  # Var(p) / (Var(p) + E[p(1-p)] / n), computed on paper
     assert np.nanmean(ceilings) == pytest.approx(np.mean(seen), abs=0.03)
@@ -125,7 +125,7 @@ def test_disattenuation_undoes_the_noise_even_where_it_is_shared():
             again = luck if matched else random.random((60, 30))
             truth, world = (luck < rates[:, None]) * 1.0, (again < other[:, None]) * 1.0
             found[matched].append(
-                attenuation.pearson_disattenuated(attenuation.average_outcomes(truth, world, matched=matched)) - true_r
+                correlation.pearson_disattenuated(correlation.average_outcomes(truth, world, matched=matched)) - true_r
             )
     for errors in found.values():
         assert np.mean(errors) == pytest.approx(0, abs=0.02)
@@ -139,10 +139,10 @@ def test_bias_spread_is_that_of_endless_rollouts_even_where_noise_is_shared():
         luck = random.random((60, 40))
         for matched in found:
             again = luck if matched else random.random((60, 40))
-            means = attenuation.average_outcomes(
+            means = correlation.average_outcomes(
                 (luck < rates[:, None]) * 1.0, (again < other[:, None]) * 1.0, matched=matched
             )
-            found[matched].append(attenuation.bias_spread(means))
+            found[matched].append(correlation.bias_spread(means))
     for spreads in found.values():
         assert np.mean(spreads) == pytest.approx(0.08, abs=0.008)
 
@@ -160,9 +160,9 @@ def test_intervals_of_correlation_and_error_cover():
         target, held = metric(truth=large[0], world=large[1]), 0
         for _ in range(paths):
             r, s = draw(policies)
-            chosen = bootstrap.draw_policies(random, draws=250, count=policies)
+            chosen = intervals.draw_policies(random, draws=250, count=policies)
             values = np.array([metric(truth=r[c], world=s[c]) for c in chosen])
-            interval = bootstrap.bias_corrected_interval(
+            interval = intervals.bias_corrected_interval(
                 values, value=metric(truth=r, world=s), count=policies, alpha=0.1
             )
             held += target in interval
@@ -173,12 +173,12 @@ def test_redrawn_episodes_spread_as_sampling_does():
     random = np.random.default_rng(6)
     truth, world = np.full((1, 200), np.nan), np.full((1, 120), np.nan)
     truth[0, ::2], world[0, :90] = random.random(100), random.random(90)
-    r, s = bootstrap.draw_episode_means(random, truth_KN=truth, world_KN=world, draws=3000, matched=False)
+    r, s = intervals.draw_episode_means(random, truth_KN=truth, world_KN=world, draws=3000, matched=False)
     assert r.mean() == pytest.approx(np.nanmean(truth), abs=0.003) and s.mean() == pytest.approx(
         np.nanmean(world), abs=0.003
     )
     assert r.std() == pytest.approx(np.nanstd(truth) / 10, rel=0.06)
-    r, s = bootstrap.draw_episode_means(random, truth_KN=truth, world_KN=truth, draws=20, matched=True)
+    r, s = intervals.draw_episode_means(random, truth_KN=truth, world_KN=truth, draws=20, matched=True)
     assert np.array_equal(r, s)
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from tests.tokenizers.scenes import SIZE, sample
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.storage import load_folder, load_weights
+from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.haar import haar_2d
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
-from worldsim.tokenizers.registry import TOKENIZERS
 
 CONFIG = HaarPCAConfig(image_size=(SIZE, SIZE), channels=12, width=16, depth=1, fine_width=8)
 

@@ -17,8 +17,7 @@ from worldsim.predict.mlp import MLPConfig, MLPPredictor
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 from worldsim.protocols import Drawable, require_drawable
 from worldsim.testing import check_world
-from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
-from worldsim.tokenizers.poses import PosesTokenizer
+from worldsim.tokenizers.state import IdentityConfig, IdentityTokenizer, PosesTokenizer
 from worldsim.worlds import load_world
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.state import StateWorld

@@ -210,7 +210,7 @@ def evaluate(
 def _examine(prepared: "Prepared", sheet: Path | None, out: Path, *, dry_run: bool) -> None:
     """Draw, estimate or ask."""
     if sheet is not None:
-        from worldsim.reason.items.preview import draw_items
+        from worldsim.reason.items.item import draw_items
 
         draw_items(prepared.preview(), sheet)
     if dry_run:

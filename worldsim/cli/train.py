@@ -45,7 +45,7 @@ def train(
         say(to_yaml(config))
         return
     with progress_bars() as progress:
-        from worldsim.train.registry import run
+        from worldsim.train.config import run
 
         made = run(what, config, watch=progress)
     say(f"Wrote {made}")

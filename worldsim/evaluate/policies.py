@@ -10,9 +10,9 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.planner_refs import is_planner_ref, load_planner, planner_refs
 from worldsim.hub import PREFIX, local_folder
 from worldsim.integrations.lerobot.policies import load as load_lerobot
+from worldsim.policies import load_trained
 from worldsim.policies.discovery import discover, folder_kind, short_names
 from worldsim.policies.function import function_digest, load_function
-from worldsim.policies.load import load_trained
 from worldsim.protocols import Policy
 from worldsim.storage import folder_digest
 from worldsim.triage.request import Ref

@@ -10,9 +10,8 @@ from worldsim.planners.limits import Limits
 from worldsim.planners.mpc import MPC
 from worldsim.planners.objective import Objective, RolloutObjective, from_numpy, rollout_of
 from worldsim.planners.planner import Planner, Stage
-from worldsim.planners.protocol import PlannerLike
 from worldsim.planners.registry import make_planner, planner_names
-from worldsim.planners.search import Plan, PlanStats, Search
+from worldsim.planners.search import Plan, PlannerLike, PlanStats, Search
 from worldsim.planners.splines import Spline
 from worldsim.planners.world_objective import RiskObjective, world_objective
 

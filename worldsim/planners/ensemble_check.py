@@ -70,7 +70,7 @@ class EnsembleCheck:
             state: Where B episodes stand.
             cost: Cost of every step.
             weight: Price of disagreement.
-            **options: `repeat`, `block`, `reduce`, ... of `worldsim.planners.world_objective`.
+            **options: `repeat`, `block`, `reduce`, ... of `worldsim.planners.objective`.
         """
         steady = [world_objective(world, state, cost, **options) for world in self.worlds]
         noisy = [

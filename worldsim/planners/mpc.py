@@ -19,8 +19,7 @@ from worldsim.planners import ensemble_check
 from worldsim.planners.bounds import Bounds
 from worldsim.planners.limits import Limits
 from worldsim.planners.objective import Objective, unrolled
-from worldsim.planners.protocol import PlannerLike
-from worldsim.planners.search import Plan, Search
+from worldsim.planners.search import Plan, PlannerLike, Search
 from worldsim.planners.world_objective import world_objective
 from worldsim.protocols import Filterable, World
 

@@ -1,15 +1,20 @@
-"""What a search knows, and what a plan is: the values that go in and out of a planner.
+"""What a planner offers, what a search knows, and what a plan is.
 
-Shape legend: B episodes, K kept candidates, H steps, A action width, I iterations.
+`worldsim.testing.check_planner` says whether a planner, ours or another library's, keeps what `PlannerLike` promises.
+
+Shape legend: B episodes, P suggested candidates, K kept candidates, H steps, A action width, I iterations.
 """
 
 import dataclasses
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
+from worldsim.planners.limits import Limits
+from worldsim.planners.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,3 +95,27 @@ class Plan:
     feasible: Tensor
     state: Search
     stats: PlanStats
+
+
+@runtime_checkable
+class PlannerLike(Protocol):
+    """What a planner offers; arguments as `worldsim.planners.Planner.plan`."""
+
+    @property
+    def horizon(self) -> int:
+        """Steps H of a plan."""
+
+    def plan(
+        self,
+        objective: Objective,
+        *,
+        bounds: Any,
+        batch: int | None = None,
+        initial: Tensor | None = None,
+        state: Search | None = None,
+        prior: Tensor | None = None,
+        keys: Tensor | None = None,
+        seed: int = 0,
+        limits: Limits | None = None,
+    ) -> Plan:
+        """Search the best action sequence of each of B episodes."""

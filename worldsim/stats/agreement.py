@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike
 
 from worldsim.arrays import Float64s, Int64s
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.stats import attenuation, bootstrap, correlation
-from worldsim.stats.attenuation import Means
+from worldsim.stats import correlation, intervals
+from worldsim.stats.correlation import Means
 from worldsim.stats.intervals import Estimate, Interval
 
 _ALWAYS = ("bias", "mean_absolute_error")  # these have a value, if no interval, for any number of policies
@@ -109,11 +109,11 @@ def measure_agreement(
     estimates: tuple[Estimate, ...] = ()
     if policies:
         generator = _generator(truth_KN, world_KM)
-        chosen_DK = bootstrap.draw_policies(generator, draws=draws, count=policies)
-        redrawn = bootstrap.draw_episode_means(
+        chosen_DK = intervals.draw_policies(generator, draws=draws, count=policies)
+        redrawn = intervals.draw_episode_means(
             generator, truth_KN=truth_KN, world_KN=world_KM, draws=draws, matched=matched
         )
-        means = attenuation.average_outcomes(truth_KN, world_KM, matched=matched)
+        means = correlation.average_outcomes(truth_KN, world_KM, matched=matched)
         estimates = tuple(
             _estimate(name, statistic, means, chosen_DK, redrawn, alpha)
             for name, statistic in _statistics(k, epsilon).items()
@@ -144,15 +144,15 @@ def _statistics(k: int, epsilon: float) -> Mapping[str, _Statistic]:
 
     return {
         "pearson": _Statistic(plain(correlation.pearson)),
-        "noise_ceiling": _Statistic(attenuation.noise_ceiling),
-        "pearson_disattenuated": _Statistic(attenuation.pearson_disattenuated),
-        "pearson_without_extremes": _Statistic(attenuation.pearson_without_extremes),
+        "noise_ceiling": _Statistic(correlation.noise_ceiling),
+        "pearson_disattenuated": _Statistic(correlation.pearson_disattenuated),
+        "pearson_without_extremes": _Statistic(correlation.pearson_without_extremes),
         "spearman": _Statistic(plain(correlation.spearman)),
         "kendall": _Statistic(plain(correlation.kendall)),
         "order_accuracy": _Statistic(plain(correlation.order_accuracy, gap=epsilon)),
         "mmrv": _Statistic(plain(correlation.mmrv), "both"),
         "bias": _Statistic(plain(correlation.bias)),
-        "bias_spread": _Statistic(attenuation.bias_spread),
+        "bias_spread": _Statistic(correlation.bias_spread),
         "mean_absolute_error": _Statistic(plain(correlation.mean_absolute_error)),
         "recall": _Statistic(best(correlation.recall), "episodes"),
         "recall_within_epsilon": _Statistic(best(correlation.recall, epsilon=epsilon), "episodes"),
@@ -181,12 +181,12 @@ def _estimate(
     interval: Interval | None
     if statistic.redraws == "policies":
         draws = np.array([statistic.formula(means.rows(chosen)) for chosen in chosen_DK])
-        interval = bootstrap.bias_corrected_interval(draws, value=value, count=count, alpha=alpha)
+        interval = intervals.bias_corrected_interval(draws, value=value, count=count, alpha=alpha)
     else:
         pairs = [dataclasses.replace(means, truth=r, world=s) for r, s in zip(*redrawn, strict=True)]
         if statistic.redraws == "both":
             pairs = [pair.rows(chosen) for pair, chosen in zip(pairs, chosen_DK, strict=True)]
-        interval = bootstrap.percentile_interval(
+        interval = intervals.percentile_interval(
             np.array([statistic.formula(p) for p in pairs]), value=value, alpha=alpha
         )
     return Estimate.of(name, value=value, interval=interval, n=count)
@@ -222,7 +222,7 @@ def _episode_estimates(
             found.append(Estimate(name=name, value=None, n=n, undefined=why))
             continue
         draws = np.array([statistic(sums_KC[chosen]) for chosen in chosen_DK])
-        interval = bootstrap.bias_corrected_interval(draws, value=value, count=len(sums_KC), alpha=alpha)
+        interval = intervals.bias_corrected_interval(draws, value=value, count=len(sums_KC), alpha=alpha)
         found.append(Estimate.of(name, value=value, interval=interval, n=n))
     return tuple(found)
 
@@ -271,7 +271,7 @@ def _why(name: str, means: Means) -> str:
         return "no two policies differ in truth by the gap asked for"
     if name.startswith(("recall", "regret", "set_regret")):
         return "k is not smaller than the number of policies"
-    if name == "pearson_without_extremes" and means.truth.size < attenuation.FEWEST_INNER:
+    if name == "pearson_without_extremes" and means.truth.size < correlation.FEWEST_INNER:
         return "too few policies remain without the two extremes"
     if np.ptp(means.truth) == 0:
         return "all policies are equal in truth"

@@ -1,6 +1,8 @@
-"""From command-line overrides to a recipe's dataclass. Hydra and OmegaConf are used in this file and nowhere else."""
+"""The recipes by name, and their configs from command-line overrides; Hydra and OmegaConf are used in this file and nowhere else."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize
@@ -11,7 +13,33 @@ from omegaconf.errors import OmegaConfBaseException
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.train.registry import RECIPES
+from worldsim.optimize import Watch
+from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
+from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
+from worldsim.train.recipes.policy import TrainPolicy, train_policy
+from worldsim.train.recipes.world import TrainWorld, train_world
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A config class, and the function that runs it and returns the folder it made."""
+
+    config: Any
+    make: Callable[..., Path]
+
+
+RECIPES = {
+    "world": Recipe(TrainWorld, train_world),
+    "policy": Recipe(TrainPolicy, train_policy),
+    "reason-sft": Recipe(TrainReasonSft, train_reason_sft),
+    "reason-grpo": Recipe(TrainReasonGrpo, train_reason_grpo),
+}
+
+
+def run(what: str, config: Any, *, watch: Watch | None = None) -> Path:
+    """Run a recipe."""
+    return RECIPES[what].make(config, watch=watch)
+
 
 _MISSING = "???"
 _OPEN = (".options.", ".overrides.")

@@ -22,11 +22,11 @@ from worldsim.core import Observation, Rollout, Rows, WorldSpec, WorldState, Wor
 from worldsim.data.starts import Starts, read_observation
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
+from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor
-from worldsim.predict.registry import PREDICTORS
+from worldsim.tokenizers import build_tokenizer, tokenizer_name
 from worldsim.tokenizers.base import LatentSpace, decoded_latents
 from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frames
-from worldsim.tokenizers.registry import build_tokenizer, tokenizer_name
 from worldsim.video import to_frames, to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
 

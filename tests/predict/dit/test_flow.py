@@ -13,9 +13,8 @@ from torch import Tensor
 from tests.predict.squares import SHAPE, squares, train
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
-from worldsim.predict.dit.flow import FlowConfig, FlowPredictor
-from worldsim.predict.dit.rectified_flow import euler, interpolate, sample_times, shift_time, time_grid
-from worldsim.predict.registry import PREDICTORS
+from worldsim.predict import PREDICTORS
+from worldsim.predict.dit.flow import FlowConfig, FlowPredictor, euler, interpolate, sample_times, shift_time, time_grid
 from worldsim.storage import load_folder, load_weights
 
 CONFIG = FlowConfig(latent_shape=SHAPE, proprio_dim=2, action_dim=2, width=32, heads=2, depth=2, adaln_lora_dim=4)

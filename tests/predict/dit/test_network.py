@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.predict.dit.attention import rope_angles
 from worldsim.predict.dit.blocks import Block, Patchify, Timesteps, modulate, modulation, unpatchify
 from worldsim.predict.dit.network import DiffusionTransformer, DiffusionTransformerConfig
-from worldsim.predict.dit.rope import rope_angles
 
 CONFIG = DiffusionTransformerConfig(
     in_channels=5, out_channels=4, width=48, heads=3, depth=2, mlp_ratio=2.0, adaln_lora_dim=4, condition_dim=3

@@ -26,8 +26,8 @@ from worldsim.reason.items.sources import (
     subsample,
 )
 from worldsim.reason.items.video import Provenance, Video, resize_frames
+from worldsim.reason.tasks import TASKS
 from worldsim.reason.tasks.base import Items
-from worldsim.reason.tasks.registry import TASKS
 from worldsim.video import write_mp4
 
 ORIGIN = Provenance(kind="file", episode="a")

@@ -8,8 +8,8 @@ from tests.reason.films import footage
 from tests.reason.tasks.leak import frame_leak, text_leak
 from worldsim.errors import InvalidInputError
 from worldsim.reason.items.item import Item
+from worldsim.reason.tasks import TASKS
 from worldsim.reason.tasks.base import Items
-from worldsim.reason.tasks.registry import TASKS
 
 NAMES = ["arrow", "effect", "order", "permanence", "puzzle"]
 

@@ -11,13 +11,13 @@ from tests.reason.train.test_sft import begun, recipe, weights
 from tests.train import toy
 from worldsim import storage
 from worldsim.reason.train.run import SPENT
-from worldsim.train.registry import RECIPES
+from worldsim.train.config import RECIPES
 
 DIE = """
 import json, os, signal, sys
 from worldsim import storage
 from worldsim.reason.train import run as reason_run
-from worldsim.train.registry import RECIPES
+from worldsim.train.config import RECIPES
 import datasets, peft, trl
 trl.GRPOTrainer, trl.SFTTrainer  # imported once, before the children are made
 

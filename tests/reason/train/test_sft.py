@@ -277,8 +277,7 @@ def test_a_folder_of_files_without_states_needs_no_warm_up(data, tmp_path):
 
 def test_the_recipes_are_read_from_the_command_line():
     from worldsim.cli.train import RECIPES as NAMES
-    from worldsim.train.config import resolve, to_yaml
-    from worldsim.train.registry import RECIPES
+    from worldsim.train.config import RECIPES, resolve, to_yaml
 
     assert set(NAMES) == set(RECIPES)
     overrides = [

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tests.tokenizers.scenes import SIZE, sample
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.causal.tokenizer import CausalHaarConfig, CausalHaarTokenizer
-from worldsim.tokenizers.registry import TOKENIZERS
 
 SMALL = CausalHaarConfig(
     image_size=(32, 32),

@@ -22,8 +22,7 @@ from worldsim.core import STATE, TRUE_STATE
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.format import RecordSpec
-from worldsim.data.lerobot.statistics import image_stats, numeric_stats
-from worldsim.data.lerobot.write_meta import recorded_rows, write_meta
+from worldsim.data.lerobot.write_meta import image_stats, numeric_stats, recorded_rows, write_meta
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.runs import hold_folder, require_same_request
 from worldsim.video import encode_mp4, encode_png

@@ -17,8 +17,7 @@ import mujoco
 import numpy as np
 
 from worldsim.arrays import Bools, Bytes, Float32s, Float64s, Int32s
-from worldsim.envs.render.rays import cast_rays, dot_products
-from worldsim.envs.render.shading import Lights, geom_colours, shade
+from worldsim.envs.render.shading import Lights, cast_rays, dot_products, geom_colours, shade
 from worldsim.envs.render.static_cache import StaticScene, hide_geoms, movable_geoms, movable_pixels, static_signature
 from worldsim.errors import InvalidInputError, unknown_name
 

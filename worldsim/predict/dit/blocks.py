@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.predict.dit.attention import attend
-from worldsim.predict.dit.rope import rotate
+from worldsim.predict.dit.attention import attend, rotate
 
 EPS = 1e-6
 

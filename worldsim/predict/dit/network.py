@@ -12,6 +12,7 @@ import dataclasses
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.predict.dit.attention import axis_dims, rope_angles
 from worldsim.predict.dit.blocks import (
     ActionEmbedding,
     Block,
@@ -21,7 +22,6 @@ from worldsim.predict.dit.blocks import (
     Timesteps,
     unpatchify,
 )
-from worldsim.predict.dit.rope import axis_dims, rope_angles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

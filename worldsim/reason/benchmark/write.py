@@ -12,8 +12,7 @@ from typing import Any
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.benchmark.format import CLIPS, ENDING, LETTERS
-from worldsim.reason.items.item import Item, format_prompt
-from worldsim.reason.items.preview import draw_items
+from worldsim.reason.items.item import Item, draw_items, format_prompt
 from worldsim.video import encode_mp4
 
 KIND = "reason items"

@@ -28,8 +28,8 @@ from worldsim.reason.items.sources import (
     split_groups,
     subsample,
 )
+from worldsim.reason.tasks import TASKS
 from worldsim.reason.tasks.base import Items
-from worldsim.reason.tasks.registry import TASKS
 
 Colour = tuple[float, float, float]
 _FAINT = 0.02

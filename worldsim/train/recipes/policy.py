@@ -22,9 +22,9 @@ from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate.policies import load_policy
 from worldsim.optimize import LossAt, Schedule, Watch, fit
+from worldsim.policies import POLICIES
 from worldsim.policies.degraded import Degradation
 from worldsim.policies.discovery import KIND
-from worldsim.policies.load import POLICIES
 from worldsim.policies.trained import TrainedPolicy
 from worldsim.runs import open_run, require_same_request
 from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations

@@ -15,8 +15,8 @@ from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.windows import ClipSampler
 from worldsim.noise import seeded
 from worldsim.optimize import Schedule, Watch, fit
+from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Predictor
-from worldsim.predict.registry import PREDICTORS
 from worldsim.tokenizers.base import LatentSpace, Layered
 
 LAYER_PREDICTOR = "rigid"

@@ -15,11 +15,10 @@ from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.noise import seeded
 from worldsim.optimize import Schedule, Watch, fit
+from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.base import ClosedForm, Tokenizer
-from worldsim.tokenizers.identity import IdentityConfig, IdentityTokenizer
 from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
-from worldsim.tokenizers.poses import PosesTokenizer
-from worldsim.tokenizers.registry import TOKENIZERS
+from worldsim.tokenizers.state import IdentityConfig, IdentityTokenizer, PosesTokenizer
 from worldsim.video import to_model
 
 SAMPLE = 6000

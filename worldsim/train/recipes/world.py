@@ -1,23 +1,25 @@
 """`worldsim train world`: a dataset in, a world folder out, in stages that each survive a kill.
 
 Stages: tokenizer (closed form, then its learned pixels), latents, predictor, heads, held-out figures, folder.
-The running state lives beside the result in `<out>.training`; the same command continues from it.
+The running state lives beside the result in `<out>.training`; the same command continues from it. Held-out figures need no
+simulator; those that do (millimetres and degrees of an object) are `benchmarks/world_fidelity.py`.
 
 Shape legend: N frames of a sample, F frames of an episode, C H W pixels, c h w latent, P proprio, A action.
 """
 
 import dataclasses
 import functools
+import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from worldsim import storage
-from worldsim.core import STATE, TASK, TRUE_STATE, Camera, WorldSpec
+from worldsim.core import STATE, TASK, TRUE_STATE, Camera, Rollout, WorldSpec, text_rows
 from worldsim.data.episode import Episode
 from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
@@ -26,13 +28,13 @@ from worldsim.errors import InvalidInputError
 from worldsim.noise import seeded
 from worldsim.optimize import Schedule, Watch, fit
 from worldsim.predict.base import Predictor
+from worldsim.protocols import require_drawable
 from worldsim.runs import open_run
+from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace, Tokenizer
 from worldsim.tokenizers.cameras import camera_tokenizer, encode_frames
-from worldsim.tokenizers.registry import join_cameras
 from worldsim.train.recipes.predictor import PredictorRecipe, clips_of, train_predictor
 from worldsim.train.recipes.tokenizer import TokenizerRecipe, state_tokenizer, train_tokenizer
-from worldsim.train.recipes.world_figures import held_out_figures
 from worldsim.video import to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
 from worldsim.worlds.latent import LatentWorld, LearnedWorld, drawable_shape
@@ -42,6 +44,9 @@ HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
 STATE_SAMPLE = 100
 """Episodes that the layout and scale of true states are read from."""
+FIGURE_HORIZONS = (1, 8, 16, 32)
+FIGURE_EPISODES = 64
+"""Actions ahead at which held-out figures are measured, and most episodes that they are measured on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,3 +279,61 @@ def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> 
     if source.cameras != dataset.cameras:
         raise InvalidInputError(f"Cameras of {config.starts} are {source.cameras}, of {config.data} {dataset.cameras}.")
     return source.starts(range(min(config.num_starts, source.episodes)))
+
+
+def held_out_figures(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Dataset) -> dict[str, float]:
+    """Roll out recorded actions from held-out starts and compare with what was recorded.
+
+    Returns:
+        `psnr_db_h*` of decoded frames, `copy_psnr_db_h*` of repeating the first frame (other cameras: `.../NAME`), `progress_mae` and
+        `success_accuracy` over all steps where the data has labels.
+    """
+    per_step = world.spec.actions_per_step
+    reachable = [h for h in FIGURE_HORIZONS if h % per_step == 0 and h <= (held_out.longest - 1) * per_step]
+    chosen = [i for i in held_out.indices if reachable and dataset.length(i) > reachable[-1]][:FIGURE_EPISODES]
+    episodes = [dataset.episode(i) for i in chosen]
+    if not episodes:
+        return {}
+    horizon = reachable[-1]
+    frames = {
+        c.key: torch.stack([torch.tensor(e.frames[c.key][: horizon + 1]) for e in episodes]) for c in dataset.cameras
+    }
+    starts = {key: value[:, 0] for key, value in frames.items()}
+    starts[STATE] = torch.stack([torch.tensor(e.proprio[0]) for e in episodes])
+    starts[TASK] = text_rows([e.task for e in episodes])
+    if isinstance(world, StateWorld):
+        starts[TRUE_STATE] = torch.stack([torch.tensor(e.true_state[0]) for e in episodes if e.true_state is not None])
+    actions = torch.stack([torch.tensor(e.action[:horizon]) for e in episodes])
+    actions = actions if per_step == 1 else actions.unflatten(1, (-1, per_step))
+    _, rollout = world.rollout(world.reset(starts, torch.tensor(chosen)), actions)
+    figures = _pictures(world, rollout, frames, reachable)
+    success = torch.stack([torch.tensor(e.success[per_step : horizon + 1 : per_step]) for e in episodes])
+    known = success.isfinite()
+    if bool(known.any()):
+        figures["success_accuracy"] = float(((rollout.success > 0.5) == (success > 0.5))[known].float().mean())
+    progress = torch.stack([torch.tensor(e.progress[per_step : horizon + 1 : per_step]) for e in episodes])
+    known = progress.isfinite()
+    if bool(known.any()):
+        figures["progress_mae"] = float((rollout.progress - progress).abs()[known].mean())
+    return {k: round(v, 4) for k, v in figures.items()}
+
+
+def _pictures(
+    world: LearnedWorld, rollout: Rollout, frames_BTHWC: Mapping[str, Tensor], horizons: Sequence[int]
+) -> dict[str, float]:
+    """PSNR of every camera at every horizon; the main camera's figures carry no name."""
+    figures: dict[str, float] = {}
+    for number, camera in enumerate(world.spec.cameras):
+        truth, name = frames_BTHWC[camera.key], f"/{camera.name}" if number else ""
+        for h in horizons:
+            drawn = require_drawable(world).decode(rollout.latent[:, h // world.spec.actions_per_step - 1], camera.key)
+            drawn = drawn if drawn.ndim == 4 else drawn[:, -1]
+            figures[f"psnr_db_h{h}{name}"] = psnr_db(drawn, truth[:, h])
+            figures[f"copy_psnr_db_h{h}{name}"] = psnr_db(truth[:, 0], truth[:, h])
+    return figures
+
+
+def psnr_db(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio of uint8 frames, in decibels."""
+    mse = float((a.float() - b.float()).square().mean())
+    return 10 * math.log10(255**2 / max(mse, 1e-6))

@@ -6,8 +6,7 @@ Everything here follows the shape of its protocols, so the library itself is not
     solver = WorldsimSolver(model=model, num_samples=300, n_steps=30, topk=30)       # after
 """
 
-from worldsim.integrations.planners.stable_worldmodel.objective import CostObjective
 from worldsim.integrations.planners.stable_worldmodel.planner import SolverPlanner
-from worldsim.integrations.planners.stable_worldmodel.solver import WorldsimSolver
+from worldsim.integrations.planners.stable_worldmodel.solver import CostObjective, WorldsimSolver
 
 __all__ = ["CostObjective", "SolverPlanner", "WorldsimSolver"]

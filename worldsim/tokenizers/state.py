@@ -1,10 +1,11 @@
-"""Poses of a planar scene whose true state already holds them: the latent of `worldsim.tokenizers.layers.tokenizer`, exactly.
+"""Tokenizers of state worlds: poses where the true state holds planar ones, else the true state as it is.
 
-A true state is a row of blocks, each (x, y, cos yaw, sin yaw); proprioception begins with the position of the round body
-that pushes them, in the same units. Only the origin and the unit are changed, so that the rigid predictor sees what it
-sees of pictures. Not for states of another kind (joint angles, quaternions): those keep `worldsim.tokenizers.identity`.
+Planar poses are the latent of `worldsim.tokenizers.layers.tokenizer`, exactly. The true state is a row of blocks, each (x, y,
+cos yaw, sin yaw); proprioception begins with the position of the round body that pushes them, in the same units. Only the
+origin and the unit are changed, so that the rigid predictor sees what it sees of pictures. States of another kind (joint
+angles, quaternions) pass through.
 
-Shape legend: N rows, B batch, T time, L layers (blocks, then the body), E = 4 (L - 1) true state, P proprio.
+Shape legend: N rows, B batch, T time, L layers (blocks, then the body), E true state (4 (L - 1) where it is poses), P proprio.
 """
 
 import dataclasses
@@ -115,6 +116,46 @@ class PosesTokenizer(nn.Module):
         z_BTLP = z_BCTHW[..., 0, 0].transpose(1, 2).unflatten(-1, (-1, POSE))
         x_BTLP = torch.cat([z_BTLP[..., :2] * self.half_width + self.center_2, z_BTLP[..., 2:]], dim=-1)
         return x_BTLP.flatten(2)[..., :-2].transpose(1, 2)[..., None, None]
+
+    def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Nothing to learn: zero."""
+        return x_BCTHW.sum() * 0, {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IdentityConfig:
+    """Width of the state.
+
+    Attributes:
+        size: E.
+    """
+
+    size: int
+
+
+class IdentityTokenizer(nn.Module):
+    """Passes states [B, E, T, 1, 1] through both ways; columns behind them (proprioception) are not encoded."""
+
+    family: LatentFamily = "vector"
+    temporal_stride = 1
+
+    def __init__(self, config: IdentityConfig) -> None:
+        """Nothing to make."""
+        super().__init__()
+        self.config = config
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(E, 1, 1)."""
+        return (self.config.size, 1, 1)
+
+    def encode(self, x_BCTHW: Tensor) -> Tensor:
+        """Return the state: the first E columns."""
+        return x_BCTHW[:, : self.config.size]
+
+    def decode(self, z_BCTHW: Tensor) -> Tensor:
+        """Return the state."""
+        return z_BCTHW
 
     def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Nothing to learn: zero."""

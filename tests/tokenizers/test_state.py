@@ -6,9 +6,9 @@ from torch import Tensor
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.layers.tokenizer import POSE
-from worldsim.tokenizers.poses import PosesConfig, PosesTokenizer
-from worldsim.tokenizers.registry import TOKENIZERS
+from worldsim.tokenizers.state import PosesConfig, PosesTokenizer
 
 CENTER = torch.tensor([0.5, -0.2])
 
