@@ -28,6 +28,7 @@ CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
 MAX_JSON_BYTES = 256 * 2**20
 MAX_CONFIG_SIZE = 2**20
 """No size in the config of a model folder is larger: it is refused before anything is allocated for it."""
+_QUANTITIES = frozenset({"low", "high", "idle", "start"})  # of an action spec, which checks them; they are no sizes
 
 
 def digest_bytes(data: bytes) -> str:
@@ -241,7 +242,7 @@ def build_module[M: nn.Module](
 
 
 def check_sizes(config: Any, *, source: object) -> None:
-    """Check that no integer in the config of a model is larger than `MAX_CONFIG_SIZE`, or below -1.
+    """Check that no size in the config of a model, any integer but actions' limits, is above `MAX_CONFIG_SIZE` or below -1.
 
     Args:
         config: JSON values, at any depth.
@@ -254,7 +255,7 @@ def check_sizes(config: Any, *, source: object) -> None:
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, Mapping):
-            waiting += [(f"{key}.{k}".lstrip("."), v) for k, v in value.items()]
+            waiting += [(f"{key}.{k}".lstrip("."), v) for k, v in value.items() if k not in _QUANTITIES]
         elif isinstance(value, list | tuple):
             waiting += [(key, v) for v in value]
         elif isinstance(value, int) and not -1 <= value <= MAX_CONFIG_SIZE:

@@ -16,12 +16,14 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
+from worldsim.evaluate.triage import prepare
 from worldsim.optimize import Schedule
 from worldsim.planners import MPC, make_planner
 from worldsim.testing import check_world
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
+from worldsim.triage.report import ReportData, write_report
 from worldsim.worlds import load_world, world_spec
 from worldsim.worlds.latent import LearnedWorld
 
@@ -63,6 +65,26 @@ def write(path: Path, *, action: ActionSpec = toy.ACTION, cameras: bool = False)
     return path
 
 
+POLICIES = """
+import numpy as np
+
+def still(observation):
+    return np.zeros((len(observation["observation.state"]), 2), np.float32)
+
+def look(observation):
+    brightness = observation["observation.image"].reshape(len(observation["observation.image"]), -1).mean(1) / 255
+    return np.stack([brightness, -np.ones_like(brightness)], 1).astype(np.float32)
+
+def look_aside(observation):
+    assert set(observation["task"].tolist()) <= {"push the L", "leave the L alone"}
+    return look({"observation.image": observation["observation.images.side"]})
+
+still.needs = ["observation.state"]
+look.needs = ["observation.image"]
+look_aside.needs = ["observation.images.side", "task"]
+"""
+
+
 def trained(
     data: Path, out: Path, *, tokenizer: str, predictor: str, options: dict[str, object], **more: object
 ) -> LearnedWorld:
@@ -76,8 +98,16 @@ def trained(
     )
     folder = train_world(recipe)
     world = load_world(folder)
-    assert world_spec(folder) == world.spec
+    assert isinstance(world, LearnedWorld) and world_spec(folder) == world.spec
     return world
+
+
+def rank(folder: Path, names: tuple[str, ...], tmp_path: Path) -> ReportData:
+    """Rank functions in a world, with a film, as the command does."""
+    code = tmp_path / "functions.py"
+    code.write_text(POLICIES)
+    triage = prepare([f"{code}:{name}" for name in names], world=str(folder), k=1, budget=12, workers=1)
+    return triage.run(tmp_path / "run", videos=1)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +175,13 @@ def test_it_is_played_with_pixels_by_camera_and_planned_in(two: LearnedWorld) ->
     assert action.shape == (2, 2) and bool(action.isfinite().all())
 
 
+def test_policies_see_named_cameras_and_the_task_in_triage(two: LearnedWorld, tmp_path: Path) -> None:
+    two.save_pretrained(tmp_path / "world")
+    report = rank(tmp_path / "world", ("still", "look", "look_aside"), tmp_path)
+    assert not report.failed and len(report.alive) == 3
+    assert report.clips
+
+
 def test_a_world_of_compressed_time_predicts_several_frames_a_step(compressed: LearnedWorld) -> None:
     spec = compressed.spec
     assert (spec.actions_per_step, spec.horizon, spec.steps) == (4, 12, 3)
@@ -175,6 +212,16 @@ def test_compressed_time_is_played_in_chunks_and_planned_in(compressed: LearnedW
     assert carry.belief.step.tolist() == [2, 2]  # it has looked at every fourth action
     with pytest.raises(InvalidInputError, match="multiple"):
         MPC(make_planner("cem", horizon=2), compressed, block=3)
+
+
+def test_compressed_time_is_ranked_in_and_the_report_says_what_it_costs(
+    compressed: LearnedWorld, tmp_path: Path
+) -> None:
+    compressed.save_pretrained(tmp_path / "world")
+    report = rank(tmp_path / "world", ("still", "look"), tmp_path)
+    assert not report.failed and len(report.alive) == 2
+    write_report(tmp_path / "report.html", report)
+    assert "predicts 4 frames at once" in (tmp_path / "report.html").read_text(encoding="utf8")
 
 
 def test_a_world_of_discrete_actions_trains_and_tells_choices_apart(tmp_path: Path) -> None:
