@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
@@ -81,6 +82,15 @@ def test_bytes_bring_back_every_value_for_any_batch() -> None:
         Inner(x=torch.zeros(2, 3)).from_bytes(cache(4).to_bytes())
     with pytest.raises(InvalidInputError, match="Cache"):
         cache(1).from_bytes(b"not rows")
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]", "[" * 100_000, "NaN"])
+def test_texts_of_other_people_are_texts_or_refused(text: str) -> None:
+    written = load(cache(4).to_bytes())
+    (name,) = [k for k, v in written.items() if v.dtype == torch.uint8 and v.ndim == 1]
+    hostile = save({**written, name: torch.tensor(list(text.encode()), dtype=torch.uint8)})
+    with pytest.raises(InvalidInputError, match="Not rows of this Cache"):
+        cache(1).from_bytes(hostile)
 
 
 def test_what_cannot_be_batched_is_refused_by_name() -> None:

@@ -50,9 +50,10 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
 
 def test_a_lock_without_a_name_is_still_a_lock(tmp_path):
     with hold_folder(tmp_path):
-        (tmp_path / LOCK).write_text("{")
-        with pytest.raises(StorageError, match="did not say its name"), hold_folder(tmp_path):
-            pass
+        for record in ("{", "[" * 4096, "[]", '"x"', '{"pid": 1}', "\x00", '{"pid": NaN'):
+            (tmp_path / LOCK).write_text(record)
+            with pytest.raises(StorageError, match="did not say its name"), hold_folder(tmp_path):
+                pass
 
 
 def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
-from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.errors import InvalidInputError, StorageError, unknown_name
+from worldsim.json_values import parse_json
 
 IMAGE = "observation.image"
 """uint8 [B, H, W, 3]: the frame of a world's only camera, where the data names none (LeRobot's key)."""
@@ -188,7 +189,7 @@ class Rows:
 
         def read_texts(texts: tuple[str, ...]) -> tuple[str, ...]:
             found = tensors.get(f"t{next(position)}")
-            return () if found is None else tuple(json.loads(bytes(found.tolist())))
+            return () if found is None else _texts_from(bytes(found.tolist()), type(self).__name__)
 
         same = self._map(read, read_texts, everything=True)
         if next(position) != len(tensors):
@@ -277,6 +278,17 @@ def _put_texts(texts: tuple[str, ...], index: list[int], part: tuple[str, ...]) 
     for i, text in zip(index, part, strict=True):
         changed[i] = text
     return changed
+
+
+def _texts_from(data: bytes, owner: str) -> tuple[str, ...]:
+    """Texts as `Rows.to_bytes` writes them."""
+    try:
+        found = parse_json(data, source=owner)
+    except StorageError as error:
+        raise InvalidInputError(f"Not rows of this {owner}: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise InvalidInputError(f"Not rows of this {owner}: expected a list of texts.")
+    return tuple(found)
 
 
 def _size(leaf: Any) -> int | None:

@@ -97,8 +97,8 @@ def _write_holder(handle: int, folder: Path) -> None:
 
 def _holder(handle: int) -> str:
     """Describe the process that holds the lock."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(os.pread(handle, 4096, 0))
+    with suppress(OSError, StorageError, KeyError, TypeError):
+        record = parse_json(os.pread(handle, 4096, 0), source=LOCK)
         return f"process {record['pid']} on {record['host']}, since {record['since']}"
     return "a process that did not say its name"
 

@@ -63,6 +63,13 @@ def test_a_folder_becomes_a_judge_with_its_version_and_rates(folder, tmp_path):
     assert loaders.judge_of(str(tmp_path / "c")).rates == ()
 
 
+def test_a_critic_computes_on_the_device_of_the_run(folder):
+    assert loaders.judge_of(str(folder), device="cpu").load.device == "cpu"
+    assert ReasonCritic.from_pretrained(folder, device="meta").vlm.device == torch.device("meta")
+    with pytest.raises(NotImplementedError, match="meta"):  # its digest needs weights, so it was loaded there
+        dataclasses.replace(loaders.judge_of(str(folder)).load, device="meta")(WORLD())
+
+
 def test_a_critic_judges_a_run_and_a_simulator_does_not_need_it(folder, tmp_path):
     judging = loaders.judge_of(str(folder))
     request = TriageRequest(

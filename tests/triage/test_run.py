@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import json
 import os
 import shutil
 import signal
@@ -323,10 +324,10 @@ def test_the_plan_is_on_disk_before_the_first_rollout(tmp_path):
         ({"budget": 5, "audit": 0.0}, "at least one rollout for each of 6 policies"),
         ({"allocator": "halvign"}, "Did you mean 'halving'"),
         ({"audit": 1.0}, "audit must lie"),
-        ({"width": 0}, "width must be at least 1"),
+        ({"width": 0}, "width must lie in 1"),
         ({"refs": (*toy_refs(2), *toy_refs(1))}, "repeated names .'toy-000'"),
         ({"threshold": 2.0}, "threshold"),
-        ({"episodes": 0}, "episodes must be"),
+        ({"episodes": 0}, "episodes must lie"),
         ({"judge": "mine"}, "A judge needs both"),
     ],
 )
@@ -336,6 +337,42 @@ def test_bad_requests_are_refused_before_anything_is_written(tmp_path, wrong, wo
     with pytest.raises(WorldsimError, match=words):
         go(tmp_path, request(**wrong))
     assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, 10**12) for name in ("budget", "spare", "episodes", "width", "workers", "policies_per_batch")),
+        ("seed", 2**63),
+        ("seed", -1),
+        ("timeout_s", float("inf")),
+        ("judge", "\ud800"),
+    ],
+)
+def test_a_request_beyond_all_reason_is_refused_before_memory_is_asked_for(field, value):
+    with pytest.raises(InvalidInputError, match=f"{field} must|timeout_s in"):
+        request(**{field: value})
+
+
+def test_a_plan_of_other_people_is_refused_in_plain_words(tmp_path):
+    truth = Arena(kind="truth", world=Ref(name="toy", digest="t"), load=ToyArena(world=WORLD()), episodes=4)
+    go(tmp_path, request(budget=60), arenas=[truth])
+    written = (tmp_path / "plan.json").read_text()
+    hostile = [
+        (("arenas", 0, "episodes"), 10**18),
+        (("arenas", 0, "kind"), "\ud800"),
+        (("arenas", 0, "kind"), ""),
+        (("arenas", 0, "world", "digest"), "\ud800"),
+        (("request", "world", "digest"), "\ud800"),
+        (("request", "budget"), 10**15),
+        (("world", "num_starts"), -1),
+    ]
+    for path, value in hostile:
+        plan = json.loads(written)
+        functools.reduce(lambda inner, key: inner[key], path[:-1], plan)[path[-1]] = value
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        with pytest.raises((InvalidInputError, StorageError)):
+            read_results(tmp_path)
 
 
 def test_a_run_folder_that_is_deleted_meanwhile_is_noticed(tmp_path):

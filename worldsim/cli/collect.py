@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED, say
+from worldsim.cli.console import say
 from worldsim.errors import InvalidInputError
+from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED
 
 if TYPE_CHECKING:
     from worldsim.data.collect.fill import RecordingCost

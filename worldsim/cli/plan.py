@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import MAX_COUNT, MAX_SEED, Device, Dtype, say, show
+from worldsim.cli.console import Device, Dtype, say, show
+from worldsim.limits import MAX_COUNT, MAX_SEED
 from worldsim.text import printable
 
 if TYPE_CHECKING:

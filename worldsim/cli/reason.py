@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED, say, show
+from worldsim.cli.console import say, show
+from worldsim.limits import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
 from worldsim.progress import progress_bars
 from worldsim.text import printable
 

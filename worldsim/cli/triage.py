@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import MAX_BUDGET, MAX_SEED, Device, Dtype, say
+from worldsim.cli.console import Device, Dtype, say
+from worldsim.limits import MAX_BUDGET, MAX_SEED, MAX_TIMEOUT_S, MAX_WORKERS
 
 if TYPE_CHECKING:
     from worldsim.triage.report import ReportData
@@ -46,10 +47,10 @@ def triage(
     videos: Annotated[int, typer.Option(min=0, max=100, help="Films of each kind in the report.")] = 2,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the episode table.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Processes. [default: one per core, at most 8]")
+        int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes. [default: one per core, at most 8]")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.001, max=1e6, help="Seconds after which a policy counts as hung.")
+        float, typer.Option(min=0.001, max=MAX_TIMEOUT_S, help="Seconds after which a policy counts as hung.")
     ] = 120.0,
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Give every policy worker processes of its own, as code gets them anyway.")

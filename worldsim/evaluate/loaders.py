@@ -30,10 +30,12 @@ class LoadCritic:
     Attributes:
         folder: The critic's.
         version: What it was when the run was asked for.
+        device: Where it computes.
     """
 
     folder: str
     version: str
+    device: str = "cpu"
 
     def __call__(self, world: Startable) -> ReasonCritic:
         """The critic for a world's rollouts.
@@ -41,7 +43,7 @@ class LoadCritic:
         Raises:
             StorageError: The folder has changed since.
         """
-        critic = ReasonCritic.from_pretrained(self.folder, world=world)
+        critic = ReasonCritic.from_pretrained(self.folder, device=self.device, world=world)
         if critic.version != self.version:
             raise StorageError(
                 f"The critic in {self.folder} has changed: it was {self.version} when the run began and is "
@@ -68,8 +70,8 @@ class Judging:
         return self.load.version
 
 
-def judge_of(folder: str) -> Judging:
-    """The critic of a folder, or the shipped one (``"reason"``), as a judge.
+def judge_of(folder: str, *, device: str = "cpu") -> Judging:
+    """The critic of a folder, or the shipped one (``"reason"``), as a judge that computes on `device`.
 
     Raises:
         StorageError: There is none.
@@ -79,7 +81,7 @@ def judge_of(folder: str) -> Judging:
     path = folder if folder == SHIPPED_NAME else str(Path(folder).resolve())
     calibration = critic.settings.calibration
     known = () if calibration is None else (calibration.metrics.rates, *calibration.metrics.groups)
-    return Judging(load=LoadCritic(folder=path, version=critic.version), rates=known)
+    return Judging(load=LoadCritic(folder=path, version=critic.version, device=device), rates=known)
 
 
 def world_ref(name: str) -> Ref:

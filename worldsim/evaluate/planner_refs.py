@@ -133,7 +133,7 @@ class PlannerSettings:
             raise InvalidInputError(
                 "This world draws no pictures, and a critic watches them. Plan in a world of pixels."
             )
-        terminal = judged(critic_of(self.judge).with_world(world)) if self.judge else None
+        terminal = judged(critic_of(self.judge, device=world.spec.device).with_world(world)) if self.judge else None
         searched = weigh((1.0, cost), (self.risk, uncertainty)) if self.risk else cost
         return MPC(
             self.search(),
@@ -158,13 +158,13 @@ class PlannerSettings:
 
 
 @functools.cache
-def critic_of(folder: str) -> ReasonCritic:
-    """A critic, loaded once per process.
+def critic_of(folder: str, *, device: str = "cpu") -> ReasonCritic:
+    """A critic that computes on `device`, loaded once per process.
 
     Raises:
         StorageError: There is none.
     """
-    return ReasonCritic.from_pretrained(folder)
+    return ReasonCritic.from_pretrained(folder, device=device)
 
 
 def is_planner_ref(ref: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldsim import storage
+from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
@@ -18,14 +18,14 @@ from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
 from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
 from worldsim.triage.engine.replay import Results
-from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader
+from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader, WorldLoader
 from worldsim.triage.estimate import Forecast, forecast
 from worldsim.triage.film import film
 from worldsim.triage.report import Clip, ReportData, assemble, choose
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Progress as News
 from worldsim.triage.run import run
-from worldsim.worlds import load_world, world_spec
+from worldsim.worlds import world_spec
 from worldsim.worlds.latent import LearnedWorld
 
 _TRUTH = 12
@@ -95,6 +95,7 @@ class Triage:
         return report_of(
             results,
             remarks=self.remarks,
+            load_world=self.load_world,
             load_policy=self.load_policy,
             load_judge=self._load_judge,
             videos=videos,
@@ -106,7 +107,7 @@ class Triage:
     def load_world(self) -> "functools.partial[LearnedWorld]":
         """Loads the world; picklable."""
         return functools.partial(
-            load_world, self.request.world.source, device=self.device, dtype=find_dtype(self.dtype)
+            worlds.load_world, self.request.world.source, device=self.device, dtype=find_dtype(self.dtype)
         )
 
     @property
@@ -157,7 +158,7 @@ def prepare(
     if find_dtype(dtype) is not None:
         where = dataclasses.replace(where, digest=storage.digest_bytes(f"{where.digest} {dtype}".encode()))
     refs = policy_refs(policies, world=where.source)
-    judging = None if judge is None else judge_of(judge)
+    judging = None if judge is None else judge_of(judge, device=device)
     request = TriageRequest(
         policies=refs,
         world=where,
@@ -193,6 +194,7 @@ def report_of(
     results: Results,
     *,
     load_policy: PolicyLoader,
+    load_world: WorldLoader | None = None,
     load_judge: JudgeLoader | None = None,
     videos: int = 2,
     command: str = "",
@@ -204,6 +206,7 @@ def report_of(
     Args:
         results: Of the run.
         load_policy: Loads the policies that are filmed; one that it refuses leaves the report without films.
+        load_world: As given to the run; None loads the folder that the run names, on the CPU.
         load_judge: As given to the run.
         videos: Films of each kind; 0 for none.
         command: How the report was asked for.
@@ -213,7 +216,8 @@ def report_of(
     clips: list[Clip] = []
     remarks = list(remarks)
     try:
-        clips = _film(results, load_policy, load_judge, each=videos) if videos else []
+        load = load_world or functools.partial(worlds.load_world, results.plan.request.world.source)
+        clips = _film(results, load, load_policy, load_judge, each=videos) if videos else []
     except WorldsimError as error:  # a state world draws nothing; the ranking stands
         remarks.append(f"Episodes could not be filmed: {error}")
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -221,10 +225,11 @@ def report_of(
     return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks)
 
 
-def _film(results: Results, load_policy: PolicyLoader, load_judge: JudgeLoader | None, *, each: int) -> list[Clip]:
+def _film(
+    results: Results, load: WorldLoader, load_policy: PolicyLoader, load_judge: JudgeLoader | None, *, each: int
+) -> list[Clip]:
     """Film a few episodes of a finished run."""
     where: Ref = results.plan.request.world
-    load = functools.partial(load_world, where.source)
     truth = [a for a in results.plan.arenas if a.kind == "truth"]
     places = arenas(where, truth=truth[0].episodes, roundtrip=0) if truth else []
     pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=each)

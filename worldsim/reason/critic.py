@@ -176,12 +176,15 @@ class ReasonCritic:
         self.locate, self.explain, self.batch = locate, explain, batch
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path = SHIPPED_NAME, **options: Any) -> "ReasonCritic":
+    def from_pretrained(
+        cls, folder: str | Path = SHIPPED_NAME, *, device: torch.device | str = "cpu", **options: Any
+    ) -> "ReasonCritic":
         """Load a critic offline.
 
         Args:
             folder: A critic's folder, ``"reason"`` for the shipped one, or any image-text-to-text model's (Qwen2.5-VL,
                 Qwen3-VL, cosmos3_omni): without a `critic.json` it judges uncalibrated, and says so.
+            device: Where its model computes.
             options: As the class takes them.
 
         Raises:
@@ -189,7 +192,7 @@ class ReasonCritic:
             MissingExtraError: transformers is not installed.
         """
         path = critic_folder(folder)
-        vlm = VLM.from_pretrained(path, shown="images")
+        vlm = VLM.from_pretrained(path, device=device, shown="images")
         if trained_shown(path) == "video":
             _LOG.warning("%s learned from videos; a critic shows it pictures, so calibrate it as it is used.", path)
         settings = read_settings(path)

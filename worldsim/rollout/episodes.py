@@ -13,6 +13,7 @@ import torch
 
 from worldsim.arrays import Int64s
 from worldsim.errors import InvalidInputError
+from worldsim.limits import MAX_BUDGET, MAX_SEED
 from worldsim.noise import fold
 
 TRIAGE, AUDIT = "triage", "audit"
@@ -60,15 +61,15 @@ def block(name: str, *, seed: int, episodes: int, num_starts: int) -> Block:
     Args:
         name: `TRIAGE`, `AUDIT`, or another name.
         seed: Any integer of 63 bits.
-        episodes: Length N, at least 0.
+        episodes: Length N, 0 to `worldsim.limits.MAX_BUDGET`.
         num_starts: How many starts the world has; of very many only the first 65,536 are used.
 
     Raises:
-        InvalidInputError: There is no start, N is negative, or the seed is too long.
+        InvalidInputError: There is no start, N is out of range, or the seed is too long.
     """
-    if num_starts < 1 or episodes < 0 or not 0 <= seed < 2**63:
+    if num_starts < 1 or not 0 <= episodes <= MAX_BUDGET or not 0 <= seed <= MAX_SEED:
         raise InvalidInputError(
-            f"An episode block needs at least one start, a length of 0 or more and a seed in 0..2**63-1; got "
+            f"An episode block needs at least one start, a length of 0..{MAX_BUDGET} and a seed in 0..2**63-1; got "
             f"{num_starts} starts, {episodes} episodes, seed {seed}."
         )
     usable = min(num_starts, _MOST)

@@ -3,10 +3,20 @@
 import dataclasses
 
 from worldsim.errors import InvalidInputError
+from worldsim.limits import MAX_BUDGET, MAX_COUNT, MAX_SEED, MAX_TIMEOUT_S, MAX_WORKERS
 from worldsim.rollout.judge import WorldJudge
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.allocate import AnyAllocator, make_allocator
 
+_RANGES = {
+    "budget": (1, MAX_BUDGET),
+    "seed": (0, MAX_SEED),
+    "spare": (0, MAX_COUNT),
+    "episodes": (1, MAX_BUDGET),
+    "width": (1, MAX_COUNT),
+    "policies_per_batch": (1, MAX_COUNT),
+    "workers": (1, MAX_WORKERS),
+}
 _FREE = (
     "budget",
     "workers",
@@ -31,6 +41,9 @@ class Ref:
     digest: str
     source: str = ""
     isolated: bool = False
+
+    def __post_init__(self) -> None:
+        _require_printable("digest", self.digest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,18 +111,18 @@ class TriageRequest:
             )
         if not 1 <= self.k <= len(names):
             raise InvalidInputError(f"k must lie in 1..{len(names)}, the number of policies; got {self.k}.")
-        for name, low in (("budget", 1), ("spare", 0), ("width", 1), ("policies_per_batch", 1), ("workers", 1)):
-            if getattr(self, name) < low:
-                raise InvalidInputError(f"{name} must be at least {low}; got {getattr(self, name)}.")
-        if not (0 <= self.audit < 1 and 0 < self.confidence < 1 and self.timeout_s > 0):
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidInputError(f"{name} must lie in {low}..{high}; got {value}.")
+        if not (0 <= self.audit < 1 and 0 < self.confidence < 1 and 0 < self.timeout_s <= MAX_TIMEOUT_S):
             raise InvalidInputError(
-                f"audit must lie in [0, 1), confidence in (0, 1) and timeout_s above 0; got {self.audit}, "
-                f"{self.confidence} and {self.timeout_s}."
+                f"audit must lie in [0, 1), confidence in (0, 1) and timeout_s in 0..{MAX_TIMEOUT_S:g}, above 0; got "
+                f"{self.audit}, {self.confidence} and {self.timeout_s}."
             )
-        if self.episodes is not None and self.episodes < 1:
-            raise InvalidInputError(f"episodes must be at least 1, or None; got {self.episodes}.")
         if self.judge_rates and not self.judge:
             raise InvalidInputError("Rates of a judge were given, but no judge (judge=VERSION).")
+        _require_printable("judge", self.judge)
         WorldJudge(threshold=self.threshold)
 
     @property
@@ -143,6 +156,12 @@ class TriageRequest:
             epsilon=self.epsilon,
             seed=self.seed,
         )
+
+
+def _require_printable(name: str, value: str) -> None:
+    """Refuse what the database of a run cannot hold; JSON can write lone surrogates."""
+    if not value.isprintable():
+        raise InvalidInputError(f"{name} must be printable text; got {value!a}.")
 
 
 def differences(old: TriageRequest, new: TriageRequest) -> list[str]:

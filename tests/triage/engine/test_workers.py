@@ -114,6 +114,19 @@ KILLS = {
 }
 
 
+def test_a_policy_that_breaks_torch_in_a_process_of_its_own_is_reported_alone(healthy):
+    ends, crashes = work(refs_with("patch_torch", isolated=True), workers=2)
+    told = "the world failed in its process after it had run (ZeroDivisionError: division by zero)"
+    assert {policy: crash.reason for policy, crash in crashes.items()} == {1: told}
+    assert_untouched(ends, healthy, rogue_count=1)
+
+
+def test_a_world_that_raises_before_an_isolated_policy_has_run_is_not_blamed_on_it():
+    broken = dataclasses.replace(LOADERS, world=functools.partial(divmod, 1, 0))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        work(refs_with("panic", isolated=True), loaders=broken)
+
+
 @pytest.mark.parametrize("isolated", [False, True])
 def test_whatever_a_policy_raises_or_returns_the_others_go_on(healthy, isolated):
     ends, crashes = work(refs_with(*RAISES, isolated=isolated), together=16, workers=2 if isolated else 1)

@@ -23,6 +23,7 @@ from worldsim.core import is_image
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.errors import StorageError
+from worldsim.json_values import parse_json
 
 
 def recorded_rows(path: Path) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def recorded_rows(path: Path) -> list[dict[str, Any]]:
         try:
             data = file.read_bytes()
             footer = pq.ParquetFile(pa.BufferReader(data)).schema_arrow.metadata[layout.FOOTER]
-            rows.append({**json.loads(footer), "sha256": storage.digest_bytes(data)})
+            rows.append({**parse_json(footer, source=file), "sha256": storage.digest_bytes(data)})
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise StorageError(
                 f"{file} is missing or unreadable ({error}) though there are {len(files)} data files. Restore it, or "

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from worldsim import __version__, storage
-from worldsim.errors import TrainingError
+from worldsim.errors import StorageError, TrainingError
+from worldsim.json_values import parse_json
 from worldsim.optimize import Watch
 from worldsim.reason.items.item import Item
 from worldsim.reason.train.evaluation import evaluate_items
@@ -126,9 +127,7 @@ class TrainingRun:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf8").splitlines()
-            keep = [
-                n for n in lines if _read(n).get("stage") != self.stage or 0 < int(_read(n).get("step", 0)) <= after
-            ]
+            keep = [n for n in lines if _read(n).get("stage") != self.stage or 0 < _read(n).get("step", 0) <= after]
             storage.write_bytes(path, "".join(f"{n}\n" for n in keep).encode())
 
 
@@ -258,7 +257,8 @@ def _step(path: Path) -> int:
 
 def _read(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except ValueError:  # the last line of a killed run
+        found = parse_json(line, source="a line of the metrics")
+    except StorageError:  # the last line of a killed run
         return {"step": -1}
-    return found if isinstance(found, dict) else {"step": -1}
+    whole = isinstance(found, dict) and isinstance(found.get("step", 0), int)
+    return found if whole else {"step": -1}

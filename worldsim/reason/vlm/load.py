@@ -51,6 +51,7 @@ def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tup
             path,
             dtype=dtype,
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below, by name
@@ -64,7 +65,8 @@ def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tup
             f"The weights in {path} do not fill a {type(model).__name__}: missing {missing[:5]}, of another shape "
             f"{shapes[:5]}, not asked for {sorted(surplus)[:5]}. Restore the folder, or correct its config.json."
         )
-    processor = _read_part(path, "processor", lambda: AutoProcessor.from_pretrained(path, local_files_only=True))
+    options = {"local_files_only": True, "trust_remote_code": False}
+    processor = _read_part(path, "processor", lambda: AutoProcessor.from_pretrained(path, **options))
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise StorageError(f"The processor in {path} is a {type(processor).__name__} without images or without text.")
     return model.eval(), processor

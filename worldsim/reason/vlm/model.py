@@ -42,13 +42,20 @@ class VLM:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, shown: FrameMode | None = None
+        cls,
+        folder: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        shown: FrameMode | None = None,
     ) -> Self:
         """Load a folder offline; arguments and errors as `worldsim.reason.vlm.load.load_model`.
 
-        Frames are shown as its manifest says that the model was trained, else as images; `shown` overrules it.
+        The model computes on `device`. Frames are shown as its manifest says that it was trained, else as images; `shown`
+        overrules it.
         """
-        return cls(*load_model(folder, dtype=dtype), shown=shown or trained_shown(folder))
+        model, processor = load_model(folder, dtype=dtype)
+        return cls(model.to(device), processor, shown=shown or trained_shown(folder))
 
     @classmethod
     def tiny(

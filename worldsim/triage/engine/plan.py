@@ -135,6 +135,10 @@ class ArenaPlan:
     paired: bool
     num_starts: int
 
+    def __post_init__(self) -> None:
+        if not self.kind.isidentifier():
+            raise InvalidInputError(f"The kind of an arena is a short name such as 'truth'; got {self.kind!a}.")
+
 
 def versions() -> dict[str, str]:
     """Return the versions of the software that computes."""

@@ -56,9 +56,9 @@ class Loaders:
 
 
 class Board:
-    """What a worker is doing, in shared doubles: which policy runs, since when, whether its world is loaded, memory left."""
+    """What a worker does, in shared doubles: the policy that runs, since when, whether a world is loaded, memory left, whether a policy has run."""
 
-    SIZE = 4
+    SIZE = 5
 
     def __init__(self, cells: Any) -> None:
         """Wrap the cells; a parent begins them with `clear`."""
@@ -66,11 +66,12 @@ class Board:
 
     def clear(self) -> None:
         """No policy runs, no world is loaded, and the memory is free."""
-        self._cells[0], self._cells[2], self._cells[3] = -1.0, 0.0, 1.0
+        self._cells[:] = [-1.0, 0.0, 0.0, 1.0, 0.0]
 
     def enter(self, policy: int) -> None:
         """The policy of this index runs now."""
         self._cells[1] = time.monotonic()
+        self._cells[4] = 1.0
         self._cells[0] = policy
 
     def leave(self) -> None:
@@ -94,6 +95,11 @@ class Board:
     def loaded(self) -> bool:
         """Whether a world has been loaded."""
         return bool(self._cells[2])
+
+    @property
+    def has_run(self) -> bool:
+        """Whether any policy has been called."""
+        return bool(self._cells[4])
 
     @property
     def acting(self) -> tuple[int, float] | None:
@@ -148,7 +154,7 @@ class Rollouts:
         """
         self._request = request
         self._loaders = loaders
-        self._board = board or Board([-1.0, 0.0, 0.0, 1.0])
+        self._board = board or Board([-1.0, 0.0, 0.0, 1.0, 0.0])
         self._worlds: dict[str, Startable] = {}
         self._policies: OrderedDict[int, Policy] = OrderedDict()
         self._unloadable: dict[int, BaseException] = {}

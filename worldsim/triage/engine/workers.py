@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from worldsim import errors
 from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.text import printable, shorten
 from worldsim.triage.engine.batches import Batch, BatchResult, Crash, hang
 from worldsim.triage.engine.plan import Description
 from worldsim.triage.engine.process import Done, Job, Refusal, WorkerProcess
@@ -99,7 +100,7 @@ class Workers:
                 if isinstance(answer, Done):
                     yield answer.value
                 elif isinstance(answer, Refusal):
-                    raise _error_from(answer)
+                    yield from self._refuse(worker, job, answer)
                 else:
                     yield from self._reap(worker, job, hung=answer is None)
 
@@ -175,6 +176,16 @@ class Workers:
                 f"they loaded {_loading(job)} and before any policy ran. The usual cause is too little memory for {self._request.workers} "
                 "workers; ask for fewer."
             )
+
+    def _refuse(self, worker: WorkerProcess, job: Job, refusal: Refusal) -> Iterator[BatchResult]:
+        """Raise a worker's error, unless the policy that alone ran in that process may have broken what others need."""
+        error = _error_from(refusal)
+        if isinstance(error, WorldsimError) or worker.owner is None or not worker.board.has_run:
+            raise error
+        self._workers.remove(worker)
+        worker.kill()
+        what = f"{refusal.kind}: {printable(shorten(refusal.message, width=200))}"
+        yield from self._report(worker.owner, job, f"the world failed in its process after it had run ({what})")
 
     def _blame(self, policy: int, job: Job, *, hung: bool, exitcode: int | None) -> Iterator[BatchResult]:
         """Run a policy that took a worker down alone, and the others without it; report it if it was alone already."""
