@@ -56,7 +56,7 @@ class Loaders:
 
 
 class Board:
-    """What a worker does, in shared doubles: the policy that runs, since when, whether a world is loaded, memory left, whether a policy has run."""
+    """What a worker does, in shared doubles: running policy, since when, world loaded, memory left, any policy has run."""
 
     SIZE = 5
 
