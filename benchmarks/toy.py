@@ -1,7 +1,7 @@
 """A toy world and toy policies, for measuring and testing the machinery around worlds and policies.
 
 A point on a plane has to reach the origin against wind. One step is some twenty small tensor operations, everything is
-deterministic, and loaders are picklable. Not a task anybody cares about.
+deterministic, and loaders are picklable.
 
 Shape legend: B episodes, n rows of one policy.
 """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.house_source import Tree, slivers
+from benchmarks import words
+from benchmarks.house_source import Tree, slivers, tensor_functions
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "worldsim").rglob("*.py"))
@@ -27,6 +28,11 @@ SHORT_FILES = {  # a topic of their own, though one other file imports them
     "worldsim/reason/seen.py",
     "worldsim/reason/train/loss.py",
     "worldsim/reason/train/video_grpo.py",
+}
+EXCLUSIONS = {  # a reader would look there for what they exclude
+    "worldsim/predict/mlp.py",
+    "worldsim/testing/__init__.py",
+    "worldsim/tokenizers/layers/tokenizer.py",
 }
 LINKS = ("envs", "planners", "reason", "train")
 
@@ -50,6 +56,20 @@ def test_files_and_functions_stay_short_and_say_what_they_are_for(path: Path) ->
 def test_a_short_file_that_one_other_file_imports_stands_inside_it() -> None:
     found = {p for p in slivers(Tree.read(ROOT)) if not p.removeprefix("worldsim/").startswith(ONE_FILE_EACH)}
     assert found <= SHORT_FILES, f"Move each into the file that imports it: {sorted(found - SHORT_FILES)}"
+
+
+def test_the_fields_own_words_are_used() -> None:
+    assert words.left(ROOT) == []
+
+
+def test_public_functions_on_tensors_say_shapes() -> None:
+    assert [name for name, said in tensor_functions(Tree.read(ROOT)).items() if not said] == []
+
+
+def test_modules_say_what_they_are_for_and_not_what_they_are_not_for() -> None:
+    exclusion = re.compile(r"(?:^|[.:] )Not (?:for|the|a)\s", re.MULTILINE)
+    texts = {p: ast.get_docstring(ast.parse(text)) or "" for p, text in Tree.read(ROOT).texts.items()}
+    assert {p for p, text in texts.items() if exclusion.search(text)} == EXCLUSIONS
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

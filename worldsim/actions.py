@@ -214,7 +214,7 @@ class ActionSpec:
         return action.clamp(tables.low, tables.high)
 
     def check_finite(self, action: "Tensor") -> None:
-        """Refuse NaN and infinity on any device; waits for the device.
+        """Refuse NaN and infinity in actions [..., A] on any device; waits for the device.
 
         Raises:
             InvalidInputError: A value is not finite.

@@ -22,11 +22,11 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     """Philox4x32-10.
 
     Args:
-        counter: Four int64 tensors of equal shape, each value in 0..2**32-1.
+        counter: Four int64 tensors of equal shape [...], each value in 0..2**32-1.
         key: Two int64 tensors that broadcast with the counter, same range.
 
     Returns:
-        Four int64 tensors of random 32-bit words.
+        Four int64 tensors [...] of random 32-bit words.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -94,7 +94,7 @@ def uniform(keys: Tensor, step: Tensor | int, shape: Sequence[int], *, stream: i
 
 
 def normal(keys: Tensor, step: Tensor | int, shape: Sequence[int], *, stream: int = 0) -> Tensor:
-    """Standard normal noise by the Box-Muller transform; arguments and result as `uniform`."""
+    """Standard normal noise by the Box-Muller transform, float32 [B, *shape]; arguments as `uniform`."""
     count = math.prod(shape)
     words = _words(keys, step, stream, 2 * count)
     u1 = ((words[:, :count] >> 8).to(torch.float64) + 1) * 2.0**-24  # in (0, 1]

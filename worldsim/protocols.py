@@ -215,8 +215,8 @@ def observe(world: World, step: WorldStep, needs: frozenset[str]) -> dict[str, T
         needs: Observation keys, as in `Policy.needs`.
 
     Returns:
-        The requested keys among the cameras', STATE and TRUE_STATE that this world can give; of a step of several frames
-        the last one.
+        The requested keys that this world can give: frames uint8 [B, H, W, 3], STATE [B, P] and TRUE_STATE
+        [B, E]; of a step of several frames the last one.
     """
     seen: dict[str, Tensor] = {}
     spec = world.spec

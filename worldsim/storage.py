@@ -136,7 +136,7 @@ def save_folder(
         path: The folder; replaced as a unit if it exists.
         kind: What it holds, for example ``"world"``; checked on load.
         config: A dataclass (or JSON value) that rebuilds the object.
-        tensors: Weights by name; saved contiguous on the CPU.
+        tensors: Weights of any shape [...] by name; saved contiguous on the CPU.
         manifest: Provenance to keep: command, data digest, figures.
         files: Further files by name.
     """
@@ -152,7 +152,7 @@ def load_folder(path: Path, *, kind: str) -> tuple[Any, dict[str, Tensor], dict[
     """Read one model folder strictly.
 
     Returns:
-        The config as JSON values, the tensors, and the manifest.
+        The config as JSON values, the tensors of any shape [...] by name, and the manifest.
 
     Raises:
         StorageError: The folder or a file is missing, of another kind, or does not match its manifest.
@@ -220,7 +220,7 @@ def build_module[M: nn.Module](
 
     Args:
         make: Builds the module from the config.
-        tensors: Weights by name.
+        tensors: Weights of any shape [...] by name.
         config: The config as JSON values, for checking its numbers.
         source: The folder, for messages.
 
@@ -265,7 +265,7 @@ def check_sizes(config: Any, *, source: object) -> None:
 
 
 def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: object) -> None:
-    """Check that weights fit a module, with every key and shape accounted for, both ways.
+    """Check that weights [...] by name fit a module, with every key and shape accounted for, both ways.
 
     Raises:
         StorageError: Keys are missing or unexpected, or a shape differs; the message names them.

@@ -113,7 +113,7 @@ class ClipSampler:
         return surprise
 
     def windows(self, length: int) -> tuple[Tensor, Tensor]:
-        """First frames of all windows of `length` frames, split into eventful and quiet: int64 [*], int64 [*].
+        """First frames of all windows of `length` frames, split into eventful and quiet: int64 [W], int64 [V].
 
         Eventful windows are the third with the largest single surprise.
 
@@ -137,12 +137,12 @@ class ClipSampler:
     def batch(
         self, table: tuple[Tensor, Tensor], length: int, size: int, *, seed: int, step: int, eventful: float = 0.7
     ) -> Clip:
-        """Draw windows; a pure function of (seed, step).
+        """Draw B windows of T frames as a `Clip`, its latents [B, T, C, H, W]; a pure function of (seed, step).
 
         Args:
-            table: What `windows(length)` returned.
-            length: Frames per window.
-            size: Windows in the batch.
+            table: What `windows(length)` returned, int64 [W] and [V].
+            length: Frames T per window.
+            size: Windows B in the batch.
             seed: Of the run.
             step: Of the optimiser.
             eventful: Share of the batch drawn from the eventful windows.

@@ -133,7 +133,7 @@ class SimulatorWorld:
         return seen if true_state is None else seen | {TRUE_STATE: true_state}
 
     def reset(self, starts: Observation, keys: Tensor) -> SimulatorState:
-        """Begin B episodes from SIMULATOR."""
+        """Begin B episodes from SIMULATOR, float64 [B, S], with noise keys int64 [B]."""
         width = self._spec.latent_shape[0]
         if SIMULATOR not in starts:
             raise InvalidInputError(
@@ -149,7 +149,7 @@ class SimulatorWorld:
         return SimulatorState(key=keys, step=torch.zeros_like(keys), simulator=state.to(torch.float64).cpu().clone())
 
     def step(self, state: WorldState, action: Tensor) -> tuple[SimulatorState, WorldStep]:
-        """Advance every episode by one control period."""
+        """Advance every episode by one control period; `action` is float32 [B, A]."""
         if not isinstance(state, SimulatorState):
             raise InvalidInputError(f"A simulator continues its own states; got a {type(state).__name__}.")
         if tuple(action.shape) != (state.batch, self._spec.action.dim):

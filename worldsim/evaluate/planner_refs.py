@@ -1,7 +1,7 @@
 """Planners as policies: their settings in one value, and references ``planner:NAME?option=value&...`` to them.
 
-A reference holds everything, the world to plan in included, so that any process can make the policy from it. Not for
-running one (`worldsim.evaluate.play`). A module of one's own called ``planner`` is named by its file, ``planner.py:name``.
+A reference holds everything, the world to plan in included, so that any process can make the policy from it. A module
+of one's own called ``planner`` is named by its file, ``planner.py:name``.
 """
 
 import dataclasses

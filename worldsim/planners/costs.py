@@ -21,17 +21,17 @@ from worldsim.protocols import Encodable, Judge, World
 
 
 def progress(futures: Rollout, actions: Tensor) -> Tensor:
-    """How far from done the task is, 1 - progress: 0..1 per step."""
+    """How far from done the task is, 1 - progress: 0..1 per step, [B, N, T]."""
     return 1 - futures.progress
 
 
 def failure(futures: Rollout, actions: Tensor) -> Tensor:
-    """Probability that the task does not stand solved, 1 - success: 0..1 per step."""
+    """Probability that the task does not stand solved, 1 - success: 0..1 per step, [B, N, T]."""
     return 1 - futures.success
 
 
 def uncertainty(futures: Rollout, actions: Tensor) -> Tensor:
-    """The world's own uncertainty of each step, in its units: a plan that pays for it stays where the world knows."""
+    """The world's own uncertainty of each step, [B, N, T], in its units: plans that pay for it stay where the world knows."""
     return futures.uncertainty
 
 
@@ -79,7 +79,7 @@ class LatentGoal:
         return (miss if self.weight is None else miss * self.weight).flatten(3).mean(3)
 
     def rows(self, index: Tensor) -> "LatentGoal":
-        """The goals of some episodes."""
+        """The goals of the episodes at `index`, int64 [K]."""
         return self if self.goal.ndim == 3 else dataclasses.replace(self, goal=self.goal[index])
 
 
@@ -125,7 +125,7 @@ class Weighed:
         return total if broken is None else (total, broken)
 
     def rows(self, index: Tensor) -> "Weighed":
-        """The costs of some episodes."""
+        """The costs of the episodes at `index`, int64 [K]."""
         return Weighed(tuple((w, c.rows(index) if hasattr(c, "rows") else c) for w, c in self.parts))
 
 
@@ -156,7 +156,7 @@ class Constraint:
         return torch.zeros_like(over), over
 
     def rows(self, index: Tensor) -> "Constraint":
-        """The limit for some episodes."""
+        """The limit for the episodes at `index`, int64 [K]."""
         return Constraint(self.excess.rows(index)) if hasattr(self.excess, "rows") else self
 
 
@@ -174,7 +174,7 @@ def judged(judge: Judge) -> Terminal:
 
 
 def goal_from(world: World, observation: Observation, keys: Tensor) -> LatentGoal:
-    """The latent goal of being where `observation` is, for any world whose states hold latents."""
+    """The latent goal [B, c, h, w] of being where `observation` is, for any world whose states hold latents."""
     state = world.reset(observation, keys)
     latent = getattr(state, "start", None)
     if latent is None:

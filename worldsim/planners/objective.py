@@ -106,7 +106,7 @@ class RolloutObjective:
         return total if violation is None else (total, violation.flatten(2).clamp_min(0).sum(2))
 
     def rows(self, index: Tensor) -> "RolloutObjective":
-        """The objective of some episodes; costs that hold goals per episode must offer `rows` too."""
+        """The objective of the episodes at `index`, int64 [K]; costs that hold goals per episode must offer `rows` too."""
         parts = {
             name: part.rows(index) for name in ("cost", "terminal") if hasattr(part := getattr(self, name), "rows")
         }

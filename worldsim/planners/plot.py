@@ -49,7 +49,7 @@ class Witness:
         self._asked: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, actions: Tensor) -> Scores:
-        """The objective's answer."""
+        """The objective's answer, costs [B, N] of actions [B, N, H, A]."""
         scores = self._objective(actions)
         cost = scores[0] if isinstance(scores, tuple) else scores
         self._asked.append((actions.detach().cpu().clone(), cost.detach().cpu()))

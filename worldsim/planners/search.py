@@ -118,4 +118,4 @@ class PlannerLike(Protocol):
         seed: int = 0,
         limits: Limits | None = None,
     ) -> Plan:
-        """Search the best action sequence of each of B episodes."""
+        """Search the best action sequence of each of B episodes, [B, H, A]."""

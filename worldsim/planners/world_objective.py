@@ -97,7 +97,7 @@ class RiskObjective:
         return (cost, torch.stack(broken).amax(0)) if broken else cost
 
     def rows(self, index: Tensor) -> "RiskObjective":
-        """The risk for some episodes; every objective must be divisible."""
+        """The risk for the episodes at `index`, int64 [K]; every objective must be divisible."""
         return dataclasses.replace(self, objectives=[o.rows(index) for o in self.objectives])
 
     def _reduce(self, cost_mbn: Tensor) -> Tensor:

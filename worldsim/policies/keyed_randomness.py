@@ -1,7 +1,6 @@
 """Keyed noise for policies that draw from torch's global generator: the same episode key gives the same draws.
 
-Wrap the call of another library's model in `KeyedRandomness`. Not for our own policies: those take noise from
-`worldsim.noise` directly.
+Wrap the call of another library's model in `KeyedRandomness`. worldsim's own policies take noise from `worldsim.noise`.
 """
 
 from collections.abc import Callable, Sequence

@@ -158,7 +158,7 @@ class SpatialSoftmax(nn.Module):
         self.register_buffer("grid_2s", torch.stack([x.flatten(), y.flatten()]), persistent=False)
 
     def forward(self, x_MChw: Tensor) -> Tensor:
-        """Compute the positions, all x first."""
+        """Compute the positions, all x first: [M, C, h, w] -> [M, 2C]."""
         weight_MSC = x_MChw.permute(0, 2, 3, 1).flatten(1, 2).softmax(dim=1)  # a view of channels_last maps, no copy
         where_M2C: Tensor = self.get_buffer("grid_2s") @ weight_MSC
         return where_M2C.flatten(1)

@@ -1,7 +1,5 @@
 """Scripted controllers of the pushing task, on the true state: they make data and calibrate everything else.
 
-Not for pixels: a policy that sees only the camera is in `worldsim.policies.pixel`.
-
 Shape legend: N episodes; 2 is x and y, in metres (or metres per second for velocities).
 """
 

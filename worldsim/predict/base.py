@@ -82,7 +82,7 @@ class Predictor(Protocol):
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Training loss of an `unroll`-step rollout on the predictor's own output, and figures to log.
+        """Training loss, a scalar, of an `unroll`-step rollout on the predictor's own output, and figures to log.
 
         Args:
             clip: At least history + unroll frames, actions in network units.

@@ -100,7 +100,7 @@ class MLPPredictor(WindowPredictor):
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Huber error of every member's own rollout, in typical changes."""
+        """Huber error of every member's own rollout, in typical changes, a scalar."""
         k = self.config.history
         s_BTS = torch.cat([clip.z_BTCHW[..., 0, 0], clip.proprio_BTP], dim=-1)
         s_MBKS = s_BTS[None, :, :k].expand(self.config.members, -1, -1, -1)

@@ -1,7 +1,5 @@
 """Best of N: a judge watches several imagined futures of each episode and picks one.
 
-Not for improving candidates, which is what planners do: `worldsim.planners.costs.judged` makes a judge their cost.
-
 Shape legend: B episodes, N candidates, T steps, A action.
 """
 

@@ -82,7 +82,7 @@ def assess_progress(vlm: VLM, frames: Sequence[Tensor], *, task: str, think: int
 
 
 def generate_thoughts(vlm: VLM, frames: Sequence[Tensor], *, task: str, most: int = 64) -> list[str]:
-    """What the model says it sees before it answers whether the robot succeeded; generated, `most` tokens each."""
+    """What the model says it sees in frames uint8 [T, H, W, 3] before it says whether the robot succeeded, `most` tokens."""
     items = [_item(i, f, "success", task) for i, f in enumerate(frames)]
     found = [_THOUGHT.search(reply) for reply in vlm.generate(items, max_new_tokens=most, batch=len(items))]
     return ["" if m is None else " ".join(m.group(1).split()) for m in found]

@@ -60,7 +60,7 @@ class RecordedFrames:
         return tuple(len(f) for f in self._frames)
 
     def frames(self, rows: Sequence[int], numbers: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Frames by their numbers."""
+        """Frames by their numbers, uint8 [F, H, W, 3] each."""
         return [self._frames[r][list(n)] for r, n in zip(rows, numbers, strict=True)]
 
 
@@ -97,7 +97,7 @@ class DecodedFrames:
 
     @torch.no_grad()
     def frames(self, rows: Sequence[int], numbers: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Frames by their numbers, decoded in one call."""
+        """Frames by their numbers, uint8 [F, H, W, 3] each, decoded in one call."""
         which = torch.tensor(rows)
         step = (torch.tensor([list(n) for n in numbers]) - self.before).clamp_min(0)
         frames_BFHWC = self._decode(self._latent[which[:, None], step]).cpu()

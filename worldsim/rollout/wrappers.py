@@ -69,7 +69,7 @@ class BorrowedStarts(WrappedWorld):
         return self._lender.num_starts
 
     def starts(self, indices: Tensor) -> Observation:
-        """First observations of the lender."""
+        """First observations of the lender; see `Startable.starts`."""
         return self._lender.starts(indices)
 
 
@@ -85,7 +85,7 @@ class RoundTripWorld(WrappedWorld):
         self._roundtrip = roundtrip
 
     def starts(self, indices: Tensor) -> Observation:
-        """First observations, their frames passed through the codec; the original stays with them for `reset`."""
+        """First observations [B, ...], their frames passed through the codec; the original stays with them for `reset`."""
         first = dict(self._world.starts(indices))
         if IMAGE in first:
             first[_ORIGINAL] = first[IMAGE]
@@ -93,14 +93,14 @@ class RoundTripWorld(WrappedWorld):
         return first
 
     def reset(self, starts: Observation, keys: Tensor) -> WorldState:
-        """Begin from the original frames."""
+        """Begin from the original frames; see `World.reset`."""
         first = {name: value for name, value in starts.items() if name != _ORIGINAL}
         if _ORIGINAL in starts:
             first[IMAGE] = starts[_ORIGINAL]
         return self._world.reset(first, keys)
 
     def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
-        """Draw frames and pass them through the codec."""
+        """Draw frames and pass them through the codec; see `Drawable.decode`."""
         return self._seen(require_drawable(self._world).decode(latent, camera))
 
     def _seen(self, frames: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def frozen(state: WorldState) -> bool:
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors agree, wherever they are."""
+    """Whether two tensors [...] agree, on whatever device each is."""
     return torch.equal(one.cpu(), other.cpu())
 
 

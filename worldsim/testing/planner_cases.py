@@ -106,7 +106,7 @@ class Asked:
         return scores
 
     def score(self, actions: Tensor) -> Scores:
-        """The same, unnoticed."""
+        """Costs [B, N], without keeping what was asked."""
         cost = self._problem.cost(actions)
         return cost if self._change is None else self._change(self._problem, actions, cost)
 
@@ -131,12 +131,12 @@ def solve(planner: PlannerLike, problem: Easy, change: Change | None = None, **o
 
 
 def inside(actions: Tensor, bounds: Bounds) -> bool:
-    """Whether all actions lie in the box."""
+    """Whether all actions [..., A] lie in the box."""
     return bool(((actions >= bounds.low) & (actions <= bounds.high)).all())
 
 
 def close(one: Tensor, other: Tensor) -> bool:
-    """Whether two costs agree, relatively."""
+    """Whether two costs [...] agree, relatively."""
     return torch.allclose(one, other, rtol=CLOSE, atol=0)
 
 

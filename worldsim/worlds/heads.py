@@ -91,7 +91,7 @@ class Heads(nn.Module):
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
     def loss(self, clip: Clip, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Errors of all three heads on windows of two frames; labels that are nan are left out.
+        """Errors of all three heads, a scalar, on windows of two frames; labels that are nan are left out.
 
         Proprioception before the action is disturbed, so that the head learns to pull a drifting body back to where the
         latent shows it.

@@ -152,7 +152,7 @@ class LearnedWorld(nn.Module):
 
     @torch.no_grad()
     def reset(self, starts: Observation, keys: Tensor) -> LatentState:
-        """Begin B episodes from their first observations.
+        """Begin B episodes from their first observations, with noise keys int64 [B].
 
         Raises:
             InvalidInputError: An observation is missing or misshapen, or a condition is given that changes nothing here.
@@ -172,7 +172,7 @@ class LearnedWorld(nn.Module):
 
     @torch.no_grad()
     def see(self, state: WorldState, observation: Observation, action: Tensor) -> LatentState:
-        """The state one step later, by what was really observed after `action` instead of what would be predicted.
+        """The state one step later, by what was really observed after `action` ([B, A], or [B, s, A]) instead of predicted.
 
         Where a step is several frames, one observed frame does not make a latent: the history then begins again from it.
 
@@ -188,7 +188,7 @@ class LearnedWorld(nn.Module):
         return dataclasses.replace(own, step=own.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP)
 
     def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
-        """Advance every episode by one step; differentiable in the action."""
+        """Advance every episode by one step; differentiable in the action, [B, A] or [B, s, A]."""
         own = self._own(state)
         return self._predict(own, self._encoded(action, (own.batch,)))
 

@@ -56,7 +56,7 @@ class ProprioTracker:
         return at, torch.ones(len(at), dtype=torch.bool), torch.stack([low, high], dim=1)
 
     def propose(self, observation: Observation, memory: Tensor, at: Tensor, chance: Tensor) -> Tensor:
-        """Anywhere in three times the range."""
+        """Anywhere in three times the range, float32 [n, P]."""
         low, high = memory[:, 0], memory[:, 1]
         return low + (high - low) * (3 * chance - 1)
 
@@ -77,7 +77,7 @@ class MotionTracker:
         return frozenset({self.camera})
 
     def locate(self, observation: Observation, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The middle of what changed since the last frame, which is the memory."""
+        """The middle of what changed, [n, 2], since the last frame, which is the memory: subsampled, float32 [n, H, W, 3]."""
         frame = self._coarse(observation)
         before = frame if memory is None else memory
         changed = ((frame - before).abs().sum(-1) > _CHANGED).float()
@@ -86,7 +86,7 @@ class MotionTracker:
         return middle, amount > 0, frame
 
     def propose(self, observation: Observation, memory: Tensor, at: Tensor, chance: Tensor) -> Tensor:
-        """A pixel drawn by how far its colour is from the most common one, the robot's own place left out."""
+        """A pixel [n, 2] drawn by how far its colour is from the most common one, the robot's own place left out."""
         colours = memory.flatten(1, 2)
         odd = (colours - colours.median(dim=1, keepdim=True).values).abs().sum(-1)
         rows, columns = (g.flatten()[None] for g in _grid(memory[..., 0]))
@@ -146,7 +146,7 @@ class GoalSeeking:
         return GoalCarry()
 
     def act(self, observation: Observation, carry: GoalCarry, keys: Tensor) -> tuple[Tensor, GoalCarry]:
-        """Choose actions."""
+        """Choose actions [n, A]."""
         memory = carry.model.memory if carry.model else None
         at, known, memory = self.tracker.locate(observation, memory)
         noise, chance = carry.noise, carry.chance

@@ -92,7 +92,7 @@ class Wander:
         return _fresh(n, self.action.dim)
 
     def act(self, observation: Observation, carry: NoiseCarry, keys: Tensor) -> tuple[Tensor, NoiseCarry]:
-        """Choose actions."""
+        """Choose actions [n, A]."""
         own, block = carry.own, carry.block
         if carry.step == 0:
             own = _between(uniform(keys, 0, (2,), stream=_DRAW), [self.spread, self.memory])
@@ -128,7 +128,7 @@ class Hold:
         return _fresh(n, self.action.dim)
 
     def act(self, observation: Observation, carry: NoiseCarry, keys: Tensor) -> tuple[Tensor, NoiseCarry]:
-        """Choose actions."""
+        """Choose actions [n, A]."""
         own, block = carry.own, carry.block
         if carry.step == 0:
             own = _between(uniform(keys, 0, (1,), stream=_DRAW), [self.steps])
@@ -197,7 +197,7 @@ class Corrupted:
         return CorruptedCarry(inner=self.policy.initial(n), mine=_fresh(n, self.action.dim))
 
     def act(self, observation: Observation, carry: CorruptedCarry, keys: Tensor) -> tuple[Tensor, CorruptedCarry]:
-        """Choose actions."""
+        """Choose actions [n, A]."""
         given, inner = self.policy.act(observation, carry.inner, keys)
         mine, dim = carry.mine, self.action.dim
         own, block = mine.own, mine.block
@@ -266,7 +266,7 @@ class Switching:
         return SwitchingCarry(step=0, inner=inner, turn=torch.zeros(n, dtype=torch.int64), chance=torch.zeros(n, 0, 2))
 
     def act(self, observation: Observation, carry: SwitchingCarry, keys: Tensor) -> tuple[Tensor, SwitchingCarry]:
-        """Choose actions."""
+        """Choose actions [n, A]."""
         chance = carry.chance
         if carry.step % BLOCK == 0:
             chance = uniform(keys, 2, (BLOCK, 2), stream=_OTHER)

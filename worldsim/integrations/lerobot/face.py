@@ -67,7 +67,7 @@ class LeRobotFace(nn.Module):
             return action.clone()
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """As `select_action`."""
+        """See `select_action`."""
         return self.select_action(batch)
 
 

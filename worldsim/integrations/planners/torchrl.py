@@ -72,7 +72,7 @@ class EnvObjective:
         return -total
 
     def rows(self, index: Tensor) -> "EnvObjective":
-        """The objective of some episodes."""
+        """The objective of the episodes at `index`, int64 [K]."""
         return EnvObjective(self._env, self._start[index], reward_key=self._reward, action_key=self._action)
 
 
@@ -123,7 +123,7 @@ class WorldsimPlanner(MPCPlannerBase):  # type: ignore[misc]  # of a library wit
         self._seed, self._calls = seed, 0
 
     def planning(self, tensordict: Any) -> Tensor:
-        """The action to take now, batch size of the tensordict x shape of the action spec."""
+        """The action to take now, [..., A]: batch size of the tensordict x shape of the action spec."""
         lead = tensordict.batch_size
         flat = tensordict.reshape(-1) if len(lead) else tensordict.unsqueeze(0)
         keys = fold(episode_keys(flat.batch_size[0], self._seed), self._calls)

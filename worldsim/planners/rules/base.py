@@ -137,7 +137,7 @@ class Sampler(abc.ABC):
             raise InvalidInputError(f"keep={self.keep} leaves no room for new candidates among {samples} samples.")
 
     def begin(self, search: Search, setting: Setting) -> tuple[Search, Tensor]:
-        """The search with its spread reset; the prior waits for the first iteration."""
+        """The search with its spread reset; the prior [B, P, H, A] waits for the first iteration."""
         half = setting.bounds.half
         if isinstance(self.std, tuple) and len(self.std) != len(half):
             raise InvalidInputError(f"std has {len(self.std)} entries for actions of width {len(half)}.")
@@ -145,7 +145,7 @@ class Sampler(abc.ABC):
         return dataclasses.replace(search, std=std), setting.prior
 
     def propose(self, memory: tuple[Search, Tensor], setting: Setting) -> Tensor:
-        """The mean, the kept elites and the prior, then samples around the mean."""
+        """Candidates [B, N, H, A]: the mean, the kept elites and the prior, then samples around the mean."""
         search, prior = memory
         elites = search.elites[:, : self.keep]
         kept = 1 + elites.shape[1]
@@ -163,7 +163,7 @@ class Sampler(abc.ABC):
         return candidates.clamp_(*setting.limits) if self.clip else candidates
 
     def update(self, memory: tuple[Search, Tensor], scored: Scored, setting: Setting) -> tuple[Search, Tensor]:
-        """Refit mean and spread to the elites; an episode without one finite cost keeps what it had."""
+        """Refit mean and spread [B, H, A] to the elites; an episode without one finite cost keeps what it had."""
         search, prior = memory
         best, finite = self.choose(scored)
         mean, std = self.refit(search, best, scored)
@@ -194,7 +194,7 @@ class Sampler(abc.ABC):
         """New mean and spread [B, H, A] from the elites (and, where a rule wants them, all candidates)."""
 
     def finish(self, memory: tuple[Search, Tensor]) -> tuple[Search, Tensor]:
-        """The search, and its mean."""
+        """The search, and its mean as one candidate [B, 1, H, A]."""
         return memory[0], memory[0].mean[:, None]
 
 

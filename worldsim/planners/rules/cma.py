@@ -40,7 +40,7 @@ class CMA:
         _library()
 
     def begin(self, search: Search, setting: Setting) -> tuple[Search, Tensor, list[Any]]:
-        """One optimiser per episode in the unit box; what is already known is tried in the first iteration."""
+        """One optimiser per episode in the unit box; what is already known, [B, K, H, A], is tried first."""
         unit = (search.mean - setting.bounds.centre) / setting.bounds.half
         flat = unit.flatten(1).double().cpu().numpy()
         kind = _library().CMA if flat.shape[1] <= _LARGEST_FULL else _library().SepCMA
@@ -54,7 +54,7 @@ class CMA:
         return search, known, searches
 
     def propose(self, memory: tuple[Search, Tensor, list[Any]], setting: Setting) -> Tensor:
-        """What is known, then samples of each episode's own optimiser."""
+        """Candidates [B, N, H, A]: what is known, then samples of each episode's own optimiser."""
         search, known, searches = memory
         count = setting.samples - known.shape[1]
         asked = np.stack([[one.ask() for _ in range(count)] for one in searches]) if count else np.empty(0)
@@ -64,7 +64,7 @@ class CMA:
     def update(
         self, memory: tuple[Search, Tensor, list[Any]], scored: Scored, setting: Setting
     ) -> tuple[Search, Tensor, list[Any]]:
-        """Tell every optimiser the order of its candidates; costs themselves do not matter to it."""
+        """Tell every optimiser the order of its candidates [N, H, A]; costs themselves do not matter to it."""
         search, known, searches = memory
         unit = ((scored.candidates - setting.bounds.centre) / setting.bounds.half).flatten(2).double().cpu().numpy()
         order = scored.rank.argsort(dim=1, stable=True).argsort(dim=1).double().cpu().numpy()
@@ -79,7 +79,7 @@ class CMA:
         return after, known[:, :0], searches
 
     def finish(self, memory: tuple[Search, Tensor, list[Any]]) -> tuple[Search, Tensor]:
-        """The search, and its mean."""
+        """The search, and its mean as one candidate [B, 1, H, A]."""
         return memory[0], memory[0].mean[:, None]
 
 

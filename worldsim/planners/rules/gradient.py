@@ -74,7 +74,7 @@ class Gradient:
         return Descent(points=points, first=zero, second=zero, cost=zero[..., 0, 0], std=search.std, tick=0)
 
     def propose(self, memory: Descent, setting: Setting) -> Tensor:
-        """The points themselves."""
+        """The points themselves, [B, N, H, A]."""
         return memory.points
 
     def update(self, memory: Descent, scored: Scored, setting: Setting) -> Descent:
@@ -90,7 +90,7 @@ class Gradient:
         return dataclasses.replace(memory, points=points, first=first, second=second, cost=scored.rank, tick=tick)
 
     def finish(self, memory: Descent) -> tuple[Search, Tensor]:
-        """The points, best first by the last cost known; all of them are worth a last look."""
+        """The points [B, N, H, A], best first by the last cost known; all of them are worth a last look."""
         order = memory.cost.argsort(dim=1, stable=True)
         row = torch.arange(order.shape[0], device=order.device)[:, None]
         points = memory.points[row, order]

@@ -167,7 +167,7 @@ class CategoricalCEM(Sampler):
     floor: float = 0.05
 
     def begin(self, search: Search, setting: Setting) -> tuple[Search, Tensor]:
-        """A uniform distribution, tilted towards the plan at hand where one is given."""
+        """A uniform distribution [B, H, n], tilted towards the plan at hand where one is given."""
         uniform = torch.full_like(search.mean, 1 / search.mean.shape[-1])
         given = _one_hot(search.mean)
         warm = search.elites.shape[1] > 0
@@ -175,7 +175,7 @@ class CategoricalCEM(Sampler):
         return dataclasses.replace(search, mean=mean), torch.cat([given[:, None], setting.prior], dim=1)
 
     def propose(self, memory: tuple[Search, Tensor], setting: Setting) -> Tensor:
-        """Choices by the Gumbel-max trick, after those already known."""
+        """Choices [B, N, H, n] by the Gumbel-max trick, after those already known."""
         search, prior = memory
         known = torch.cat([_one_hot(search.mean)[:, None], search.elites[:, : self.keep], prior], dim=1)
         noise = setting.noise(setting.samples, *search.mean.shape[1:])
@@ -189,7 +189,7 @@ class CategoricalCEM(Sampler):
         return frequency.lerp(torch.full_like(frequency, 1 / frequency.shape[-1]), self.floor), search.std
 
     def finish(self, memory: tuple[Search, Tensor]) -> tuple[Search, Tensor]:
-        """The search, and the likeliest choices."""
+        """The search, and the likeliest choices [B, 1, H, n]."""
         return memory[0], _one_hot(memory[0].mean)[:, None]
 
 

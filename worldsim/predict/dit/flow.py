@@ -38,7 +38,7 @@ def interpolate(x: Tensor, noise: Tensor, time_B: Tensor) -> Tensor:
 
 
 def shift_time(time: Tensor, shift: float) -> Tensor:
-    """Move timesteps in 0..1 towards noise: t' = s t / (1 + (s - 1) t); the ends stay."""
+    """Move timesteps [...] in 0..1 towards noise: t' = s t / (1 + (s - 1) t); the ends stay."""
     return shift * time / (1 + (shift - 1) * time)
 
 
@@ -53,14 +53,14 @@ def sample_times(
     """Draw training timesteps: some where the sampler will stand, the others logit-normal over all of 0..1.
 
     Args:
-        count: How many.
+        count: How many, N.
         shift: As in `shift_time`.
         steps: Steps of the sampler.
         grid_share: Probability of drawing one of the sampler's own timesteps.
         generator: Source of randomness.
 
     Returns:
-        float32 [count] on the generator's device, in 0..1.
+        float32 [N] on the generator's device, in 0..1.
     """
     device = generator.device if generator is not None else None
     normal = torch.randn(count, generator=generator, device=device)
@@ -75,11 +75,11 @@ def euler(velocity: Velocity, noise: Tensor, grid: list[float]) -> tuple[Tensor,
 
     Args:
         velocity: The field.
-        noise: Where to start, standard normal.
+        noise: Where to start, [B, ...], standard normal.
         grid: Timesteps from 1 to 0.
 
     Returns:
-        The sample, and the end point that the first step alone aimed at; they agree where the paths are straight, that is where
+        The sample [B, ...], and the end point that the first step alone aimed at; they agree where the paths are straight, that is where
         the outcome is certain.
     """
     x, aim = noise, noise

@@ -1,6 +1,6 @@
 """The empty scene and its things, found without labels; and taking a thing out of a frame or giving it another colour.
 
-For fixed cameras and things of about one colour each. Not for decoding latents (`worldsim.tokenizers.layers.tokenizer`).
+For fixed cameras and things of about one colour each.
 
 Shape legend: F N frames, C=3 colour, H W S pixels.
 """

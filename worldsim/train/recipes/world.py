@@ -334,6 +334,6 @@ def _pictures(
 
 
 def psnr_db(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio of uint8 frames, in decibels."""
+    """Peak signal-to-noise ratio of frames uint8 [..., H, W, 3], in decibels."""
     mse = float((a.float() - b.float()).square().mean())
     return 10 * math.log10(255**2 / max(mse, 1e-6))

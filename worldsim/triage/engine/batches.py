@@ -92,7 +92,7 @@ class Batch:
         return dataclasses.replace(self, done=self.done | others)
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """Start and key of every row, int64 [width] each; idle rows repeat the first start with key 0."""
+        """Start and key of every row, int64 [W] each for a width of W; idle rows repeat the first start with key 0."""
         spare = self.width - len(self.slots)
         start = [s.start for s in self.slots] + [self.slots[0].start] * spare
         key = [s.key for s in self.slots] + [0] * spare

@@ -1,7 +1,4 @@
-"""The options of a planner as LeRobot reads them: `--policy.type=worldsim_planner --policy.horizon=12 ...`.
-
-Not the planner itself (`worldsim.integrations.lerobot.plugin.modeling_planner`).
-"""
+"""The options of a planner as LeRobot reads them: `--policy.type=worldsim_planner --policy.horizon=12 ...`."""
 
 from dataclasses import dataclass, field
 from typing import Any, NoReturn

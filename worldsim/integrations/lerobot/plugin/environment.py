@@ -1,7 +1,4 @@
-"""worldsim's environments as LeRobot makes them: `--env.type=worldsim --env.task=worldsim/Push-v0`.
-
-Not the environments themselves (`worldsim.envs`).
-"""
+"""worldsim's environments as LeRobot makes them: `--env.type=worldsim --env.task=worldsim/Push-v0`."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """A worldsim planner as a LeRobot policy, which is what LeRobot's evaluation insists on.
 
-Not for worldsim's own evaluation, which needs no LeRobot (`worldsim.planners.mpc`).
-
 Shape legend: n environments, A action.
 """
 
@@ -59,7 +57,7 @@ class WorldsimPlannerPolicy(PreTrainedPolicy):  # type: ignore[misc]
         return self.select_action(batch)[:, None]
 
     def forward(self, batch: dict[str, Tensor]) -> NoReturn:
-        """A planner has no loss.
+        """A planner has no loss, of a batch [n, ...] neither.
 
         Raises:
             InvalidInputError: Always.

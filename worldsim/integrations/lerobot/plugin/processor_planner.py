@@ -1,7 +1,4 @@
-"""The processors that LeRobot puts around a planner: its usual ones, with nothing normalised.
-
-Not for observations: `worldsim.integrations.lerobot.face` reads those.
-"""
+"""The processors that LeRobot puts around a planner: its usual ones, with nothing normalised."""
 
 from typing import Any
 
