@@ -9,7 +9,7 @@ Shape legend: n rows of one policy, A action.
 import dataclasses
 import os
 import random
-from collections.abc import Callable
+from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import numpy as np
@@ -50,7 +50,7 @@ class Watch(Protocol):
 
 
 class Fence:
-    """Calls into one policy. After its first failure it is not called again.
+    """Guards calls into one policy: ``with fence.guard("act", t): ...`` keeps what is raised instead of passing it on.
 
     Before each call the global generators of Python, NumPy and torch are seeded by `seed` and the number of the call, so
     that a policy that draws from them repeats itself and does not shift the draws of others. After each call torch's
@@ -58,7 +58,7 @@ class Fence:
     user's own Ctrl-C is heard by another process.
 
     Attributes:
-        failure: What went wrong; None while nothing has.
+        failure: What went wrong; None while nothing has. A policy that has failed should not be called again.
     """
 
     def __init__(self, *, seed: int = 0, watch: Watch | None = None) -> None:
@@ -69,26 +69,37 @@ class Fence:
         self._calls = 0
         self._process = os.getpid()
 
-    def call[T](self, stage: Stage, step: int, function: Callable[[], T]) -> T | None:
-        """Return what `function` returns, or None if it fails or an earlier call has failed."""
-        if self.failure is not None:
-            return None
-        before = TorchSettings.read()
-        _seed_generators((self._seed + _SPREAD * self._calls) & 0xFFFFFFFF)
+    def guard(self, stage: Stage, step: int) -> "_Guard":
+        """Return the context manager for one call; `stage` and `step` say what the policy does in it."""
+        seed = (self._seed + _SPREAD * self._calls) & 0xFFFFFFFF
         self._calls += 1
+        return _Guard(self, stage, step, seed=seed, watch=self._watch, process=self._process)
+
+
+class _Guard:
+    """One call into a policy. A context manager, so that no frame of it stands between the caller and the policy."""
+
+    def __init__(self, fence: Fence, stage: Stage, step: int, *, seed: int, watch: Watch | None, process: int) -> None:
+        self._fence, self._stage, self._step = fence, stage, step
+        self._seed, self._watch, self._process = seed, watch, process
+
+    def __enter__(self) -> None:
+        self._before = TorchSettings.read()
+        _seed_generators(self._seed)
         if self._watch is not None:
             self._watch.enter()
-        try:
-            return function()
-        except BaseException as error:
-            self.failure = Failure(stage=stage, step=step, error=error)
-            return None
-        finally:
-            if os.getpid() != self._process:  # the policy forked, and this is its child
-                os._exit(1)
-            if self._watch is not None:
-                self._watch.leave()
-            before.restore()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if os.getpid() != self._process:  # the policy forked, and this is its child
+            os._exit(1)
+        if error is not None:
+            self._fence.failure = Failure(stage=self._stage, step=self._step, error=error)
+        if self._watch is not None:
+            self._watch.leave()
+        self._before.restore()
+        return True
 
 
 def _seed_generators(seed: int) -> None:

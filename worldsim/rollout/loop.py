@@ -13,6 +13,7 @@ Shape legend: B episodes, T actions, n rows of one policy, H W image, P proprio,
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -238,40 +239,37 @@ class _Seat:
 
     def begin(self, seen: Observation) -> None:
         """Let the policy begin its episodes."""
-        self._call("start", 0, lambda: self._begin(seen))
+        policy = self._actor.policy
+        with self._guard("start", 0):
+            self.needs = frozenset(policy.needs)
+            self._require({key: seen[key] for key in seen if not is_image(key) or key in self._drawn})
+            self.chunk = max(1, int(policy.actions_per_look)) if isinstance(policy, Chunked) else 1
+            self._carry = policy.initial(self._size)
 
     def act(self, seen: Observation, keys: Tensor, step: int) -> Tensor | None:
         """Actions [n, A], not yet checked for NaN; None if the policy has failed, now or before."""
-        return self._call("act", step, lambda: self._ask(seen, keys, step))
+        if self.out:
+            return None
+        action_nA: Tensor | None = None
+        with self._guard("act", step):
+            if step:
+                self._require(seen)  # after the start it is the world that gives
+            own = {name: self._copy(seen[name]) for name in self.needs}
+            given, self._carry = self._actor.policy.act(own, self._carry, self._copy(keys))
+            try:
+                action_nA = action_rows(given, n=self._size, dim=self._dim)
+            except InvalidInputError as error:
+                raise self._error(str(error)) from error
+        return action_nA
 
     def refuse(self, step: int) -> None:
         """Take out a policy whose actions are not finite."""
-
-        def fail() -> None:
+        with self._guard("act", step):
             raise self._error("it returned NaN or infinite actions")
 
-        self._call("act", step, fail)
-
-    def _call[T](self, stage: Stage, step: int, function: Callable[[], T]) -> T | None:
+    def _guard(self, stage: Stage, step: int) -> AbstractContextManager[None, bool | None]:
         fence = self._actor.fence
-        return function() if fence is None else fence.call(stage, step, function)
-
-    def _begin(self, seen: Observation) -> None:
-        policy = self._actor.policy
-        self.needs = frozenset(policy.needs)
-        self._require({key: seen[key] for key in seen if not is_image(key) or key in self._drawn})
-        self.chunk = max(1, int(policy.actions_per_look)) if isinstance(policy, Chunked) else 1
-        self._carry = policy.initial(self._size)
-
-    def _ask(self, seen: Observation, keys: Tensor, step: int) -> Tensor:
-        if step:
-            self._require(seen)  # after the start it is the world that gives
-        own = {name: self._copy(seen[name]) for name in self.needs}
-        given, self._carry = self._actor.policy.act(own, self._carry, self._copy(keys))
-        try:
-            return action_rows(given, n=self._size, dim=self._dim)
-        except InvalidInputError as error:
-            raise self._error(str(error)) from error
+        return nullcontext() if fence is None else fence.guard(stage, step)
 
     def _copy(self, values: Tensor) -> Tensor:
         """Its rows, copied, so that no policy can write into the world's own state."""

@@ -307,9 +307,8 @@ class Rollouts:
                 continue
             seed = int(batch.id[:8], 16) ^ index
             fence = fences[index] = Fence(seed=seed, watch=_PolicyWatch(self._board, index))
-            policy = fence.call("load", 0, lambda index=index: self.policy(index))  # type: ignore[misc]
-            if policy is not None:
-                name = self._request.policies[index].name
+            with fence.guard("load", 0):
+                name, policy = self._request.policies[index].name, self.policy(index)
                 actors.append(Actor(name=name, policy=policy, rows=_rows(rows), fence=fence))
         recording = Recording(keep)
         if actors:
