@@ -21,7 +21,10 @@ from benchmarks.toy import ToyArena, ToyWorld, load_toy, toy_refs
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
 from worldsim.runs import hold_folder
 from worldsim.triage import run as triage_run
-from worldsim.triage.engine.store import DATABASE
+from worldsim.triage.engine.batches import BatchResult, RolloutResult, compose
+from worldsim.triage.engine.plan import Description, Plan
+from worldsim.triage.engine.replay import Replay, scope_of
+from worldsim.triage.engine.store import DATABASE, Store
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import Arena, read_ranking, read_results, run
 
@@ -47,6 +50,23 @@ def rows(out):
 
 def loader_that_must_not_run(*_):
     raise AssertionError("nothing should be loaded")
+
+
+def test_policies_that_acted_several_times_on_one_frame_are_known(tmp_path):
+    world = Description(num_starts=1000, horizon=8, success_at="end", actions_per_step=4)
+    plan = Plan(request=request(), world=world)
+    scope = scope_of(plan)
+    (batch,) = compose([(1, 0), (2, 0)], scope=scope, block=plan.triage, width=16, policies_per_batch=8)
+    values = {f.name: 0.0 for f in dataclasses.fields(RolloutResult) if f.type is float}
+    ends = [
+        RolloutResult(row=row, solved_at=-1, steps=8, unseen=6 * (slot.policy == 2), **values)
+        for row, slot in enumerate(batch.slots)
+    ]
+    with Store.open(tmp_path / DATABASE) as store:
+        store.commit(BatchResult(batch=batch, rollouts=tuple(ends), crashes=()), scope)
+        assert Replay(plan, store=store).run().acted_unseen == {2}
+        plain = dataclasses.replace(plan, world=dataclasses.replace(world, actions_per_step=1))
+        assert Replay(plain, store=store).run().acted_unseen == frozenset()
 
 
 def test_a_run_ranks_by_skill_and_audits_the_winners_on_fresh_episodes(tmp_path):

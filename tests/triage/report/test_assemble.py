@@ -113,6 +113,8 @@ def test_unpaired_truth_is_compared_with_all_that_the_world_said(results: Result
 
 def test_a_world_of_several_actions_a_step_says_what_policies_did_not_see(results: Results, data: ReportData) -> None:
     plan = dataclasses.replace(results.plan, world=dataclasses.replace(results.plan.world, actions_per_step=4))
-    (remark,) = assemble(dataclasses.replace(results, plan=plan, arena_failures={}), command="", made="").remarks
-    assert "predicts 4 frames at once" in remark and "chose 4 actions on each frame they saw" in remark
+    several = dataclasses.replace(results, plan=plan, arena_failures={})
+    (remark,) = assemble(dataclasses.replace(several, acted_unseen=frozenset({1, 4})), command="", made="").remarks
+    assert "predicts 4 frames at once" in remark and "2 of 12 policies do not plan in chunks" in remark
+    assert assemble(several, command="", made="").remarks == ()  # all plan in chunks
     assert not any("at once" in text for text in data.remarks)

@@ -41,6 +41,7 @@ class Results:
         failures: Why policies crashed in the world, by index.
         arena_failures: The same for other worlds, by kind.
         finished: Nothing is left to roll out.
+        acted_unseen: Policies that chose actions in the world on frames that they had seen before, by index.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Results:
     failures: Mapping[int, Crash]
     arena_failures: Mapping[str, Mapping[int, Crash]]
     finished: bool
+    acted_unseen: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,16 @@ class Replay:
             failures=dict(self._failures[WORLD]),
             arena_failures={kind: found for kind, found in self._failures.items() if kind != WORLD},
             finished=self._finished,
+            acted_unseen=self._acted_unseen(),
         )
+
+    def _acted_unseen(self) -> frozenset[int]:
+        """Policies that acted several times on one frame, where a step of the world is several actions."""
+        if self._plan.world.actions_per_step == 1:
+            return frozenset()
+        scope = scope_of(self._plan)
+        digests = {record.policy for record in self._store.records(scope) if record.result.unseen}
+        return frozenset(i for i, ref in enumerate(scope.policies) if ref.digest in digests)
 
     def _corrected(
         self, triage: Evidence, audit: Evidence | None, arenas: Mapping[str, Evidence]

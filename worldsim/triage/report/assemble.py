@@ -55,7 +55,7 @@ def assemble(
     """
     request, plan = results.plan.request, results.plan
     unfinished = () if results.finished else ("The run is not finished: run the same command again to continue it.",)
-    chunked = _chunk_remark(plan.world.actions_per_step)
+    chunked = _chunk_remark(plan.world.actions_per_step, len(results.acted_unseen), len(request.policies))
     crashed = [_crash_remark(kind, len(found)) for kind, found in results.arena_failures.items() if found]
     judging = (
         describe_judging(results.ranking, judge=request.judge, rates=request.judge_rates, confidence=request.confidence)
@@ -144,13 +144,14 @@ def _match_episodes(world: Evidence, truth: Evidence) -> MatchedEpisodes:
     return MatchedEpisodes(**{name: int(cell.sum()) for name, cell in cells.items()})
 
 
-def _chunk_remark(actions_per_step: int) -> tuple[str, ...]:
-    """Say that policies acted several times on one frame, where the world predicts several frames at once."""
-    if actions_per_step == 1:
+def _chunk_remark(actions_per_step: int, acted_unseen: int, policies: int) -> tuple[str, ...]:
+    """Say how many policies acted several times on one frame, where the world predicts several frames at once."""
+    if not acted_unseen:
         return ()
     return (
-        f"The world predicts {actions_per_step} frames at once and shows policies the last of them: those that do not plan "
-        f"in chunks chose {actions_per_step} actions on each frame they saw, which may cost them success.",
+        f"The world predicts {actions_per_step} frames at once and shows policies the last of them: {acted_unseen} of "
+        f"{policies} policies do not plan in chunks as long and acted several times on each frame, which may cost them "
+        "success.",
     )
 
 
