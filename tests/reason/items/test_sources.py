@@ -237,9 +237,7 @@ def test_the_data_half_imports_without_language_models_simulators_or_codecs() ->
         "scipy",
         "lerobot",
     ]
-    modules = (
-        "items.sources items.footage items.windows items.item items.preview tasks.scene tasks.registry train.rewards"
-    )
+    modules = "items.sources items.footage items.windows items.item tasks.scene tasks train.rewards"
     code = (
         f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
         f"import importlib\nfor name in {modules.split()!r}: importlib.import_module('worldsim.reason.' + name)\n"
