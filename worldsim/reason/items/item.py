@@ -149,7 +149,33 @@ def parse_reply(text: str) -> str | None:
     return text[text.index("<answer>") + len("<answer>") : text.index("</answer>")].strip()
 
 
-class Mixture(Sequence[Item]):
+class ItemSequence(Sequence[Item]):
+    """Items made when they are asked for, by `make`: the same at every call."""
+
+    def make(self, number: int) -> Item:
+        """Make item `number`, 0 <= number < len(self)."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        """Make an item, or several.
+
+        Raises:
+            IndexError: There is no such item.
+        """
+        if isinstance(index, slice):
+            return [self.make(k) for k in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Item {index} of {len(self)}")
+        return self.make(index % len(self))
+
+
+class Mixture(ItemSequence):
     """Items of several tasks in a keyed order, in the wanted shares exactly (up to one), each task's in its own order.
 
     Args:
@@ -182,20 +208,10 @@ class Mixture(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._part)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        """Make an item, or several."""
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Item {index} of {len(self)}")
-        part = self._parts[self._part[index]]
-        return part[int(self._place[index]) % len(part)]
+    def make(self, number: int) -> Item:
+        """See `ItemSequence.make`."""
+        part = self._parts[self._part[number]]
+        return part[int(self._place[number]) % len(part)]
 
 
 def _arranged(share: NDArray[np.float64], total: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -4,12 +4,11 @@ Shape legend: F frames, S pixels.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import overload
+from collections.abc import Callable
 
 from worldsim.errors import InvalidInputError
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.item import Item, ItemSequence, format_prompt
 from worldsim.reason.items.sources import Source
 from worldsim.reason.items.video import Provenance, spread_frames
 
@@ -47,7 +46,7 @@ Ask = Callable[[Provenance], Question | None]
 """Chooses the question about a clip, by its name and folder; None leaves the clip out."""
 
 
-class ClipItems(Sequence[Item]):
+class ClipItems(ItemSequence):
     """An item per clip.
 
     Args:
@@ -87,21 +86,12 @@ class ClipItems(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._asked)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        """Make an item, or several.
+    def make(self, number: int) -> Item:
+        """See `ItemSequence.make`.
 
         Raises:
             InvalidInputError: The clip has too few frames; it is named.
         """
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
         video, question = self._asked[number]
         about = self._footage.summaries[video]
         if about.frames < self._frames:

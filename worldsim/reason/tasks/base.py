@@ -4,13 +4,12 @@ Shape legend: F frames, S pixels.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol, overload
+from typing import Protocol
 
 from worldsim.errors import InvalidInputError
 from worldsim.reason.items.choices import KeyedChoices, balanced_label, make_key
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.item import Item
+from worldsim.reason.items.item import Item, ItemSequence
 from worldsim.reason.items.windows import Window
 
 
@@ -112,7 +111,7 @@ def make_clip_item(
     )
 
 
-class Items(Sequence[Item]):
+class Items(ItemSequence):
     """Items of one task, made when asked for. Item k is a pure function of (task, videos, seed, split) and k.
 
     Labels are balanced: among any first n items of a question, no label has two more than another.
@@ -138,28 +137,17 @@ class Items(Sequence[Item]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        """Make an item, or several."""
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        k = index + self._count if index < 0 else index
-        if not 0 <= k < self._count:
-            raise IndexError(f"Item {index} of {self._count}")
-        number, question = k // len(self._questions), k % len(self._questions)
+    def make(self, number: int) -> Item:
+        """See `ItemSequence.make`."""
+        turn, question = divmod(number, len(self._questions))
         labels, pools = self._questions[question].labels, self._questions[question].pools
-        label = balanced_label(make_key(self._key, question), number, len(labels))
+        label = balanced_label(make_key(self._key, question), turn, len(labels))
         pool = pools[label] if len(pools) > 1 else pools[0]
-        place = number // len(labels) if len(pools) > 1 else number
+        place = turn // len(labels) if len(pools) > 1 else turn
         request = ItemRequest(
-            number=k,
+            number=number,
             label=labels[label],
             window=pool[place % len(pool)],
-            choices=KeyedChoices(self._key, "item", k),
+            choices=KeyedChoices(self._key, "item", number),
         )
         return self.task.make(self.footage, request)
