@@ -116,8 +116,8 @@ KILLS = {
 
 def test_a_policy_that_breaks_torch_in_a_process_of_its_own_is_reported_alone(healthy):
     ends, crashes = work(refs_with("patch_torch", isolated=True), workers=2)
-    told = "the world failed in its process after it had run (ZeroDivisionError: division by zero)"
-    assert {policy: crash.reason for policy, crash in crashes.items()} == {1: told}
+    reason = "the world failed in its process after it had run (ZeroDivisionError: division by zero)"
+    assert {policy: crash.reason for policy, crash in crashes.items()} == {1: reason}
     assert_untouched(ends, healthy, rogue_count=1)
 
 

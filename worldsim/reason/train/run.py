@@ -260,5 +260,5 @@ def _read(line: str) -> dict[str, Any]:
         found = parse_json(line, source="a line of the metrics")
     except StorageError:  # the last line of a killed run
         return {"step": -1}
-    whole = isinstance(found, dict) and isinstance(found.get("step", 0), int)
-    return found if whole else {"step": -1}
+    valid = isinstance(found, dict) and isinstance(found.get("step", 0), int)
+    return found if valid else {"step": -1}
