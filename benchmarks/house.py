@@ -75,6 +75,7 @@ def measured(root: Path) -> list[Row]:
         Row(name="functions called from the command to the first row", value=path.functions),
         Row(name="files that these stand in", value=path.files),
         Row(name="frames on the stack at policy.act", value=path.frames),
+        Row(name="of these in the policy's own process", value=path.worker_frames),
         Row(name="loads of the world in a run with truth and round trip", value=path.loads),
         Row(name="most loads of the world in one process", value=path.most_loads),
         Row(name="public functions that take or give tensors", value=len(shapes)),

@@ -31,6 +31,7 @@ class Trace:
         files: Files that they stand in.
         frames: Frames of worldsim on the stack at the first `act` of a policy; for a worker process with those that
             wait for it in the process that sent the work.
+        worker_frames: Those in the process of the policy alone.
         loads: Loads of the learned world, all processes together.
         processes: Processes that loaded it.
         most_loads: Most loads in one process.
@@ -39,6 +40,7 @@ class Trace:
     functions: int
     files: int
     frames: int
+    worker_frames: int
     loads: int
     processes: int
     most_loads: int
@@ -94,6 +96,7 @@ def read(notes: str) -> Trace:
         functions=len(seen),
         files=len({name.split(":")[0] for name in seen}),
         frames=depth + (sent[-1] if sent else 0),
+        worker_frames=depth,
         loads=loads.total(),
         processes=len(loads),
         most_loads=max(loads.values()),

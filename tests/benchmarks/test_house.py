@@ -101,5 +101,5 @@ def test_notes_of_all_processes_make_one_trace():
     with pytest.raises(RuntimeError, match="loaded no world"):
         read(notes.replace(" load ", " call "))
     found = read(notes)
-    assert (found.functions, found.files, found.frames) == (3, 3, 5)
+    assert (found.functions, found.files, found.frames, found.worker_frames) == (3, 3, 5, 2)
     assert (found.loads, found.processes, found.most_loads) == (3, 2, 2)
