@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import signal
+import stat
+import struct
 import sys
 import threading
 import time
@@ -90,6 +92,14 @@ def change_settings(action):
     return action
 
 
+def write_into_the_pipe(action):
+    for handle in range(3, 64):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(handle).st_mode):
+                os.write(handle, struct.pack("!iQ", -1, 2**62))  # as if a message of so many bytes followed
+    return action
+
+
 def patch_torch(action):
     torch.Tensor.isfinite = lambda tensor: 1 / 0  # what the world calls next raises
     return action
@@ -111,6 +121,7 @@ FAULTS = {
         leave_later,
         change_settings,
         patch_torch,
+        write_into_the_pipe,
     )
 }
 FAULTS |= {

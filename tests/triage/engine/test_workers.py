@@ -121,6 +121,12 @@ def test_a_policy_that_breaks_torch_in_a_process_of_its_own_is_reported_alone(he
     assert_untouched(ends, healthy, rogue_count=1)
 
 
+def test_a_policy_that_writes_into_its_workers_pipe_is_reported_alone(healthy):
+    ends, crashes = work(refs_with("write_into_the_pipe", isolated=True))
+    assert list(crashes) == [1] and "its process died" in crashes[1].reason
+    assert_untouched(ends, healthy, rogue_count=1)
+
+
 def test_a_world_that_raises_before_an_isolated_policy_has_run_is_not_blamed_on_it():
     broken = dataclasses.replace(LOADERS, world=functools.partial(divmod, 1, 0))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
