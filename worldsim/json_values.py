@@ -104,6 +104,8 @@ def _coerce(hint: Any, value: Any) -> Any:
         return _coerce_tuple(inner, value)
     if origin is list:
         return list(_coerce_tuple((*inner, Ellipsis), value))
+    if origin is dict:
+        return _coerce_dict(inner, value)
     if hint in (int, float, str, bool):
         return _coerce_scalar(hint, value)
     if hint is Path and not isinstance(value, str | Path):
@@ -130,6 +132,13 @@ def _coerce_tuple(inner: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     if len(inner) != len(value):
         raise InvalidInputError(f"Expected a list of {len(inner)}; got {shown(value)}.")
     return tuple(_coerce(h, v) for h, v in zip(inner, value, strict=True))
+
+
+def _coerce_dict(inner: tuple[Any, ...], value: Any) -> dict[Any, Any]:
+    """A mapping whose keys and values are of the hinted types."""
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"Expected a mapping; got {shown(value)}.")
+    return {_coerce(inner[0], k): _coerce(inner[1], v) for k, v in value.items()}
 
 
 def _coerce_scalar(hint: Any, value: Any) -> Any:

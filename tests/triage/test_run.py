@@ -386,6 +386,7 @@ def test_a_plan_of_other_people_is_refused_in_plain_words(tmp_path):
         (("request", "world", "digest"), "\ud800"),
         (("request", "budget"), 10**15),
         (("world", "num_starts"), -1),
+        *((("versions",), value) for value in (None, 1, "x", [], {"torch": [1]})),
     ]
     for path, value in hostile:
         plan = json.loads(written)
