@@ -3,9 +3,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.table import Table
+from rich.text import Text
 
+from worldsim.cli import app
+from worldsim.cli.console import show
 from worldsim.triage.run import read_ranking
 from worldsim.video import read_video
 
@@ -153,3 +159,24 @@ def test_dry_runs_cost_nothing(tmp_path: Path) -> None:
     said = worldsim("train", "world", "data=x", "out=y", "--dry-run", cwd=tmp_path)
     assert "unrolls" in said.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_help_text_loses_words_to_markup() -> None:
+    def visit(command: Any) -> list[str]:
+        texts = [command.help or "", *(getattr(p, "help", None) or "" for p in command.params)]
+        return texts + [text for sub in getattr(command, "commands", {}).values() for text in visit(sub)]
+
+    texts = visit(typer.main.get_command(app))
+    assert any("default: one per core" in text for text in texts)
+    for text in texts:
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")
+
+
+def test_a_table_wider_than_the_terminal_keeps_every_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    table = Table("where", "success", box=None)
+    table.add_row("the world push_state", "100.0% of 20 episodes")
+    show(table)
+    assert "the world push_state" in (shown := capsys.readouterr().out) and "100.0% of 20 episodes" in shown

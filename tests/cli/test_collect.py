@@ -12,6 +12,15 @@ from worldsim.evaluate.policies import SHIPPED_FOLDER
 
 PAIR = [str(SHIPPED_FOLDER / "n20_s0/000060"), str(SHIPPED_FOLDER / "n100_s0")]  # one, and all eight of a run
 
+MUTE = """
+class Mute(gymnasium.Wrapper):
+    def reset(self, **options):
+        return self.env.reset(**options)[0], {}
+
+    def step(self, action):
+        return *self.env.step(action)[:4], {}
+"""
+
 
 def test_places_and_their_pairs(tmp_path: Path) -> None:
     quick = {"policies": PAIR, "episodes": 11, "steps": 3, "batch": 9}
@@ -55,3 +64,13 @@ def test_what_does_not_go_together_is_named(options: dict[str, object], words: s
     with pytest.raises(InvalidInputError, match=words):
         collect(out=tmp_path / "d", episodes=1, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "d").exists()
+
+
+def test_an_environment_that_tells_no_success_is_not_said_to_be_solved_to_nan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(__file__).with_name("arena.py").read_text()
+    (tmp_path / "mute_arena.py").write_text(source + "\n\ndef mute():\n    return Mute(make())\n" + MUTE)
+    monkeypatch.syspath_prepend(tmp_path)
+    collect(env="mute_arena:mute", episodes=2, steps=2, out=tmp_path / "d")
+    assert "success unknown" in capsys.readouterr().out

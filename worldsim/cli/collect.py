@@ -1,5 +1,6 @@
 """`worldsim collect`: record episodes into a LeRobotDataset v3, of any Gymnasium environment with pixels or of a world."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED
 
 if TYPE_CHECKING:
-    from worldsim.data.collect.fill import RecordingCost
+    from worldsim.data.collect.fill import RecordingCost, RecordingSummary
     from worldsim.data.collect.record import RecordingOptions
 
 
@@ -65,14 +66,14 @@ def collect(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_COUNT, help="Longest episode; needed where the environment has no limit."),
+        typer.Option(min=1, max=MAX_COUNT, help="Longest episode (default: the environment's limit, else 1000)."),
     ] = None,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try a few episodes and say what the rest would cost.")
     ] = False,
 ) -> None:
-    """Record episodes: failures, noise and contact included, each durable on its own.
+    r"""Record episodes: failures, noise and contact included, each durable on its own.
 
     What a world is trained on, by behaviours that explore:
 
@@ -87,7 +88,7 @@ def collect(
     A dreamed dataset says so. Its frames, the first included, are the world's drawings, success and progress are what
     its heads say, and it holds no true state.
 
-    Next step: worldsim train world data=OUT out=worlds/NAME, or worldsim train reason-sft data=[OUT,OUT2] out=critics/NAME
+    Next step: worldsim train world data=OUT out=worlds/NAME, or worldsim train reason-sft data=\[OUT,OUT2] out=critics/NAME
     """
     from worldsim.compute import one_thread
     from worldsim.data.collect.record import RecordingOptions
@@ -122,7 +123,7 @@ def collect(
             return
         made = job.run(out, episodes=episodes)
     say(
-        f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {made.solved:.0%} solved, in "
+        f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {_solved(made)}, in "
         f"{out}\nNext: worldsim train reason-sft data={out} out=critics/{out.name}"
     )
 
@@ -156,9 +157,13 @@ def _explore(
         return
     made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, options=options)
     say(
-        f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}\n"
+        f"{made.episodes} episodes, {made.frames} frames, {_solved(made)}, in {out}\n"
         f"Next: worldsim train world data={out} out=worlds/{out.name}"
     )
+
+
+def _solved(made: "RecordingSummary") -> str:
+    return "success unknown" if math.isnan(made.solved) else f"{made.solved:.0%} solved"
 
 
 def _say_cost(what: str, cost: "RecordingCost") -> None:

@@ -8,6 +8,9 @@ from rich.table import Table
 
 from worldsim.text import printable
 
+WIDEST = 1000
+"""Columns that a table may have at most, in characters."""
+
 
 def say(text: str, *, error: bool = False, style: str | None = None) -> None:
     """Print lines of text as they are; control characters, which names and messages may hold, are replaced.
@@ -22,11 +25,13 @@ def say(text: str, *, error: bool = False, style: str | None = None) -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table whose cells are printable, without cutting what is wider than the terminal."""
-    Console().print(table, soft_wrap=True, highlight=False)
+    """Print a table whose cells are printable; where it is wider than the terminal its lines wrap, and no cell is cut."""
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    Console(width=max(console.width, needed)).print(table, soft_wrap=True, highlight=False)
 
 
 Device = Annotated[str, typer.Option(help="Where tensors are computed: cpu, cuda or cuda:N.")]
 Dtype = Annotated[
-    str, typer.Option(help="Of the weights: float32, bfloat16 or float16. [default: as stored]", show_default=False)
+    str, typer.Option(help="Of the weights: float32, bfloat16 or float16. \\[default: as stored]", show_default=False)
 ]

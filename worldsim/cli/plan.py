@@ -34,7 +34,7 @@ def plan(
     receding: Annotated[
         int, typer.Option(min=1, max=MAX_COUNT, help="Planned actions executed before planning again.")
     ] = 1,
-    cost: Annotated[str | None, typer.Option(help="progress, success or goal. [default: progress, or goal]")] = None,
+    cost: Annotated[str | None, typer.Option(help="progress, success or goal. \\[default: progress, or goal]")] = None,
     goal: Annotated[Path | None, typer.Option(help="Picture of the goal, for the cost 'goal'.")] = None,
     risk: Annotated[
         float, typer.Option(help="Weight of the world's uncertainty in the cost: 2 keeps promises, 0 gets more done.")

@@ -32,19 +32,19 @@ def calibrate(
         list[str] | None,
         typer.Option(
             help="Dataset of policies that the model did not learn from, with names and outcomes; may be repeated. "
-            "[default: what the training of the model held out]"
+            "\\[default: what the training of the model held out]"
         ),
     ] = None,
     videos: Annotated[
         int, typer.Option(min=0, max=MAX_COUNT, help="Videos of each dataset at most, spread over it; 0 for all.")
     ] = 0,
     frames: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Frames shown. [default: as the model was trained]")
+        int | None, typer.Option(min=1, max=4096, help="Frames shown. \\[default: as the model was trained]")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, max=MAX_IMAGE_PX, help="Their side in pixels. [default: as it was trained]")
+        int | None, typer.Option(min=1, max=MAX_IMAGE_PX, help="Their side in pixels. \\[default: as it was trained]")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="What the robot should do. [default: as it was trained]")] = None,
+    task: Annotated[str | None, typer.Option(help="What the robot should do. \\[default: as it was trained]")] = None,
     think: Annotated[
         int,
         typer.Option(min=0, max=MAX_COUNT, help="Most tokens it may think before it answers; 0 is many times faster."),

@@ -18,7 +18,7 @@ def train(
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
-    """Train a world, policies or a critic from a dataset; the same command continues after a kill.
+    r"""Train a world, policies or a critic from a dataset; the same command continues after a kill.
 
     Settings follow as key=value, for example:
 
@@ -28,7 +28,7 @@ def train(
 
         worldsim train policy data=data/demonstrations out=policies/bc checkpoints=[200,600] seeds=[0,1]
 
-        worldsim train reason-sft data=data/push out=critics/sft items.tasks=[arrow,puzzle,permanence]
+        worldsim train reason-sft data=data/push out=critics/sft items.tasks=\[arrow,puzzle,permanence]
 
         worldsim train reason-grpo data=data/push out=critics/grpo model=critics/sft/model
 

@@ -24,21 +24,23 @@ def triage(
     ] = None,
     world: Annotated[str, typer.Option(help="World folder, or the name of a shipped world.")] = "push",
     k: Annotated[
-        int | None, typer.Option(min=1, help="How many best are wanted. [default: 10, or a sixth of the policies]")
+        int | None, typer.Option(min=1, help="How many best are wanted. \\[default: 10, or a sixth of the policies]")
     ] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, max=MAX_BUDGET, help="Rollouts in the world. [default: 40 per policy]")
+        int | None, typer.Option(min=1, max=MAX_BUDGET, help="Rollouts in the world. \\[default: 40 per policy]")
     ] = None,
     allocator: Annotated[str, typer.Option(help="halving, uniform, kl-lucb or thompson.")] = "halving",
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/triage"),
     judge: Annotated[
         str | None,
-        typer.Option(help="A critic's folder, or 'reason' for the shipped one. [default: the world's own heads]"),
+        typer.Option(help="A critic's folder, or 'reason' for the shipped one. \\[default: the world's own heads]"),
     ] = None,
     truth: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MAX_BUDGET, help="Paired simulator episodes per policy, 0 for none. [default: 12 where possible]"
+            min=0,
+            max=MAX_BUDGET,
+            help="Paired simulator episodes per policy, 0 for none. \\[default: 12 where possible]",
         ),
     ] = None,
     roundtrip: Annotated[
@@ -47,7 +49,7 @@ def triage(
     videos: Annotated[int, typer.Option(min=0, max=100, help="Films of each kind in the report.")] = 2,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the episode table.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes. [default: one per core, at most 8]")
+        int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes. \\[default: one per core, at most 8]")
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, max=MAX_TIMEOUT_S, help="Seconds after which a policy counts as hung.")

@@ -278,7 +278,10 @@ class _Seat:
     def _require(self, seen: Observation) -> None:
         missing = sorted(self.needs - seen.keys())
         if missing:
-            raise self._error(f"it needs {', '.join(map(str, missing))}, which this world does not give")
+            given = ", ".join(sorted(seen)) or "nothing"
+            raise self._error(
+                f"it needs {', '.join(map(str, missing))}, which this world does not give; it gives {given}"
+            )
 
     def _error(self, text: str) -> InvalidInputError:
         """A fence knows whose fault it is; without one the message names the policy."""

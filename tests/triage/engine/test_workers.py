@@ -226,7 +226,9 @@ def test_a_broken_world_is_named_and_no_policy_blamed():
 def test_a_policy_of_pixels_in_a_world_without_is_reported_alone():
     ends, crashes = work(toy_refs(3), loaders=dataclasses.replace(LOADERS, world=rogue_policies.BlindWorld))
     assert {p for p, _ in ends} == {0, 1}
-    assert crashes[2].reason == "could not start: it needs observation.image, which this world does not give"
+    assert crashes[2].reason.startswith(
+        "could not start: it needs observation.image, which this world does not give; it gives "
+    )
 
 
 def test_loaders_that_cannot_travel_are_refused():
