@@ -24,7 +24,7 @@ def test_discovers_the_thing_and_the_disc(fitted: LayersTokenizer) -> None:
     assert fitted.latent_shape == (8, 1, 1)
 
 
-def test_a_square_on_whole_pixels_is_found_though_all_its_views_are_equally_good() -> None:
+def test_a_square_at_integer_positions_is_found_though_all_its_views_are_equally_good() -> None:
     frames = torch.full((200, 3, 32, 32), 0.5)
     for i, (x, y) in enumerate(torch.randint(0, 26, (200, 2), generator=torch.Generator().manual_seed(0)).tolist()):
         frames[i, :, y : y + 7, x : x + 7] = torch.tensor([0.6, -1.0, -1.0])[:, None, None]

@@ -97,7 +97,7 @@ def class_average(a_NHW: Tensor, color_C: Tensor) -> Sprite | None:
             pose_N3 = Aligner(alpha_SS, round_layer=symmetry_order(alpha_SS) == 0).refine(a_NHW, pose_N3)
         best_N = score_NG.max(1).values
         good = best_N > best_N.quantile(0.2)
-        good |= ~good.any()  # views may all fit alike, as those of a square on whole pixels do
+        good |= ~good.any()  # views may all fit alike, as those of a square at integer positions do
         alpha_SS = crop(a_NHW[good, None], pose_N3[good], side)[:, 0].mean(0)
     fit = F.cosine_similarity(crop(a_NHW[:, None], pose_N3, side)[:, 0].flatten(1), alpha_SS.flatten()[None], dim=1)
     if float(fit.median()) < 0.9:
