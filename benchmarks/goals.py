@@ -45,9 +45,19 @@ def at_most(reach: float, *, accepted: str = "") -> Goal:
     return Goal(reach=reach, order="<=", accepted=accepted)
 
 
+_SMALL_OPERATIONS = (
+    "on a linear model an iteration is some thirty small tensor operations and one draw of noise; those that could go "
+    "without changing a bit of the plans have gone, and what is left (the draw, the spread, the final evaluation) needs a "
+    "change of results or a compiled loop"
+)
+
 GOALS: Mapping[str, Goals] = {
     "house": {
-        "files": at_most(220),
+        "files": at_most(
+            220,
+            accepted="258 after merging what is one noun; most of the rest are different nouns, and several are new "
+            "interfaces (cameras, conditions, action spaces, hub, text, limits of JSON)",
+        ),
         "most loads of the world in one process": at_most(1),
         "of these without shapes": at_most(0),
         "words to be replaced": at_most(0),
@@ -76,8 +86,8 @@ GOALS: Mapping[str, Goals] = {
         "LQR excess, warm above cold, default and hybrid": at_most(0),
     },
     "plan_speed": {
-        "worldsim cem: linear, 1 environment": at_most(1.2),
-        "worldsim weighted: linear, 1 environment": at_most(1.2),
+        "worldsim cem: linear, 1 environment": at_most(1.2, accepted=_SMALL_OPERATIONS),
+        "worldsim weighted: linear, 1 environment": at_most(1.2, accepted=_SMALL_OPERATIONS),
         "worldsim cem: MLP 128, 8 environments": at_most(1.1),
         "worldsim weighted: MLP 128, 8 environments": at_most(1.1),
     },
