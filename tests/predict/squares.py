@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.data.windows import Clip
+from worldsim.predict.base import History
 
 SHAPE = (4, 8, 8)
 
@@ -53,7 +54,7 @@ def rollout_error(predictor: torch.nn.Module, *, horizon: int, noise: Tensor | N
                 if predictor.noise_shape is None
                 else torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(h))
             )
-            step, _ = predictor.predict(z, clip.proprio_BTP[:, h : h + 2], clip.action_BTA[:, h : h + 2], e)
-            z = torch.cat([z[:, 1:], step[:, None]], dim=1)
+            past = History.at(clip, h, z)
+            z = past.followed_by(predictor.predict(past, e)[0]).z
     last = clip.z_BTCHW[:, 1 + horizon]
     return float((z[:, -1] - last).square().mean()), float((clip.z_BTCHW[:, 1] - last).square().mean())

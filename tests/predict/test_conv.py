@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests.predict.squares import SHAPE, rollout_error, squares, train
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.predict import PREDICTORS
+from worldsim.predict.base import History
 from worldsim.predict.conv import ConvConfig, ConvPredictor
 from worldsim.storage import load_folder, load_weights
 
@@ -25,14 +25,14 @@ def predictor() -> ConvPredictor:
     return made.eval().requires_grad_(False)
 
 
-def inputs(batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(batch: int = 3) -> History:
     clip = squares(batch, 3, seed=5)
-    return clip.z_BTCHW[:, :2], clip.proprio_BTP[:, :2], clip.action_BTA[:, :2]
+    return History.at(clip, 0, clip.z_BTCHW[:, :2])
 
 
 def test_untrained_it_predicts_no_change() -> None:
-    z, proprio, action = inputs()
-    assert torch.equal(ConvPredictor(CONFIG).predict(z, proprio, action)[0], z[:, -1])
+    past = inputs()
+    assert torch.equal(ConvPredictor(CONFIG).predict(past)[0], past.z[:, -1])
 
 
 def test_it_learns_squares_and_knows_how_wrong_it_is() -> None:
@@ -45,7 +45,7 @@ def test_it_learns_squares_and_knows_how_wrong_it_is() -> None:
         assert error < 0.5 * copied
     clip = squares(128, 3, seed=77)
     with torch.no_grad():
-        y, expected = predictor.predict(clip.z_BTCHW[:, :2], clip.proprio_BTP[:, :2], clip.action_BTA[:, :2])
+        y, expected = predictor.predict(History.at(clip, 0, clip.z_BTCHW[:, :2]))
     made = ((y - clip.z_BTCHW[:, 2]) / predictor.change_scale).square().mean((1, 2, 3)).sqrt()
     assert float(expected.mean()) == pytest.approx(float(made.mean()), rel=0.5)
 
@@ -66,30 +66,29 @@ def test_the_rollout_is_its_own_and_differentiable(predictor: ConvPredictor) -> 
 
 
 def test_an_episode_is_the_same_alone_and_in_a_batch(predictor: ConvPredictor) -> None:
-    z, proprio, action = inputs(5)
-    together, spread = predictor.predict(z, proprio, action)
-    alone, one = predictor.predict(z[3:4], proprio[3:4], action[3:4])
+    past = inputs(5)
+    together, spread = predictor.predict(past)
+    alone, one = predictor.predict(past.rows([3]))
     assert torch.allclose(together[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
     assert together.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread >= 0).all())
 
 
 def test_action_history_and_proprioception_all_matter(predictor: ConvPredictor) -> None:
-    z, proprio, action = inputs()
-    y = predictor.predict(z, proprio, action)[0]
-    older = torch.cat([z[:, :1] + 1, z[:, 1:]], dim=1)
+    past = inputs()
+    y = predictor.predict(past)[0]
     for other in (
-        predictor.predict(z, proprio, action.flip(0))[0],
-        predictor.predict(z, proprio + 1, action)[0],
-        predictor.predict(older, proprio, action)[0],
+        dataclasses.replace(past, action=past.action.flip(0)),
+        dataclasses.replace(past, proprio=past.proprio + 1),
+        dataclasses.replace(past, z=torch.cat([past.z[:, :1] + 1, past.z[:, 1:]], dim=1)),
     ):
-        assert (other - y).abs().max() > 1e-4
+        assert (predictor.predict(other)[0] - y).abs().max() > 1e-4
 
 
 def test_folders_are_read_strictly(predictor: ConvPredictor, tmp_path) -> None:
     PREDICTORS.save(predictor, tmp_path / "p")
     again = PREDICTORS.load(tmp_path / "p")
     _, tensors, _ = load_folder(tmp_path / "p", kind="predictor")
-    assert torch.equal(again.predict(*inputs())[0], predictor.predict(*inputs())[0])
+    assert torch.equal(again.predict(inputs())[0], predictor.predict(inputs())[0])
     with pytest.raises(StorageError, match="missing"):
         load_weights(ConvPredictor(dataclasses.replace(CONFIG, blocks=3)), tensors, source="p")
 
@@ -105,7 +104,7 @@ def test_golden_values() -> None:
         parameter.copy_(0.2 * (torch.arange(parameter.numel()).view(parameter.shape) * 0.7 + i).sin())
     z = (torch.arange(2 * 4 * 64).view(1, 2, *SHAPE) * 0.3).sin()
     body, action = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), torch.tensor([[[-0.5, 0.4], [0.2, 0.9]]])
-    y, spread = predictor.predict(z, body, action)
+    y, spread = predictor.predict(History(z=z, proprio=body, action=action))
     assert [*y[0, :, 3, 4].tolist(), float(spread)] == pytest.approx(GOLDEN, abs=1e-3)
 
 

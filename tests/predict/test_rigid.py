@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from worldsim.data.windows import Clip
+from worldsim.predict.base import History
 from worldsim.predict.rigid import RigidConfig, RigidPredictor
 
 ORDERS = (1, 0)
@@ -62,9 +63,9 @@ def test_contact_does_not_depend_on_place_or_angle(
 
 def test_prediction_does_not_depend_on_the_batch(predictor: RigidPredictor) -> None:
     z = poses(6, 2, seed=2).flatten(2)[..., None, None]
-    action = torch.rand(6, 2, 2)
-    together, spread = predictor.predict(z, torch.zeros(6, 2, 2), action)
-    alone = torch.cat([predictor.predict(z[i : i + 1], torch.zeros(1, 2, 2), action[i : i + 1])[0] for i in range(6)])
+    past = History(z=z, proprio=torch.zeros(6, 2, 2), action=torch.rand(6, 2, 2))
+    together, spread = predictor.predict(past)
+    alone = torch.cat([predictor.predict(past.rows([i]))[0] for i in range(6)])
     assert torch.allclose(together, alone, atol=1e-6)
     assert bool((spread >= 0).all())
     assert torch.allclose(together[:, 2, 0, 0] ** 2 + together[:, 3, 0, 0] ** 2, torch.ones(6), atol=1e-5)

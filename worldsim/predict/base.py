@@ -111,6 +111,26 @@ class Window(Rows):
     action: Tensor  # [B, K - 1, E], the actions that led from each remembered frame to the next
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History(Rows):
+    """What predictors of the last K latent frames are given: a `Window`, and the proprioception and action of now."""
+
+    z: Tensor  # [B, K, C, H, W], newest last
+    proprio: Tensor  # [B, K, P], physical units
+    action: Tensor  # [B, K, E], network units; each leads from its frame to the next, the last to the one predicted
+
+    @classmethod
+    def at(cls, clip: Clip, index: int, z_BKCHW: Tensor) -> "History":
+        """What a clip has of the K steps from `index` on, with K latent frames that may be a predictor's own."""
+        rows = slice(index, index + z_BKCHW.shape[1])
+        return cls(z=z_BKCHW, proprio=clip.proprio_BTP[:, rows], action=clip.action_BTA[:, rows])
+
+    def followed_by(self, z_BCHW: Tensor) -> Window:
+        """The window one frame later."""
+        z_BKCHW = torch.cat([self.z[:, 1:], z_BCHW[:, None]], dim=1)
+        return Window(z=z_BKCHW, proprio=self.proprio[:, 1:], action=self.action[:, 1:])
+
+
 class WindowPredictor(nn.Module):
     """Base of predictors of one latent frame from the last K: subclasses give `predict`, this gives the carry.
 
@@ -123,19 +143,12 @@ class WindowPredictor(nn.Module):
     reads: frozenset[str] = frozenset()
 
     def predict(
-        self,
-        z_BKCHW: Tensor,
-        proprio_BKP: Tensor,
-        action_BKE: Tensor,
-        noise: Tensor | None = None,
-        conditions: Conditions | None = None,
+        self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
         """Predict one latent frame.
 
         Args:
-            z_BKCHW: Past latents, newest last.
-            proprio_BKP: Past proprioception, physical units.
-            action_BKE: Actions in network units; the last leads to the frame predicted, earlier ones led to the history.
+            past: The last K frames and what belongs to each.
             noise: [B, *noise_shape] standard normal, None where `noise_shape` is None.
             conditions: What else is known; None for nothing.
 
@@ -157,28 +170,22 @@ class WindowPredictor(nn.Module):
         self, carry: Rows, action_BE: Tensor, proprio_BP: Tensor, conditions: Conditions, noise: Tensor | None
     ) -> tuple[Window, Prediction]:
         """See `Predictor.step`."""
-        own = _own(carry)
-        proprio_BKP = torch.cat([own.proprio, proprio_BP[:, None]], dim=1)
-        action_BKE = torch.cat([own.action, action_BE[:, None]], dim=1)
-        z_BCHW, uncertainty_B = self.predict(own.z, proprio_BKP, action_BKE, noise, conditions)
-        return _shifted(own, z_BCHW, proprio_BKP, action_BKE), Prediction(z=z_BCHW[:, None], uncertainty=uncertainty_B)
+        past = _history(carry, action_BE, proprio_BP)
+        z_BCHW, uncertainty_B = self.predict(past, noise, conditions)
+        return past.followed_by(z_BCHW), Prediction(z=z_BCHW[:, None], uncertainty=uncertainty_B)
 
     def observe(self, carry: Rows, z_BCHW: Tensor, action_BE: Tensor, proprio_BP: Tensor) -> Window:
         """See `Predictor.observe`."""
-        own = _own(carry)
-        proprio_BKP = torch.cat([own.proprio, proprio_BP[:, None]], dim=1)
-        return _shifted(own, z_BCHW, proprio_BKP, torch.cat([own.action, action_BE[:, None]], dim=1))
+        return _history(carry, action_BE, proprio_BP).followed_by(z_BCHW)
 
 
-def _own(carry: Rows) -> Window:
+def _history(carry: Rows, action_BE: Tensor, proprio_BP: Tensor) -> History:
     if not isinstance(carry, Window):
         raise InvalidInputError(
             f"A predictor continues its own carries; expected a Window, got a {type(carry).__name__}."
         )
-    return carry
-
-
-def _shifted(carry: Window, z_BCHW: Tensor, proprio_BKP: Tensor, action_BKE: Tensor) -> Window:
-    """The window one frame later."""
-    z_BKCHW = torch.cat([carry.z[:, 1:], z_BCHW[:, None]], dim=1)
-    return Window(z=z_BKCHW, proprio=proprio_BKP[:, 1:], action=action_BKE[:, 1:])
+    return History(
+        z=carry.z,
+        proprio=torch.cat([carry.proprio, proprio_BP[:, None]], dim=1),
+        action=torch.cat([carry.action, action_BE[:, None]], dim=1),
+    )

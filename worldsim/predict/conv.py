@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
 from worldsim.errors import InvalidInputError
-from worldsim.predict.base import WindowPredictor
+from worldsim.predict.base import History, WindowPredictor
 
 GROUPS = 8
 """Groups of the normalisation."""
@@ -102,27 +102,22 @@ class ConvPredictor(WindowPredictor):
         self.proprio_scale_P.copy_(clip.proprio_BTP.std((0, 1)).clamp_min(1e-6))
 
     def predict(
-        self,
-        z_BKCHW: Tensor,
-        proprio_BKP: Tensor,
-        action_BKE: Tensor,
-        noise: Tensor | None = None,
-        conditions: Conditions | None = None,
+        self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Next latent [B, C, H, W]; arguments as `worldsim.predict.base.Predictor`.
+        """Next latent [B, C, H, W]; arguments as `WindowPredictor.predict`.
 
         Returns:
             Next latent, and the error that the predictor has learned to expect of it, root mean square in units of the latents'
             typical change [B].
         """
-        body = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
-        condition = self.embed(torch.cat([action_BKE, body], dim=-1).flatten(1))
-        h = self.conv_in(z_BKCHW.flatten(1, 2)) + self.pos_embed
+        body = (past.proprio - self.proprio_mean_P) / self.proprio_scale_P
+        condition = self.embed(torch.cat([past.action, body], dim=-1).flatten(1))
+        h = self.conv_in(past.z.flatten(1, 2)) + self.pos_embed
         for block in self.blocks:
             h = block(h, condition)
         h = F.silu(h)
         expected_B = F.softplus(self.expected_error(h.detach())).square().mean((1, 2, 3)).sqrt()
-        return z_BKCHW[:, -1] + self.conv_out(h) * self.change_scale, expected_B
+        return past.z[:, -1] + self.conv_out(h) * self.change_scale, expected_B
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
@@ -138,8 +133,8 @@ class ConvPredictor(WindowPredictor):
         z_BKCHW = clip.z_BTCHW[:, :k]
         total, error = clip.z_BTCHW.new_zeros(()), 0.0
         for h in range(unroll):
-            proprio, action = clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k]
-            z_BCHW, expected_B = self.predict(z_BKCHW, proprio, action)
+            past = History.at(clip, h, z_BKCHW)
+            z_BCHW, expected_B = self.predict(past)
             target = clip.z_BTCHW[:, k + h]
             moved = ((target - clip.z_BTCHW[:, k - 1]) / self.change_scale).square().mean(1, keepdim=True) > 0.5
             miss = (z_BCHW - target).square()
@@ -147,5 +142,5 @@ class ConvPredictor(WindowPredictor):
             calibration = ((expected_B + FLOOR).log() - (made_B + FLOOR).log()).square().mean()
             total = total + (miss * (1 + 4 * moved)).mean() + 0.01 * calibration
             error = float(miss.detach().mean())
-            z_BKCHW = torch.cat([z_BKCHW[:, 1:], z_BCHW[:, None]], dim=1)
+            z_BKCHW = past.followed_by(z_BCHW).z
         return total / max(unroll, 1), {"mse": error}

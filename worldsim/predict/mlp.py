@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
-from worldsim.predict.base import WindowPredictor
+from worldsim.predict.base import History, WindowPredictor
 from worldsim.predict.ensemble import MemberMLP
 
 
@@ -84,16 +84,11 @@ class MLPPredictor(WindowPredictor):
         return action_BKE.flatten(1)[None].expand(self.config.members, -1, -1)
 
     def predict(
-        self,
-        z_BKCHW: Tensor,
-        proprio_BKP: Tensor,
-        action_BKE: Tensor,
-        noise: Tensor | None = None,
-        conditions: Conditions | None = None,
+        self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean of the members' next latents [B, D, 1, 1], and their spread [B] in typical changes."""
-        s_BKS = torch.cat([z_BKCHW[..., 0, 0], proprio_BKP], dim=-1)
-        s_MBS = self._next(s_BKS[None].expand(self.config.members, -1, -1, -1), action_BKE)
+        s_BKS = torch.cat([past.z[..., 0, 0], past.proprio], dim=-1)
+        s_MBS = self._next(s_BKS[None].expand(self.config.members, -1, -1, -1), past.action)
         spread = (s_MBS / self.change_S).var(0, correction=0).mean(-1).sqrt()
         return s_MBS.mean(0)[:, : self.config.latent_shape[0], None, None], spread
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
-from worldsim.predict.base import WindowPredictor
+from worldsim.predict.base import History, WindowPredictor
 from worldsim.predict.ensemble import MemberMLP
 from worldsim.tokenizers.layers.tokenizer import ABSENT, POSE, apply_motion
 
@@ -160,27 +160,20 @@ class RigidPredictor(WindowPredictor):
         return moved.unflatten(0, motion.shape[:2]).flatten(2)
 
     def predict(
-        self,
-        z_BKCHW: Tensor,
-        proprio_BKP: Tensor,
-        action_BKE: Tensor,
-        noise: Tensor | None = None,
-        conditions: Conditions | None = None,
+        self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
         """Move every layer by the members' mean motion.
 
         Args:
-            z_BKCHW: [B, K, 4 L, 1, 1] past poses, newest last.
-            proprio_BKP: Unused.
-            action_BKE: [B, K, E] in network units; the last leads to the frame predicted.
+            past: Poses [B, K, 4 L, 1, 1] and actions [B, K, E]; proprioception is unused.
             noise: Unused; this predictor is deterministic.
             conditions: Unused.
 
         Returns:
             Next poses [B, 4 L, 1, 1] and the members' disagreement [B] in image half-widths (root mean square).
         """
-        z_BKLP = z_BKCHW[..., 0, 0].unflatten(-1, (-1, POSE))
-        motion_MBLO = self.motion(z_BKLP[None].expand(self.config.members, -1, -1, -1, -1), action_BKE)
+        z_BKLP = past.z[..., 0, 0].unflatten(-1, (-1, POSE))
+        motion_MBLO = self.motion(z_BKLP[None].expand(self.config.members, -1, -1, -1, -1), past.action)
         moved = apply_motion(z_BKLP[:, -1], motion_MBLO.mean(0), self.config.orders)
         spread = motion_MBLO.var(0, correction=0).sum((1, 2)).sqrt()
         return moved.flatten(1)[..., None, None], spread

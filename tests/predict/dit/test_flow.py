@@ -14,6 +14,7 @@ from tests.predict.squares import SHAPE, squares, train
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
 from worldsim.predict import PREDICTORS
+from worldsim.predict.base import History
 from worldsim.predict.dit.flow import FlowConfig, FlowPredictor, euler, interpolate, sample_times, shift_time, time_grid
 from worldsim.storage import load_folder, load_weights
 
@@ -35,9 +36,9 @@ def predictor() -> FlowPredictor:
     return made.eval().requires_grad_(False)
 
 
-def inputs(batch: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(batch: int = 3) -> tuple[History, Tensor]:
     clip = squares(batch, 3, seed=5)
-    return clip.z_BTCHW[:, :2], clip.proprio_BTP[:, :2], clip.action_BTA[:, :2], noise(batch, *SHAPE)
+    return History.at(clip, 0, clip.z_BTCHW[:, :2]), noise(batch, *SHAPE)
 
 
 # Paths, timesteps and the sampler
@@ -103,9 +104,9 @@ def test_untrained_it_makes_the_best_guess_that_needs_no_network() -> None:
     """For data of unit variance, E[v | x_t] = (2 t - 1) x_t / (t^2 + (1 - t)^2)."""
     torch.manual_seed(0)
     predictor = FlowPredictor(CONFIG)
-    z, proprio, action, x = inputs()
+    past, x = inputs()
     t = torch.tensor([0.1, 0.6, 1.0])
-    history, condition = predictor.context(z, proprio, action)
+    history, condition = predictor.context(past)
     v = predictor.velocity(x, t, history, condition)
     factor = ((2 * t - 1) / (t**2 + (1 - t) ** 2))[:, None, None, None]
     assert torch.allclose(v, factor * x, atol=1e-6)
@@ -116,46 +117,45 @@ def test_untrained_it_makes_the_best_guess_that_needs_no_network() -> None:
 
 
 def test_what_the_network_is_given(predictor: FlowPredictor) -> None:
-    z, proprio, action, _ = inputs()
-    history, condition = predictor.context(z, proprio, action)
+    past, _ = inputs()
+    history, condition = predictor.context(past)
     assert history.shape == (3, 5, 2, 8, 8) and bool((history[:, 4] == 1).all())
-    assert torch.allclose(history[:, :4, 1] * predictor.latent_scale + predictor.latent_mean, z[:, 1], atol=1e-6)
+    assert torch.allclose(history[:, :4, 1] * predictor.latent_scale + predictor.latent_mean, past.z[:, 1], atol=1e-6)
     assert condition.shape == (3, 3, 4)
     assert condition[:, 0, :2].abs().max() == 0  # nothing led to the oldest frame
-    assert torch.equal(condition[:, 1:, :2], action)
+    assert torch.equal(condition[:, 1:, :2], past.action)
     assert torch.equal(condition[:, 2, 2:], condition[:, 1, 2:])  # the frame to be drawn: the last that is known
 
 
 def test_an_episode_is_the_same_alone_and_in_a_batch(predictor: FlowPredictor) -> None:
-    z, proprio, action, e = inputs(5)
-    together, spread = predictor.predict(z, proprio, action, e)
-    alone, one = predictor.predict(z[3:4], proprio[3:4], action[3:4], e[3:4])
+    past, e = inputs(5)
+    together, spread = predictor.predict(past, e)
+    alone, one = predictor.predict(past.rows([3]), e[3:4])
     assert torch.allclose(together[3:4], alone, atol=1e-5) and torch.allclose(spread[3:4], one, atol=1e-5)
     assert together.shape == (5, *SHAPE) and spread.shape == (5,) and bool((spread > 0).all())
 
 
 def test_noise_action_history_and_proprioception_all_matter(predictor: FlowPredictor) -> None:
-    z, proprio, action, e = inputs()
-    y = predictor.predict(z, proprio, action, e)[0]
-    assert torch.equal(predictor.predict(z, proprio, action, e)[0], y)
+    past, e = inputs()
+    y = predictor.predict(past, e)[0]
+    assert torch.equal(predictor.predict(past, e)[0], y)
     keyed = normal(torch.tensor([1, 2, 3]), 0, SHAPE)
-    older = torch.cat([z[:, :1] + 1, z[:, 1:]], dim=1)
-    for other in (
-        predictor.predict(z, proprio, action, keyed)[0],
-        predictor.predict(z, proprio, action.flip(0), e)[0],
-        predictor.predict(z, proprio + 1, action, e)[0],
-        predictor.predict(older, proprio, action, e)[0],
+    for other, drawn in (
+        (past, keyed),
+        (dataclasses.replace(past, action=past.action.flip(0)), e),
+        (dataclasses.replace(past, proprio=past.proprio + 1), e),
+        (dataclasses.replace(past, z=torch.cat([past.z[:, :1] + 1, past.z[:, 1:]], dim=1)), e),
     ):
-        assert (other - y).abs().max() > 1e-3
+        assert (predictor.predict(other, drawn)[0] - y).abs().max() > 1e-3
 
 
 def test_one_step_has_no_spread_and_more_steps_walk_further(predictor: FlowPredictor) -> None:
-    z, proprio, action, e = inputs()
+    past, e = inputs()
     single = copy.deepcopy(predictor)
     single.config = dataclasses.replace(CONFIG, steps=1)
-    y, spread = single.predict(z, proprio, action, e)
+    y, spread = single.predict(past, e)
     assert spread.abs().max() == 0
-    assert not torch.allclose(predictor.predict(z, proprio, action, e)[0], y, atol=1e-3)
+    assert not torch.allclose(predictor.predict(past, e)[0], y, atol=1e-3)
 
 
 def test_training_lowers_the_loss() -> None:
@@ -211,16 +211,18 @@ def test_folders_are_read_strictly(predictor: FlowPredictor, tmp_path) -> None:
 def test_double_precision_runs(predictor: FlowPredictor) -> None:
     single = predictor.predict(*inputs())[0]
     net = predictor.double()
-    double = net.predict(*(x.double() for x in inputs()))[0]
+    past, e = inputs()
+    past = History(z=past.z.double(), proprio=past.proprio.double(), action=past.action.double())
+    double = net.predict(past, e.double())[0]
     assert torch.allclose(single.double(), double, atol=1e-3)
 
 
 def test_misuse_is_refused(predictor: FlowPredictor) -> None:
-    z, proprio, action, e = inputs()
+    past, e = inputs()
     with pytest.raises(InvalidInputError, match=r"draws from noise .* got None"):
-        predictor.predict(z, proprio, action, None)[0]
+        predictor.predict(past, None)[0]
     with pytest.raises(InvalidInputError, match="got"):
-        predictor.predict(z, proprio, action, e[:2])[0]
+        predictor.predict(past, e[:2])[0]
     with pytest.raises(InvalidInputError, match="no multiple of patch=2"):
         FlowPredictor(dataclasses.replace(CONFIG, latent_shape=(8, 1, 1)))
     with pytest.raises(InvalidInputError, match="steps=0"):
@@ -234,7 +236,7 @@ def test_golden_values() -> None:
     z = (torch.arange(2 * 4 * 64).view(1, 2, *SHAPE) * 0.3).sin()
     e = (torch.arange(4 * 64).view(1, *SHAPE) * 0.5).cos()
     body, action = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), torch.tensor([[[-0.5, 0.4], [0.2, 0.9]]])
-    y, spread = predictor.predict(z, body, action, e)
+    y, spread = predictor.predict(History(z=z, proprio=body, action=action), e)
     assert y[0, :, 3, 4].tolist() == pytest.approx(GOLDEN, abs=2e-3)
     assert float(spread) == pytest.approx(GOLDEN_SPREAD, rel=1e-2)
 

@@ -23,7 +23,7 @@ from worldsim.conditions import Conditions
 from worldsim.core import TASK
 from worldsim.data.windows import Clip
 from worldsim.errors import InvalidInputError
-from worldsim.predict.base import WindowPredictor
+from worldsim.predict.base import History, WindowPredictor
 from worldsim.predict.dit.blocks import init_linear
 from worldsim.predict.dit.network import DiffusionTransformer, DiffusionTransformerConfig
 
@@ -254,28 +254,23 @@ class FlowPredictor(WindowPredictor):
         v_BCHW: Tensor = (2 * t - 1) / spread * x_BCHW + out_BCHW / spread.sqrt()
         return v_BCHW
 
-    def context(self, z_BKCHW: Tensor, proprio_BKP: Tensor, action_BKE: Tensor) -> tuple[Tensor, Tensor]:
+    def context(self, past: History) -> tuple[Tensor, Tensor]:
         """What the network is given: history frames [B, C + 1, K, H, W], and each frame's action and proprioception [B, F, A + P].
 
         A frame's action is the one that led to it: none for the oldest frame. The frame to be drawn carries the last known
         proprioception.
         """
-        z_BCKHW = ((z_BKCHW - self.latent_mean) / self.latent_scale).transpose(1, 2)
+        z_BCKHW = ((past.z - self.latent_mean) / self.latent_scale).transpose(1, 2)
         history = torch.cat([z_BCKHW, torch.ones_like(z_BCKHW[:, :1])], dim=1)
-        body_BKP = (proprio_BKP - self.proprio_mean_P) / self.proprio_scale_P
+        body_BKP = (past.proprio - self.proprio_mean_P) / self.proprio_scale_P
         body_BFP = torch.cat([body_BKP, body_BKP[:, -1:]], dim=1)
-        led_BFA = torch.cat([torch.zeros_like(action_BKE[:, :1]), action_BKE], dim=1)
+        led_BFA = torch.cat([torch.zeros_like(past.action[:, :1]), past.action], dim=1)
         return history, torch.cat([led_BFA, body_BFP], dim=-1)
 
     def predict(
-        self,
-        z_BKCHW: Tensor,
-        proprio_BKP: Tensor,
-        action_BKE: Tensor,
-        noise: Tensor | None = None,
-        conditions: Conditions | None = None,
+        self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw the next latent; arguments as `worldsim.predict.base.Predictor`.
+        """Draw the next latent; arguments as `WindowPredictor.predict`.
 
         Returns:
             Next latent [B, C, H, W], and how far the first sampler step's aim was from where the last one ended, root mean square in units of
@@ -284,10 +279,10 @@ class FlowPredictor(WindowPredictor):
         Raises:
             InvalidInputError: No noise, or noise of another shape.
         """
-        if noise is None or noise.shape != z_BKCHW[:, -1].shape:
+        if noise is None or noise.shape != past.z[:, -1].shape:
             given = None if noise is None else tuple(noise.shape)
             raise InvalidInputError(f"This predictor draws from noise [B, *{self.noise_shape}]; got {given}.")
-        history, condition = self.context(z_BKCHW, proprio_BKP, action_BKE)
+        history, condition = self.context(past)
         text = self.text_tokens(conditions)
 
         def velocity(x_BCHW: Tensor, time: float) -> Tensor:
@@ -295,7 +290,7 @@ class FlowPredictor(WindowPredictor):
 
         x, aim = euler(velocity, noise, time_grid(self.config.steps, self.config.shift))
         spread_B = (x - aim).square().flatten(1).mean(1).sqrt()
-        return z_BKCHW[:, -1] + x * self.change_scale, spread_B
+        return past.z[:, -1] + x * self.change_scale, spread_B
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
@@ -314,7 +309,7 @@ class FlowPredictor(WindowPredictor):
         text = self.text_tokens(conditions)
         total, figures = z_BKCHW.new_zeros(()), dict[str, float]()
         for h in range(unroll):
-            proprio, action = clip.proprio_BTP[:, h : h + k], clip.action_BTA[:, h : h + k]
+            past = History.at(clip, h, z_BKCHW)
             target = (clip.z_BTCHW[:, k + h] - z_BKCHW[:, -1]) / self.change_scale
             noise = _normal_like(target, generator)
             times = sample_times(
@@ -324,13 +319,13 @@ class FlowPredictor(WindowPredictor):
                 grid_share=self.config.grid_share,
                 generator=generator,
             ).to(target)
-            history, condition = self.context(z_BKCHW, proprio, action)
+            history, condition = self.context(past)
             velocity = self.velocity(interpolate(target, noise, times), times, history, condition, text)
             total = total + (velocity - (noise - target)).square().mean()
             if h + 1 < unroll:
                 with torch.no_grad():
-                    z_BCHW, _ = self.predict(z_BKCHW, proprio, action, _normal_like(target, generator), conditions)
-                z_BKCHW = torch.cat([z_BKCHW[:, 1:], z_BCHW[:, None]], dim=1)
+                    z_BCHW, _ = self.predict(past, _normal_like(target, generator), conditions)
+                z_BKCHW = past.followed_by(z_BCHW).z
                 figures["mse"] = float((z_BCHW - clip.z_BTCHW[:, k + h]).square().mean())
         return total / max(unroll, 1), figures
 
