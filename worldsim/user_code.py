@@ -4,6 +4,7 @@ Only references that the user typed come here. What a run folder, world, policy 
 The working folder is searched last, and only for the modules that were named and for what these import themselves.
 """
 
+import difflib
 import hashlib
 import importlib
 import importlib.abc
@@ -15,7 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from worldsim.errors import InvalidInputError, unknown_name
+from worldsim.errors import InvalidInputError, UnknownNameError
 
 
 def is_code_ref(ref: str) -> bool:
@@ -37,11 +38,21 @@ def import_name(ref: str) -> object:
         Exception: Whatever the module raises when it is imported.
     """
     place, _, name = ref.rpartition(":")
-    module = import_place(place, ref=ref)
-    if not hasattr(module, name):
-        raise unknown_name(f"name in {place}", name, [n for n in vars(module) if not n.startswith("_")])
-    value: object = getattr(module, name)
+    value: object = getattr(_require_name(import_place(place, ref=ref), ref), name)
     return value
+
+
+def _require_name(module: ModuleType, ref: str) -> ModuleType:
+    """Return the module of a reference if it has the name; else list the public names that it defines itself."""
+    place, _, name = ref.rpartition(":")
+    if hasattr(module, name):
+        return module
+    own = (n for n, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+    names = sorted(n for n in {*own, *getattr(module, "__all__", ())} if not n.startswith("_"))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    defined = ", ".join(names) or "no public name"
+    raise UnknownNameError(f"{place} has no {name!r}{hint}; it defines {defined}.")
 
 
 def import_place(place: str, *, ref: str) -> ModuleType:
@@ -61,13 +72,16 @@ def import_place(place: str, *, ref: str) -> ModuleType:
 
 
 def source_file(ref: str) -> Path | None:
-    """The file that defines a reference; None where its module has none. A module is imported to find it.
+    """The file that defines a reference; None where its module has none. A module is imported to find it, a file is not.
 
     Raises:
         InvalidInputError: The module or file does not exist.
+        UnknownNameError: The module has no such name; the closest is named.
     """
     place = ref.rpartition(":")[0]
-    file = _file(place, ref) if place.endswith(".py") else Path(import_place(place, ref=ref).__file__ or "")
+    if place.endswith(".py"):
+        return _file(place, ref)
+    file = Path(_require_name(import_place(place, ref=ref), ref).__file__ or "")
     return file if file.is_file() else None
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def test_a_mistake_is_answered_in_one_clear_line(arguments: tuple[str, ...], wor
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.startswith("worldsim: ") and done.stderr.count("\n") == 1
+    assert re.search(r"[^.?]\.$", done.stderr) and not re.search(r"([^.?]|[.?]\.) See worldsim ", done.stderr)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -95,6 +96,14 @@ def test_missing_modules(module, ref):
     for call in (load_function, policy_digest):
         with pytest.raises(InvalidInputError, match=r"no.such"):
             call(ref)
+
+
+def test_a_name_that_a_module_lacks_is_refused_before_a_run(module):
+    with pytest.raises(
+        UnknownNameError, match=r"my_robot has no 'towads' \(did you mean 'towards'\?\); it defines [^.]*\.$"
+    ) as error:
+        policy_digest(f"{module}:towads")
+    assert not re.search(r"\b(np|PushExpert)\b", str(error.value))
 
 
 def test_module_that_raises_on_import(tmp_path, monkeypatch):

@@ -45,7 +45,8 @@ def main() -> None:
     except WorldsimError as error:
         _fail(str(error))
     except _UsageError as error:
-        _fail(f"{error.format_message()} See {_command_of(error)} --help.")  # type: ignore[attr-defined]
+        text = error.format_message()  # type: ignore[attr-defined]
+        _fail(f"{text if text.endswith(('.', '?')) else text + '.'} See {_command_of(error)} --help.")
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:

@@ -152,7 +152,9 @@ def _plan_arena(arena: Arena, old: Plan | None, num_starts: int, workers: Worker
 
 def _require_survivor(results: Results) -> None:
     """Refuse to rank when no policy is left."""
-    reasons = [f"{results.plan.request.policies[i].name} {c.reason}" for i, c in sorted(results.failures.items())]
-    if len(reasons) == len(results.plan.request.policies):
-        shown = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
-        raise PolicyError(f"Every one of the {len(reasons)} policies crashed, so there is nothing to rank: {shown}.")
+    names = [ref.name for ref in results.plan.request.policies]
+    reasons = [f"{names[i]} {c.reason.rstrip('.')}" for i, c in sorted(results.failures.items())]
+    if len(reasons) == len(names):
+        every = "the only policy" if len(names) == 1 else f"each of the {len(names)} policies"
+        shown = "; ".join(reasons[:5]) + (" ..." if len(reasons) > 5 else ".")
+        raise PolicyError(f"There is nothing to rank, since {every} crashed: {shown}")
