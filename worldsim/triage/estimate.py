@@ -5,9 +5,12 @@ The time comes from a few steps, the gap from the worst case of the binomial dis
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from scipy import special
 
+from worldsim.protocols import Startable
+from worldsim.rollout.wrappers import ShortWorld
 from worldsim.triage.allocate import SequentialHalving, Uniform
 from worldsim.triage.engine.batches import compose
 from worldsim.triage.engine.plan import WORLD, Plan
@@ -17,6 +20,8 @@ from worldsim.triage.engine.workers import Workers
 from worldsim.triage.request import TriageRequest
 
 _STEPS = 8
+_SHOWN = 10
+_ONCE = "once"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,7 @@ class Forecast:
         seconds: Wall-clock time, loading aside.
         episodes: Episodes that each of the finalists will have seen.
         distinct_starts: Different starts among the triage episodes.
+        failing: What policies fail with when they are loaded and act once, by name: they will take no part.
         gap: Difference in success rate that the finalists' episodes put in the right order with the run's confidence,
             between two policies near one half whose outcomes are independent. Shared starts and noise make it smaller.
     """
@@ -41,13 +47,17 @@ class Forecast:
     episodes: int
     distinct_starts: int
     gap: float
+    failing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         time_text = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        shown = [f"{name} {reason.rstrip('.')}" for name, reason in list(self.failing.items())[:_SHOWN]]
+        more = f" and {len(self.failing) - _SHOWN} more" if len(self.failing) > _SHOWN else ""
+        failing = f"\nWill fail: {'; '.join(shown)}{more}." if shown else ""
         return (
             f"{self.policies} policies, at most {self.rollouts} rollouts in {self.batches} batches, about {time_text}. "
             f"Finalists see {self.episodes} episodes from {self.distinct_starts} starts: a gap of "
-            f"{100 * self.gap:.1f} points in success is put in the right order."
+            f"{100 * self.gap:.1f} points in success is put in the right order.{failing}"
         )
 
 
@@ -60,7 +70,8 @@ def forecast(
 ) -> Forecast:
     """Work out what a run will cost.
 
-    Loads the world, the judge and the policies of the first batch, and takes a few steps to learn how fast they are.
+    Loads the world, the judge and every policy, lets each policy act once to see whether it can, and takes a few steps
+    with those of the first batch to learn how fast they are.
 
     Args:
         request: The run.
@@ -72,8 +83,10 @@ def forecast(
         InvalidInputError: The request cannot be met.
     """
     one = dataclasses.replace(request, workers=1)
-    with Workers(one, loaders=Loaders(world=load_world, policy=load_policy, judge=load_judge)) as workers:
+    loaders = Loaders(world=load_world, policy=load_policy, judge=load_judge, arenas={_ONCE: _end_early})
+    with Workers(one, loaders=loaders) as workers:
         plan = Plan(request=request, world=workers.describe(WORLD))
+        failing = _try_once(workers, plan)
         batch_s = _batch_s(workers, plan)
     batches, episodes = _batches(request), _final_episodes(request)
     return Forecast(
@@ -83,8 +96,28 @@ def forecast(
         seconds=batch_s * batches / request.workers,
         episodes=episodes,
         distinct_starts=plan.triage.distinct_starts,
+        failing=failing,
         gap=float(special.ndtri(request.confidence)) * math.sqrt(0.5 / max(episodes, 1)),
     )
+
+
+def _end_early(world: Startable) -> Startable:
+    """The same world with episodes of one step."""
+    return ShortWorld(world, horizon=world.spec.actions_per_step)
+
+
+def _try_once(workers: Workers, plan: Plan) -> dict[str, str]:
+    """Load every policy and let it act once: why those that fail do, by name."""
+    request = plan.request
+    batches = compose(
+        [(policy, 0) for policy in range(len(request.policies))],
+        scope=dataclasses.replace(scope_of(plan), kind=_ONCE),
+        block=plan.triage,
+        width=request.width,
+        policies_per_batch=request.policies_per_batch,
+    )
+    crashes = {crash.policy: crash.reason for result in workers.run(batches) for crash in result.crashes}
+    return {request.policies[policy].name: reason for policy, reason in sorted(crashes.items())}
 
 
 def _batches(request: TriageRequest) -> int:

@@ -1,11 +1,12 @@
-"""A world and a judge that take their time by a clock of their own; for other processes."""
+"""A world and a judge that take their time by a clock of their own, and policies with faults; for other processes."""
 
 import dataclasses
 
 import torch
 
-from benchmarks.toy import ToyWorld
+from benchmarks.toy import ToyWorld, load_toy
 from worldsim.core import Verdict
+from worldsim.policies.function import FunctionPolicy
 from worldsim.triage.engine import rollouts
 
 
@@ -49,3 +50,12 @@ class SlowJudge:
         CLOCK.now += 60
         done = rollout.success[:, -1]
         return Verdict(success=done, progress=done, abstain=done > 2, failed_at=torch.full((len(done),), -1))
+
+
+def load_faulty(ref):
+    """Toys, of which one needs a camera that is not there and one does not load."""
+    if ref.name == "toy-001":
+        return FunctionPolicy(lambda seen: seen["observation.images.wrist"], needs=["observation.images.wrist"])
+    if ref.name == "toy-005":
+        raise ValueError("bad weights.")
+    return load_toy(ref)
