@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import torch
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+from worldsim.worlds import world_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,28 @@ def test_a_failure_while_writing_leaves_the_old_folder(tmp_path: Path) -> None:
         (staging / "config.json").write_text("{}")
         raise RuntimeError("halfway")
     assert storage.load_folder(tmp_path / "f", kind="thing")[0] == {"a": 1}
+
+
+def test_digests_of_unchanged_files_are_computed_once() -> None:
+    world = world_folder("push_state")
+    first = storage.folder_digest(world)
+    read = read_bytes()
+    assert storage.folder_digest(world) == first
+    storage.read_manifest(world, kind="state_world")
+    assert read_bytes() - read < (world / "model.safetensors").stat().st_size
+
+
+def read_bytes() -> int:
+    """Bytes that this process has read."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_file_that_has_just_changed_is_read_again_whatever_its_times(tmp_path: Path) -> None:
+    path, same = tmp_path / "x.bin", (10**18, 10**18)
+    for number in range(300):
+        path.write_bytes(b"%9d" % number)
+        os.utime(path, ns=same)
+        assert storage.digest_file(path) == storage.digest_bytes(b"%9d" % number)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "x.bin"])

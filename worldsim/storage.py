@@ -4,10 +4,12 @@ A folder is committed as a unit: it is built beside its final place, fsynced, an
 file) last.
 """
 
+import functools
 import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +30,7 @@ CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
 MAX_JSON_BYTES = 256 * 2**20
 MAX_CONFIG_SIZE = 2**20
 """No size in the config of a model folder is larger: it is refused before anything is allocated for it."""
+_SETTLED_NS = 2 * 10**9  # a file that was changed later than this before may change again within one tick of its clock
 _QUANTITIES = frozenset({"low", "high", "idle", "start"})  # of an action spec, which checks them; they are no sizes
 
 
@@ -37,7 +40,16 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal; of one that has not changed since, it is computed once per process."""
+    found = path.stat()
+    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    settled = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS
+    return (_digest_once if settled else _digest_once.__wrapped__)(path.absolute(), identity)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _digest_once(path: Path, identity: tuple[int, ...]) -> str:
+    """The sha256 of a file; a file of another identity is another one."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
