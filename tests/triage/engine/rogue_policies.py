@@ -100,6 +100,31 @@ def write_into_the_pipe(action):
     return action
 
 
+def write_half_a_message(action):
+    for handle in range(3, 64):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(handle).st_mode):
+                os.write(handle, struct.pack("!i", 60000) + b"x")
+    return action
+
+
+def write_half_a_message_and_hang(action):
+    write_half_a_message(action)
+    hang_whatever_happens(action)
+
+
+def print_escapes(action):
+    sys.stdout.write("\x1b[31mred\x1b[0m\n")
+    os.write(2, b"\xff and \x1b]0;title\x07")
+    return action
+
+
+def print_endlessly(action):
+    for _ in range(100):
+        os.write(1, b"y" * 65536)
+    return action
+
+
 def patch_torch(action):
     torch.Tensor.isfinite = lambda tensor: 1 / 0  # what the world calls next raises
     return action
@@ -122,6 +147,10 @@ FAULTS = {
         change_settings,
         patch_torch,
         write_into_the_pipe,
+        write_half_a_message,
+        write_half_a_message_and_hang,
+        print_escapes,
+        print_endlessly,
     )
 }
 FAULTS |= {

@@ -121,10 +121,28 @@ def test_a_policy_that_breaks_torch_in_a_process_of_its_own_is_reported_alone(he
     assert_untouched(ends, healthy, rogue_count=1)
 
 
-def test_a_policy_that_writes_into_its_workers_pipe_is_reported_alone(healthy):
-    ends, crashes = work(refs_with("write_into_the_pipe", isolated=True))
+def test_a_policy_that_breaks_torch_in_a_shared_process_is_reported_alone(healthy):
+    ends, crashes = work(refs_with("patch_torch"))
+    reason = "the world failed in its process after it had run (ZeroDivisionError: division by zero)"
+    assert {policy: crash.reason for policy, crash in crashes.items()} == {1: reason}
+    assert_untouched(ends, healthy, rogue_count=1)
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("deed", ["write_into_the_pipe", "write_half_a_message", "write_half_a_message_and_hang"])
+def test_a_policy_that_writes_into_its_workers_pipe_is_reported_alone(healthy, deed, isolated):
+    ends, crashes = work(refs_with(deed, isolated=isolated), timeout_s=5.0)
     assert list(crashes) == [1] and "its process died" in crashes[1].reason
     assert_untouched(ends, healthy, rogue_count=1)
+
+
+def test_what_workers_print_is_shown_without_control_characters(healthy, capsys):
+    ends, crashes = work(refs_with("print_escapes", "print_endlessly"))
+    shown = capsys.readouterr()
+    assert not crashes and not shown.out
+    assert "\ufffd[31mred\ufffd[0m\n" in shown.err and "\ufffd and \ufffd]0;title\ufffd" in shown.err
+    assert "the rest is not shown" in shown.err and 2**15 < shown.err.count("y") <= 2**16
+    assert_untouched(ends, healthy, rogue_count=2)
 
 
 def test_a_world_that_raises_before_an_isolated_policy_has_run_is_not_blamed_on_it():

@@ -22,11 +22,21 @@ import torch
 
 from worldsim.errors import InvalidInputError
 from worldsim.triage.engine.batches import Batch, Crash
-from worldsim.triage.engine.rollouts import Board, Loaders, Rollouts
+from worldsim.triage.engine.channel import (
+    Board,
+    BrokenChannelError,
+    Inbox,
+    Pipe,
+    divert_output,
+    draw_token,
+    relay_output,
+    send_answer,
+)
+from worldsim.triage.engine.rollouts import Loaders, Rollouts
 from worldsim.triage.request import TriageRequest
 
-Pipe = connection.Connection
 _GRACE_S = 5.0
+_LAST_WORDS_S = 0.5  # a child that has left the worker's group may keep its output open
 _START_TRIES = 5
 _TOP_LEVEL = (
     "Policies run in processes of their own, so loaders of worlds, policies and judges must be functions or dataclasses at "
@@ -98,7 +108,7 @@ class WorkerProcess:
         """
         self.owner = owner
         self.job: Job | None = None
-        self._process, self._pipe, self.board = _start(request, loaders)
+        self._process, self._pipe, self._inbox, self._relay, self.board = _start(request, loaders)
         self._orphaned = False
 
     def send(self, job: Job, lost: dict[int, Crash]) -> None:
@@ -117,11 +127,11 @@ class WorkerProcess:
     def answer(self) -> Done | Refusal | Gone | None:
         """Return what has come back, if anything has."""
         try:
-            if self._pipe.poll():
-                answer: Done | Refusal = self._pipe.recv()
-                return answer if isinstance(answer, Done | Refusal) else Gone()
-        except Exception:  # the pipe has closed, or a policy has written into it, and unpickling raises almost anything
+            answer = self._inbox.receive()
+        except BrokenChannelError:  # it has closed, or a policy has written into it
             return Gone()
+        if answer is not None:
+            return answer if isinstance(answer, Done | Refusal) else Gone()
         if self._process.exitcode is None:
             return None
         self._orphaned = _exists(self._process.pid)  # the fork server has died; the worker itself goes on
@@ -150,6 +160,7 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         self._process.join(_GRACE_S)
+        self._relay.join(_LAST_WORDS_S)
         self._pipe.close()
         return exitcode if exitcode is not None else self._process.exitcode
 
@@ -162,29 +173,32 @@ def _exists(pid: int | None) -> bool:
     return True
 
 
-def _start(request: TriageRequest, loaders: Loaders) -> tuple[Any, Pipe, Board]:
+def _start(request: TriageRequest, loaders: Loaders) -> tuple[Any, Pipe, Inbox, threading.Thread, Board]:
     """Start a worker; a fork server that has died is started again."""
     context = _context()
     for attempt in range(_START_TRIES):
         cells = context.RawArray(ctypes.c_double, Board.SIZE)
-        board = Board(cells)
+        board, token = Board(cells), draw_token()
         board.clear()
-        pipe, far = context.Pipe()
-        process = context.Process(target=_serve, args=(far, cells), daemon=True)
+        (pipe, far), (printed, output) = context.Pipe(), context.Pipe(duplex=False)
+        process = context.Process(target=_serve, args=(far, output, token, cells), daemon=True)
         try:
             process.start()
         except (OSError, EOFError) as error:
             pipe.close()
+            printed.close()
             if attempt == _START_TRIES - 1:
                 raise InvalidInputError(
                     f"A worker process could not be started: {error}. Close other programs, or ask for fewer workers."
                 ) from error
             time.sleep(0.1 * 2**attempt)
         else:
+            relay = relay_output(printed)
             _hand_over(request, loaders, pipe, process)
-            return process, pipe, board
+            return process, pipe, Inbox(pipe, token), relay, board
         finally:
             far.close()
+            output.close()
     raise AssertionError
 
 
@@ -210,11 +224,12 @@ def _context() -> ForkServerContext | SpawnContext:
     return context
 
 
-def _serve(pipe: Pipe, cells: Any) -> None:
+def _serve(pipe: Pipe, output: Pipe, token: bytes, cells: Any) -> None:
     """The worker's end: do what comes through the pipe until it closes."""
     with contextlib.suppress(OSError):
         os.setsid()  # policies that fork are ended with their worker; Ctrl-C is the parent's to hear
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    divert_output(output)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     board, process = Board(cells), os.getpid()
@@ -234,7 +249,7 @@ def _serve(pipe: Pipe, cells: Any) -> None:
             os._exit(1)
         board.set_memory_left(_memory_left())
         try:
-            pipe.send(answer)
+            send_answer(pipe, token, answer)
         except OSError:
             return
 

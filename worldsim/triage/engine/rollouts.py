@@ -26,6 +26,7 @@ from worldsim.rollout.loop import Detail
 from worldsim.rollout.wrappers import ShortWorld
 from worldsim.text import printable
 from worldsim.triage.engine.batches import Batch, BatchResult, Crash, RolloutResult, crash_of
+from worldsim.triage.engine.channel import Board
 from worldsim.triage.engine.plan import WORLD, Description
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.video import Frames
@@ -53,59 +54,6 @@ class Loaders:
     policy: PolicyLoader
     arenas: Mapping[str, ArenaLoader] = dataclasses.field(default_factory=dict)
     judge: JudgeLoader | None = None
-
-
-class Board:
-    """What a worker does, in shared doubles: running policy, since when, world loaded, memory left, any policy has run."""
-
-    SIZE = 5
-
-    def __init__(self, cells: Any) -> None:
-        """Wrap the cells; a parent begins them with `clear`."""
-        self._cells = cells
-
-    def clear(self) -> None:
-        """No policy runs, no world is loaded, and the memory is free."""
-        self._cells[:] = [-1.0, 0.0, 0.0, 1.0, 0.0]
-
-    def enter(self, policy: int) -> None:
-        """The policy of this index runs now."""
-        self._cells[1] = time.monotonic()
-        self._cells[4] = 1.0
-        self._cells[0] = policy
-
-    def leave(self) -> None:
-        """It has come back."""
-        self._cells[0] = -1.0
-
-    def set_loaded(self) -> None:
-        """The worlds needed so far are loaded."""
-        self._cells[2] = 1.0
-
-    def set_memory_left(self, share: float) -> None:
-        """So much of the memory was free after the last work, in 0..1."""
-        self._cells[3] = share
-
-    @property
-    def memory_left(self) -> float:
-        """Share of the machine's or the device's memory that was free after the worker's last work, the smaller one."""
-        return float(self._cells[3])
-
-    @property
-    def loaded(self) -> bool:
-        """Whether a world has been loaded."""
-        return bool(self._cells[2])
-
-    @property
-    def has_run(self) -> bool:
-        """Whether any policy has been called."""
-        return bool(self._cells[4])
-
-    @property
-    def acting(self) -> tuple[int, float] | None:
-        """Which policy runs, and for how many seconds; None if none does."""
-        policy, since = self._cells[0], self._cells[1]
-        return None if policy < 0 else (int(policy), time.monotonic() - since)
 
 
 @dataclasses.dataclass(frozen=True)

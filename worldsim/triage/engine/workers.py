@@ -42,6 +42,8 @@ class Workers:
         self._waiting: deque[Job] = deque()
         self._lost: dict[int, Crash] = {}
         self._suspects: set[int] = set()
+        self._refusals: list[tuple[str, str]] = []
+        self._came_through = False
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +100,7 @@ class Workers:
                     continue
                 job = worker.take_job()
                 if isinstance(answer, Done):
+                    self._came_through |= bool(job.policies)
                     yield answer.value
                 elif isinstance(answer, Refusal):
                     yield from self._refuse(worker, job, answer)
@@ -178,12 +181,26 @@ class Workers:
             )
 
     def _refuse(self, worker: WorkerProcess, job: Job, refusal: Refusal) -> Iterator[BatchResult]:
-        """Raise a worker's error, unless the policy that alone ran in that process may have broken what others need."""
-        error = _error_from(refusal)
-        if isinstance(error, WorldsimError) or worker.owner is None or not worker.board.has_run:
-            raise error
+        """Raise a worker's error, unless a policy that ran in that process may have broken what others need.
+
+        The work is then done again, each policy in a new process of its own, and a policy that meets the error there
+        is reported; where nothing has come through and several meet the same error, it is the world's or the judge's.
+        """
+        if not worker.board.has_run:
+            raise _error_from(refusal)
         self._workers.remove(worker)
         worker.kill()
+        if worker.owner is None:
+            if job.deaths + 1 == _MAX_DEATHS:
+                raise _error_from(refusal)
+            self._end([other for other in self._workers if other.job is None and other.board.has_run])
+            self._suspects.update(job.policies)
+            self._waiting.appendleft(dataclasses.replace(job, deaths=job.deaths + 1))
+            return
+        self._refusals.append((refusal.kind, refusal.message))
+        same = self._refusals.count(self._refusals[-1])
+        if not self._came_through and same >= min(_MAX_DEATHS, len(self._request.policies)) > 1:
+            raise _error_from(refusal)
         what = f"{refusal.kind}: {printable(shorten(refusal.message, width=200))}"
         yield from self._report(worker.owner, job, f"the world failed in its process after it had run ({what})")
 
