@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim import storage
-from worldsim.optimize import Watch
+from worldsim.progress import Progress, silent
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.reason.train.items import ItemsConfig
 from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
@@ -74,11 +74,11 @@ class Runs:
         )
 
 
-def manifest(config: TrainReasonSft | TrainReasonGrpo, *, watch: Watch | None = None) -> dict[str, Any]:
+def manifest(config: TrainReasonSft | TrainReasonGrpo, *, progress: Progress = silent) -> dict[str, Any]:
     """What a training came to; it is done now if it was not."""
     if isinstance(config, TrainReasonSft):
-        folder = train_reason_sft(config, watch=watch)
+        folder = train_reason_sft(config, progress=progress)
     else:
-        folder = train_reason_grpo(config, watch=watch)
+        folder = train_reason_grpo(config, progress=progress)
     found: dict[str, Any] = storage.read_json(folder / storage.MANIFEST)
     return found

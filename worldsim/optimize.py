@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.errors import StorageError, TrainingError
+from worldsim.progress import Progress, silent
 
 LossAt = Callable[[int], tuple[Tensor, dict[str, float]]]
-Watch = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with (stage, step, steps, metrics) now and then, for progress bars."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class Schedule:
 
 
 def fit(
-    model: nn.Module, loss_at: LossAt, schedule: Schedule, *, folder: Path, stage: str, watch: Watch | None = None
+    model: nn.Module, loss_at: LossAt, schedule: Schedule, *, folder: Path, stage: str, progress: Progress = silent
 ) -> float:
     """Train `model` in place, continuing from `folder` where a checkpoint lies.
 
@@ -60,7 +59,7 @@ def fit(
         schedule: Steps, batch and learning rate.
         folder: Where the checkpoint and `metrics.jsonl` are kept.
         stage: Name for logs.
-        watch: Progress callback.
+        progress: Called as it advances.
 
     Returns:
         Core-seconds spent in all, earlier runs included.
@@ -92,8 +91,7 @@ def fit(
         if last or step % 50 == 0:
             values = {"loss": float(loss.detach()), **metrics}
             _log(folder, stage, step, values)
-            if watch is not None:
-                watch(stage, step, schedule.steps, values)
+            progress(stage, step, schedule.steps, values)
         if last or time.monotonic() - saved > schedule.save_every_s:
             _save(model, parameters, optimizer, folder / "checkpoint", step, spent + time.process_time() - started)
             saved = time.monotonic()

@@ -47,5 +47,5 @@ def train(
     with progress_bars() as progress:
         from worldsim.train.config import run
 
-        made = run(what, config, watch=progress)
+        made = run(what, config, progress=progress)
     say(f"Wrote {made}")

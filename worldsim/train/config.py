@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.optimize import Watch
+from worldsim.progress import Progress, silent
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
 from worldsim.train.recipes.policy import TrainPolicy, train_policy
@@ -36,9 +36,9 @@ RECIPES = {
 }
 
 
-def run(what: str, config: Any, *, watch: Watch | None = None) -> Path:
+def run(what: str, config: Any, *, progress: Progress = silent) -> Path:
     """Run a recipe."""
-    return RECIPES[what].make(config, watch=watch)
+    return RECIPES[what].make(config, progress=progress)
 
 
 _MISSING = "???"

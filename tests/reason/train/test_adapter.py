@@ -87,9 +87,9 @@ def test_an_adapters_run_goes_on_where_it_was_killed(data, start, tmp_path):
     full = grpo_video(data, start, tmp_path / "full")
     torch.manual_seed(99)  # nothing may hang on what the generator did before
     with pytest.raises(Killed):
-        grpo_video(data, start, tmp_path / "run", watch=killer(3))
+        grpo_video(data, start, tmp_path / "run", progress=killer(3))
     reported = []
-    again = grpo_video(data, start, tmp_path / "run", watch=lambda stage, step, *rest: reported.append(step))
+    again = grpo_video(data, start, tmp_path / "run", progress=lambda stage, step, *rest: reported.append(step))
     assert min(reported) == 3, "the steps before the checkpoint are not taken again"
     first, second = weights(full), weights(again)
     assert all(torch.equal(first[k], second[k]) for k in first)

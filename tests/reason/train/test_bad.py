@@ -55,7 +55,9 @@ def test_a_reward_that_raises_on_the_way_is_named_and_can_be_repaired(start, tmp
     assert [p.parent.name for p in (tmp_path / "run/checkpoints").glob(f"*/{SPENT}")] != []
     reported = []
     watch = lambda stage, step, *rest: reported.append(step)  # noqa: E731
-    assert train_reason_grpo(config, items=asked, rewards={"own": variety}, watch=watch).exists() and min(reported) == 3
+    assert (
+        train_reason_grpo(config, items=asked, rewards={"own": variety}, progress=watch).exists() and min(reported) == 3
+    )
 
 
 def test_a_clip_that_goes_bad_on_the_way_is_named_and_nothing_is_lost(films, tmp_path):
@@ -76,12 +78,12 @@ def test_a_clip_that_goes_bad_on_the_way_is_named_and_nothing_is_lost(films, tmp
     config = recipe("mine", tmp_path / "run", warm=Schedule(steps=0), steps=4, save_every=1, evaluate_every=2)
     config = dataclasses.replace(config, items=FEW, shown="video")
     with pytest.raises(StorageError, match=r"films/\d\d\.mp4 cannot be read as a video"):
-        train_reason_sft(config, items=asked, watch=watch)
+        train_reason_sft(config, items=asked, progress=watch)
     assert list((tmp_path / "run/checkpoints").glob(f"*/{SPENT}"))
     for path, content in contents.items():
         path.write_bytes(content)
     reported = []
-    assert train_reason_sft(config, items=asked, watch=lambda stage, step, *rest: reported.append(step)).exists()
+    assert train_reason_sft(config, items=asked, progress=lambda stage, step, *rest: reported.append(step)).exists()
     assert min(reported) == 4
 
 

@@ -84,7 +84,7 @@ def test_the_metrics_tell_tasks_and_kinds_apart(folder):
 
 def test_a_killed_run_ends_with_the_same_weights(folder, data, start, tmp_path):
     with pytest.raises(Killed):
-        train_reason_grpo(task(data, start, tmp_path / "run"), watch=killer(4), rewards=OWN)
+        train_reason_grpo(task(data, start, tmp_path / "run"), progress=killer(4), rewards=OWN)
     again = train_reason_grpo(task(data, start, tmp_path / "run"), rewards=OWN)
     first, second = weights(folder), weights(again)
     assert all(torch.equal(first[k], second[k]) for k in first)

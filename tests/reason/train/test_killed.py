@@ -37,7 +37,7 @@ def child(name, values, **options):
     return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 sft, grpo = (json.loads(text) for text in sys.argv[1:])
-print(child("reason-sft", sft, watch=between_steps))
+print(child("reason-sft", sft, progress=between_steps))
 storage.write_json = in_a_checkpoint
 print(child("reason-grpo", grpo))
 """
@@ -67,7 +67,7 @@ def test_what_kill_9_leaves_ends_with_the_same_weights(tmp_path):
         seen = []
         full = RECIPES[name].make(config)
         again = RECIPES[name].make(
-            split_policies[name], watch=lambda stage, step, *rest, seen=seen: seen.append((stage, step))
+            split_policies[name], progress=lambda stage, step, *rest, seen=seen: seen.append((stage, step))
         )
         assert min(step for stage, step in seen if stage == name) > 2, "what was done is not done again"
         first, second = weights(full), weights(again)

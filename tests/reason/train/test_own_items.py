@@ -150,7 +150,7 @@ def test_a_folder_belongs_to_the_items_it_was_begun_with(start, tmp_path):
     half = recipe("mine", tmp_path / "half", warm=Schedule(steps=0), steps=3, save_every=1, evaluate_every=0)
     half = dataclasses.replace(half, items=config.items)
     with pytest.raises(Killed):
-        train_reason_sft(half, items=Patchy(), watch=killer(2))
+        train_reason_sft(half, items=Patchy(), progress=killer(2))
     with pytest.raises(InvalidInputError, match="another request.*items"):
         train_reason_sft(half, items=[item(n, task="half") for n in range(20)])
     with pytest.raises(InvalidInputError, match="another request.*config"):

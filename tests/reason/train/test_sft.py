@@ -110,7 +110,7 @@ def test_all_parts_of_the_model_are_trained(folder, data):
 def test_a_killed_run_ends_with_the_same_weights(folder, data, tmp_path):
     same = {"tower": "train", "keep": (2, 4)}
     with pytest.raises(Killed):
-        train_reason_sft(recipe(data, tmp_path / "run", **same), watch=killer(4))
+        train_reason_sft(recipe(data, tmp_path / "run", **same), progress=killer(4))
     assert not (tmp_path / "run/model").exists()
     half = tmp_path / "run/checkpoints/checkpoint-3"
     half.mkdir()  # as a kill leaves it while it is written

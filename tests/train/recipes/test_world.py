@@ -66,7 +66,7 @@ def test_a_killed_training_ends_with_the_same_weights(data: Path, folder: Path, 
             raise Killed
 
     with pytest.raises(Killed):
-        train_world(config, watch=kill)
+        train_world(config, progress=kill)
     again = load_world(train_world(config)).state_dict()
     uninterrupted = load_world(folder).state_dict()
     assert all(torch.equal(again[k], uninterrupted[k]) for k in uninterrupted)
@@ -80,7 +80,7 @@ def test_another_request_does_not_continue_a_begun_one(data: Path, tmp_path: Pat
         raise Killed
 
     with pytest.raises(Killed):
-        train_world(config, watch=kill)
+        train_world(config, progress=kill)
     with pytest.raises(InvalidInputError, match="another request.*config"):
         train_world(dataclasses.replace(config, seed=1))
 

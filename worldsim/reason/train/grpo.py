@@ -20,7 +20,7 @@ from torch import Tensor
 from worldsim import storage
 from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, MissingExtraError, missing_extra, unknown_name
-from worldsim.optimize import Watch
+from worldsim.progress import Progress, silent
 from worldsim.reason.items.item import Item
 from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, check_frame_mode, freeze_tower, trl_arguments
 from worldsim.reason.train.items import ItemsConfig, TrainingItems, open_task_items, split_items
@@ -128,7 +128,7 @@ class TrainReasonGrpo:
 def train_reason_grpo(
     config: TrainReasonGrpo,
     *,
-    watch: Watch | None = None,
+    progress: Progress = silent,
     rewards: Mapping[str, Reward] | None = None,
     items: Sequence[Item] | None = None,
 ) -> Path:
@@ -136,7 +136,7 @@ def train_reason_grpo(
 
     Args:
         config: What to do.
-        watch: Progress callback.
+        progress: Called as it advances.
         rewards: Further rewards by name, with weight 1 each; called as TRL does, with the columns answer,
             task, group, number, row and item.
         items: Items of one's own instead of tasks about `data`, for example `worldsim.reason.items.own_clips.ClipItems`. A share
@@ -166,7 +166,7 @@ def train_reason_grpo(
             stage="reason-grpo",
             items=data.held_out(config.items.quick_eval),
             max_new_tokens=config.max_new_tokens,
-            watch=watch,
+            progress=progress,
         )
         final_eval = data.held_out(config.items.final_eval)
         start = run.first(vlm, final_eval)

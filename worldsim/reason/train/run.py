@@ -19,7 +19,7 @@ import torch
 from worldsim import __version__, storage
 from worldsim.errors import StorageError, TrainingError
 from worldsim.json_values import parse_json
-from worldsim.optimize import Watch
+from worldsim.progress import Progress, silent
 from worldsim.reason.items.item import Item
 from worldsim.reason.train.evaluation import evaluate_items
 from worldsim.reason.vlm.load import KIND, quiet_transformers
@@ -52,14 +52,14 @@ class TrainingRun:
         stage: Name for logs.
         items: Held-out items for evaluations during training.
         max_new_tokens: Longest reply in evaluations.
-        watch: Progress callback.
+        progress: Called as it advances.
     """
 
     folder: Path
     stage: str
     items: list[Item]
     max_new_tokens: int
-    watch: Watch | None = None
+    progress: Progress = silent
     begun: float = 0.0
     before: float = 0.0
 
@@ -181,8 +181,7 @@ def make_callback(run: TrainingRun, vlm: VLM, *, evaluate_every: int, keep: Keep
                     f"or look for bad items; the last checkpoint is in {run.checkpoints}."
                 )
             run.log(state.global_step, values)
-            if run.watch is not None:
-                run.watch(run.stage, state.global_step, state.max_steps, values)
+            run.progress(run.stage, state.global_step, state.max_steps, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             """Keep models where asked for, and evaluate every so many steps; the end has its own, larger evaluation."""
@@ -191,9 +190,8 @@ def make_callback(run: TrainingRun, vlm: VLM, *, evaluate_every: int, keep: Keep
                 run.write(vlm, run.folder / "kept" / str(step), keep.manifest, step=step, spent=run.spent())
             if evaluate_every and step % evaluate_every == 0 and step < state.max_steps:
                 figures = run.quick_eval(vlm, step)
-                if run.watch is not None:
-                    shown = {k: v for k, v in figures.items() if k.startswith("accuracy/") and k.count("/") == 1}
-                    run.watch(run.stage, step, state.max_steps, shown)
+                shown = {k: v for k, v in figures.items() if k.startswith("accuracy/") and k.count("/") == 1}
+                run.progress(run.stage, step, state.max_steps, shown)
 
         def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             """The checkpoint is complete."""

@@ -18,7 +18,8 @@ from torch import Tensor
 from worldsim import storage
 from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, missing_extra, unknown_name
-from worldsim.optimize import Schedule, Watch
+from worldsim.optimize import Schedule
+from worldsim.progress import Progress, silent
 from worldsim.reason.items.choices import KeyedChoices
 from worldsim.reason.items.item import Item
 from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, check_frame_mode, freeze_tower, trl_arguments
@@ -116,13 +117,13 @@ class TrainReasonSft:
 
 
 def train_reason_sft(
-    config: TrainReasonSft, *, watch: Watch | None = None, items: Sequence[Item] | None = None
+    config: TrainReasonSft, *, progress: Progress = silent, items: Sequence[Item] | None = None
 ) -> Path:
     """Train a critic, continuing where an earlier run of the same command stopped.
 
     Args:
         config: What to do.
-        watch: Progress callback.
+        progress: Called as it advances.
         items: Items of one's own instead of tasks about `data`; as for `worldsim.reason.train.grpo.train_reason_grpo`.
 
     Returns:
@@ -150,9 +151,9 @@ def train_reason_sft(
             stage="reason-sft",
             items=data.held_out(config.items.quick_eval),
             max_new_tokens=config.max_new_tokens,
-            watch=watch,
+            progress=progress,
         )
-        vlm, warm = _begin(config, data, out / ".training", watch)
+        vlm, warm = _begin(config, data, out / ".training", progress)
         frozen = config.tower == "freeze" or (config.tower == "auto" and bool(warm))
         with freeze_tower(vlm, wanted=frozen):
             run_trainer(
@@ -177,9 +178,7 @@ def _facts(config: TrainReasonSft, data: TrainingItems, warm: dict[str, float]) 
     }
 
 
-def _begin(
-    config: TrainReasonSft, data: TrainingItems, work: Path, watch: Watch | None
-) -> tuple[VLM, dict[str, float]]:
+def _begin(config: TrainReasonSft, data: TrainingItems, work: Path, progress: Progress) -> tuple[VLM, dict[str, float]]:
     """The model to begin with, and what came of its warm-up."""
     if config.model:
         return place_model(VLM.from_pretrained(config.model, shown=config.shown or None), cpu=config.cpu), {}
@@ -190,7 +189,7 @@ def _begin(
     if not config.warm.steps:
         return vlm, {}
     items = data.training(config.warm.steps * config.warm.batch)
-    return vlm, warm_up(vlm, items, config.warm, folder=work / "warm", seed=config.seed, watch=watch)
+    return vlm, warm_up(vlm, items, config.warm, folder=work / "warm", seed=config.seed, progress=progress)
 
 
 def _trainer(config: TrainReasonSft, vlm: VLM, data: TrainingItems, run: TrainingRun, *, blind: bool) -> Any:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.optimize import Schedule, Watch, fit
+from worldsim.optimize import Schedule, fit
+from worldsim.progress import Progress, silent
 from worldsim.reason.items.item import Item
 from worldsim.reason.vlm.encode import image_patches
 from worldsim.reason.vlm.model import VLM
@@ -71,7 +72,7 @@ class Reader(nn.Module):
 
 
 def warm_up(
-    vlm: VLM, items: Sequence[Item], schedule: Schedule, *, folder: Path, seed: int, watch: Watch | None = None
+    vlm: VLM, items: Sequence[Item], schedule: Schedule, *, folder: Path, seed: int, progress: Progress = silent
 ) -> dict[str, float]:
     """Train the tower of `vlm` in place.
 
@@ -81,7 +82,7 @@ def warm_up(
         schedule: Steps; a batch is counted in items.
         folder: For checkpoint and metrics; the same call continues there.
         seed: Of the head's first weights.
-        watch: Progress callback.
+        progress: Called as it advances.
 
     Returns:
         `core_seconds`; over the last batches `read_right`, the share of labels that was read right, and `misplaced`, the
@@ -113,7 +114,7 @@ def warm_up(
         noted.append(values)
         return loss + _NUMBERS * miss, values
 
-    spent = fit(reader, loss_at, schedule, folder=folder, stage="warm-up", watch=watch)
+    spent = fit(reader, loss_at, schedule, folder=folder, stage="warm-up", progress=progress)
     last = noted[-20:]
     names = last[0] if last else {}
     return {"core_seconds": round(spent, 1), **{n: round(sum(v[n] for v in last) / len(last), 4) for n in names}}

@@ -21,11 +21,12 @@ from worldsim.core import STATE, TRUE_STATE, is_image
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate.policies import load_policy
-from worldsim.optimize import LossAt, Schedule, Watch, fit
+from worldsim.optimize import LossAt, Schedule, fit
 from worldsim.policies import POLICIES
 from worldsim.policies.degraded import Degradation
 from worldsim.policies.discovery import KIND
 from worldsim.policies.trained import TrainedPolicy
+from worldsim.progress import Progress, silent
 from worldsim.runs import open_run, require_same_request
 from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
 
@@ -93,12 +94,12 @@ class Run:
         return f"{size}_s{self.seed}" + (f"_q{self.quality}" if len(config.qualities) > 1 else "")
 
 
-def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
+def train_policy(config: TrainPolicy, *, progress: Progress = silent) -> Path:
     """Train every run of `config`, continuing where an earlier run of the same command stopped.
 
     Args:
         config: What to do.
-        watch: Progress callback.
+        progress: Called as it advances.
 
     Returns:
         `config.out`; `worldsim.policies.discovery.discover` lists what it holds.
@@ -117,7 +118,7 @@ def train_policy(config: TrainPolicy, *, watch: Watch | None = None) -> Path:
             recorded = _read(config, dataset, how)
             for episodes in config.episodes:
                 for seed in config.seeds:
-                    _train_run(Run(episodes=episodes, seed=seed, quality=quality), recorded, dataset, config, watch)
+                    _train_run(Run(episodes=episodes, seed=seed, quality=quality), recorded, dataset, config, progress)
     shutil.rmtree(work, ignore_errors=True)
     return Path(config.out)
 
@@ -133,7 +134,7 @@ def _needs(config: TrainPolicy, dataset: Dataset) -> frozenset[str]:
     return POLICIES[config.kind].reads([camera.key for camera in dataset.cameras])
 
 
-def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: TrainPolicy, watch: Watch | None) -> None:
+def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: TrainPolicy, progress: Progress) -> None:
     """Train one run and leave its checkpoints."""
     name = run.name(config)
     folder, work = Path(config.out) / name, Path(config.out) / ".training" / name
@@ -158,7 +159,7 @@ def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: Tra
 
         loss_at = cloning_loss(policy, examples, batch=config.schedule.batch, seed=run.seed, shift_px=config.shift_px)
         spent = fit(
-            policy, _with_exports(loss_at, config, leave), config.schedule, folder=work, stage=name, watch=watch
+            policy, _with_exports(loss_at, config, leave), config.schedule, folder=work, stage=name, progress=progress
         )
     leave(config.schedule.steps, round(spent, 1))
 

@@ -14,9 +14,10 @@ from worldsim.actions import ActionSpec
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.windows import ClipSampler
 from worldsim.noise import seeded
-from worldsim.optimize import Schedule, Watch, fit
+from worldsim.optimize import Schedule, fit
 from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Predictor
+from worldsim.progress import Progress, silent
 from worldsim.tokenizers.base import LatentSpace, Layered
 
 LAYER_PREDICTOR = "rigid"
@@ -50,7 +51,7 @@ def train_predictor(
     seed: int,
     device: str,
     folder: Path,
-    watch: Watch | None = None,
+    progress: Progress = silent,
 ) -> tuple[Predictor, float]:
     """Train a predictor on windows of latents, continuing from `folder`.
 
@@ -62,7 +63,7 @@ def train_predictor(
         seed: Of weights, windows and training noise.
         device: Where to train.
         folder: Working folder of this stage.
-        watch: Progress callback.
+        progress: Called as it advances.
 
     Returns:
         The predictor and the core-seconds spent.
@@ -87,7 +88,9 @@ def train_predictor(
 
     assert isinstance(predictor, nn.Module)
     predictor.to(device)
-    return predictor, fit(predictor, loss_at, recipe.schedule, folder=folder, stage=f"predictor {name}", watch=watch)
+    return predictor, fit(
+        predictor, loss_at, recipe.schedule, folder=folder, stage=f"predictor {name}", progress=progress
+    )
 
 
 def _config(

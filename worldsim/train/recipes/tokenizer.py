@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.noise import seeded
-from worldsim.optimize import Schedule, Watch, fit
+from worldsim.optimize import Schedule, fit
+from worldsim.progress import Progress, silent
 from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.base import ClosedForm, Tokenizer
 from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
@@ -53,7 +54,7 @@ def train_tokenizer(
     *,
     seed: int,
     folder: Path,
-    watch: Watch | None = None,
+    progress: Progress = silent,
 ) -> tuple[Tokenizer, float]:
     """Fit and train a tokenizer, continuing from `folder`.
 
@@ -62,7 +63,7 @@ def train_tokenizer(
         recipe: What to make.
         seed: Of the frame sample and the batches.
         folder: Working folder of this stage.
-        watch: Progress callback.
+        progress: Called as it advances.
 
     Returns:
         The tokenizer and the core-seconds spent.
@@ -91,7 +92,9 @@ def train_tokenizer(
         rows = torch.randint(len(x_NCTHW), (schedule.batch,), generator=generator)
         return tokenizer.loss(_in_range(x_NCTHW[rows]))
 
-    return tokenizer, fit(_module(tokenizer), loss_at, schedule, folder=folder, stage=f"tokenizer {name}", watch=watch)
+    return tokenizer, fit(
+        _module(tokenizer), loss_at, schedule, folder=folder, stage=f"tokenizer {name}", progress=progress
+    )
 
 
 def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: TokenizerRecipe) -> Tokenizer:

@@ -26,8 +26,9 @@ from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.noise import seeded
-from worldsim.optimize import Schedule, Watch, fit
+from worldsim.optimize import Schedule, fit
 from worldsim.predict.base import Predictor
+from worldsim.progress import Progress, silent
 from worldsim.protocols import require_drawable
 from worldsim.runs import open_run
 from worldsim.tokenizers import join_cameras
@@ -82,12 +83,12 @@ class TrainWorld:
     heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=2000, batch=512, lr=2e-3))
 
 
-def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
+def train_world(config: TrainWorld, *, progress: Progress = silent) -> Path:
     """Train a world, continuing where an earlier run of the same command stopped.
 
     Args:
         config: What to do.
-        watch: Progress callback.
+        progress: Called as it advances.
 
     Returns:
         The world folder.
@@ -100,9 +101,9 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     work = out.with_name(out.name + ".training")
     dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
     with open_run(work, {"config": config, "data_digest": dataset.digest}):
-        tokenizer, seconds = _make_tokenizer(dataset, config, work, watch)
+        tokenizer, seconds = _make_tokenizer(dataset, config, work, progress)
         cost = {"tokenizer": seconds}
-        encoded = _encode(dataset, tokenizer, config, work, watch)
+        encoded = _encode(dataset, tokenizer, config, work, progress)
         trained, held_out = encoded.split(every=HELD_OUT_EVERY)
         predictor, cost["predictor"] = train_predictor(
             trained,
@@ -112,9 +113,9 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
             seed=config.seed,
             device=config.device,
             folder=work / "predictor",
-            watch=watch,
+            progress=progress,
         )
-        heads, cost["heads"] = _train_heads(trained, tokenizer, dataset, config, work, watch)
+        heads, cost["heads"] = _train_heads(trained, tokenizer, dataset, config, work, progress)
         world = _assemble(tokenizer, predictor, heads, dataset, config, held_out)
         figures = held_out_figures(world, held_out, dataset)
         manifest = {
@@ -130,7 +131,7 @@ def train_world(config: TrainWorld, *, watch: Watch | None = None) -> Path:
     return out
 
 
-def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Watch | None) -> tuple[LatentSpace, float]:
+def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress) -> tuple[LatentSpace, float]:
     """Train the tokenizer of each camera; that of a state world has a closed form."""
     if config.state:
         true_states, proprios = zip(*_training_states(dataset), strict=True)
@@ -140,7 +141,7 @@ def _make_tokenizer(dataset: Dataset, config: TrainWorld, work: Path, watch: Wat
         folder = work / "tokenizer" if len(dataset.cameras) == 1 else work / "tokenizer" / camera.name
         frames = functools.partial(_training_frames, dataset, camera)
         parts[camera.key], spent = train_tokenizer(
-            frames, config.tokenizer, seed=config.seed, folder=folder, watch=watch
+            frames, config.tokenizer, seed=config.seed, folder=folder, progress=progress
         )
         seconds += spent
     return join_cameras(parts), seconds
@@ -173,7 +174,7 @@ def _training_frames(dataset: Dataset, camera: Camera) -> Iterator[Tensor]:
 
 
 def _encode(
-    dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld, work: Path, watch: Watch | None
+    dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld, work: Path, progress: Progress
 ) -> EncodedEpisodes:
     """Latents of every episode, from the cache if they are there."""
     stride = tokenizer.temporal_stride
@@ -192,8 +193,7 @@ def _encode(
         return torch.cat([encode_frames(tokenizer, model)[:, :, 0] for model in models])
 
     def tell(done: int) -> None:
-        if watch is not None:
-            watch("latents", done, dataset.episodes, {})
+        progress("latents", done, dataset.episodes, {})
 
     weights = storage.digest_bytes(b"".join(v.numpy().tobytes() for v in _weights(tokenizer)))
     return encode_episodes(
@@ -219,7 +219,7 @@ def _train_heads(
     dataset: Dataset,
     config: TrainWorld,
     work: Path,
-    watch: Watch | None,
+    progress: Progress,
 ) -> tuple[Heads, float]:
     """Train the heads on encoded frames."""
     shape = HeadsConfig(
@@ -238,7 +238,7 @@ def _train_heads(
         return heads.loss(clip.to(config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
 
     heads.to(config.device)
-    return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", watch=watch)
+    return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", progress=progress)
 
 
 def _assemble(
