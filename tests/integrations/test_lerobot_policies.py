@@ -15,9 +15,9 @@ from worldsim.actions import ActionSpec
 from worldsim.core import IMAGE, STATE, TRUE_STATE, Camera, WorldSpec
 from worldsim.errors import PolicyError, StorageError
 from worldsim.evaluate.policies import discover, load_policy, policy_digest
+from worldsim.integrations.lerobot import policies as lerobot_policies
 from worldsim.integrations.lerobot.checkpoint import lerobot
 from worldsim.integrations.lerobot.policies import load
-from worldsim.policies import keyed_randomness as randomness
 from worldsim.protocols import Policy
 from worldsim.testing.policies import check_policy
 
@@ -169,7 +169,7 @@ def test_diffusion_equals_lerobots_own_select_action_on_the_same_noise(built, mo
     folder, network, (before, after) = built["diffusion"]
 
     monkeypatch.setitem(
-        randomness._DRAWS, torch.randn, lambda keys, step, shape, stream: torch.zeros(len(keys), *shape)
+        lerobot_policies._DRAWS, torch.randn, lambda keys, step, shape, stream: torch.zeros(len(keys), *shape)
     )
     ours = play(load(folder), 3)
     monkeypatch.setattr(

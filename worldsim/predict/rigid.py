@@ -21,7 +21,7 @@ from torch import Tensor
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
 from worldsim.predict.base import History, WindowPredictor
-from worldsim.predict.ensemble import MemberMLP
+from worldsim.predict.mlp import MemberMLP
 from worldsim.tokenizers.layers.tokenizer import ABSENT, POSE, apply_motion
 
 

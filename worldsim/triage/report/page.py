@@ -1,7 +1,7 @@
 """`report.html`: one self-contained page from a `ReportData`, and its atomic write.
 
 The page forbids itself any network by a content security policy, and can be read without its few lines of script. The
-template shows `data` through the filters of `format`, with the sentences of `words` and `trust`.
+template shows `data` through the filters and sentences of `words`, and with the judgements of `trust`.
 """
 
 import base64
@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from worldsim import storage
 from worldsim.text import printable
-from worldsim.triage.report import format, trust, words
+from worldsim.triage.report import trust, words
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.figures import draw_both_widths
 from worldsim.triage.report.videos import encode_films
@@ -42,7 +42,7 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {f.__name__: f for f in (*format.FILTERS, words.describe_estimate, breakable)}
+    environment.filters |= {f.__name__: f for f in (*words.FILTERS, words.describe_estimate, breakable)}
     return environment.get_template(TEMPLATE).render(_context(data))
 
 

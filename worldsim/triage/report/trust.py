@@ -7,7 +7,7 @@ import dataclasses
 from typing import Literal
 
 from worldsim.triage.report.data import ReportData, Truth
-from worldsim.triage.report.format import estimate, percent, plural, points
+from worldsim.triage.report.words import estimate, percent, plural, points
 
 Answer = Literal["yes", "partly", "no", "unknown"]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from worldsim.policies.keyed_randomness import KeyedRandomness
+from worldsim.integrations.lerobot.policies import KeyedRandomness
 
 KEYS = torch.tensor([5, 2**40 + 1, -7])
 DRAWS = {
