@@ -22,7 +22,7 @@ from worldsim.evaluate.policies import load_ref, policy_refs
 from worldsim.progress import progress_bars
 from worldsim.stats.agreement import Agreement, measure_agreement
 from worldsim.triage.request import TriageRequest
-from worldsim.triage.run import Progress, run
+from worldsim.triage.run import run
 from worldsim.worlds import load_world
 
 TOP = 5
@@ -43,17 +43,13 @@ def main(
     )
     arenas = loaders.arenas(where, truth=episodes, roundtrip=roundtrip)
     with progress_bars() as show:
-
-        def tell(news: Progress) -> None:
-            show(f"{news.kind} rollouts", news.done, news.planned, {})
-
         results = run(
             request,
             load_world=functools.partial(load_world, where.source),
             load_policy=load_ref,
             out=out,
             arenas=arenas,
-            progress=tell,
+            progress=show,
         )
     truth, seen = results.arenas["truth"], results.arenas["roundtrip"]
     success, progress_ = (

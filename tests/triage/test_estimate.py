@@ -25,7 +25,11 @@ def test_the_forecast_counts_what_the_run_then_does(tmp_path, allocator):
     world = functools.partial(ToyWorld, horizon=10)
     found = forecast(request(allocator=allocator), load_world=world, load_policy=load_toy)
     results = run(
-        request(allocator=allocator), load_world=world, load_policy=load_toy, out=tmp_path, progress=batches.append
+        request(allocator=allocator),
+        load_world=world,
+        load_policy=load_toy,
+        out=tmp_path,
+        progress=lambda *news: batches.append(news),
     )
     assert len(batches) == found.batches and results.ranking.rollouts <= found.rollouts == 400
     best = results.ranking.policies[0].policy

@@ -71,7 +71,7 @@ def test_policies_that_acted_several_times_on_one_frame_are_known(tmp_path):
 
 def test_a_run_ranks_by_skill_and_audits_the_winners_on_fresh_episodes(tmp_path):
     news = []
-    results = go(tmp_path, progress=news.append)
+    results = go(tmp_path, progress=lambda *one: news.append(one))
     ranking = results.ranking
     assert results.finished and [line.policy for line in ranking.policies[:2]] in ([5, 4], [4, 5])
     assert read_ranking(tmp_path).digest == ranking.digest == read_results(tmp_path).ranking.digest
@@ -79,8 +79,8 @@ def test_a_run_ranks_by_skill_and_audits_the_winners_on_fresh_episodes(tmp_path)
     assert len(finalists) == 3 and set(results.audit.count[finalists]) == {80 // 3}
     assert results.triage.rollouts + results.audit.rollouts <= 400
     assert not set(results.plan.triage.start) & set(results.plan.audit.start)
-    assert [n.done for n in news] == sorted(n.done for n in news) and news[-1].done == len(rows(tmp_path))
-    assert news[-1].planned == 400 and news[-1].block == "audit"
+    assert [done for _, done, *_ in news] == sorted(done for _, done, *_ in news)
+    assert news[-1] == ("world rollouts", len(rows(tmp_path)), 400, {"block": "audit"})
 
 
 def test_running_again_loads_nothing_and_says_the_same(tmp_path):
@@ -110,7 +110,7 @@ def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
     for patience in range(1, 100):  # stops after 1 batch, then 2 more, then 3 more ...
         limit = len(batches) + patience
 
-        def count(news, limit=limit):
+        def count(*news, limit=limit):
             batches.append(news)
             if len(batches) == limit:
                 raise Stop
@@ -399,7 +399,7 @@ def test_a_plan_of_other_people_is_refused_in_plain_words(tmp_path):
 def test_a_run_folder_that_is_deleted_meanwhile_is_noticed(tmp_path):
     out = tmp_path / "run"
 
-    def delete(news):
+    def delete(*news):
         shutil.rmtree(out, ignore_errors=True)
 
     with pytest.raises(StorageError, match="was deleted or replaced while the run was writing it"):

@@ -23,7 +23,6 @@ from worldsim.triage.estimate import Forecast, forecast
 from worldsim.triage.film import film
 from worldsim.triage.report import Clip, ReportData, assemble, choose
 from worldsim.triage.request import Ref, TriageRequest
-from worldsim.triage.run import Progress as News
 from worldsim.triage.run import run
 from worldsim.worlds import world_spec
 from worldsim.worlds.latent import LearnedWorld
@@ -76,20 +75,14 @@ class Triage:
         Raises:
             WorldsimError: As `worldsim.triage.run.run`.
         """
-        places = arenas(self.request.world, truth=self.truth, roundtrip=self.roundtrip)
-
-        def tell(news: News) -> None:
-            crashed: dict[str, float | str] = {"crashed": ", ".join(news.crashed)} if news.crashed else {}
-            progress(f"{news.kind} rollouts", news.done, news.planned, crashed)
-
         results = run(
             self.request,
             load_world=self.load_world,
             load_policy=self.load_policy,
             out=out,
             load_judge=self._load_judge,
-            arenas=places,
-            progress=tell,
+            arenas=arenas(self.request.world, truth=self.truth, roundtrip=self.roundtrip),
+            progress=progress,
             retry_crashed=retry_crashed,
         )
         return report_of(

@@ -6,21 +6,22 @@ come from loaders, which run in worker processes.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
+from worldsim.progress import Progress, silent
 from worldsim.runs import hold_folder, refuse_differences
 from worldsim.triage.engine.plan import PLAN, WORLD, ArenaPlan, Plan, read_plan, versions
-from worldsim.triage.engine.replay import Progress, Replay, Results
+from worldsim.triage.engine.replay import Replay, Results
 from worldsim.triage.engine.rollouts import ArenaLoader, JudgeLoader, Loaders, PolicyLoader, WorldLoader
 from worldsim.triage.engine.store import DATABASE, Store
 from worldsim.triage.engine.workers import Workers
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.request import Ref, TriageRequest, differences
 
-__all__ = ["Arena", "Progress", "Results", "read_ranking", "read_results", "run"]
+__all__ = ["Arena", "Results", "read_ranking", "read_results", "run"]
 RANKING = "ranking.json"
 
 
@@ -52,7 +53,7 @@ def run(
     out: Path,
     load_judge: JudgeLoader | None = None,
     arenas: Sequence[Arena] = (),
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress = silent,
     retry_crashed: bool = False,
 ) -> Results:
     """Rank policies inside a world.
@@ -65,7 +66,7 @@ def run(
         load_judge: Loads an external judge, given the world; `request.judge` then holds its version. It judges the
             triage; arenas are judged by their own heads.
         arenas: Other worlds to try the policies in. May be added to a run that is finished.
-        progress: Called after each batch, in this process.
+        progress: Called after each batch, in this process, with the rollouts of its kind of world.
         retry_crashed: Try policies again that crashed in an earlier run of this folder.
 
     Returns:

@@ -6,10 +6,10 @@ rollouts happened to finish first; a run that was killed takes the same decision
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from worldsim.errors import InvalidInputError
+from worldsim.progress import Progress, silent
 from worldsim.rollout.episodes import TRIAGE, Block
 from worldsim.rollout.episodes import block as make_block
 from worldsim.triage.engine.batches import Batch, Crash, Scope, compose
@@ -55,27 +55,6 @@ class Results:
     acted_unseen: frozenset[int] = frozenset()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """News of a run, after each batch.
-
-    Attributes:
-        kind: ``"world"``, or the kind of an arena.
-        block: Name of the episodes' block.
-        done: Rollouts finished in this kind of world, earlier runs included.
-        planned: Rollouts it will come to, at most.
-        crashed: Names of the policies that crashed in the batch.
-        seconds: Since the run began.
-    """
-
-    kind: str
-    block: str
-    done: int
-    planned: int
-    crashed: tuple[str, ...]
-    seconds: float
-
-
 class Replay:
     """Replays a run, and continues it where workers are given."""
 
@@ -85,7 +64,7 @@ class Replay:
         *,
         store: Store,
         workers: Workers | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Progress = silent,
     ) -> None:
         """Set up.
 
@@ -93,13 +72,13 @@ class Replay:
             plan: What was asked.
             store: What is known; takes what is rolled out.
             workers: Roll out what is not; None stops the replay at the first gap.
-            progress: Called after each batch.
+            progress: Called after each batch with the rollouts of its kind of world; its values name the episodes'
+                block and the policies that crashed.
         """
         self._plan = plan
         self._store = store
         self._workers = workers
         self._progress = progress
-        self._began = time.perf_counter()
         self._failures: dict[str, dict[int, Crash]] = {WORLD: {}}
         self._finished = True
 
@@ -238,16 +217,9 @@ class Replay:
             planned = len(scope.policies) * self._plan.arena(scope.kind).episodes
         for result in self._workers.run(batches):
             self._store.commit(result, scope)
-            if self._progress is not None:
-                news = Progress(
-                    kind=scope.kind,
-                    block=result.batch.block,
-                    done=min(len(self._store.known(scope)), planned),
-                    planned=planned,
-                    crashed=tuple(scope.policies[c.policy].name for c in result.crashes),
-                    seconds=time.perf_counter() - self._began,
-                )
-                self._progress(news)
+            crashed = ", ".join(scope.policies[c.policy].name for c in result.crashes)
+            values = {"block": result.batch.block} | ({"crashed": crashed} if crashed else {})
+            self._progress(f"{scope.kind} rollouts", min(len(self._store.known(scope)), planned), planned, values)
 
     def _partial(self, evidence: Evidence, pairs: Pairs, block: Block, scope: Scope) -> Evidence:
         """Enter what is known of an unfinished round."""
