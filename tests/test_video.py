@@ -7,17 +7,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from worldsim import video
+from worldsim.decode import read_video
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.video import (
     decode_image,
     encode_mp4,
     encode_png,
-    read_video,
-    sample_video,
     side_by_side,
     to_frames,
     to_model,
@@ -80,80 +76,6 @@ def test_enlarging_repeats_pixels(tmp_path: Path) -> None:
 def test_nonsense_is_refused(frames: np.ndarray, rate_hz: float, scale: int) -> None:
     with pytest.raises(InvalidInputError):
         encode_mp4(frames, rate_hz=rate_hz, scale=scale)
-
-
-def test_files_that_are_not_videos(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="missing"):
-        read_video(tmp_path / "missing.mp4")
-    (tmp_path / "text.mp4").write_text("no video at all")
-    with pytest.raises(StorageError, match="text"):
-        read_video(tmp_path / "text.mp4")
-    (tmp_path / "short.mp4").write_bytes(encode_mp4(moving(4), rate_hz=10))
-    with pytest.raises(StorageError, match="4 frames"):
-        read_video(tmp_path / "short.mp4", frames=5)
-    with pytest.raises(StorageError, match="Could not write"):
-        write_mp4(tmp_path / "text.mp4" / "v.mp4", moving(2), rate_hz=10)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans())
-def test_damage_never_escapes_the_typed_error(tmp_path: Path, place: int, value: int, cut: bool) -> None:
-    data = bytearray(encode_mp4(moving(4), rate_hz=10))
-    place %= len(data)
-    if cut:
-        data = data[:place]
-    else:
-        data[place] = value
-    (tmp_path / "v.mp4").write_bytes(data)
-    try:
-        frames, _ = read_video(tmp_path / "v.mp4")
-        assert frames.dtype == np.uint8 and frames.shape[-1] == 3
-        few, numbers = sample_video(tmp_path / "v.mp4", frames=3)
-        assert np.array_equal(few, frames[list(numbers)])
-    except StorageError as error:
-        assert "v.mp4" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("frames", "numbers"), [(1, (6,)), (2, (0, 11)), (4, (0, 4, 7, 11)), (12, tuple(range(12))), (50, tuple(range(12)))]
-)
-def test_a_sample_spans_the_video(tmp_path: Path, frames: int, numbers: tuple[int, ...]) -> None:
-    (tmp_path / "v.mp4").write_bytes(encode_mp4(moving(), rate_hz=10))
-    found, taken = sample_video(tmp_path / "v.mp4", frames=frames)
-    assert taken == numbers
-    assert np.array_equal(found, read_video(tmp_path / "v.mp4")[0][list(numbers)])
-
-
-def test_a_sample_of_what_is_there_where_a_file_promises_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "v.mp4").write_bytes(encode_mp4(moving(), rate_hz=10))
-    seen: list[int] = []
-
-    def spread(count: int, most: int) -> list[int]:
-        seen.append(count)
-        return [0, count - 1]
-
-    monkeypatch.setattr(video, "_even_indices", spread)
-    pick = video._pick
-    monkeypatch.setattr(
-        video, "_pick", lambda c, s, wanted: ({n: f for n, f in pick(c, s, wanted)[0].items() if n < 9}, 9)
-    )
-    frames, taken = sample_video(tmp_path / "v.mp4", frames=2)
-    assert seen == [12, 9] and taken == (0, 8) and len(frames) == 2
-
-
-def test_what_cannot_be_sampled_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match="missing"):
-        sample_video(tmp_path / "missing.mp4", frames=2)
-    (tmp_path / "text.mp4").write_text("no video at all")
-    with pytest.raises(StorageError, match="text"):
-        sample_video(tmp_path / "text.mp4", frames=2)
-    (tmp_path / "v.mp4").write_bytes(encode_mp4(moving(), rate_hz=10))
-    with pytest.raises(InvalidInputError, match="at least 1"):
-        sample_video(tmp_path / "v.mp4", frames=0)
-    monkeypatch.setattr(video, "_MOST_BYTES", 3 * 32 * 48 * 5)
-    assert len(sample_video(tmp_path / "v.mp4", frames=5)[0]) == 5
-    with pytest.raises(StorageError, match="6 frames of 48 x 32"):
-        sample_video(tmp_path / "v.mp4", frames=6)
 
 
 def test_side_by_side() -> None:

@@ -1,4 +1,4 @@
-"""Frames in every form: video files (PyAV), compressed pictures (Pillow), and the range that models work in.
+"""Frames in every form: videos to look at (PyAV), compressed pictures (Pillow), and the range that models work in.
 
 The only place that knows of codecs and of uint8 <-> [-1, 1]. Codecs are imported when they are used: what plays and
 trains worlds runs without them.
@@ -7,11 +7,9 @@ Shape legend: T frames, H W pixels, C=3 colour.
 """
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,13 +19,7 @@ from worldsim import storage
 from worldsim.arrays import Bytes
 from worldsim.errors import InvalidInputError, StorageError
 
-if TYPE_CHECKING:
-    from av import VideoStream
-    from av.container import InputContainer
-
 Frames = Bytes
-_MOST_BYTES = 1 << 33
-"""A video that would unpack to more than this is refused."""
 _MOST_PX = 1 << 26
 """A picture of more pixels is refused before it is unpacked."""
 _PNG_LEVEL = 6
@@ -130,64 +122,6 @@ def write_mp4(path: Path, frames: Frames, *, rate_hz: float, scale: int = 1) -> 
     storage.write_bytes(path, encode_mp4(frames, rate_hz=rate_hz, scale=scale))
 
 
-def read_video(path: Path, *, start_s: float = 0.0, frames: int | None = None) -> tuple[Frames, float]:
-    """Decode a video file.
-
-    Args:
-        path: Any container and codec that FFmpeg knows.
-        start_s: Frames before this time are left out.
-        frames: How many to return at most; None for all.
-
-    Returns:
-        uint8 [T, H, W, 3] and the rate in frames per second.
-
-    Raises:
-        StorageError: The file is missing, is not a video, is cut short, or is unreasonably large.
-    """
-    with _open_video(path) as (container, stream):
-        rate = float(stream.average_rate or 0)
-        if not 0 < rate < 10_000:
-            raise ValueError(f"a rate of {rate} frames per second")
-        most = _MOST_BYTES // max(3 * stream.width * stream.height, 1)
-        images = _decode(container, stream, start_s - 0.5 / rate, min(most, frames or most))
-        if not images or (frames is not None and len(images) < frames):
-            raise ValueError(f"{len(images)} frames from {start_s:g} s on, expected {frames or 'some'}")
-        return np.stack(images), rate
-
-
-def sample_video(path: Path, *, frames: int) -> tuple[Frames, tuple[int, ...]]:
-    """Decode frames at even distances, the first and the last among them; no others are kept in memory.
-
-    Args:
-        path: Any container and codec that FFmpeg knows.
-        frames: How many, at least 1; a single one is taken from the middle.
-
-    Returns:
-        uint8 [F, H, W, 3], all frames where the video has no more, and their numbers.
-
-    Raises:
-        InvalidInputError: No frame is wanted.
-        StorageError: The file is missing, is not a video, holds no frame, or its frames are unreasonably large.
-    """
-    if frames < 1:
-        raise InvalidInputError(f"frames must be at least 1; got {frames}.")
-    with _open_video(path) as (container, stream):
-        count = sum(1 for packet in container.demux(stream) if packet.size)
-    for _ in range(2):
-        wanted = _even_indices(count, frames)
-        with _open_video(path) as (container, stream):
-            if 3 * stream.width * stream.height * len(wanted) > _MOST_BYTES:
-                raise ValueError(f"{len(wanted)} frames of {stream.width} x {stream.height} pixels")
-            images, found = _pick(container, stream, set(wanted))
-            if not found:
-                raise ValueError("no frame can be decoded")
-        if found == count:
-            break
-        count = found  # the container had promised another number: sample what is there
-    with _name_errors(path):
-        return np.stack([images[n] for n in wanted if n in images]), tuple(n for n in wanted if n in images)
-
-
 def side_by_side(videos: Sequence[Frames], *, gap_px: int = 2) -> Frames:
     """Put videos beside each other; a shorter one stands still at its last frame.
 
@@ -219,61 +153,3 @@ def _prepare(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Frame
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     odd = [(0, side % 2 if even else 0) for side in frames.shape[1:3]]
     return np.ascontiguousarray(np.pad(frames, [(0, 0), *odd, (0, 0)], mode="edge"))
-
-
-@contextmanager
-def _name_errors(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into an error that names it."""
-    import av
-
-    try:
-        yield
-    except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
-        raise StorageError(f"{path} cannot be read as a video ({error}). Restore or delete the file.") from error
-
-
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """A file and its first stream of pictures, decoded by one thread."""
-    import av
-
-    with _name_errors(path), av.open(path.as_posix()) as container:
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise ValueError("its codec is not known")
-        stream.codec_context.thread_count = 1
-        yield container, stream
-
-
-def _even_indices(count: int, most: int) -> list[int]:
-    """At most `most` of `count` numbers at even distances, both ends included."""
-    if most == 1:
-        return [count // 2]
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
-
-
-def _pick(container: "InputContainer", stream: "VideoStream", wanted: set[int]) -> tuple[dict[int, Frames], int]:
-    """The wanted frames by number, and how many there are in all."""
-    images: dict[int, Frames] = {}
-    found = 0
-    for frame in container.decode(stream):
-        if found in wanted:
-            images[found] = frame.to_ndarray(format="rgb24")
-        found += 1
-    return images, found
-
-
-def _decode(container: "InputContainer", stream: "VideoStream", start_s: float, most: int) -> list[Frames]:
-    """At most `most` frames from `start_s` on."""
-    if start_s > 0 and stream.time_base is not None:
-        container.seek(int(start_s / stream.time_base), stream=stream)
-    images: list[Frames] = []
-    for frame in container.decode(stream):
-        if frame.time is not None and frame.time < start_s:
-            continue
-        images.append(frame.to_ndarray(format="rgb24"))
-        if len(images) >= most:
-            break
-    return images

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from worldsim.cli import app
 from worldsim.cli.console import show
+from worldsim.decode import read_video
 from worldsim.triage.run import read_ranking
-from worldsim.video import read_video
 
 
 def worldsim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.cli.test_cli import worldsim
 from worldsim.cli import app
+from worldsim.decode import read_video
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.closed_loop import EPISODES, evaluate
 from worldsim.evaluate.film import worth_filming
@@ -22,7 +23,6 @@ from worldsim.evaluate.planner_refs import PlannerSettings
 from worldsim.evaluate.play import BATCH, Place, play, play_all, summarise
 from worldsim.rollout.episodes import block
 from worldsim.runs import Ledger
-from worldsim.video import read_video
 from worldsim.worlds import load_world
 
 TINY = ["--world", "push_state", "--episodes", "2", "--samples", "8", "--iterations", "1", "--horizon", "4"]

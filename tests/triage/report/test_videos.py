@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from worldsim.decode import read_video
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report import Clip, ReportData, choose, videos
 from worldsim.triage.report.videos import encode_films, enlarge
-from worldsim.video import read_video
 
 
 def evidence(success: list[list[float]]) -> Evidence:

@@ -24,8 +24,9 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.read_meta import Contents, read_contents
 from worldsim.data.starts import Starts
+from worldsim.decode import read_video
 from worldsim.errors import InvalidInputError, StorageError
-from worldsim.video import decode_image, read_video
+from worldsim.video import decode_image
 
 
 def open_dataset(path: str | Path, *, cameras: Sequence[str] | None = None) -> "Dataset":

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from worldsim import storage
+from worldsim.decode import sample_video
 from worldsim.errors import InvalidInputError, StorageError, WorldsimError, unknown_name
 from worldsim.reason.benchmark.format import CLIPS, ENDING, BenchmarkQuestion, parse_question
 from worldsim.reason.items.choices import KeyedChoices
 from worldsim.reason.items.item import FORMAT, Item, format_prompt
 from worldsim.reason.items.video import Provenance, resize_frames
-from worldsim.video import sample_video
 
 _LOG = logging.getLogger(__name__)
 _SETS = ("_benchmark_", "_rl_", "_sft_", "_")

@@ -9,11 +9,11 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from worldsim.decode import read_video
 from worldsim.errors import InvalidInputError, StorageError, WorldsimError
 from worldsim.reason.items.choices import KeyedChoices
 from worldsim.reason.items.layout import StateLayout, layout_of
 from worldsim.reason.items.video import Provenance, Video
-from worldsim.video import read_video
 
 _LOG = logging.getLogger(__name__)
 _ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
