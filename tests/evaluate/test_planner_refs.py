@@ -7,8 +7,8 @@ import torch
 
 from tests.cli.test_cli import worldsim
 from tests.reason.critics import critic
-from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.evaluate.planner_refs import PlannerSettings, parse, planner_refs
+from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
+from worldsim.evaluate.planner_refs import PlannerSettings, load_planner, parse, planner_refs, shared_world
 from worldsim.evaluate.policies import SHIPPED_FOLDER, load_ref, policy_refs
 from worldsim.planners import EnsembleCheck, Limits, Objective
 from worldsim.triage.run import read_ranking
@@ -158,3 +158,17 @@ def test_a_world_without_pictures_is_ranked_in_without_films(tmp_path: Path) -> 
     done = worldsim("triage", quick, f"{quick}&repeat=5", *few, "--out", "x", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "cannot draw frames" in (tmp_path / "x" / "report.html").read_text()
+
+
+def test_the_triage_and_planners_share_one_world_per_process(tmp_path: Path) -> None:
+    refs = planner_refs(["planner:cem?samples=8&iterations=1", "planner:weighted?samples=8"], world="push_state")
+    loaded = shared_world("push_state")
+    assert all(load_planner(ref.source).world is loaded for ref in refs)
+    copy = tmp_path / "world"
+    shutil.copytree(world_folder("push_state"), copy)
+    first = shared_world(str(copy))
+    assert first is shared_world(str(copy))
+    weights = next(copy.rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")  # changed since: not what was loaded before
+    with pytest.raises(StorageError):
+        shared_world(str(copy))

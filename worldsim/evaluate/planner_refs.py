@@ -27,6 +27,7 @@ from worldsim.protocols import World
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.triage.request import Ref
 from worldsim.worlds import load_world, world_folder
+from worldsim.worlds.latent import LearnedWorld
 
 PREFIX = "planner:"
 COSTS = {"progress": progress, "success": failure}
@@ -189,7 +190,23 @@ def planner_refs(refs: Sequence[str], *, world: str | None = None) -> list[Ref]:
 def load_planner(source: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> MPC:
     """The policy of a complete reference; `device` and `dtype` are those of the world it plans in."""
     settings, world = parse(source)
-    return settings.controller(load_world(_world(source, world), device=device, dtype=dtype))
+    return settings.controller(shared_world(_world(source, world), device=device, dtype=dtype))
+
+
+def shared_world(name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LearnedWorld:
+    """A world for reading, loaded once per process for the triage and for all planners that plan in it.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: The folder is corrupt or holds something else.
+    """
+    folder = world_folder(name)
+    return _load_version(str(folder), storage.folder_digest(folder), str(device), dtype)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_version(folder: str, digest: str, device: str, dtype: torch.dtype | None) -> LearnedWorld:
+    return load_world(folder, device=device, dtype=dtype)
 
 
 def parse(ref: str) -> tuple[PlannerSettings, str | None]:

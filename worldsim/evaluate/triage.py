@@ -13,7 +13,7 @@ from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
-from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref
+from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, shared_world
 from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
 from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
@@ -100,7 +100,7 @@ class Triage:
     def load_world(self) -> "functools.partial[LearnedWorld]":
         """Loads the world; picklable."""
         return functools.partial(
-            worlds.load_world, self.request.world.source, device=self.device, dtype=find_dtype(self.dtype)
+            shared_world, self.request.world.source, device=self.device, dtype=find_dtype(self.dtype)
         )
 
     @property
