@@ -1,6 +1,7 @@
 """A world learned from data whose actions are of several parts, one of them a choice: trained, played, planned in."""
 
 import dataclasses
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -9,11 +10,15 @@ import torch
 from gymnasium import spaces
 
 from tests.train import test_world_state as toy
-from worldsim.core import Camera
+from worldsim.core import Camera, WorldSpec
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
+from worldsim.errors import InvalidInputError
+from worldsim.evaluate.closed_loop import prepare
+from worldsim.evaluate.planner_refs import PlannerSettings, planner_refs, planner_remarks
 from worldsim.planners.mpc import MPC
 from worldsim.planners.registry import make_planner
+from worldsim.rollout.wrappers import WrappedWorld
 from worldsim.spaces import action_spec
 from worldsim.testing import check_env, check_world
 from worldsim.worlds.state import StateWorld
@@ -65,3 +70,27 @@ def test_planners_search_it(world: StateWorld, name: str) -> None:
     action, _ = mpc.act({k: starts[k] for k in mpc.needs}, mpc.initial(2), torch.arange(2))
     checked = world.spec.action.check(action)
     assert set(checked[:, 1].tolist()) <= {0.0, 1.0, 2.0}
+
+
+def test_a_planner_says_what_it_makes_of_choices(world: StateWorld, tmp_path: Path) -> None:
+    world.save_pretrained(tmp_path / "world")
+    for name, end in (("cem", "to be alike."), ("hybrid", "do not reach it.")):
+        few = PlannerSettings(planner=name, horizon=3, samples=16)
+        (remark,) = prepare(str(tmp_path / "world"), few, episodes=1, where="world").remarks
+        assert remark.startswith("up in this world: a choice.") and remark.endswith(end)
+    assert len(planner_remarks(planner_refs(["planner:cem"], world=str(tmp_path / "world")))) == 1
+    assert planner_remarks(planner_refs(["planner:cem"], world="push_state")) == []
+
+
+class Chosen(WrappedWorld):
+    """A world of choices only."""
+
+    @property
+    def spec(self) -> WorldSpec:
+        return dataclasses.replace(super().spec, action=action_spec(spaces.Discrete(3), rate_hz=10))
+
+
+@pytest.mark.parametrize(("name", "words"), [("gradient", "no gradient reaches"), ("categorical", "one-hot")])
+def test_a_planner_that_cannot_search_choices_is_refused(world: StateWorld, name: str, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        PlannerSettings(planner=name, horizon=3, samples=16).controller(Chosen(world))

@@ -94,6 +94,8 @@ def plan(
             device=device,
             dtype=dtype,
         )
+        for remark in job.remarks:
+            say(remark, error=True)
         if dry_run:
             say(job.estimate())
             return

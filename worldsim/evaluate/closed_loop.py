@@ -77,6 +77,11 @@ class ClosedLoop:
     request: Mapping[str, Any]
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know before."""
+        return self.settings.remarks(self.world.spec)
+
+    @property
     def batch(self) -> int:
         """Episodes played together; one where time counts, since a deadline is for the batch."""
         return min(BATCH if self.deadline_s is None else 1, len(self.episodes))

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 import torch
 
 from worldsim import planners, storage
+from worldsim.actions import ActionSpec
 from worldsim.core import WorldSpec, WorldState, is_image
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.planners import EnsembleCheck, Planner, make_planner
@@ -26,7 +27,7 @@ from worldsim.planners.world_objective import world_objective
 from worldsim.protocols import World
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.triage.request import Ref
-from worldsim.worlds import load_world, world_folder
+from worldsim.worlds import load_world, world_folder, world_spec
 from worldsim.worlds.latent import LearnedWorld
 
 PREFIX = "planner:"
@@ -124,9 +125,10 @@ class PlannerSettings:
             watch: Put around every objective, to see what is asked of it.
 
         Raises:
-            InvalidInputError: The cost needs a goal and there is none, the critic needs pictures, or caution has to keep a
-                deadline.
+            InvalidInputError: The cost needs a goal and there is none, the critic needs pictures, caution has to keep a
+                deadline, or the planner cannot search the world's actions.
         """
+        self._require_searchable(world.spec.action)
         cost: StepCost | None = goal if self.cost == GOAL else COSTS[self.cost]
         if cost is None:
             raise InvalidInputError("The cost 'goal' needs a goal. Give a picture of it: --goal IMAGE.png.")
@@ -146,6 +148,29 @@ class PlannerSettings:
             repeat=self.repeat,
             limits=limits,
             rerank=self._second(world, cost, terminal) if self.caution else None,
+        )
+
+    def _require_searchable(self, action: ActionSpec) -> None:
+        """Refuse planners that search another kind of action than a world takes."""
+        if self.planner == "categorical":
+            raise InvalidInputError(
+                "The planner 'categorical' searches one-hot choices, and worlds take numbers. Use 'cem' or 'weighted'."
+            )
+        if all(action.choices) and all(stage.rule.gradient for stage in self.search().stages):
+            raise InvalidInputError(
+                f"The planner {self.planner!r} follows gradients, and every action of this world is a choice, which no "
+                "gradient reaches. Use 'cem' or 'weighted'."
+            )
+
+    def remarks(self, spec: WorldSpec) -> tuple[str, ...]:
+        """What to know of a search in a world: its choices are searched as numbers."""
+        chosen = [name for name, n in zip(spec.action.names, spec.action.choices, strict=True) if n]
+        if not chosen:
+            return ()
+        stuck = any(stage.rule.gradient for stage in self.search().stages)
+        return (
+            f"{', '.join(chosen)} in this world: a choice. {self.planner} searches it as a number and rounds to the nearest, "
+            f"so it takes neighbouring choices to be alike{'; its gradients do not reach it' if stuck else ''}.",
         )
 
     def _second(
@@ -207,6 +232,16 @@ def shared_world(name: str, *, device: torch.device | str = "cpu", dtype: torch.
 @functools.lru_cache(maxsize=2)
 def _load_version(folder: str, digest: str, device: str, dtype: torch.dtype | None) -> LearnedWorld:
     return load_world(folder, device=device, dtype=dtype)
+
+
+def planner_remarks(refs: Sequence[Ref]) -> list[str]:
+    """What the user should know of the planners among complete references; their worlds' specs are read, no weights."""
+    found = [(ref.name, *parse(ref.source)) for ref in refs if is_planner_ref(ref.source)]
+    return [
+        f"{name}: {text}"
+        for name, settings, world in found
+        for text in settings.remarks(world_spec(_world(name, world)))
+    ]
 
 
 def parse(ref: str) -> tuple[PlannerSettings, str | None]:

@@ -13,7 +13,7 @@ from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
-from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, shared_world
+from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, planner_remarks, shared_world
 from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
 from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
@@ -172,6 +172,7 @@ def prepare(
     arenas(where, truth=truth, roundtrip=roundtrip)  # what cannot be had is refused before work begins
     folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
     remarks = [f"{folder} was left out: {reason}." for folder, reason in left_out(folders)]
+    remarks += planner_remarks(refs)
     return Triage(
         request=request,
         judging=judging,
