@@ -94,6 +94,8 @@ def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
         (("collect", "--simulator"), "--simulator without --world"),
         (("train", "word"), "world"),
         (("train", "world", "dta=x"), "data"),
+        (("train", "world", "data=x", "out=y", "dry_run=true"), "--dry-run"),
+        (("train", "policy", "data=x", "out=y", "--device", "cuda:99"), "cuda:99"),
         (("train", "world", "data=nowhere", "out=x"), "nowhere"),
         (("triage", "no/such/folder"), "no/such/folder"),
         (("report", "nowhere"), "nowhere"),

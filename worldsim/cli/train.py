@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from worldsim.cli.console import say
-from worldsim.errors import missing_extra, unknown_name
+from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.progress import progress_bars
 
+OPTIONS = {"dry_run"}
 RECIPES = ("world", "policy", "reason-sft", "reason-grpo")
 
 
@@ -16,6 +17,9 @@ def train(
     what: Annotated[
         str, typer.Argument(help="What to train: world, policy, reason-sft or reason-grpo.", metavar="WHAT")
     ],
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, cuda or cuda:N. \\[default: cpu, or what device= says]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
     r"""Train a world, policies or a critic from a dataset; the same command continues after a kill.
@@ -40,7 +44,9 @@ def train(
         from worldsim.train.config import resolve, to_yaml
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "hydra-core", "train") from error
-    config = resolve(what, context.args)
+    for name in OPTIONS & {argument.partition("=")[0].lstrip("+") for argument in context.args}:
+        raise InvalidInputError(f"{name} is an option of the command, not a setting: --{name.replace('_', '-')}.")
+    config = resolve(what, context.args, device=device)
     if dry_run:
         say(to_yaml(config))
         return

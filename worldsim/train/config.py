@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from worldsim import storage
+from worldsim.compute import find_device
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.progress import Progress, silent
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
@@ -46,21 +47,24 @@ _OPEN = (".options.", ".overrides.")
 """Free-form mappings: keys inside them are added, not only changed."""
 
 
-def resolve(what: str, overrides: Sequence[str]) -> Any:
+def resolve(what: str, overrides: Sequence[str], *, device: str | None = None) -> Any:
     """Compose a recipe's config from its defaults and ``key=value`` overrides.
 
     Args:
         what: Name of the recipe.
         overrides: Hydra overrides, for example ``data=data/push`` or ``predictor.schedule.steps=500``.
+        device: Where to train, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None leaves it to the overrides.
 
     Returns:
         The recipe's frozen dataclass.
 
     Raises:
         UnknownNameError: A key does not exist; the closest is named.
-        InvalidInputError: A value cannot be read, or a required key is not given.
+        InvalidInputError: A value cannot be read, a required key is not given, or there is no such device.
     """
     kind = RECIPES[what].config
+    if device is not None:
+        overrides = [*overrides, _device_override(kind, device)]
     required = [name for name in ("data", "out") if name in kind.__dataclass_fields__]
     defaults = storage.to_json(kind(**dict.fromkeys(required, _MISSING)))
     _refuse_unknown(overrides, defaults)
@@ -76,6 +80,18 @@ def resolve(what: str, overrides: Sequence[str]) -> Any:
     if absent:
         raise InvalidInputError(f"Required but not given: {', '.join(f'{n}=...' for n in absent)}.")
     return storage.from_json(kind, values)
+
+
+def _device_override(kind: Any, device: str) -> str:
+    """The override that makes a recipe train on a device that is there."""
+    find_device(device)
+    if "device" in kind.__dataclass_fields__:
+        return f"device={device}"
+    if device not in ("cpu", "cuda"):
+        raise InvalidInputError(
+            f"This recipe trains on cpu or on cuda; got {device!r}. Choose among several GPUs with CUDA_VISIBLE_DEVICES."
+        )
+    return f"cpu={str(device == 'cpu').lower()}"
 
 
 def to_yaml(config: Any) -> str:

@@ -319,6 +319,21 @@ def test_settings_from_the_command_line():
     )
 
 
+def test_a_device_on_the_command_line_reaches_every_recipe():
+    there = ["data=d", "out=o"]
+    assert resolve("policy", there, device="meta").device == resolve("world", there, device="meta").device == "meta"
+    assert resolve("reason-sft", [*there, "cpu=false"], device="cpu").cpu
+    with pytest.raises(InvalidInputError, match="CUDA_VISIBLE_DEVICES"):
+        resolve("reason-sft", there, device="meta")
+
+
+def test_a_policy_is_trained_where_it_is_told(data, tmp_path):
+    with pytest.raises(RuntimeError, match="meta"):  # its loss has no value, so it was computed there
+        train_policy(small(data, tmp_path / "bank", schedule=Schedule(steps=1, batch=4), device="meta"))
+    with pytest.raises(InvalidInputError, match="cuda:99"):
+        train_policy(small(data, tmp_path / "bank", device="cuda:99"))
+
+
 def test_a_checkpoint_has_had_the_steps_it_is_named_after(data, tmp_path, monkeypatch):
     original, losses, saved = module.cloning_loss, [], []
     save = TrainedPolicy.save_pretrained

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worldsim import __version__, storage
+from worldsim.compute import find_device
 from worldsim.core import STATE, TRUE_STATE, is_image
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, unknown_name
@@ -50,6 +51,7 @@ class TrainPolicy:
         schedule: Steps, batch and learning rate of each run.
         shift_px: Each frame is shifted by up to this much in x and y, edges repeated.
         half: Store weights as float16.
+        device: Where to train.
 
     Raises:
         InvalidInputError: A list is empty or repeats itself, or a checkpoint lies beyond the last step.
@@ -68,6 +70,7 @@ class TrainPolicy:
     schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=1200, batch=128, lr=2e-3))
     shift_px: int = 2
     half: bool = True
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("episodes", "seeds", "qualities"):
@@ -106,11 +109,12 @@ def train_policy(config: TrainPolicy, *, progress: Progress = silent) -> Path:
 
     Raises:
         StorageError: The dataset cannot be read, or another run holds the folder.
-        InvalidInputError: The data does not fit, or the folder was begun with another config.
+        InvalidInputError: The data does not fit, there is no such device, or the folder was begun with another config.
         UnknownNameError: There is no such kind of policy, or no such option.
     """
     if config.kind not in POLICIES:
         raise unknown_name("kind of policy", config.kind, POLICIES)
+    find_device(config.device)
     dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
     work = Path(config.out) / ".training"
     with open_run(work, {"config": config, "data_digest": dataset.digest}):
@@ -151,7 +155,7 @@ def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: Tra
         torch.manual_seed(run.seed)
         chunk = int(config.options.get("chunk", 1))
         examples = recorded.examples(order[: run.episodes or total], chunk=chunk)
-        policy = _build(config, dataset, examples)
+        policy = _build(config, dataset, examples).to(config.device)
 
         def leave(step: int, core_seconds: float | None = None) -> None:
             manifest = {"step": step, "core_seconds": core_seconds, "recipe": recipe, **_origin()}
@@ -185,6 +189,7 @@ def cloning_loss(policy: TrainedPolicy, examples: Examples, *, batch: int, seed:
         seed: Of the batches and shifts.
         shift_px: Largest shift of frames.
     """
+    device = next(policy.parameters()).device
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -192,8 +197,11 @@ def cloning_loss(policy: TrainedPolicy, examples: Examples, *, batch: int, seed:
         observation = {k: v[rows] for k, v in examples.observation.items()}
         for key in filter(is_image, observation if shift_px else ()):
             observation[key] = shift_frames(observation[key], shift_px, generator)
-        error = (policy(observation) - examples.action_NKA[rows]).square().mean(dim=-1)
-        valid = examples.valid_NK[rows]
+        action_MKA, valid = (
+            policy({k: v.to(device) for k, v in observation.items()}),
+            examples.valid_NK[rows].to(device),
+        )
+        error = (action_MKA - examples.action_NKA[rows].to(device)).square().mean(dim=-1)
         return (error * valid).sum() / valid.sum(), {}
 
     return loss_at
@@ -245,7 +253,7 @@ def _place(folder: Path, step: int) -> Path:
 def _recipe(run: Run, config: TrainPolicy, dataset: Dataset) -> dict[str, Any]:
     """All that decides the weights of a run, as JSON values."""
     settings = storage.to_json(config)
-    for name in ("data", "out", "episodes", "seeds", "qualities"):
+    for name in ("data", "out", "episodes", "seeds", "qualities", "device"):
         del settings[name]
     what = {"episodes": run.episodes, "seed": run.seed, "quality": config.qualities[run.quality]}
     recipe: dict[str, Any] = storage.to_json({**settings, **what, "data_digest": dataset.digest})

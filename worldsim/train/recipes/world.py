@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim import storage
+from worldsim.compute import find_device
 from worldsim.core import STATE, TASK, TRUE_STATE, Camera, Rollout, WorldSpec, text_rows
 from worldsim.data.episode import Episode
 from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
@@ -95,8 +96,9 @@ def train_world(config: TrainWorld, *, progress: Progress = silent) -> Path:
 
     Raises:
         StorageError: The dataset cannot be read, or another run holds the folder.
-        InvalidInputError: The data does not fit, or `<out>.training` was begun with another config.
+        InvalidInputError: The data does not fit, there is no such device, or `<out>.training` was begun with another config.
     """
+    find_device(config.device)
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
     dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
