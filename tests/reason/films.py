@@ -12,9 +12,8 @@ from worldsim.evaluate.behaviours import push_behaviours
 from worldsim.policies.scripted import PushExpert
 from worldsim.protocols import Policy, World
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.layout import layout_of
 from worldsim.reason.items.sources import JoinedSource, VideoList, split
-from worldsim.reason.items.video import Kind, Provenance, Video
+from worldsim.reason.items.video import Kind, Provenance, Video, layout_of
 from worldsim.rollout import Actor, play
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld

@@ -14,7 +14,6 @@ from worldsim.core import IMAGE
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.layout import StateLayout, layout_of
 from worldsim.reason.items.sources import (
     DatasetVideos,
     FolderVideos,
@@ -25,7 +24,7 @@ from worldsim.reason.items.sources import (
     split,
     subsample,
 )
-from worldsim.reason.items.video import Provenance, Video, resize_frames
+from worldsim.reason.items.video import Provenance, StateLayout, Video, layout_of, resize_frames
 from worldsim.reason.tasks import TASKS
 from worldsim.reason.tasks.base import Items
 from worldsim.video import write_mp4
@@ -237,7 +236,7 @@ def test_the_data_half_imports_without_language_models_simulators_or_codecs() ->
         "scipy",
         "lerobot",
     ]
-    modules = "items.sources items.footage items.windows items.item tasks.scene tasks train.rewards"
+    modules = "items.sources items.footage items.windows items.item tasks train.rewards"
     code = (
         f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
         f"import importlib\nfor name in {modules.split()!r}: importlib.import_module('worldsim.reason.' + name)\n"

@@ -11,18 +11,16 @@ import torch
 
 from tests.reason.films import filmed, footage, mixed_footage
 from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.reason.items.choices import balanced_label
 from worldsim.reason.items.footage import COMPASS, Footage, compass_point
-from worldsim.reason.items.item import PLACEHOLDER, Item, Mixture, draw_items
+from worldsim.reason.items.item import PLACEHOLDER, Item, Mixture, balanced_label, draw_items
 from worldsim.reason.items.sources import SourceSubset, VideoList
 from worldsim.reason.items.video import Provenance, Video
 from worldsim.reason.items.windows import balance
 from worldsim.reason.tasks import TASKS
 from worldsim.reason.tasks.actions import describe_action, direction
 from worldsim.reason.tasks.base import Items
-from worldsim.reason.tasks.permanence import BAR_RGB
+from worldsim.reason.tasks.permanence import BAR_RGB, find_scene
 from worldsim.reason.tasks.puzzle import CORNERS
-from worldsim.reason.tasks.scene import find_scene
 from worldsim.reason.train.rewards import accuracy_reward, format_reward
 
 NAMES = sorted(TASKS)

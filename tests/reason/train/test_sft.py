@@ -11,7 +11,7 @@ from worldsim import storage
 from worldsim.core import IMAGE
 from worldsim.errors import InvalidInputError, StorageError, TrainingError, UnknownNameError
 from worldsim.optimize import Schedule
-from worldsim.reason.items.layout import StateLayout
+from worldsim.reason.items.video import StateLayout
 from worldsim.reason.train.arguments import Adapter
 from worldsim.reason.train.evaluation import evaluate_items
 from worldsim.reason.train.items import ItemsConfig, open_task_items, open_videos

@@ -22,8 +22,7 @@ from worldsim import storage
 from worldsim.decode import sample_video
 from worldsim.errors import InvalidInputError, StorageError, WorldsimError, unknown_name
 from worldsim.reason.benchmark.format import CLIPS, ENDING, BenchmarkQuestion, parse_question
-from worldsim.reason.items.choices import KeyedChoices
-from worldsim.reason.items.item import FORMAT, Item, format_prompt
+from worldsim.reason.items.item import FORMAT, Item, KeyedChoices, format_prompt
 from worldsim.reason.items.video import Provenance, resize_frames
 
 _LOG = logging.getLogger(__name__)

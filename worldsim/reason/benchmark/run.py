@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from worldsim import __version__, storage
-from worldsim.errors import InvalidInputError, WorldsimError, unknown_name
+from worldsim.compute import find_device, find_dtype
+from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.progress import Progress, silent
 from worldsim.reason.benchmark.ask import AskSettings, BenchmarkResult, ask_all, dry_run
 from worldsim.reason.benchmark.format import BenchmarkQuestion
@@ -20,7 +21,6 @@ from worldsim.reason.benchmark.tally import Ledger
 from worldsim.reason.items.item import Item
 from worldsim.reason.vlm.model import VLM
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PACKAGES = ("torch", "transformers", "torchvision", "safetensors", "av", "numpy", "scipy")
 _USUAL_PX = 256
 
@@ -174,17 +174,9 @@ def prepare(request: EvalRequest) -> Prepared:
 
 
 def _device_and_dtype(request: EvalRequest) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype."""
-    try:
-        device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise InvalidInputError(f"The device {request.device!r} cannot be used: {first} Try cpu or cuda.") from error
-    name = request.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, DTYPES)
-    return device, DTYPES[name]
+    """Those asked for; else an accelerator where there is one, and the dtype that is usual there."""
+    device = find_device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return device, find_dtype(request.dtype) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 def _manifest(model: str) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from worldsim.reason.calibration.metrics import JudgeMetrics
 from worldsim.reason.calibration.platt import Platt
 from worldsim.reason.critic import Assessment, ReasonCritic
 from worldsim.reason.frame_source import RecordedFrames
-from worldsim.reason.items.choices import KeyedChoices
+from worldsim.reason.items.item import KeyedChoices
 from worldsim.reason.items.sources import Source, subsample
 from worldsim.reason.items.video import Video
 from worldsim.reason.settings import Calibration

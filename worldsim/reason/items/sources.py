@@ -11,9 +11,8 @@ import torch
 
 from worldsim.decode import read_video
 from worldsim.errors import InvalidInputError, StorageError, WorldsimError
-from worldsim.reason.items.choices import KeyedChoices
-from worldsim.reason.items.layout import StateLayout, layout_of
-from worldsim.reason.items.video import Provenance, Video
+from worldsim.reason.items.item import KeyedChoices
+from worldsim.reason.items.video import Provenance, StateLayout, Video, layout_of
 
 _LOG = logging.getLogger(__name__)
 _ENDINGS = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
@@ -95,7 +94,7 @@ class DatasetVideos:
     Args:
         path: The folder.
         camera: Which of several cameras, by its full name or the last part of it.
-        layout: Where vectors hold places; by default as known for the dataset's task, see `worldsim.reason.items.layout`.
+        layout: Where vectors hold places; by default as known for the dataset's task, see `worldsim.reason.items.video`.
 
     Raises:
         WorldsimError: As `open_dataset`; StorageError where the dataset holds no episode.

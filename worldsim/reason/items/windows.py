@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from worldsim.arrays import Float32s
 from worldsim.errors import InvalidInputError
-from worldsim.reason.items.choices import KeyedChoices
 from worldsim.reason.items.footage import Footage
+from worldsim.reason.items.item import KeyedChoices
 
 _WEIGHT = 5.0
 """How much more places count than pixels."""

@@ -7,9 +7,8 @@ import dataclasses
 from typing import Protocol
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.items.choices import KeyedChoices, balanced_label, make_key
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.item import Item, ItemSequence
+from worldsim.reason.items.item import Item, ItemSequence, KeyedChoices, balanced_label, make_key
 from worldsim.reason.items.windows import Window
 
 

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.items.choices import KeyedChoices
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.item import Item, format_prompt
+from worldsim.reason.items.item import Item, KeyedChoices, format_prompt
 from worldsim.reason.items.windows import Window, find_windows, most_eventful, shuffle
 from worldsim.reason.tasks.actions import describe_action, mean_action, peak_action
 from worldsim.reason.tasks.base import ItemRequest, QuestionPool, make_clip_item

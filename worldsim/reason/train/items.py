@@ -12,10 +12,8 @@ import torch
 
 from worldsim import storage
 from worldsim.errors import InvalidInputError, WorldsimError, unknown_name
-from worldsim.reason.items.choices import KeyedChoices
 from worldsim.reason.items.footage import Footage
-from worldsim.reason.items.item import Item, Mixture
-from worldsim.reason.items.layout import StateLayout
+from worldsim.reason.items.item import Item, KeyedChoices, Mixture
 from worldsim.reason.items.sources import (
     By,
     DatasetVideos,
@@ -28,6 +26,7 @@ from worldsim.reason.items.sources import (
     split_groups,
     subsample,
 )
+from worldsim.reason.items.video import StateLayout
 from worldsim.reason.tasks import TASKS
 from worldsim.reason.tasks.base import Items
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from worldsim.errors import InvalidInputError
-from worldsim.reason.items.choices import KeyedChoices
-from worldsim.reason.items.item import Item, parse_reply
+from worldsim.reason.items.item import Item, KeyedChoices, parse_reply
 
 Completion = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with role and content (text, or parts of which those of type "text" count)."""

@@ -20,8 +20,7 @@ from worldsim.compute import one_thread
 from worldsim.errors import InvalidInputError, missing_extra, unknown_name
 from worldsim.optimize import Schedule
 from worldsim.progress import Progress, silent
-from worldsim.reason.items.choices import KeyedChoices
-from worldsim.reason.items.item import Item
+from worldsim.reason.items.item import Item, KeyedChoices
 from worldsim.reason.train.arguments import SCHEDULES, Adapter, Showing, check_frame_mode, freeze_tower, trl_arguments
 from worldsim.reason.train.items import ItemsConfig, TrainingItems, open_task_items, split_items
 from worldsim.reason.train.run import Keep, TrainingRun, claim_run, is_done, place_model, run_trainer
