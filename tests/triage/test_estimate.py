@@ -61,7 +61,7 @@ def test_more_episodes_tell_smaller_gaps():
     assert gaps[1] == pytest.approx(1.6449 * (0.5 / n) ** 0.5, rel=1e-3)
 
 
-def test_policies_that_will_fail_are_foretold_with_the_reason():
+def test_policies_that_will_fail_are_predicted_with_the_reason():
     found = forecast(request(policies_per_batch=4), load_world=ToyWorld, load_policy=slow_worlds.load_faulty)
     assert list(found.failing) == ["toy-001", "toy-005"]
     assert "needs observation.images.wrist, which this world does not give" in found.failing["toy-001"]
