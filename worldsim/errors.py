@@ -7,6 +7,10 @@ represented here: those are ordinary Python exceptions.
 import difflib
 from collections.abc import Iterable
 
+_MOST_LISTED = 40
+"""Known names are listed up to so many; of more, only the closest."""
+_CLOSEST = 5
+
 
 class WorldsimError(Exception):
     """Base of every user-facing failure of worldsim."""
@@ -17,7 +21,7 @@ class InvalidInputError(WorldsimError, ValueError):
 
 
 class UnknownNameError(WorldsimError, LookupError):
-    """A name is not in a registry. The message lists what is, and names the closest."""
+    """A name is not in a registry. The message lists what is, or the closest of many."""
 
 
 class StorageError(WorldsimError, OSError):
@@ -30,6 +34,10 @@ class MissingExtraError(WorldsimError, ImportError):
 
 class PolicyError(WorldsimError, RuntimeError):
     """A policy raised, hung, or returned actions that cannot be executed."""
+
+
+class EnvError(WorldsimError, RuntimeError):
+    """An environment raised, hung, or returned something else than before."""
 
 
 class TrainingError(WorldsimError, RuntimeError):
@@ -48,9 +56,12 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameErro
         The error, ready to raise, with the closest known name if one is near.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(given, names, n=_CLOSEST, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return UnknownNameError(f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    if len(names) <= _MOST_LISTED:
+        return UnknownNameError(f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    others = f" Close to it: {', '.join(close[1:])}." if len(close) > 1 else ""
+    return UnknownNameError(f"Unknown {kind} {given!r}.{hint}{others} ({len(names)} are known.)")
 
 
 def missing_extra(module: str, extra: str) -> MissingExtraError:

@@ -54,9 +54,12 @@ def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.Capt
         ({"world": "push", "env": "push"}, "--env and --world"),
         ({"simulator": True, "policies": ["bank"]}, "--simulator without --world"),
         ({"world": "push", "behaviours": "push"}, "--behaviours"),
-        ({"policies": ["bank"], "image_px": 32}, "--image-px"),
+        ({"world": "push", "image_px": 32}, "--image-px"),
+        ({"world": "push", "success": "info.a > 1"}, "--success with --world"),
+        ({"world": "push", "imports": ["os"]}, "--import with --world"),
+        ({"image_px": "64x0"}, "--image-px takes N or HEIGHTxWIDTH"),
+        ({"success": "is_success"}, "no success rule"),
         ({"batch": 3}, "--batch without policies"),
-        ({"policies": ["bank"], "env": "Pendulum-v1"}, "cannot be restored"),
         ({"policies": ["bank"], "steps": 0}, "steps and batch of 1 or more"),
     ],
 )
@@ -73,4 +76,10 @@ def test_an_environment_that_tells_no_success_is_not_said_to_be_solved_to_nan(
     (tmp_path / "mute_arena.py").write_text(source + "\n\ndef mute():\n    return Mute(make())\n" + MUTE)
     monkeypatch.syspath_prepend(tmp_path)
     collect(env="mute_arena:mute", episodes=2, steps=2, out=tmp_path / "d")
+    said = capsys.readouterr().out
+    assert "success unknown (say when it is solved with --success" in said and "Read as cameras: " in said
+    collect(env="mute_arena:mute", episodes=2, steps=2, out=tmp_path / "e", success="reward >= -1e9")
+    assert "100% solved" in capsys.readouterr().out
+    acting = {"policies": PAIR[:1], "episodes": 2, "steps": 2, "batch": 2, "image_px": 64}
+    collect(env="mute_arena:mute", out=tmp_path / "p", **acting)
     assert "success unknown" in capsys.readouterr().out

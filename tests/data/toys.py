@@ -121,6 +121,9 @@ class DotEnv(gymnasium.Env[Any, Any]):
         info = self.info()
         return self.observe(), info.get("progress", 0.0), False, self.t >= self.steps, info
 
+    def pixels(self) -> Any:
+        return DotEnv.observe(self)["pixels"]
+
     def observe(self) -> dict[str, Any]:
         frame = np.full((16, 24, 3), 230, np.uint8)
         for (y, x), colour in ((self.block, (200, 30, 30)), (self.dot, (30, 30, 220))):
@@ -134,6 +137,9 @@ class DotEnv(gymnasium.Env[Any, Any]):
 
     def get_state(self) -> Any:
         return np.array([*self.dot, *self.block])
+
+    def set_state(self, state: Any) -> None:
+        self.dot, self.block = state[:2].copy(), state[2:].copy()
 
 
 class Noisy:

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -5,8 +6,8 @@ import gymnasium
 import pytest
 
 import worldsim
-from worldsim.errors import InvalidInputError, UnknownNameError
-from worldsim.evaluate.environments import MakeEnv
+from worldsim.errors import InvalidInputError, MissingExtraError, UnknownNameError
+from worldsim.evaluate.environments import MakeEnv, prefer_offscreen
 from worldsim.worlds import world_folder
 
 REGISTERS = """
@@ -44,3 +45,40 @@ def test_environments_are_made_by_name(tmp_path: Path, monkeypatch: pytest.Monke
             MakeEnv(name)
     with pytest.raises(InvalidInputError, match="no_such_module"):
         MakeEnv("no_such_module:make")
+
+
+def test_modules_are_imported_before_an_id_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "later_envs.py").write_text(REGISTERS.replace("mine/", "later/"))
+    (tmp_path / "broken_envs.py").write_text("import no_such_library\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownNameError, match=r"name the package: later:later/Push-v7, or --import later\.$"):
+        MakeEnv("later/Push-v7")
+    assert MakeEnv("later/Push-v7", imports=["later_envs"])().spec.max_episode_steps == 7
+    for name, imports in [("push", ["broken_envs"]), ("broken_envs:a/B-v0", []), ("broken_envs:make", [])]:
+        with pytest.raises(MissingExtraError, match="module no_such_library: pip install no_such_library$"):
+            MakeEnv(name, imports=imports)
+    with pytest.raises(MissingExtraError, match="needs the module gym_pusht_not_here|pip install"):
+        MakeEnv("gym_pusht.not_here:gym_pusht/PushT-v0")
+    with pytest.raises(InvalidInputError, match="made a str"):
+        MakeEnv("os:getcwd")()
+
+
+def test_of_many_known_ids_only_the_closest_are_listed() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        MakeEnv("CartPole-v7")
+    assert "Did you mean 'CartPole-v1'?" in str(caught.value) and len(str(caught.value)) < 400
+    assert "Humanoid" not in str(caught.value)
+
+
+def test_without_a_screen_mujoco_draws_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    for there, expected in [(("EGL", "OSMesa"), "egl"), (("OSMesa",), "osmesa"), ((), None)]:
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        monkeypatch.setattr("ctypes.util.find_library", lambda name, there=there: name if name in there else None)
+        prefer_offscreen()
+        assert os.environ.get("MUJOCO_GL") == expected
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    prefer_offscreen()
+    assert os.environ["MUJOCO_GL"] == "glfw"

@@ -9,17 +9,23 @@ import typer
 
 from worldsim.cli.console import say
 from worldsim.errors import InvalidInputError
-from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED
+from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED, MAX_TIMEOUT_S
 
 if TYPE_CHECKING:
     from worldsim.data.collect.fill import RecordingCost, RecordingSummary
+    from worldsim.data.collect.pictures import ImageSize
     from worldsim.data.collect.record import RecordingOptions
+    from worldsim.evaluate.environments import MakeEnv
 
 
 def collect(
     env: Annotated[
         str | None,
-        typer.Option(help="push, a registered Gymnasium id, or module:function that makes one (default: push)."),
+        typer.Option(help="push, a Gymnasium id, module:id, or module:function that makes one (default: push)."),
+    ] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Module or file to import first, which registers environments; repeatable."),
     ] = None,
     world: Annotated[
         str | None,
@@ -62,12 +68,29 @@ def collect(
         list[str] | None, typer.Option(help="Which of several cameras, by name; repeatable (default: all).")
     ] = None,
     image_px: Annotated[
-        int | None, typer.Option(min=1, max=MAX_IMAGE_PX, help="Side to which frames are resized.")
+        str | None,
+        typer.Option(
+            metavar="N or HxW",
+            help="Size into which frames are scaled; their aspect is kept, and what is missing is black.",
+        ),
+    ] = None,
+    success: Annotated[
+        str | None,
+        typer.Option(
+            help="When the task is solved, where the environment does not tell: 'info.coverage > 0.95', "
+            "'observation.NAME < 1', 'reward == 1', or module:function of (observation, info, reward)."
+        ),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_COUNT, help="Longest episode (default: the environment's limit, else 1000)."),
     ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=MAX_TIMEOUT_S, help="Seconds after which a call into the environment counts as hung."
+        ),
+    ] = 300.0,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try a few episodes and say what the rest would cost.")
@@ -93,19 +116,28 @@ def collect(
     from worldsim.compute import one_thread
     from worldsim.data.collect.record import RecordingOptions
     from worldsim.data.collect.rollouts import RolloutOptions
+    from worldsim.data.collect.success import success_rule
+    from worldsim.evaluate.environments import MakeEnv
     from worldsim.evaluate.policies import SHIPPED
     from worldsim.evaluate.recording import policies_in_environment, policies_in_world
 
     recordings = RecordingOptions(
-        cameras=tuple(camera) if camera else None, image_px=image_px, steps=steps, video=video
+        cameras=tuple(camera) if camera else None,
+        image_px=None if image_px is None else image_size(image_px),
+        steps=steps,
+        video=video,
+        success=None if success is None else success_rule(success),
+        timeout_s=timeout,
     )
     rollouts = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
     _check(
         {
-            "--env and --world": bool(env and world),
             "--simulator without --world": simulator and not world,
             "--behaviours with policies": bool(policies or world) and behaviours != "auto",
-            "--camera and --image-px with policies": bool(policies or world) and bool(camera or image_px),
+            "--env and --world": bool(env and world),
+            "--import with --world": bool(world) and bool(imports),
+            "--success with --world": bool(world) and success is not None,
+            "--camera and --image-px with --world": bool(world) and bool(camera or image_px),
             "--batch without policies": not (policies or world) and batch is not None,
         }
     )
@@ -113,9 +145,11 @@ def collect(
         if world:
             job = policies_in_world(world, policies or [SHIPPED], simulator=simulator, options=rollouts)
         elif policies:
-            job = policies_in_environment(env or "push", policies, options=rollouts)
+            make = MakeEnv(env or "push", imports=imports or ())
+            job = policies_in_environment(make, policies, options=rollouts, view=recordings.view)
         else:
-            _explore(env or "push", behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+            make = MakeEnv(env or "push", imports=imports or ())
+            _explore(make, behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
             return
         who = f"{episodes} episodes of {len(job.policies)} policies"
         if dry_run:
@@ -136,7 +170,7 @@ def _check(mistakes: Mapping[str, bool]) -> None:
 
 
 def _explore(
-    env: str,
+    make: "MakeEnv",
     behaviours: str,
     options: "RecordingOptions",
     *,
@@ -148,22 +182,36 @@ def _explore(
     """Record behaviours that explore."""
     from worldsim.data.collect import record as recording
     from worldsim.evaluate.behaviours import named_behaviours
-    from worldsim.evaluate.environments import MakeEnv
 
-    make, mixture = MakeEnv(env), named_behaviours(behaviours, env, cameras=options.cameras)
+    mixture = named_behaviours(behaviours, make, cameras=options.cameras)
     if dry_run:
         cost = recording.estimate_collect(make, mixture, episodes=episodes, seed=seed, options=options)
         _say_cost(f"{episodes} episodes", cost)
         return
     made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, options=options)
     say(
-        f"{made.episodes} episodes, {made.frames} frames, {_solved(made)}, in {out}\n"
+        f"Read as {made.read_as}\n{made.episodes} episodes, {made.frames} frames, {_solved(made)}, in {out}\n"
         f"Next: worldsim train world data={out} out=worlds/{out.name}"
     )
 
 
 def _solved(made: "RecordingSummary") -> str:
-    return "success unknown" if math.isnan(made.solved) else f"{made.solved:.0%} solved"
+    if not math.isnan(made.solved):
+        return f"{made.solved:.0%} solved"
+    return 'success unknown (say when it is solved with --success "info.NAME > NUMBER" or --success module:function)'
+
+
+def image_size(text: str | int) -> "ImageSize":
+    """Read ``64`` or ``48x64``, px.
+
+    Raises:
+        InvalidInputError: It is neither, or out of range.
+    """
+    parts = str(text).lower().split("x")
+    sides = [int(part) if part.isdecimal() else 0 for part in parts]
+    if len(sides) > 2 or not all(1 <= side <= MAX_IMAGE_PX for side in sides):
+        raise InvalidInputError(f"--image-px takes N or HEIGHTxWIDTH, each 1 to {MAX_IMAGE_PX}; got {text!r}.")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _say_cost(what: str, cost: "RecordingCost") -> None:

@@ -7,6 +7,8 @@ Shape legend: B batch, T steps, S simulator state, P proprio, E true state, A ac
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -17,8 +19,6 @@ from torch import Tensor
 
 from worldsim.arrays import Bytes, Float64s
 from worldsim.core import (
-    IMAGE,
-    IMAGES,
     SIMULATOR,
     STATE,
     TRUE_STATE,
@@ -29,8 +29,11 @@ from worldsim.core import (
     WorldState,
     WorldStep,
 )
+from worldsim.data.collect.env_adapter import EnvAdapter, EnvReading, EnvView
+from worldsim.data.collect.env_state import StateKind, has_own_state, state_kind, trial_actions
+from worldsim.data.collect.success import NAMES
 from worldsim.data.starts import Starts
-from worldsim.envs.simulator_state import Reading, Simulator
+from worldsim.envs.simulator_state import EnvFactory, ReplayedSimulator, RestoredSimulator, Simulator, check_rays
 from worldsim.errors import InvalidInputError
 from worldsim.rollout.loop import rollout
 
@@ -47,52 +50,59 @@ class SimulatorState(WorldState):
 class SimulatorWorld:
     """A Gymnasium environment as a world; see `worldsim.protocols.World` for the meaning of its calls.
 
-    Latents are float64 [B, S, 1, 1], the simulator's state. Progress and success come from the environment's info
-    (`progress`, or 1 once solved; `is_success`), true_state from its `environment_state`. The world is a pure function
-    although the environment is not: the state is restored before every step and every frame. Not thread-safe.
+    Latents are float64 [B, S, 1, 1], the simulator's state. Observations, success and progress are read as
+    `worldsim.data.collect.env_adapter` says; progress that is not told is 1 once solved, success that is not told is 0
+    (see `tells_success`). The world is a pure function although the environment is not: before every step and every
+    frame the state is restored, or the episode's actions are played again (`worldsim.envs.simulator_state`). Not
+    thread-safe.
 
     Args:
-        env: An environment whose state can be restored (see `worldsim.envs.simulator_state`), or a registered id.
+        env: An environment, what makes one, or a registered id. A single environment that must be replayed is slow,
+            because it cannot be copied.
         horizon: Steps in an episode; by default the registered limit.
         starts: First observations to begin from, with SIMULATOR; by default `starts(seeds)` resets the environment.
         camera: Draw this MuJoCo camera (or these, by name) by ray casting, 64x64, instead of asking the environment for
             frames; no OpenGL.
+        view: How the environment is looked at.
 
     Raises:
-        InvalidInputError: The environment cannot be restored, has actions or wrappers that cannot be served, draws no
-            frames, or neither it nor `horizon` says how long an episode is.
+        InvalidInputError: The environment has actions or observations that cannot be served, draws no frames, or neither
+            it nor `horizon` says how long an episode is.
+        EnvError: It raised, or can be neither restored nor replayed.
     """
 
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any] | str,
+        env: gymnasium.Env[Any, Any] | EnvFactory | str,
         *,
         horizon: int | None = None,
         starts: Starts | None = None,
         camera: int | str | Sequence[str] | None = None,
+        view: EnvView | None = None,
     ) -> None:
-        env = gymnasium.make(env) if isinstance(env, str) else env
-        several = () if camera is None or isinstance(camera, int | str) else tuple(camera)
-        self._simulator = Simulator(env, cameras=(camera,) if isinstance(camera, int | str) else several)
-        self._first_observations = starts
+        made, make = _made(env)
         if starts is not None and SIMULATOR not in starts.rows:
             raise InvalidInputError(f"These starts hold {sorted(starts.rows)}; a simulator also needs {SIMULATOR}.")
-        limit = env.spec.max_episode_steps if env.spec is not None else None
+        limit = made.spec.max_episode_steps if made.spec is not None else None
         horizon = horizon if horizon is not None else limit
         if horizon is None or horizon < 1:
             raise InvalidInputError(f"An episode needs at least one step; got horizon={horizon}. Pass horizon=.")
+        adapter = EnvAdapter(made, view)
+        seeded = starts is not None and starts.rows[SIMULATOR].shape[1] == 1
+        self._simulator = _simulator(adapter, make, horizon=horizon, camera=camera, seeded=seeded)
+        self._first_observations = starts
+        self._trial: bool | None = None
         first = self._simulator.begin(0)
-        self._keys = [IMAGES + name for name in several] or [IMAGE]
         self._spec = WorldSpec(
-            action=self._simulator.action,
-            cameras=tuple(_camera(key, self._simulator.draw(i)) for i, key in enumerate(self._keys)),
+            action=adapter.action,
+            cameras=tuple(_camera(key, self._simulator.draw(None, key)) for key in self._simulator.cameras),
             observes=(SIMULATOR,),
-            latent_shape=(len(self._simulator.state()), 1, 1),
+            latent_shape=(self._simulator.state_size, 1, 1),
             proprio_dim=len(first.proprio),
             horizon=horizon,
-            success_at="any" if env.unwrapped.metadata.get("success_at") == "any" else "end",
-            task=str(env.unwrapped.metadata.get("task", "")),
-            task_id=env.spec.id if env.spec is not None else "",
+            success_at=adapter.success_at,
+            task=adapter.task,
+            task_id=adapter.task_id,
         )
 
     @property
@@ -121,20 +131,20 @@ class SimulatorWorld:
         frames = [torch.empty((len(indices), *camera.size, 3), dtype=torch.uint8) for camera in self._spec.cameras]
         for row, index in enumerate((indices.to(torch.int64) % _SEEDS).tolist()):
             readings.append(self._simulator.begin(index))
-            states.append(self._simulator.state())
-            for number, drawn in enumerate(frames):
-                drawn[row] = torch.from_numpy(self._simulator.draw(number).copy())
+            states.append(self._simulator.start())
+            for camera, drawn in zip(self._spec.cameras, frames, strict=True):
+                drawn[row] = torch.from_numpy(self._simulator.draw(None, camera.key))
         seen = {
-            **dict(zip(self._keys, frames, strict=True)),
+            **{camera.key: drawn for camera, drawn in zip(self._spec.cameras, frames, strict=True)},
             STATE: _proprio(readings, self._spec.proprio_dim),
-            SIMULATOR: _states(states, self._spec.latent_shape[0]),
+            SIMULATOR: _states(states, self._simulator.start_size),
         }
         true_state = _true_state(readings)
         return seen if true_state is None else seen | {TRUE_STATE: true_state}
 
     def reset(self, starts: Observation, keys: Tensor) -> SimulatorState:
-        """Begin B episodes from SIMULATOR, float64 [B, S], with noise keys int64 [B]."""
-        width = self._spec.latent_shape[0]
+        """Begin B episodes from SIMULATOR, float64 [B, S] or seeds [B, 1], with noise keys int64 [B]."""
+        width = self._simulator.start_size
         if SIMULATOR not in starts:
             raise InvalidInputError(
                 f"A simulator starts from {SIMULATOR!r}; got {sorted(starts)}. Take starts from SimulatorWorld.starts, "
@@ -146,7 +156,10 @@ class SimulatorWorld:
                 f"{SIMULATOR} must be {len(keys)} rows of {width} finite numbers; got {tuple(state.shape)}."
             )
         keys = keys.to(torch.int64).cpu()
-        return SimulatorState(key=keys, step=torch.zeros_like(keys), simulator=state.to(torch.float64).cpu().clone())
+        first = [self._simulator.first(row) for row in state.to(torch.float64).cpu().numpy()]
+        return SimulatorState(
+            key=keys, step=torch.zeros_like(keys), simulator=_states(first, self._simulator.state_size).clone()
+        )
 
     def step(self, state: WorldState, action: Tensor) -> tuple[SimulatorState, WorldStep]:
         """Advance every episode by one control period; `action` is float32 [B, A]."""
@@ -166,12 +179,27 @@ class SimulatorWorld:
         step = WorldStep(
             latent=simulator[:, :, None, None],
             proprio=_proprio(readings, self._spec.proprio_dim),
-            progress=torch.tensor([r.progress for r in readings], dtype=torch.float32),
-            success=torch.tensor([r.success for r in readings], dtype=torch.float32),
+            progress=torch.tensor([_known(r.progress, r.success) for r in readings], dtype=torch.float32),
+            success=torch.tensor([_known(r.success) for r in readings], dtype=torch.float32),
             uncertainty=torch.zeros(len(readings)),
             true_state=_true_state(readings),
         )
         return dataclasses.replace(state, step=state.step + 1, simulator=simulator), step
+
+    @property
+    def tells_success(self) -> bool:
+        """Whether the environment says, at some step of an episode, if the task stands solved; plays one to find out."""
+        if self._trial is None:
+            simulator, rule = self._simulator, self._simulator.adapter.view.success
+            reading = simulator.begin(0)
+            state, count = simulator.first(simulator.start()), 0
+            actions = trial_actions(simulator.adapter, self._spec.horizon)
+            while math.isnan(reading.success) and count < self._spec.horizon:
+                state, reading = simulator.act(state, actions[count])
+                count += 1
+            always = rule is not None and rule.text.strip() in {f"info.{name}" for name in NAMES}
+            self._trial = always or not math.isnan(reading.success)
+        return self._trial
 
     def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
         """Advance open loop through actions [B, T, A]; nothing is drawn."""
@@ -188,12 +216,47 @@ class SimulatorWorld:
                 f"Latents must be [..., S, 1, 1] of {self._spec.latent_shape}; got {tuple(latent.shape)}."
             )
         own = self._spec.camera(camera)
-        number, lead = self._keys.index(own.key), latent.shape[:-3]
+        lead = latent.shape[:-3]
         frames = torch.empty((lead.numel(), *own.size, 3), dtype=torch.uint8)
         for place, row in enumerate(latent.detach().cpu().double().reshape(lead.numel(), -1).numpy()):
-            self._simulator.restore(row)
-            frames[place] = torch.from_numpy(self._simulator.draw(number).copy())
+            frames[place] = torch.from_numpy(self._simulator.draw(row, own.key))
         return frames.reshape(*lead, *frames.shape[1:])
+
+
+def _made(env: gymnasium.Env[Any, Any] | EnvFactory | str) -> tuple[gymnasium.Env[Any, Any], EnvFactory | None]:
+    """An environment, and what makes another one like it, where that is known."""
+    if isinstance(env, gymnasium.Env):
+        return env, None
+    if isinstance(env, str):
+        make: EnvFactory = functools.partial(gymnasium.make, env)
+        return make(), make
+    return env(), env
+
+
+def _simulator(
+    adapter: EnvAdapter,
+    make: EnvFactory | None,
+    *,
+    horizon: int,
+    camera: int | str | Sequence[str] | None,
+    seeded: bool,
+) -> Simulator:
+    """The environment as a function of its state."""
+    if camera is not None:
+        check_rays(adapter.env)
+        adapter.reset(0)
+        names = (camera,) if isinstance(camera, int | str) else tuple(camera)
+        kind: StateKind = "own" if has_own_state(adapter.env) else "mujoco"
+        return RestoredSimulator(adapter, kind, cameras=names)
+    kind = "seed" if seeded else state_kind(adapter)
+    if kind == "seed":
+        return ReplayedSimulator(make, adapter.view, horizon=horizon, first=adapter)
+    return RestoredSimulator(adapter, kind)
+
+
+def _known(value: float, otherwise: float = 0.0) -> float:
+    """A number, or another one where it is nan; 0 where both are."""
+    return next((v for v in (value, otherwise) if not math.isnan(v)), 0.0)
 
 
 def _camera(key: str, frame: Bytes) -> Camera:
@@ -204,11 +267,11 @@ def _states(rows: list[Float64s], width: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty((0, width), dtype=torch.float64)
 
 
-def _proprio(readings: list[Reading], width: int) -> Tensor:
+def _proprio(readings: list[EnvReading], width: int) -> Tensor:
     return torch.from_numpy(np.stack([r.proprio for r in readings])) if readings else torch.empty((0, width))
 
 
-def _true_state(readings: list[Reading]) -> Tensor | None:
+def _true_state(readings: list[EnvReading]) -> Tensor | None:
     """True states [B, E], or None where the environment does not give them."""
     known = [r.true_state for r in readings if r.true_state is not None]
     return torch.from_numpy(np.stack(known)) if known and len(known) == len(readings) else None

@@ -1,191 +1,309 @@
-"""Simulators whose state can be read out and restored.
+"""Environments used as functions of their state: by restoring it, or by playing the episode's actions again.
 
-An environment qualifies if it has `get_state() -> float64 [S]` and `set_state(state)`, or if it keeps its MuJoCo
-`model` and `data` as Gymnasium's own MuJoCo environments do; what it remembers outside these is lost.
+`worldsim.data.collect.env_state` says which environments can be restored. Every other one is replayed: its state is the
+episode's seed and the actions so far, and as many copies of it are kept as episodes run side by side.
 
-Optional methods spare drawing and are used where an environment has them, as `worldsim.envs.push.env.PushEnv` does:
-`advance(action)`, `info()`, `agent_pos()`, `pixels()`.
+Optional methods spare drawing and are used where a restored environment has them, as `worldsim.envs.push.env.PushEnv`
+does: `advance(action)`, `info()`, `agent_pos()`, `pixels()`.
+
+Shape legend: S state, S0 start, P proprio, A action, H W pixels.
 """
 
 import dataclasses
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import gymnasium
-import mujoco
 import numpy as np
 
 from worldsim.arrays import Bytes, Float32s, Float64s
-from worldsim.envs.render.renderer import RayRenderer
-from worldsim.errors import InvalidInputError
-from worldsim.spaces import action_spec_of, to_env, wrappers_of
-
-_FRAME_PX = 64
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_LEFT_OUT = (
-    gymnasium.RewardWrapper,
-    gymnasium.wrappers.TimeLimit,
-    gymnasium.wrappers.OrderEnforcing,
-    gymnasium.wrappers.PassiveEnvChecker,
-    gymnasium.wrappers.Autoreset,
-    gymnasium.wrappers.RecordEpisodeStatistics,
-    gymnasium.wrappers.RecordVideo,
-    gymnasium.wrappers.RenderCollection,
-    gymnasium.wrappers.HumanRendering,
+from worldsim.core import IMAGE, IMAGES
+from worldsim.data.collect.env_adapter import EnvAdapter, EnvReading, EnvView
+from worldsim.data.collect.env_state import (
+    EnvState,
+    StateKind,
+    first_difference,
+    has_mujoco,
+    play_actions,
+    pure_wrappers,
+    trial_actions,
 )
-"""Wrappers that change neither what an action does nor what is observed."""
+from worldsim.envs.render.renderer import RayRenderer
+from worldsim.errors import EnvError, InvalidInputError
+from worldsim.spaces import to_env
+
+EnvFactory = Callable[[], gymnasium.Env[Any, Any]]
+_FRAME_PX = 64
+_COPIES = 64
+"""Copies of a replayed environment that are kept: as many episodes as a batch of a triage has."""
+_TRIED_STEPS = 8
+_TRIED_SEED, _OTHER_SEED = 3, 4
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What is known of a simulator's present state without drawing."""
+class Simulator(Protocol):
+    """An environment as a function of its state.
 
-    proprio: Float32s  # [P]
-    progress: float  # 0..1
-    success: bool
-    true_state: Float32s | None  # [E]
+    Attributes:
+        adapter: How it is read.
+        cameras: Observation keys of what `draw` draws, the main camera first.
+        state_size: S.
+        start_size: S0, the width of what is kept of a start.
+    """
+
+    adapter: EnvAdapter
+    cameras: tuple[str, ...]
+    state_size: int
+    start_size: int
+
+    def begin(self, seed: int) -> EnvReading:
+        """Start the episode of a seed."""
+
+    def start(self) -> Float64s:
+        """What the episode that has just begun can be begun from again, float64 [S0]."""
+
+    def first(self, start: Float64s) -> Float64s:
+        """The state [S] of an episode that begins from `start` [S0]."""
+
+    def act(self, state: Float64s, action_A: Float32s) -> tuple[Float64s, EnvReading]:
+        """Advance from `state` [S] by one control period; where that leads."""
+
+    def draw(self, state: Float64s | None, camera: str) -> Bytes:
+        """The frame uint8 [H, W, 3] of a state [S], or of the episode that has just begun."""
 
 
-class Simulator:
-    """One environment, used as a function of its state.
+class RestoredSimulator:
+    """A simulator whose state is set; see `Simulator`.
 
     Args:
-        env: The environment. Wrappers that change actions (`gymnasium.ActionWrapper`) or observations
-            (`gymnasium.ObservationWrapper`) are applied; those that count, limit, film or change rewards are left out.
+        adapter: The environment. Wrappers that change actions, observations or rewards without memory are applied; those
+            that count, limit or film are left out.
+        kind: How its state is kept.
         cameras: MuJoCo cameras to draw by ray casting instead of the environment's own frames.
 
     Raises:
-        InvalidInputError: Its state can be neither read nor restored, a wrapper does something else in `step`, or there
-            is no MuJoCo scene to draw `cameras` of.
         UnknownNameError: No such camera.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], *, cameras: Sequence[int | str] = ()) -> None:
-        self.env: Any = env.unwrapped
-        self.action = action_spec_of(env)
-        self._act, self._observe = _wrapped(env)
-        self._own = callable(getattr(self.env, "get_state", None)) and callable(getattr(self.env, "set_state", None))
-        pair = getattr(self.env, "model", None), getattr(self.env, "data", None)
-        mujoco_pair = isinstance(pair[0], mujoco.MjModel) and isinstance(pair[1], mujoco.MjData)
-        if mujoco_pair:  # Gymnasium's MujocoEnv has a set_state(qpos, qvel) of another meaning
-            self._own = callable(getattr(self.env, "get_state", None))
-        if not (self._own or mujoco_pair):
-            raise InvalidInputError(
-                f"{type(self.env).__name__} cannot be restored: it has neither get_state and set_state nor a MuJoCo "
-                "model and data. Give it get_state() -> float64 vector and set_state(vector)."
-            )
+    def __init__(self, adapter: EnvAdapter, kind: StateKind, *, cameras: Sequence[int | str] = ()) -> None:
+        self.adapter = adapter
+        self._inner = cast(Any, adapter.env.unwrapped)
+        wrapped = pure_wrappers(adapter.env)
+        assert not isinstance(wrapped, str)
+        self._act, self._observe, self._pay = wrapped
+        self._keeper = EnvState(adapter.env, kind)
+        scene = self._inner.model if cameras else None
+        named = [IMAGES + str(c) for c in cameras] if len(cameras) > 1 else [IMAGE]
+        self.cameras = tuple(named)
+        self._renderers = {k: RayRenderer(scene, c, _FRAME_PX, _FRAME_PX) for k, c in zip(named, cameras, strict=False)}
+        adapter.reset(0)
+        self.state_size = self.start_size = len(self._keeper.read())
 
-        if cameras and not mujoco_pair:
-            raise InvalidInputError(f"{type(self.env).__name__} has no MuJoCo model and data; leave camera out.")
-        self._renderers = [RayRenderer(pair[0], camera, _FRAME_PX, _FRAME_PX) for camera in cameras]
+    def begin(self, seed: int) -> EnvReading:
+        """See `Simulator.begin`."""
+        observation, info = self._inner.reset(seed=seed)
+        return self._read(observation, info, math.nan)
 
-    def begin(self, seed: int) -> Reading:
-        """Start the episode of a seed."""
-        observation, info = self.env.reset(seed=seed)
-        return self._read(observation, info)
+    def start(self) -> Float64s:
+        """See `Simulator.start`."""
+        return self._keeper.read()
 
-    def act(self, state: Float64s, action_A: Float32s) -> tuple[Float64s, Reading]:
-        """Restore `state` [S], advance one control period, and return where that leads."""
-        self.restore(state)
-        action = to_env(self.action, action_A)
+    def first(self, start: Float64s) -> Float64s:
+        """See `Simulator.first`."""
+        return start
+
+    def act(self, state: Float64s, action_A: Float32s) -> tuple[Float64s, EnvReading]:
+        """See `Simulator.act`."""
+        self._keeper.restore(state)
+        action = to_env(self.adapter.action, action_A)
         for change in self._act:
             action = change(action)
-        if callable(getattr(self.env, "advance", None)):
-            self.env.advance(action)
-            observation: Any = None
-            info: Mapping[str, Any] = self.env.info()
+        observation: Any = None
+        reward = math.nan
+        if callable(getattr(self._inner, "advance", None)) and self.adapter.view.success is None:
+            self._inner.advance(action)
+            info: Mapping[str, Any] = self._inner.info()
         else:
-            observation, _, _, _, info = self.env.step(action)
-        return self.state(), self._read(observation, info)
+            observation, reward, _, _, info = self._inner.step(action)
+            for change in self._pay:
+                reward = change(reward)
+        return self._keeper.read(), self._read(observation, info, reward)
 
-    def state(self) -> Float64s:
-        """Everything needed to resume, float64 [S]."""
-        if self._own:
-            return np.asarray(self.env.get_state(), np.float64)
-        vector = np.empty(mujoco.mj_stateSize(self.env.model, _STATE))
-        mujoco.mj_getState(self.env.model, self.env.data, vector, _STATE)
-        return vector
-
-    def restore(self, state: Float64s) -> None:
-        """Resume from `state`."""
-        if self._own:
-            self.env.set_state(state)
-            return
-        model, data = self.env.model, self.env.data
-        mujoco.mj_resetData(model, data)  # what the vector does not hold must not depend on the past either
-        mujoco.mj_setState(model, data, state, _STATE)
-        mujoco.mj_forward(model, data)
-        mujoco.mj_setState(model, data, state, _STATE)  # mj_forward moved the solver's warm start
-
-    def draw(self, camera: int = 0) -> Bytes:
-        """The present frame, uint8 [H, W, 3], of the camera at a position among those named, or the environment's own.
+    def draw(self, state: Float64s | None, camera: str) -> Bytes:
+        """See `Simulator.draw`.
 
         Raises:
             InvalidInputError: The environment draws nothing.
         """
-        if self._renderers:
-            return self._renderers[camera].render(self.env.data)
-        try:
-            frame = self.env.pixels() if callable(getattr(self.env, "pixels", None)) else self.env.render()
-        except NotImplementedError:
-            frame = None
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
-            raise InvalidInputError(
-                f"{type(self.env).__name__} gave no uint8 [H, W, 3] frame. Make it with render_mode='rgb_array', or "
-                "name a MuJoCo camera, or give it pixels()."
-            )
-        return frame
+        if state is not None:
+            self._keeper.restore(state)
+        if camera in self._renderers:
+            return self._renderers[camera].render(self._inner.data)
+        if callable(getattr(self._inner, "pixels", None)):
+            return self.adapter.frames({"pixels": self._inner.pixels()})[camera]
+        return self.adapter.frames(None)[camera]
 
-    def _read(self, observation: Any, info: Mapping[str, Any]) -> Reading:
+    def _read(self, observation: Any, info: Mapping[str, Any], reward: float) -> EnvReading:
         """Read what is known of the present without drawing."""
-        success = bool(info.get("is_success", False))
-        true_state = info.get("environment_state")
-        return Reading(
-            proprio=self._proprio(observation),
-            progress=float(np.clip(info.get("progress", success), 0.0, 1.0)),
-            success=success,
-            true_state=None if true_state is None else np.asarray(true_state, np.float32),
-        )
-
-    def _proprio(self, observation: Any) -> Float32s:
-        """`agent_pos`, from the environment itself or its observation; a plain vector observation is all of it."""
-        if callable(getattr(self.env, "agent_pos", None)):
-            return np.asarray(self.env.agent_pos(), np.float32).ravel()
-        for change in self._observe:
-            observation = change(observation)
-        if isinstance(observation, Mapping):
-            if "agent_pos" not in observation:
-                raise InvalidInputError(
-                    f"{type(self.env).__name__} observes {sorted(observation)}; 'agent_pos' is needed."
-                )
-            observation = observation["agent_pos"]
-        return np.asarray(observation, np.float32).ravel()
+        if callable(getattr(self._inner, "agent_pos", None)):
+            observation = {"agent_pos": self._inner.agent_pos()}
+        else:
+            for change in self._observe:
+                observation = change(observation)
+        return self.adapter.numbers(observation, info, reward)
 
 
-def _wrapped(env: gymnasium.Env[Any, Any]) -> tuple[list[Callable[[Any], Any]], list[Callable[[Any], Any]]]:
-    """What wrappers do to an action on its way in, and to an observation on its way out, in the order of doing.
+@dataclasses.dataclass(kw_only=True)
+class _Run:
+    """A copy of the environment and how far its episode is."""
+
+    adapter: EnvAdapter
+    observation: Any
+    reading: EnvReading
+    over: bool = False
+
+
+class ReplayedSimulator:
+    """A simulator whose state is a seed and the actions played since; see `Simulator`.
+
+    A state is float64 [2 + horizon * A]: the seed, how many actions, the actions. An episode that the environment ends
+    stays as it ended. All wrappers act.
+
+    Args:
+        make: Makes a copy of the environment.
+        view: How it is looked at.
+        horizon: Actions in an episode.
+        first: A copy that is made already.
 
     Raises:
-        InvalidInputError: A wrapper has a `step` of its own that may change either and remember things.
+        EnvError: Two playings of the same actions from the same seed differ.
     """
-    act: list[Callable[[Any], Any]] = []
-    look: list[Callable[[Any], Any]] = []
-    for wrapper in wrappers_of(env):
-        kind = type(wrapper)
-        if isinstance(wrapper, gymnasium.ActionWrapper) and _inherits(kind, gymnasium.ActionWrapper):
-            act.append(wrapper.action)
-        elif isinstance(wrapper, gymnasium.ObservationWrapper) and _inherits(kind, gymnasium.ObservationWrapper):
-            look.insert(0, wrapper.observation)
-        elif not issubclass(kind, _LEFT_OUT) and not _inherits(kind, gymnasium.Wrapper):
+
+    def __init__(self, make: EnvFactory | None, view: EnvView, *, horizon: int, first: EnvAdapter) -> None:
+        self._make, self._view, self.horizon = make, view, horizon
+        self.adapter = first
+        self._runs: OrderedDict[bytes, _Run] = OrderedDict()
+        self._spare = [first]
+        self._made = 1
+        self.start_size, self.state_size = 1, 2 + horizon * first.action.dim
+        self._check_repeats()
+        observation, _ = first.reset(0)
+        self.cameras = tuple(first.frames(observation))
+        self._begun = self.first(np.zeros(1))
+
+    def begin(self, seed: int) -> EnvReading:
+        """See `Simulator.begin`."""
+        self._begun = self.first(np.array([seed], np.float64))
+        return self._at(self._begun).reading
+
+    def start(self) -> Float64s:
+        """See `Simulator.start`."""
+        return self._begun[:1].copy()
+
+    def first(self, start: Float64s) -> Float64s:
+        """See `Simulator.first`."""
+        return np.concatenate([start, np.zeros(self.state_size - 1)])
+
+    def act(self, state: Float64s, action_A: Float32s) -> tuple[Float64s, EnvReading]:
+        """See `Simulator.act`.
+
+        Raises:
+            InvalidInputError: The episode is over.
+        """
+        count, dim = int(state[1]), self.adapter.action.dim
+        if count >= self.horizon:
             raise InvalidInputError(
-                f"The wrapper {kind.__name__} has a step or reset of its own and may remember what went before, which is "
-                "lost when a simulator's state is restored. Take it off, or make it a gymnasium.ActionWrapper or "
-                "ObservationWrapper without memory."
+                f"An episode of this simulator has {self.horizon} actions; a further one was given."
             )
-    return act, look
+        run = self._at(state)
+        following = state.copy()
+        following[1] = count + 1
+        following[2 + count * dim : 2 + (count + 1) * dim] = action_A
+        del self._runs[_key(state)]
+        self._step(run, action_A)
+        self._runs[_key(following)] = run
+        return following, run.reading
+
+    def draw(self, state: Float64s | None, camera: str) -> Bytes:
+        """See `Simulator.draw`."""
+        run = self._at(self._begun if state is None else state)
+        return run.adapter.frames(run.observation)[camera]
+
+    def _at(self, state: Float64s) -> _Run:
+        """A copy that stands in this state; the one used longest ago is played again where there is none."""
+        key = _key(state)
+        if key in self._runs:
+            self._runs.move_to_end(key)
+            return self._runs[key]
+        run = self._played(self._free(), state)
+        self._runs[key] = run
+        return run
+
+    def _free(self) -> EnvAdapter:
+        """A copy that can begin another episode."""
+        if self._spare:
+            return self._spare.pop()
+        if self._make is None or self._made >= _COPIES:
+            return self._runs.popitem(last=False)[1].adapter
+        self._made += 1
+        return EnvAdapter(self._make(), self._view)
+
+    def _played(self, adapter: EnvAdapter, state: Float64s) -> _Run:
+        """Play the actions of a state from its seed."""
+        count, dim = int(state[1]), self.adapter.action.dim
+        observation, info = adapter.reset(int(state[0]))
+        run = _Run(adapter=adapter, observation=observation, reading=adapter.numbers(observation, info))
+        for action_A in state[2 : 2 + count * dim].reshape(count, dim).astype(np.float32):
+            self._step(run, action_A)
+        return run
+
+    @staticmethod
+    def _step(run: _Run, action_A: Float32s) -> None:
+        """One action more, unless the episode is over; what is not told stays what it was."""
+        if run.over:
+            return
+        adapter, before = run.adapter, run.reading
+        run.observation, reward, run.over, info = adapter.step(to_env(adapter.action, action_A))
+        reading = adapter.numbers(run.observation, info, reward)
+        told = {n: getattr(before, n) for n in ("success", "progress") if math.isnan(getattr(reading, n))}
+        run.reading = dataclasses.replace(reading, **told)
+
+    def _check_repeats(self) -> None:
+        """Refuse environments in which the same actions from the same seed lead elsewhere the second time."""
+        one = self._spare[0]
+        other = one if self._make is None else EnvAdapter(self._make(), self._view)
+        actions = trial_actions(one, _TRIED_STEPS)
+        other.reset(_OTHER_SEED)
+        play_actions(other, actions[::-1])
+        played = []
+        for adapter in (one, other):
+            observation, info = adapter.reset(_TRIED_SEED)
+            begun = adapter.numbers(observation, info)
+            played.append(([begun, *play_actions(adapter, actions)[0]], adapter.frames(observation)))
+        different = first_difference(played[0][0], played[1][0])
+        if not different and any(not np.array_equal(played[0][1][k], played[1][1][k]) for k in played[0][1]):
+            different = "the frames after the seed differ"
+        if different:
+            raise EnvError(
+                f"The environment {one.name} cannot be replayed: two episodes of the same seed and actions are not the same "
+                f"({different}). It draws random numbers that reset(seed=...) does not set; seed them, or give it "
+                "get_state() and set_state()."
+            )
+        if other is not one:
+            self._spare.append(other)
+            self._made += 1
 
 
-def _inherits(kind: type[Any], base: type[Any]) -> bool:
-    """Whether a wrapper leaves `step` and `reset` as its base has them and keeps no statistics: it remembers nothing."""
-    counts = issubclass(kind, gymnasium.wrappers.NormalizeObservation)
-    return not counts and kind.step is base.step and kind.reset is base.reset
+def check_rays(env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse MuJoCo cameras of an environment that has no MuJoCo scene.
+
+    Raises:
+        InvalidInputError: It has none.
+    """
+    if not has_mujoco(env):
+        raise InvalidInputError(f"{type(env.unwrapped).__name__} has no MuJoCo model and data; leave camera out.")
+
+
+def _key(state: Float64s) -> bytes:
+    return state.tobytes()

@@ -6,7 +6,7 @@ A task that worldsim knows gets pushes of every kind on top of what needs no kno
 import numpy as np
 
 from worldsim.actions import ActionSpec
-from worldsim.data.collect.env_adapter import EnvAdapter
+from worldsim.data.collect.env_adapter import EnvAdapter, EnvView
 from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour, Hold, Switching, Wander
 from worldsim.errors import unknown_name
@@ -76,12 +76,12 @@ def general_behaviours(action: ActionSpec, *, weight: float = 1.0) -> tuple[Beha
     )
 
 
-def named_behaviours(name: str, env: str, *, cameras: tuple[str, ...] | None = None) -> tuple[Behaviour, ...]:
+def named_behaviours(name: str, env: str | MakeEnv, *, cameras: tuple[str, ...] | None = None) -> tuple[Behaviour, ...]:
     """The behaviours of a name.
 
     Args:
         name: One of `MIXTURES`; ``"auto"`` takes the task's own where worldsim knows it.
-        env: Name of the environment they act in, as for `MakeEnv`.
+        env: The environment they act in, or its name as for `MakeEnv`.
         cameras: Cameras that are recorded; None for all.
 
     Raises:
@@ -90,12 +90,12 @@ def named_behaviours(name: str, env: str, *, cameras: tuple[str, ...] | None = N
     """
     if name not in MIXTURES:
         raise unknown_name("mixture of behaviours", name, MIXTURES)
-    make = MakeEnv(env)
+    make = MakeEnv(env) if isinstance(env, str) else env
     if name == "auto":
         name = "push" if make.name == ALIASES["push"] else "general"
     trial = make()
     try:
-        adapter = EnvAdapter(trial, cameras=cameras)
+        adapter = EnvAdapter(trial, EnvView(cameras=cameras))
         if name == "demonstrations":
             return push_demonstrations(adapter.action)
         if name == "push":

@@ -1,14 +1,19 @@
 """Environments and worlds by name: what users type becomes a Gymnasium environment."""
 
+import ctypes.util
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
+from worldsim.data.collect.env_calls import env_call, package_of
 from worldsim.envs.episodes import require_startable
 from worldsim.envs.world import WorldEnv, WorldVectorEnv
-from worldsim.errors import InvalidInputError, WorldsimError, unknown_name
+from worldsim.errors import InvalidInputError, MissingExtraError, UnknownNameError, unknown_name
 from worldsim.protocols import Startable
 from worldsim.user_code import import_name, import_place, is_code_ref
 from worldsim.worlds import load_world
@@ -22,48 +27,98 @@ class MakeEnv:
     Args:
         name: An alias, a registered Gymnasium id, ``module:id`` for an id that a module registers, ``module:function``
             or ``file.py:function`` for a function that makes one. The last three are imported.
+        imports: Modules or files to import first, because they register environments.
 
     Raises:
-        UnknownNameError: No such id; the closest is named.
-        InvalidInputError: The module or function cannot be imported.
+        UnknownNameError: No such id; the closest are named.
+        InvalidInputError: A module or function cannot be imported.
+        MissingExtraError: A module needs another one that is not installed.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = ALIASES.get(name, name)
+    def __init__(self, name: str, *, imports: Sequence[str] = ()) -> None:
+        self.name, self.imports = ALIASES.get(name, name), tuple(imports)
         self._find()
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        """Make one; of a registered id with frames, if it can draw."""
+        """Make one; of a registered id with frames, if it can draw.
+
+        Raises:
+            MissingExtraError: It lacks a library; the message says how to install it.
+            EnvError: It raised while it was made.
+            InvalidInputError: Gymnasium refuses to make it, or the function made something else.
+        """
         found = self._find()
-        if callable(found):
-            made: gymnasium.Env[Any, Any] = found()
-            return made
-        modes = getattr(gymnasium.spec(found), "additional_wrappers", None)
-        try:
-            return gymnasium.make(found, render_mode="rgb_array") if modes is not None else gymnasium.make(found)
-        except TypeError:
-            return gymnasium.make(found)
+        prefer_offscreen()
+        with env_call(self.name, "while it was made"):
+            made = found() if callable(found) else _made(found)
+        if not isinstance(made, gymnasium.Env):
+            raise InvalidInputError(f"{self.name} made a {type(made).__name__}; expected a gymnasium.Env.")
+        return made
 
     def _find(self) -> Any:
         """The function that makes it, or its registered id."""
+        for place in self.imports:
+            self._import(place, place)
         if self.name in gymnasium.registry:
             return self.name
-        try:
-            if is_code_ref(self.name):
+        if is_code_ref(self.name):
+            with env_call(self.name, "while it was imported"):
                 return import_name(self.name)
-            module, _, identity = self.name.rpartition(":")
-            if not module or not all(part.isidentifier() for part in module.split(".")):
-                raise unknown_name("environment", self.name, [*ALIASES, *gymnasium.registry])
-            import_place(module, ref=self.name)
-        except WorldsimError:
-            raise
-        except ImportError as error:
-            raise InvalidInputError(
-                f"{self.name!r} could not be imported ({error}). Give module:function, importable from here."
-            ) from error
+        module, _, identity = self.name.rpartition(":")
+        if module and all(part.isidentifier() for part in module.split(".")):
+            self._import(module, self.name)
+        else:
+            identity = self.name
         if identity not in gymnasium.registry:
-            raise unknown_name("environment", self.name, [*ALIASES, *gymnasium.registry])
+            raise _unknown(self.name, identity)
         return identity
+
+    @staticmethod
+    def _import(place: str, ref: str) -> None:
+        """Import a module, which registers its environments."""
+        with env_call(ref, "while it was imported"):
+            try:
+                import_place(place, ref=ref)
+            except InvalidInputError as error:
+                if (package := package_of(place)) is None:
+                    raise
+                raise MissingExtraError(f"{ref} needs the module {place}: pip install {package}") from error
+
+
+def prefer_offscreen() -> None:
+    """Choose how MuJoCo draws where there is no screen and the user chose nothing: EGL, else OSMesa, if installed.
+
+    Without this MuJoCo tries the screen, and a second try ends the process.
+    """
+    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform != "linux" or has_screen or os.environ.get("MUJOCO_GL"):
+        return
+    import mujoco  # noqa: F401  # reads the variable when it is imported, and needs none for what worldsim draws itself
+
+    for library, choice in (("EGL", "egl"), ("OSMesa", "osmesa")):
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = choice
+            return
+
+
+def _made(identity: str) -> gymnasium.Env[Any, Any]:
+    """The environment of a registered id, drawing frames if it can."""
+    modes = getattr(gymnasium.spec(identity), "additional_wrappers", None)
+    try:
+        return gymnasium.make(identity, render_mode="rgb_array") if modes is not None else gymnasium.make(identity)
+    except TypeError:
+        return gymnasium.make(identity)
+
+
+def _unknown(name: str, identity: str) -> UnknownNameError:
+    """The error for an id that is not registered; it says how ids of other packages are named."""
+    error = unknown_name("environment", identity, [*ALIASES, *gymnasium.registry])
+    package = identity.partition("/")[0] if "/" in identity else "PACKAGE"
+    if ":" in name:
+        return UnknownNameError(f"{error} The module of {name!r} was imported and registers no such environment.")
+    return UnknownNameError(
+        f"{error} If a package registers it, name the package: {package}:{identity}, or --import {package}."
+    )
 
 
 def make_world(world: Startable | str | Path) -> Startable:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldsim.data.collect.env_adapter import EnvView
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary
 from worldsim.data.collect.rollouts import RolloutOptions, estimate_rollouts, record_rollouts
 from worldsim.envs.simulator import SimulatorWorld
@@ -39,20 +40,29 @@ class PolicyRecording:
         return record_rollouts(self.world, self.policies, episodes=episodes, out=out, options=self.options)
 
 
-def policies_in_environment(env: str, policies: Sequence[str], *, options: RolloutOptions) -> PolicyRecording:
+def policies_in_environment(
+    env: str | MakeEnv, policies: Sequence[str], *, options: RolloutOptions, view: EnvView | None = None
+) -> PolicyRecording:
     """Policies in an environment, each episode from a start of its own.
 
     Args:
-        env: Name of the environment, as for `MakeEnv`; its state must be restorable (see `worldsim.envs.simulator_state`).
+        env: The environment, or its name as for `MakeEnv`; see `worldsim.envs.simulator` for how episodes are kept.
         policies: As for `worldsim triage`, or "bank".
         options: How to record.
+        view: How the environment is looked at.
 
     Raises:
-        WorldsimError: The environment cannot be restored, or a policy cannot be found or loaded.
+        WorldsimError: The environment cannot be used, or a policy cannot be found or loaded.
     """
-    make = MakeEnv(env)
-    place = SimulatorWorld(make(), horizon=options.steps)
-    return _prepare(place, policies, None, options, {"env": make.name}, make.name)
+    make = MakeEnv(env) if isinstance(env, str) else env
+    view = view or EnvView()
+    place = SimulatorWorld(make, horizon=options.steps, view=view)
+    source: dict[str, Any] = {"env": make.name}
+    source |= {} if view.success is None else {"success": view.success.text}
+    source |= {} if view.image_px is None else {"image_px": view.image_px}
+    source |= {} if view.cameras is None else {"camera": list(view.cameras)}
+    options = dataclasses.replace(options, has_success=place.tells_success)
+    return _prepare(place, policies, None, options, source, make.name)
 
 
 def policies_in_world(
@@ -80,7 +90,7 @@ def policies_in_world(
             "lack simulator states. Leave --simulator out, or name an environment: --env."
         )
     horizon = options.steps or loaded.spec.horizon
-    there = SimulatorWorld(loaded.spec.task_id, horizon=horizon, starts=loaded.first_observations)
+    there = SimulatorWorld(MakeEnv(loaded.spec.task_id), horizon=horizon, starts=loaded.first_observations)
     return _prepare(there, policies, ref.source, options, source, loaded.spec.task_id)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.data import toys
 from worldsim.core import IMAGE, STATE, TRUE_STATE
-from worldsim.data.collect.env_adapter import EnvAdapter
+from worldsim.data.collect.env_adapter import EnvAdapter, EnvView
 from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour, Wander
 from worldsim.data.collect.record import RecordingOptions, collect, estimate_collect
@@ -86,7 +86,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 import toys, torch
 from worldsim.data.collect.record import collect
-from worldsim.data.collect.env_adapter import EnvAdapter
+from worldsim.data.collect.env_adapter import EnvAdapter, EnvView
 from worldsim.data.collect.goal_exploration import varied_behaviours
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -262,7 +262,7 @@ def test_all_cameras_are_recorded_each_in_its_own_size(tmp_path: Path, kind: str
         if t < 3:
             assert np.array_equal(policy.seen[t][SIDE][0].numpy(), e.frames[SIDE][t])
             observation, *_ = env.step(e.action[t])
-    adapter = EnvAdapter(Plain(kind), cameras=["top", "side"])
+    adapter = EnvAdapter(Plain(kind), EnvView(cameras=("top", "side")))
     assert adapter.main_camera() == TOP and EnvAdapter(Plain(kind)).main_camera() == SIDE
 
 

@@ -28,6 +28,7 @@ class RecordingSummary:
         new: Episodes that this call added.
         solved: Share of episodes whose last observation is a success; nan where success is unknown.
         behaviours: Episodes by behaviour.
+        read_as: What was read from the environment, in words; empty where there was none.
     """
 
     episodes: int
@@ -35,6 +36,7 @@ class RecordingSummary:
     new: int
     solved: float
     behaviours: Mapping[str, int]
+    read_as: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

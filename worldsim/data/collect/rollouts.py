@@ -46,6 +46,7 @@ class RolloutOptions:
         batch: Episodes played together; None for a multiple of the policies near 128. Learned networks may round
             differently in batches of another size, so a batch is always played to its end, and a continuation keeps the size.
         video: Store mp4 instead of lossless pictures.
+        has_success: Whether the world tells success; False leaves it out of the dataset.
         name: The world's name; a learned world's is kept as what dreamed the frames.
         source: What else a continuation must repeat, as JSON values: digests of the policies and the world.
 
@@ -57,6 +58,7 @@ class RolloutOptions:
     steps: int | None = None
     batch: int | None = None
     video: bool = False
+    has_success: bool = True
     name: str = "world"
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -172,6 +174,7 @@ class _BatchPlayer:
             cameras=spec.cameras,
             proprio_dim=spec.proprio_dim,
             true_state_dim=step.true_state.shape[1] if known and step.true_state is not None else 0,
+            has_success=self.options.has_success,
             success_at=spec.success_at,
             task=spec.task,
             task_id=spec.task_id,
@@ -200,7 +203,8 @@ class _BatchPlayer:
         return key, turn, self._order[place % len(self._order)]
 
     def _episode(self, played: Played, starts: Observation, row: int, *, behaviour: str, seed: int) -> Episode:
-        odds, progress = played.success[row].numpy(), played.progress[row].float().numpy()
+        odds = played.success[row].numpy() if self.options.has_success else np.full(len(played.success[row]), np.nan)
+        progress = played.progress[row].float().numpy()
         true_state = None
         if played.true_state is not None and TRUE_STATE in starts:
             parts = [starts[TRUE_STATE][row : row + 1].cpu().float(), played.true_state[row].float()]
