@@ -115,6 +115,7 @@ def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
         (("collect", "--image-px", "-4"), "--image-px"),
         (("reason", "eval", "x", "--model", "y", "--batch", "0"), "--batch"),
         (("reason", "calibrate", "x", "--out", "y", "--band", "2"), "--band"),
+        (("reason", "calibrate", "reason", "--out", "y", "--device", "cuda:99"), "cuda:99"),
         (("reason", "items", "--data", "nowhere", "--count", "0"), "--count"),
         (("triage", "--dtype", "float33"), "float32"),
         (("triage", "--bugdet", "3"), "--budget"),

@@ -66,6 +66,8 @@ def test_a_folder_becomes_a_judge_with_its_version_and_rates(folder, tmp_path):
 def test_a_critic_computes_on_the_device_of_the_run(folder):
     assert loaders.judge_of(str(folder), device="cpu").load.device == "cpu"
     assert ReasonCritic.from_pretrained(folder, device="meta").vlm.device == torch.device("meta")
+    half = ReasonCritic.from_pretrained(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.vlm.model.parameters()} == {torch.bfloat16}
     with pytest.raises(NotImplementedError, match="meta"):  # its digest needs weights, so it was loaded there
         dataclasses.replace(loaders.judge_of(str(folder)).load, device="meta")(WORLD())
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import say, show
+from worldsim.cli.console import Device, say, show
 from worldsim.limits import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
 from worldsim.progress import progress_bars
 from worldsim.text import printable
@@ -57,6 +57,7 @@ def calibrate(
         int, typer.Option(min=0, max=MAX_SEED, help="Parts the policies into those that fit and those that try.")
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Episodes judged at once.")] = 16,
+    device: Device = "cpu",
 ) -> None:
     """Calibrate a critic on labelled videos of policies it did not learn from.
 
@@ -81,6 +82,7 @@ def calibrate(
             bias=bias,
             seed=seed,
             batch=batch,
+            device=device,
             command=" ".join(["worldsim", *sys.argv[1:]]),
             progress=progress,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim import storage
+from worldsim.compute import find_device
 from worldsim.errors import InvalidInputError
 from worldsim.progress import Progress, silent
 from worldsim.reason.calibration.fit import calibrate, judge_sources, summary
@@ -25,6 +26,7 @@ def calibrate_critic(
     bias: bool = True,
     seed: int = 0,
     batch: int = 16,
+    device: str = "cpu",
     command: str = "",
     progress: Progress = silent,
 ) -> tuple[ReasonCritic, int]:
@@ -39,6 +41,7 @@ def calibrate_critic(
         bias: Fit a bias beside the temperature.
         seed: Splits the policies into those that fit and those that test.
         batch: Episodes judged at once.
+        device: Where the model computes.
         command: How the calibration was asked for, kept in the folder.
         progress: Called as episodes are judged.
 
@@ -48,7 +51,7 @@ def calibrate_critic(
     Raises:
         WorldsimError: The model or the data cannot be read, or tell too little.
     """
-    critic = ReasonCritic.from_pretrained(model, batch=batch)
+    critic = ReasonCritic.from_pretrained(model, device=find_device(device), batch=batch)
     changed = {k: v for k, v in (settings or {}).items() if v is not None}
     critic = critic.with_settings(dataclasses.replace(critic.settings, **changed))
     paths, sources = open_data(data) if data else open_held_out(model)

@@ -177,7 +177,12 @@ class ReasonCritic:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path = SHIPPED_NAME, *, device: torch.device | str = "cpu", **options: Any
+        cls,
+        folder: str | Path = SHIPPED_NAME,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> "ReasonCritic":
         """Load a critic offline.
 
@@ -185,6 +190,7 @@ class ReasonCritic:
             folder: A critic's folder, ``"reason"`` for the shipped one, or any image-text-to-text model's (Qwen2.5-VL,
                 Qwen3-VL, cosmos3_omni): without a `critic.json` it judges uncalibrated, and says so.
             device: Where its model computes.
+            dtype: Of its weights in memory; None takes float32.
             options: As the class takes them.
 
         Raises:
@@ -192,7 +198,7 @@ class ReasonCritic:
             MissingExtraError: transformers is not installed.
         """
         path = critic_folder(folder)
-        vlm = VLM.from_pretrained(path, device=device, shown="images")
+        vlm = VLM.from_pretrained(path, device=device, dtype=dtype or torch.float32, shown="images")
         if trained_shown(path) == "video":
             _LOG.warning("%s learned from videos; a critic shows it pictures, so calibrate it as it is used.", path)
         settings = read_settings(path)
