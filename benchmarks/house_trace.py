@@ -27,7 +27,8 @@ class Trace:
     """What a run with truth and round trip went through.
 
     Attributes:
-        functions: Distinct functions of worldsim called, in any process, before the first row was committed.
+        functions: Distinct functions of worldsim called, in any process, before the first row was committed. Generator
+            expressions and the scopes of type parameters have frames of their own, but are not functions.
         files: Files that they stand in.
         frames: Frames of worldsim on the stack at the first `act` of a policy; for a worker process with those that
             wait for it in the process that sent the work.
@@ -86,7 +87,7 @@ def read(notes: str) -> Trace:
         (float(t), pid, kind, int(depth), name) for t, pid, kind, depth, name in map(str.split, notes.split("\n")[:-1])
     )
     committed = next(t for t, _, kind, _, _ in lines if kind == "commit")
-    seen = {name for t, _, kind, _, name in lines if kind == "call" and t <= committed}
+    seen = {name for t, _, kind, _, name in lines if kind == "call" and t <= committed and _is_function(name)}
     acted, worker, _, depth, _ = next(line for line in lines if line[2] == "act")
     sent = [line[3] for line in lines if line[2] == "send" and line[1] != worker and line[0] < acted]
     loads = collections.Counter(pid for _, pid, kind, _, _ in lines if kind == "load")
@@ -101,6 +102,11 @@ def read(notes: str) -> Trace:
         processes=len(loads),
         most_loads=max(loads.values()),
     )
+
+
+def _is_function(name: str) -> bool:
+    last = name.rsplit(".", 1)[-1].rsplit(":", 1)[-1]
+    return last == "<lambda>" or not last.startswith("<")
 
 
 class _Watch:

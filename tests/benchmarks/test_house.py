@@ -90,6 +90,8 @@ def test_notes_of_all_processes_make_one_trace():
     notes = """1.0 7 call 1 /cli.py:main
 1.1 7 load 2 /worlds/latent.py:LatentWorld.from_pretrained
 1.2 7 call 3 /pool.py:Pool.run
+1.2 7 call 4 /pool.py:Pool.run.<locals>.<genexpr>
+1.2 7 call 4 /pool.py:<genericparametersofrun>
 1.3 7 send 3 connection.py:Connection._send_bytes
 1.4 8 call 1 /worker.py:serve
 1.5 8 load 2 /worlds/latent.py:LatentWorld.from_pretrained

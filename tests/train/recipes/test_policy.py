@@ -327,7 +327,7 @@ def test_a_device_on_the_command_line_reaches_every_recipe():
         resolve("reason-sft", there, device="meta")
 
 
-def test_a_policy_is_trained_where_it_is_told(data, tmp_path):
+def test_a_policy_is_trained_on_the_device_asked_for(data, tmp_path):
     with pytest.raises(RuntimeError, match="meta"):  # its loss has no value, so it was computed there
         train_policy(small(data, tmp_path / "bank", schedule=Schedule(steps=1, batch=4), device="meta"))
     with pytest.raises(InvalidInputError, match="cuda:99"):
