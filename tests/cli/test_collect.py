@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from worldsim.cli.collect import collect
+from worldsim.data.collect.rollouts import RolloutOptions
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate.policies import SHIPPED_FOLDER
+from worldsim.evaluate.recording import policies_in_world
 
 PAIR = [str(SHIPPED_FOLDER / "n20_s0/000060"), str(SHIPPED_FOLDER / "n100_s0")]  # one, and all eight of a run
 
@@ -42,6 +44,16 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
     assert str(SHIPPED_FOLDER) not in saved and len(json.loads(saved)["request"]["digests"]) == 9
 
 
+def test_worlds_and_policies_compute_where_and_in_what_they_are_told() -> None:
+    for dtype in ("", "float32"):
+        told = {"simulator": False, "options": RolloutOptions(steps=2, batch=9), "dtype": dtype}
+        here = policies_in_world("push", PAIR[:1], **told)  # type: ignore[arg-type]
+        assert here.options.source.get("dtype", "") == dtype
+        assert here.estimate(episodes=1).frames > 0
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        policies_in_world("push", PAIR[:1], device="meta", **told).estimate(episodes=1)  # type: ignore[arg-type]
+
+
 def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collect(out=tmp_path / "d", world="push", episodes=1000, steps=1, batch=40, dry_run=True)
     assert "1000 episodes of 40 policies: 2000 frames" in capsys.readouterr().out
@@ -60,6 +72,8 @@ def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.Capt
         ({"image_px": "64x0"}, "--image-px takes N or HEIGHTxWIDTH"),
         ({"success": "is_success"}, "no success rule"),
         ({"batch": 3}, "--batch without policies"),
+        ({"dtype": "bfloat16"}, "--device and --dtype without policies"),
+        ({"policies": ["bank"], "device": "cuda:99"}, "cuda:99"),
         ({"policies": ["bank"], "steps": 0}, "steps and batch of 1 or more"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import say
+from worldsim.cli.console import Device, Dtype, say
 from worldsim.errors import InvalidInputError
 from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED, MAX_TIMEOUT_S
 
@@ -92,6 +92,8 @@ def collect(
         ),
     ] = 300.0,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
+    device: Device = "cpu",
+    dtype: Dtype = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try a few episodes and say what the rest would cost.")
     ] = False,
@@ -139,14 +141,19 @@ def collect(
             "--success with --world": bool(world) and success is not None,
             "--camera and --image-px with --world": bool(world) and bool(camera or image_px),
             "--batch without policies": not (policies or world) and batch is not None,
+            "--device and --dtype without policies": not (policies or world) and (device != "cpu" or bool(dtype)),
         }
     )
     with one_thread():
         if world:
-            job = policies_in_world(world, policies or [SHIPPED], simulator=simulator, options=rollouts)
+            job = policies_in_world(
+                world, policies or [SHIPPED], simulator=simulator, options=rollouts, device=device, dtype=dtype
+            )
         elif policies:
             make = MakeEnv(env or "push", imports=imports or ())
-            job = policies_in_environment(make, policies, options=rollouts, view=recordings.view)
+            job = policies_in_environment(
+                make, policies, options=rollouts, view=recordings.view, device=device, dtype=dtype
+            )
         else:
             make = MakeEnv(env or "push", imports=imports or ())
             _explore(make, behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldsim.compute import find_device, find_dtype
 from worldsim.data.collect.env_adapter import EnvView
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary
 from worldsim.data.collect.rollouts import RolloutOptions, estimate_rollouts, record_rollouts
@@ -41,7 +42,13 @@ class PolicyRecording:
 
 
 def policies_in_environment(
-    env: str | MakeEnv, policies: Sequence[str], *, options: RolloutOptions, view: EnvView | None = None
+    env: str | MakeEnv,
+    policies: Sequence[str],
+    *,
+    options: RolloutOptions,
+    view: EnvView | None = None,
+    device: str = "cpu",
+    dtype: str = "",
 ) -> PolicyRecording:
     """Policies in an environment, each episode from a start of its own.
 
@@ -50,6 +57,8 @@ def policies_in_environment(
         policies: As for `worldsim triage`, or "bank".
         options: How to record.
         view: How the environment is looked at.
+        device: Where the policies compute.
+        dtype: Of their weights; empty keeps the stored one.
 
     Raises:
         WorldsimError: The environment cannot be used, or a policy cannot be found or loaded.
@@ -62,11 +71,17 @@ def policies_in_environment(
     source |= {} if view.image_px is None else {"image_px": view.image_px}
     source |= {} if view.cameras is None else {"camera": list(view.cameras)}
     options = dataclasses.replace(options, has_success=place.tells_success)
-    return _prepare(place, policies, None, options, source, make.name)
+    return _prepare(place, policies, None, options, source, make.name, device=device, dtype=dtype)
 
 
 def policies_in_world(
-    world: str, policies: Sequence[str], *, simulator: bool, options: RolloutOptions
+    world: str,
+    policies: Sequence[str],
+    *,
+    simulator: bool,
+    options: RolloutOptions,
+    device: str = "cpu",
+    dtype: str = "",
 ) -> PolicyRecording:
     """Policies in a learned world, or from its starts in its true environment.
 
@@ -75,15 +90,17 @@ def policies_in_world(
         policies: As for `worldsim triage`, or "bank"; planners plan in this world where they name none.
         simulator: Play in the true environment instead; episodes pair by number.
         options: How to record.
+        device: Where world and policies compute.
+        dtype: Of their weights; empty keeps the stored one.
 
     Raises:
         WorldsimError: The world or a policy cannot be found or loaded, or the world has no simulator here.
     """
     ref = loaders.world_ref(world)
-    loaded = load_world(ref.source)
+    loaded = load_world(ref.source, device=find_device(device), dtype=find_dtype(dtype))
     source = {"world_digest": ref.digest}
     if not simulator:
-        return _prepare(loaded, policies, ref.source, options, source, ref.name)
+        return _prepare(loaded, policies, ref.source, options, source, ref.name, device=device, dtype=dtype)
     if not loaders.has_simulator(ref.source):
         raise InvalidInputError(
             f"World {ref.name!r} has no simulator here (its task is {loaded.spec.task_id or 'unknown'!r}), or its starts "
@@ -91,7 +108,7 @@ def policies_in_world(
         )
     horizon = options.steps or loaded.spec.horizon
     there = SimulatorWorld(MakeEnv(loaded.spec.task_id), horizon=horizon, starts=loaded.first_observations)
-    return _prepare(there, policies, ref.source, options, source, loaded.spec.task_id)
+    return _prepare(there, policies, ref.source, options, source, loaded.spec.task_id, device=device, dtype=dtype)
 
 
 def _prepare(
@@ -101,9 +118,13 @@ def _prepare(
     options: RolloutOptions,
     source: Mapping[str, Any],
     name: str,
+    *,
+    device: str,
+    dtype: str,
 ) -> PolicyRecording:
     """Load the policies, and keep what they and the place are made of, so that a continuation cannot mix."""
     refs = policy_refs(policies, world=planned_in)
-    acting = {ref.name: load_policy(ref.source) for ref in refs}
-    known = {**source, "digests": [ref.digest for ref in refs]}
+    where, kept = find_device(device), find_dtype(dtype)
+    acting = {ref.name: load_policy(ref.source, device=where, dtype=kept) for ref in refs}
+    known = {**source, "digests": [ref.digest for ref in refs], **({"dtype": dtype} if dtype else {})}
     return PolicyRecording(world=place, policies=acting, options=dataclasses.replace(options, name=name, source=known))
