@@ -431,6 +431,7 @@ class WorldSpec:
         success_at: An episode is solved at its last step, or at any step.
         task: One sentence, for people and language-conditioned policies, where starts carry no `TASK` of their own.
         task_id: Gymnasium id of the true environment, where there is one.
+        unlabelled: Heads that had no labels to learn from; what they say of success or progress means nothing.
         device: Where the world computes now; a folder always says ``cpu``.
 
     Raises:
@@ -447,6 +448,7 @@ class WorldSpec:
     success_at: Literal["end", "any"] = "end"
     task: str = ""
     task_id: str = ""
+    unlabelled: tuple[Literal["success", "progress"], ...] = ()
     device: str = "cpu"
 
     def __post_init__(self) -> None:

@@ -54,4 +54,8 @@ def train(
         from worldsim.train.config import run
 
         made = run(what, config, progress=progress)
+    if what == "world":
+        from worldsim.worlds.labelling import describe_labels
+
+        say(describe_labels(made))
     say(f"Wrote {made}")

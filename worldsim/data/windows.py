@@ -134,6 +134,23 @@ class ClipSampler:
         sides = [side if len(side) else start for side in (start[eventful], start[~eventful])]
         return sides[0], sides[1]
 
+    def windows_by_success(self, length: int) -> tuple[Tensor, Tensor]:
+        """First frames of all windows of `length` frames whose last frame is known solved, and known not: int64 [W], int64 [V].
+
+        Where there is none of one kind, that side holds the other's.
+
+        Raises:
+            InvalidInputError: No window has a known last frame.
+        """
+        start = torch.cat(self.windows(length)).unique()
+        last = self._success[start + length - 1]
+        solved, unsolved = start[last > 0.5], start[last <= 0.5]
+        if not len(solved) and not len(unsolved):
+            raise InvalidInputError(
+                "No window ends in a frame with a success label. Label episodes, or leave labels out."
+            )
+        return (solved if len(solved) else unsolved), (unsolved if len(unsolved) else solved)
+
     def batch(
         self, table: tuple[Tensor, Tensor], length: int, size: int, *, seed: int, step: int, eventful: float = 0.7
     ) -> Clip:

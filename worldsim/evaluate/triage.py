@@ -17,6 +17,7 @@ from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, p
 from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
 from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
+from worldsim.rollout.judge import WorldJudge
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader, WorldLoader
 from worldsim.triage.estimate import Forecast, forecast
@@ -25,6 +26,7 @@ from worldsim.triage.report import Clip, ReportData, assemble, choose
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import run
 from worldsim.worlds import world_spec
+from worldsim.worlds.labelling import describe_labels, label_rates
 from worldsim.worlds.latent import LearnedWorld
 
 _TRUTH = 12
@@ -162,6 +164,8 @@ def prepare(
         judge_rates=() if judging is None else judging.rates,
         **options,
     )
+    if judging is None:
+        WorldJudge.require_labels(world_spec(where.source), name=where.name)
     if judging is not None and not draws_what_it_sees(world_spec(where.source)):
         raise InvalidInputError(
             f"World {where.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
@@ -173,6 +177,7 @@ def prepare(
     folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
     remarks = [f"{folder} was left out: {reason}." for folder, reason in left_out(folders)]
     remarks += planner_remarks(refs)
+    remarks += _remarks_on_labels(where.source, judged=judging is not None)
     return Triage(
         request=request,
         judging=judging,
@@ -182,6 +187,13 @@ def prepare(
         dtype=dtype,
         remarks=tuple(remarks),
     )
+
+
+def _remarks_on_labels(world: str, *, judged: bool) -> list[str]:
+    """What to know of a world whose success rests on labels of people, or on none."""
+    if judged and "success" in world_spec(world).unlabelled:
+        return ["The world was trained without success labels: only the judge says which episodes are solved."]
+    return [] if judged or label_rates(world) is None else describe_labels(world).splitlines()
 
 
 def report_of(

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from worldsim.core import Rollout, Verdict
+from worldsim.core import Rollout, Verdict, WorldSpec
 from worldsim.errors import InvalidInputError
 
 
@@ -61,6 +61,24 @@ class WorldJudge:
             abstain=torch.zeros_like(probability, dtype=torch.bool),
             failed_at=torch.full_like(probability, -1, dtype=torch.int64),
         )
+
+    @staticmethod
+    def require_labels(spec: WorldSpec, *, name: str) -> None:
+        """Refuse a world whose success head had nothing to learn from.
+
+        Args:
+            spec: The world's.
+            name: The world's, for the message.
+
+        Raises:
+            InvalidInputError: It was trained without success labels.
+        """
+        if "success" in spec.unlabelled:
+            raise InvalidInputError(
+                f"The world {name!r} was trained without success labels, so it cannot say which episodes are solved, and "
+                "nothing is ranked by it. Label some episodes (worldsim label DATASET) and train it again with labels=FILE, "
+                "give a judge that watches (--judge FOLDER), or use another world."
+            )
 
     def probability(self, success_BT: Tensor) -> Tensor:
         """Probability [B] that the episode was solved, before any threshold."""

@@ -12,8 +12,9 @@ import functools
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from worldsim import storage
 from worldsim.compute import find_device
 from worldsim.core import STATE, TASK, TRUE_STATE, Camera, Rollout, WorldSpec, text_rows
 from worldsim.data.episode import Episode
+from worldsim.data.labels import Agreed
 from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.starts import Starts
@@ -35,6 +37,7 @@ from worldsim.runs import open_run
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace, Tokenizer
 from worldsim.tokenizers.cameras import camera_tokenizer, encode_frames
+from worldsim.train.recipes.labels import SHARE, drop_success, put_labels, read_labels, unlabelled, weigh_labels
 from worldsim.train.recipes.predictor import PredictorRecipe, clips_of, train_predictor
 from worldsim.train.recipes.tokenizer import TokenizerRecipe, state_tokenizer, train_tokenizer
 from worldsim.video import to_model
@@ -63,6 +66,8 @@ class TrainWorld:
         horizon: Actions of an episode inside the world; 0 for as many as the longest held-out episode has.
         num_starts: First observations to carry along.
         starts: Dataset folder that they come from; empty for the held-out episodes.
+        labels: File of labels that people gave to the episodes (`worldsim label`); they replace the success that the data
+            holds.
         state: Learn a state world from the data's true states instead of its pictures.
         device: Where to train.
         tokenizer: How frames become latents.
@@ -77,6 +82,7 @@ class TrainWorld:
     horizon: int = 0
     num_starts: int = 400
     starts: str = ""
+    labels: str = ""
     state: bool = False
     device: str = "cpu"
     tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
@@ -102,7 +108,9 @@ def train_world(config: TrainWorld, *, progress: Progress = silent) -> Path:
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
     dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
-    with open_run(work, {"config": config, "data_digest": dataset.digest}):
+    labels = read_labels(config.labels, config.data)
+    asked = {"config": config, "data_digest": dataset.digest}
+    with open_run(work, asked | ({"labels": labels} if labels else {})):
         tokenizer, seconds = _make_tokenizer(dataset, config, work, progress)
         cost = {"tokenizer": seconds}
         encoded = _encode(dataset, tokenizer, config, work, progress)
@@ -117,8 +125,11 @@ def train_world(config: TrainWorld, *, progress: Progress = silent) -> Path:
             folder=work / "predictor",
             progress=progress,
         )
-        heads, cost["heads"] = _train_heads(trained, tokenizer, dataset, config, work, progress)
-        world = _assemble(tokenizer, predictor, heads, dataset, config, held_out)
+        train_heads = functools.partial(_train_heads, trained, encoded, tokenizer, dataset, config, work, progress)
+        heads, cost["heads"] = train_heads(labels, config.heads, "heads")
+        world = _assemble(
+            tokenizer, predictor, heads, dataset, config, held_out, unlabelled=unlabelled(trained, labels)
+        )
         figures = held_out_figures(world, held_out, dataset)
         manifest = {
             "command": " ".join(["worldsim", *sys.argv[1:]]),
@@ -126,6 +137,7 @@ def train_world(config: TrainWorld, *, progress: Progress = silent) -> Path:
             "config": storage.to_json(config),
             "core_seconds": {k: round(v, 1) for k, v in cost.items()},
             "figures": figures,
+            "labels": _weigh(encoded, labels, dataset, config, train_heads),
             "versions": {"torch": torch.__version__},
         }
         world.save_pretrained(out, manifest=manifest)
@@ -216,31 +228,42 @@ def _weights(tokenizer: LatentSpace) -> list[Tensor]:
 
 
 def _train_heads(
+    trained: EncodedEpisodes,
     encoded: EncodedEpisodes,
     tokenizer: LatentSpace,
     dataset: Dataset,
     config: TrainWorld,
     work: Path,
     progress: Progress,
+    labels: Mapping[int, Agreed],
+    schedule: Schedule,
+    stage: str,
 ) -> tuple[Heads, float]:
-    """Train the heads on encoded frames."""
+    """Train the heads on encoded frames; of labelled ones, those of any episode, each batch then holds a share."""
+    stride = tokenizer.temporal_stride
     shape = HeadsConfig(
         latent_shape=tokenizer.latent_shape,
         proprio_dim=encoded.proprio_dim,
-        action_dim=dataset.action_spec.encoded_dim * tokenizer.temporal_stride,
+        action_dim=dataset.action_spec.encoded_dim * stride,
     )
     with seeded(config.seed):
         heads = Heads(shape)
-    clips = clips_of(encoded, history=1, action=dataset.action_spec, stride=tokenizer.temporal_stride)
+    clips = clips_of(drop_success(trained) if labels else trained, history=1, action=dataset.action_spec, stride=stride)
     table = clips.windows(2)
     heads.calibrate(clips.batch(table, 2, 4096, seed=config.seed, step=-2))
+    labelled = put_labels(encoded, labels, success_at=dataset.success_at, stride=stride)
+    extra = clips_of(labelled, history=1, action=dataset.action_spec, stride=stride) if labels else None
+    sides = None if extra is None else extra.windows_by_success(2)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        clip = clips.batch(table, 2, config.heads.batch, seed=config.seed + 1, step=step, eventful=0.5)
+        clip = clips.batch(table, 2, schedule.batch, seed=config.seed + 1, step=step, eventful=0.5)
+        if extra is not None and sides is not None:
+            size = max(2, round(schedule.batch * SHARE))
+            clip = clip.cat([clip, extra.batch(sides, 2, size, seed=config.seed + 2, step=step, eventful=0.5)])
         return heads.loss(clip.to(config.device), torch.Generator().manual_seed(config.seed * 1_000_003 + step))
 
     heads.to(config.device)
-    return heads, fit(heads, loss_at, config.heads, folder=work / "heads", stage="heads", progress=progress)
+    return heads, fit(heads, loss_at, schedule, folder=work / stage, stage=stage, progress=progress)
 
 
 def _assemble(
@@ -250,6 +273,8 @@ def _assemble(
     dataset: Dataset,
     config: TrainWorld,
     held_out: EncodedEpisodes,
+    *,
+    unlabelled: tuple[Literal["success", "progress"], ...],
 ) -> LearnedWorld:
     """Put the parts together, with starts from held-out episodes."""
     stride = tokenizer.temporal_stride * predictor.frames_per_step
@@ -266,11 +291,33 @@ def _assemble(
         success_at=dataset.success_at,
         task=dataset.task,
         task_id=dataset.task_id,
+        unlabelled=unlabelled,
     )
     kind = StateWorld if config.state else LatentWorld
     return kind(
         spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=_starts(dataset, config, held_out)
     ).cpu()
+
+
+def _weigh(
+    encoded: EncodedEpisodes,
+    labels: Mapping[int, Agreed],
+    dataset: Dataset,
+    config: TrainWorld,
+    train: Callable[[Mapping[int, Agreed], Schedule, str], tuple[Heads, float]],
+) -> dict[str, Any]:
+    """What the labels of people are worth, for the manifest; nothing where there are none."""
+    if not labels:
+        return {}
+    brief = dataclasses.replace(config.heads, steps=-(-config.heads.steps // 4))  # errs towards worse, if at all
+    return weigh_labels(
+        encoded,
+        labels,
+        path=config.labels,
+        data=config.data,
+        success_at=dataset.success_at,
+        train=lambda some, stage: train(some, brief, stage)[0],
+    ).to_json()
 
 
 def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> Starts:

@@ -116,6 +116,8 @@ class Rollouts:
         """
         world = self.world(kind)
         spec = world.spec
+        if kind == WORLD and not self._request.judge:
+            WorldJudge.require_labels(spec, name=self._request.world.name)
         return Description(
             num_starts=int(world.num_starts),
             horizon=spec.horizon,

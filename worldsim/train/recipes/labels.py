@@ -1,0 +1,204 @@
+"""Labels of people as success labels of a world's heads, and what they are worth on episodes that were left out.
+
+Shape legend: F frames of an episode (latent frames, where the tokenizer compresses time), P proprio, A action.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.data.labels import Agreed, LabelFile, agree, compare
+from worldsim.data.latents import EncodedEpisodes
+from worldsim.data.lerobot.read import open_dataset
+from worldsim.data.windows import EncodedEpisode
+from worldsim.errors import InvalidInputError
+from worldsim.rollout.judge import WorldJudge
+from worldsim.stats.judge_rates import JudgeRates, Proportion
+from worldsim.storage import to_json
+from worldsim.worlds.heads import Heads
+
+SHARE = 0.25
+"""Of each batch of the heads that labelled frames fill, half of them solved."""
+_FOLDS = 5
+Rule = Literal["end", "any"]
+TrainHeads = Callable[[Mapping[int, Agreed], str], Heads]
+"""Labels and the name of a stage -> heads that were trained with them."""
+
+
+def read_labels(path: str, data: str) -> dict[int, Agreed]:
+    """What people agree on, by episode; unclear ones are left in, with that outcome.
+
+    Args:
+        path: The file of labels; empty for none.
+        data: The dataset folder that it labels.
+
+    Raises:
+        StorageError, InvalidInputError: As `LabelFile`, or the labels hold no solved or no failed episode.
+    """
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise InvalidInputError(f"There is no file of labels at {path}. Make one: worldsim label {data}")
+    found = agree(LabelFile.of(Path(path), open_dataset(Path(data))).labels)
+    counts = count(found)
+    if not counts["solved"] or not counts["failed"]:
+        raise InvalidInputError(
+            f"{path} holds {counts['solved']} solved and {counts['failed']} failed episodes, and heads learn from both. "
+            f"Label more: worldsim label {data}"
+        )
+    return found
+
+
+def count(labels: Mapping[int, Agreed]) -> dict[str, int]:
+    """How many episodes have each outcome."""
+    said = [label.outcome for label in labels.values()]
+    return {outcome: said.count(outcome) for outcome in ("solved", "failed", "unclear")}
+
+
+def put_labels(
+    encoded: EncodedEpisodes, labels: Mapping[int, Agreed], *, success_at: Rule, stride: int
+) -> EncodedEpisodes:
+    """The labelled ones among some episodes, their success labels those of people; unclear ones have none.
+
+    A solved episode is solved from the marked frame on, or at its last. A failed one is unsolved from the marked frame on,
+    or at its last; all along where any solved step would have counted. All else is unknown.
+
+    Args:
+        encoded: Some or all episodes of the dataset.
+        labels: By index in the dataset.
+        success_at: Whether an episode is solved at its last step or at any.
+        stride: Frames per latent frame.
+    """
+    chosen = [(e, i) for e, i in zip(encoded.episodes, encoded.indices, strict=True) if i in labels]
+    return EncodedEpisodes(
+        episodes=tuple(
+            dataclasses.replace(e, success_F=_success(len(e.z_FCHW), labels[i], success_at, stride)) for e, i in chosen
+        ),
+        indices=tuple(i for _, i in chosen),
+    )
+
+
+def drop_success(encoded: EncodedEpisodes) -> EncodedEpisodes:
+    """The same episodes without the success that their dataset holds."""
+    episodes = tuple(
+        dataclasses.replace(e, success_F=torch.full_like(e.success_F, torch.nan)) for e in encoded.episodes
+    )
+    return dataclasses.replace(encoded, episodes=episodes)
+
+
+def _success(frames: int, label: Agreed, success_at: Rule, stride: int) -> Tensor:
+    """Success labels [F]."""
+    success_F = torch.full((frames,), torch.nan)
+    if label.outcome == "unclear":
+        return success_F
+    success_F[0] = 0.0  # as datasets are read: an episode does not begin solved
+    everywhere = label.outcome == "failed" and success_at == "any"
+    first = frames - 1 if label.frame is None else min(-(-label.frame // stride), frames - 1)
+    success_F[0 if everywhere else first :] = float(label.outcome == "solved")
+    return success_F
+
+
+def unlabelled(encoded: EncodedEpisodes, labels: Mapping[int, Agreed]) -> tuple[Literal["success", "progress"], ...]:
+    """Which heads have nothing to learn from: no frame after an episode's first has a label."""
+    known = {
+        "success": bool(labels) or any(bool(e.success_F[1:].isfinite().any()) for e in encoded.episodes),
+        "progress": any(bool(e.progress_F[1:].isfinite().any()) for e in encoded.episodes),
+    }
+    return tuple(name for name in ("success", "progress") if not known[name])  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelWorth:
+    """What the labels of a world are worth.
+
+    Attributes:
+        solved: Episodes labelled solved.
+        failed: Episodes labelled failed.
+        unclear: Episodes left out.
+        agreements: How far people agree, one line for every two of them.
+        accuracy: Labelled episodes that heads trained without them judged as labelled; None where too few are labelled.
+        rates: Of the same, how often they were right on solved and on failed ones.
+    """
+
+    solved: int
+    failed: int
+    unclear: int
+    agreements: tuple[str, ...]
+    accuracy: Proportion | None
+    rates: JudgeRates | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values for a manifest; None is left out."""
+        interval = None if self.accuracy is None else [round(x, 4) for x in self.accuracy.interval]
+        values = {**to_json(self), "interval": interval}
+        values["accuracy"] = None if self.accuracy is None else round(self.accuracy.value, 4)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def weigh_labels(
+    encoded: EncodedEpisodes,
+    labels: Mapping[int, Agreed],
+    *,
+    path: str,
+    data: str,
+    success_at: Rule,
+    train: TrainHeads,
+) -> LabelWorth:
+    """Measure the labels by cross-validation: heads learn from most of them and judge the others, in five parts.
+
+    Args:
+        encoded: All episodes.
+        labels: By index in the dataset.
+        path: The file they are from.
+        data: The dataset folder.
+        success_at: Whether an episode is solved at its last step or at any.
+        train: Trains heads.
+    """
+    rates = _cross_validate(encoded, labels, success_at=success_at, train=train)
+    right = None if rates is None else rates.solved_right + rates.unsolved_right
+    people = compare(LabelFile.of(Path(path), open_dataset(Path(data))).labels)
+    return LabelWorth(
+        **count(labels),
+        agreements=tuple(map(str, people)),
+        accuracy=None
+        if rates is None or right is None
+        else Proportion(hits=right, count=rates.solved + rates.unsolved),
+        rates=rates,
+    )
+
+
+def _cross_validate(
+    encoded: EncodedEpisodes, labels: Mapping[int, Agreed], *, success_at: Rule, train: TrainHeads
+) -> JudgeRates | None:
+    """Counts of right verdicts on labelled episodes that were left out; None where a part would lack an outcome."""
+    usable = {i: e for e, i in zip(encoded.episodes, encoded.indices, strict=True) if i in labels}
+    sides = [sorted(i for i in usable if labels[i].outcome == o) for o in ("solved", "failed")]
+    folds = min(_FOLDS, *map(len, sides))
+    if folds < 2:
+        return None
+    parts = [[i for side in sides for i in side[fold::folds]] for fold in range(folds)]
+    judged, solved = list[bool](), list[bool]()
+    for fold, part in enumerate(parts):
+        heads = train({i: label for i, label in labels.items() if i not in part}, f"labels-{fold}")
+        judged += judge_episodes(heads, [usable[i] for i in part], success_at=success_at)
+        solved += [labels[i].outcome == "solved" for i in part]
+    return JudgeRates.of(np.array(judged), np.array(solved))
+
+
+@torch.no_grad()
+def judge_episodes(heads: Heads, episodes: Sequence[EncodedEpisode], *, success_at: Rule) -> list[bool]:
+    """Whether heads call recorded episodes solved, by the rule that triage uses."""
+    judge, heads = WorldJudge(success_at=success_at), heads.cpu().eval()
+    found = []
+    for episode in episodes:
+        z_FCHW = episode.z_FCHW[1:]
+        start_FCHW = episode.z_FCHW[:1].expand_as(z_FCHW)
+        _, progress_F, success_F = heads(z_FCHW, start_FCHW, episode.proprio_FP[:-1], episode.action_FA)
+        verdict = judge.read(success_F.sigmoid()[None], progress_F.sigmoid()[None])
+        found.append(bool(verdict.success[0] > 0))
+    return found

@@ -1,0 +1,65 @@
+"""What a world folder says of the success labels that its heads learned from; loads no weights."""
+
+from pathlib import Path
+from typing import Any
+
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.json_values import from_json
+from worldsim.stats.judge_rates import JudgeRates, Proportion
+from worldsim.storage import MANIFEST, read_json
+from worldsim.worlds import world_folder, world_spec
+
+
+def describe_labels(name: str | Path) -> str:
+    """What the success of a world rests on, in a sentence or a few lines.
+
+    Args:
+        name: A world folder or a shipped name.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: Its config or manifest is missing or corrupt.
+    """
+    if "success" in world_spec(name).unlabelled:
+        return (
+            "No success labels: this world cannot say which episodes are solved, and triage will not rank by it. Label "
+            "some episodes (worldsim label DATASET) and train again with labels=FILE, or give triage a judge (--judge)."
+        )
+    said = _labels(name)
+    if not said:
+        return "Success labels: those of the data."
+    counts = ", ".join(f"{said.get(kind, 0)} {kind}" for kind in ("solved", "failed", "unclear"))
+    lines = [f"Success labels of people: {counts}.", *map(str, said.get("agreements", ()))]
+    rates = label_rates(name)
+    if rates is None:
+        return "\n".join(
+            [*lines, "Too few of each outcome to measure what they are worth: label at least two of each."]
+        )
+    right = Proportion(hits=rates.solved_right + rates.unsolved_right, count=rates.solved + rates.unsolved)
+    lines.append(f"Heads trained without them judge as labelled: {right}")
+    lines += [f"  of the solved: {rates.sensitivity}", f"  of the failed: {rates.specificity}"]
+    return "\n".join(lines)
+
+
+def label_rates(name: str | Path) -> JudgeRates | None:
+    """How often heads were right on labelled episodes that they did not learn from; None where that is not known.
+
+    Args:
+        name: A world folder or a shipped name.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: Its manifest is missing or corrupt.
+    """
+    found = _labels(name).get("rates")
+    try:
+        return None if found is None else from_json(JudgeRates, found)
+    except (InvalidInputError, LookupError) as error:
+        raise StorageError(f"The manifest of {name} holds wrong rates of its labels ({error}). Restore it.") from error
+
+
+def _labels(name: str | Path) -> dict[str, Any]:
+    """The entry of a world's manifest; empty where it has none."""
+    manifest = read_json(world_folder(name) / MANIFEST)
+    found = manifest.get("labels") if isinstance(manifest, dict) else None
+    return found if isinstance(found, dict) else {}
