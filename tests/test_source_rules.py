@@ -18,17 +18,6 @@ LONG_FILES = {"worldsim/core.py"}  # the values that all packages share, in one 
 LONG_FUNCTIONS = {"worldsim/envs/push/scene.py:push_xml"}  # one MJCF text
 ONE_FILE_EACH = ("cli/", "planners/rules/", "reason/tasks/", "testing/", "train/recipes/", "triage/allocate/")
 """Packages whose files are one verb, rule, task, contract, recipe or allocator each, found by name in a registry."""
-SHORT_FILES = {  # a topic of their own, though one other file imports them
-    "worldsim/predict/dit/attention.py",
-    "worldsim/predict/dit/flow.py",
-    "worldsim/reason/benchmark/table.py",
-    "worldsim/reason/drawn.py",
-    "worldsim/reason/mixture.py",
-    "worldsim/reason/positions.py",
-    "worldsim/reason/seen.py",
-    "worldsim/reason/train/loss.py",
-    "worldsim/reason/train/video_grpo.py",
-}
 EXCLUSIONS = {  # a reader would look there for what they exclude
     "worldsim/predict/mlp.py",
     "worldsim/testing/__init__.py",
@@ -55,7 +44,7 @@ def test_files_and_functions_stay_short_and_say_what_they_are_for(path: Path) ->
 
 def test_a_short_file_that_one_other_file_imports_stands_inside_it() -> None:
     found = {p for p in slivers(Tree.read(ROOT)) if not p.removeprefix("worldsim/").startswith(ONE_FILE_EACH)}
-    assert found <= SHORT_FILES, f"Move each into the file that imports it: {sorted(found - SHORT_FILES)}"
+    assert not found, f"Move each into the file that imports it: {sorted(found)}"
 
 
 def test_the_fields_own_words_are_used() -> None:
