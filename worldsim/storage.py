@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import warnings
@@ -31,6 +32,7 @@ MAX_JSON_BYTES = 256 * 2**20
 MAX_CONFIG_SIZE = 2**20
 """No size in the config of a model folder is larger: it is refused before anything is allocated for it."""
 _SETTLED_NS = 2 * 10**9  # a file that was changed later than this before may change again within one tick of its clock
+_REPOSITORY = re.compile(r"(datasets|models|spaces)--")
 _QUANTITIES = frozenset({"low", "high", "idle", "start"})  # of an action spec, which checks them; they are no sizes
 
 
@@ -52,6 +54,27 @@ def _digest_once(path: Path, identity: tuple[int, ...]) -> str:
     """The sha256 of a file; a file of another identity is another one."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside_folder(folder: Path, name: str) -> Path:
+    """The file that a folder of somebody else's calls `name`; links are followed within the folder and the hub's own cache.
+
+    In that cache (``datasets--OWNER--NAME/snapshots/REVISION``) every file is a link into the repository's ``blobs``.
+
+    Args:
+        folder: The folder, which may itself be reached by a link.
+        name: A relative path; there may be no such file.
+
+    Raises:
+        StorageError: The name or a link leads out of the folder.
+    """
+    root = folder.resolve()
+    found = Path(os.path.normpath(root / name))
+    stores = [p.parent / "blobs" for p in root.parents if p.name == "snapshots" and _REPOSITORY.match(p.parent.name)]
+    target = found.resolve()
+    if not found.is_relative_to(root) or not any(target.is_relative_to(place) for place in (root, *stores[:1])):
+        raise StorageError(f"{folder} names a file outside itself, {shown(name)}. Do not trust this folder.")
+    return folder / name
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -57,22 +57,26 @@ def encode_png(frame: Frames) -> bytes:
 
 
 def decode_image(data: bytes, *, source: object) -> Frames:
-    """Unpack a picture of any common kind to uint8 [H, W, 3].
+    """Unpack a picture of any common kind to uint8 [H, W, 3], upright; gray becomes three equal colours.
 
     Args:
         data: The file's content.
         source: What to name in an error.
 
     Raises:
-        StorageError: Not a picture, cut short, or unreasonably large.
+        StorageError: Not a picture, cut short, unreasonably large, or of more than 8 bits a colour, as depth maps are.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(data), formats=("png", "jpeg", "webp", "bmp", "tiff")) as image:
             if image.width * image.height > _MOST_PX:
                 raise ValueError(f"{image.width}x{image.height} pixels are too many")
-            return np.array(image.convert("RGB"))
+            if image.mode[0] in "IF":
+                raise ValueError(
+                    f"its pixels are of the kind {image.mode}, which is that of a depth map and has no colours"
+                )
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         raise StorageError(
             f"{source} holds a picture that cannot be read ({error}). Restore or delete the file."

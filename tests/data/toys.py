@@ -1,11 +1,15 @@
 """Made-up episodes, specs and environments for the tests of the data package."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from torch import Tensor
 
 from worldsim.actions import ActionSpec
@@ -155,3 +159,58 @@ class Noisy:
     def act(self, observation: dict[str, Tensor], carry: Any, keys: Tensor) -> tuple[Tensor, None]:
         self.seen.append(observation[next(k for k in (IMAGE, TOP) if k in self.needs)])
         return (uniform(keys, 0, (2,)) * 2 - 1) * self.gain, None
+
+
+def as_foreign(path: Path) -> Path:
+    """Turn a folder that worldsim wrote into one that another program might have written."""
+    (path / "meta/worldsim.json").unlink()
+    file = path / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    own = ("seed", "behaviour", "sha256", "start_success", "start_progress", "end_success", "simulator_state")
+    digests = [name for name in table.column_names if name.startswith("video_sha256")]
+    pq.write_table(table.drop_columns([*own, *digests]), file)
+    return path
+
+
+def edit_info(path: Path, **changes: Any) -> None:
+    """Change entries of info.json."""
+    file = path / "meta/info.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def edit_rows(path: Path, index: int = 1, **columns: Any) -> None:
+    """Change columns of an episode's data file, each given as a list or an arrow array; None drops one."""
+    file = path / f"data/chunk-000/file-{index:03d}.parquet"
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        if values is not None:
+            table = table.append_column(name, pa.array(values) if isinstance(values, list) else values)
+    pq.write_table(table, file)
+
+
+def edit_episodes(path: Path, **columns: Any) -> None:
+    """Change columns of the episodes table; None drops one."""
+    file = path / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        if values is not None:
+            table = table.append_column(name, pa.array(values))
+    pq.write_table(table, file)
+
+
+def as_hub_cache(source: Path, place: Path) -> Path:
+    """The same files as the hub's cache lays them out: links into `blobs`."""
+    repository = place / "datasets--me--d"
+    snapshot = repository / "snapshots" / "a1b2c3"
+    (repository / "blobs").mkdir(parents=True)
+    for file in (p for p in source.rglob("*") if p.is_file()):
+        blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        blob.write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot

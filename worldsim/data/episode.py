@@ -4,6 +4,7 @@ Shape legend: T actions, T + 1 observations, H W image, P proprio, A action, E t
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,11 +26,15 @@ class Episode:
         success: float32 [T + 1], 1 where the task stands solved, else 0; nan where it is not known.
         progress: float32 [T + 1], 0..1; nan where it is not known.
         reward: float32 [T], what step t paid; nan where it is not known.
+        last_action: float32 [A], what was done at the last observation where what it led to was not recorded, as in
+            LeRobot's own recordings; None where nothing was.
+        last_reward: What that action paid; nan where it is not known. What it achieved is in the last of `success`.
         true_state: float32 [T + 1, E], or None.
         simulator: float64 [S], everything a simulator needs to begin this episode again, or None.
         seed: What the episode was drawn from; -1 where it is not known.
         behaviour: Name of what chose the actions; empty where it is not known.
-        task: What it is to achieve, one sentence; empty where its dataset has one for all, or it is not known.
+        task: What it is to achieve, one sentence, or several in order, parted by semicolons; empty where its dataset has
+            one for all, or it is not known.
 
     Raises:
         InvalidInputError: There is no camera, a field has another shape or dtype, or proprio or actions
@@ -42,6 +47,8 @@ class Episode:
     success: Float32s
     progress: Float32s
     reward: Float32s
+    last_action: Float32s | None = None
+    last_reward: float = math.nan
     true_state: Float32s | None = None
     simulator: Float64s | None = None
     seed: int = -1
@@ -67,7 +74,14 @@ class Episode:
                     f"Episode.{name} must be float32 with {ndim} axes and {length} rows for {rows} observations; got "
                     f"{value.dtype} {value.shape}."
                 )
-        for name in ("proprio", "action"):
+        if self.last_action is not None and (
+            self.last_action.dtype != np.float32 or self.last_action.shape != self.action.shape[1:]
+        ):
+            raise InvalidInputError(
+                f"Episode.last_action must be float32 {self.action.shape[1:]}; got {self.last_action.dtype} "
+                f"{self.last_action.shape}."
+            )
+        for name in ("proprio", "action", *(["last_action"] if self.last_action is not None else [])):
             if not np.isfinite(getattr(self, name)).all():
                 raise InvalidInputError(
                     f"Episode.{name} holds NaN or infinity. Find out which sensor or policy made it."

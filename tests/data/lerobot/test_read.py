@@ -28,11 +28,6 @@ def path(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "d"))
 
 
-def edit_info(path: Path, **changes: Any) -> None:
-    info = json.loads((path / "meta/info.json").read_text())
-    (path / "meta/info.json").write_text(json.dumps({**info, **changes}))
-
-
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "empty", "foreign"])
 def test_one_bad_file_costs_one_episode(path: Path, damage: str) -> None:
     file = path / DATA
@@ -56,22 +51,13 @@ def test_one_bad_file_costs_one_episode(path: Path, damage: str) -> None:
 
 def test_damage_is_found_without_checksums(path: Path) -> None:
     """Data that worldsim did not write carries none."""
-    _strip(path)
+    toys.as_foreign(path)
     good = open_dataset(path).episode(1)
     assert np.array_equal(good.frames[IMAGE], toys.episode(1, steps=5).frames[IMAGE])
     data = (path / DATA).read_bytes()
     (path / DATA).write_bytes(data[: len(data) // 2])
     with pytest.raises(StorageError, match=r"file-001\.parquet"):
         open_dataset(path).episode(1)
-
-
-def _strip(path: Path) -> None:
-    """Turn a folder into one that another program might have written."""
-    (path / "meta/worldsim.json").unlink()
-    file = path / "meta/episodes/chunk-000/file-000.parquet"
-    table = pq.read_table(file)
-    own = ("seed", "behaviour", "sha256", "start_success", "start_progress", "end_success", "simulator_state")
-    pq.write_table(table.drop_columns(own), file)
 
 
 @pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes/chunk-000/file-000.parquet", "meta/tasks.parquet"])
@@ -90,10 +76,10 @@ def test_no_dataset_there(tmp_path: Path) -> None:
 
 
 def test_older_versions_name_the_converter(path: Path) -> None:
-    edit_info(path, codebase_version="v2.1")
+    toys.edit_info(path, codebase_version="v2.1")
     with pytest.raises(StorageError, match="convert_dataset_v21_to_v30"):
         open_dataset(path)
-    edit_info(path, codebase_version="v9.0")
+    toys.edit_info(path, codebase_version="v9.0")
     with pytest.raises(StorageError, match=r"v9\.0"):
         open_dataset(path)
 
@@ -109,21 +95,21 @@ def test_older_versions_name_the_converter(path: Path) -> None:
     ],
 )
 def test_nonsense_in_info(path: Path, changes: dict[str, Any]) -> None:
-    edit_info(path, **changes)
+    toys.edit_info(path, **changes)
     with pytest.raises(StorageError, match=r"info\.json"):
         open_dataset(path)
 
 
 def test_nothing_outside_the_folder_is_opened(path: Path, tmp_path: Path) -> None:
-    _strip(path)
+    toys.as_foreign(path)
     shutil.copy(path / DATA, tmp_path / "file-001.parquet")
-    edit_info(path, data_path="../file-{file_index:03d}.parquet")
+    toys.edit_info(path, data_path="../file-{file_index:03d}.parquet")
     with pytest.raises(StorageError, match="outside"):
         open_dataset(path).episode(1)
 
 
 def test_a_picture_outside_the_folder_is_not_opened(path: Path, tmp_path: Path) -> None:
-    _strip(path)
+    toys.as_foreign(path)
     table = pq.read_table(path / DATA)
     cells = table[IMAGE].to_pylist()
     (tmp_path / "secret.png").write_bytes(cells[0]["bytes"])
@@ -136,7 +122,7 @@ def test_a_picture_outside_the_folder_is_not_opened(path: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("broken", ["cut", "other size", "no picture", "nan action", "fewer rows"])
 def test_wrong_content_of_foreign_data_is_found(path: Path, broken: str) -> None:
-    _strip(path)
+    toys.as_foreign(path)
     table = pq.read_table(path / DATA)
     cells = table[IMAGE].to_pylist()
     if broken == "cut":
@@ -157,7 +143,7 @@ def test_wrong_content_of_foreign_data_is_found(path: Path, broken: str) -> None
 
 
 def test_foreign_data_gets_an_action_spec_from_its_statistics(path: Path) -> None:
-    _strip(path)
+    toys.as_foreign(path)
     dataset = open_dataset(path)
     actions = np.concatenate([toys.episode(i, steps=4 + i).action for i in range(3)] + [np.zeros((1, 2))])
     assert dataset.action_spec.names == ("vx", "vy") and dataset.rate_hz == 10
@@ -170,7 +156,7 @@ def test_foreign_data_gets_an_action_spec_from_its_statistics(path: Path) -> Non
 
 def test_success_that_is_marked_in_the_last_row_only_is_kept(path: Path) -> None:
     """As LeRobot's own recordings mark it: the last action's result is not observed."""
-    _strip(path)
+    toys.as_foreign(path)
     table = pq.read_table(path / DATA)
     for last in (True, False):
         column = pa.array([False] * (table.num_rows - 1) + [last])
@@ -185,13 +171,13 @@ def test_cameras_are_chosen_by_name(path: Path) -> None:
     assert open_dataset(path, cameras=["image"]).cameras == open_dataset(path).cameras == (toys.CAMERA,)
     with pytest.raises(UnknownNameError, match=r"observation\.image"):
         open_dataset(path, cameras=["wrist"])
-    edit_info(path, features={**features, "observation.images.wrist": features[IMAGE]})
+    toys.edit_info(path, features={**features, "observation.images.wrist": features[IMAGE]})
     with pytest.raises(InvalidInputError, match=r"observation\.image, observation\.images\.wrist"):
         open_dataset(path).only_camera  # noqa: B018
     with pytest.raises(InvalidInputError, match="once each"):
         open_dataset(path, cameras=["wrist", "observation.images.wrist"])
     assert open_dataset(path, cameras=[IMAGE]).episode(0).frames[IMAGE].shape == (5, 16, 24, 3)
-    edit_info(path, features={k: v for k, v in features.items() if k != IMAGE})
+    toys.edit_info(path, features={k: v for k, v in features.items() if k != IMAGE})
     with pytest.raises(InvalidInputError, match="no image"):
         open_dataset(path)
 
@@ -201,7 +187,7 @@ def test_the_digest_follows_the_content(path: Path, tmp_path: Path) -> None:
     assert first == open_dataset(toys.write(tmp_path / "again", 3, true_state_dim=2)).digest
     toys.write(path, 4, true_state_dim=2)
     assert open_dataset(path).digest != first
-    _strip(path)
+    toys.as_foreign(path)
     foreign = open_dataset(path).digest
     (path / DATA).write_bytes((path / DATA).read_bytes() + b" ")
     assert open_dataset(path).digest != foreign

@@ -5,6 +5,7 @@
 Shape legend: T actions, T + 1 observations (rows), H W image, P proprio, A action, E true state.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,30 +19,40 @@ import torch
 
 from worldsim import storage
 from worldsim.actions import ActionSpec
-from worldsim.arrays import Bytes, Float32s
+from worldsim.arrays import Bytes, Float64s
 from worldsim.core import SIMULATOR, STATE, TASK, TRUE_STATE, Camera, text_rows
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot import format as layout
+from worldsim.data.lerobot.columns import check_times, join_columns, read_column
 from worldsim.data.lerobot.read_meta import Contents, read_contents
 from worldsim.data.starts import Starts
-from worldsim.decode import read_video
+from worldsim.decode import TOLERANCE_S, read_frames_at
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.video import decode_image
 
 
-def open_dataset(path: str | Path, *, cameras: Sequence[str] | None = None) -> "Dataset":
-    """Open a dataset folder.
+def open_dataset(
+    path: str | Path,
+    *,
+    cameras: Sequence[str] | None = None,
+    action: Sequence[str] | None = None,
+    state: Sequence[str] | None = None,
+) -> "Dataset":
+    """Open a dataset folder. Features are named in full or by their last parts.
 
     Args:
         path: The folder, with `meta/` inside.
-        cameras: Image features to read, by their full names or the last parts of them, the main one first; None for all.
+        cameras: Image features to read, the main one first; None for all that can be read.
+        action: Features that are joined to the actions, in this order; None for `action`, or all of `action.*`.
+        state: Features that are joined to the proprioception; None for `observation.state`, or all of
+            `observation.state.*`, or one zero where there is none.
 
     Raises:
         StorageError: There is no dataset, it is of another version (the converter is named), or `meta/` is damaged.
-        UnknownNameError: There is no such camera; the cameras are listed.
-        InvalidInputError: There is no camera or no action, or a camera is named twice.
+        UnknownNameError: There is no such feature; those that there are are listed.
+        InvalidInputError: There is no camera that can be read or no action, or a feature is named twice.
     """
-    return Dataset(read_contents(Path(path), cameras))
+    return Dataset(read_contents(Path(path), cameras, action=action, state=state))
 
 
 class Dataset:
@@ -79,9 +90,14 @@ class Dataset:
         return self._contents.action
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out, joined or assumed, in sentences for people; empty where the data is read as it stands."""
+        return self._contents.notes
+
+    @property
     def rate_hz(self) -> float:
         """Observations per second."""
-        return self._contents.action.rate_hz
+        return self._contents.rate_hz
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -174,20 +190,21 @@ class Dataset:
     def _read(self, index: int, *, rows: int | None) -> Episode:
         """An episode, or its first `rows` observations."""
         row = self._row(index)
-        where = self._contents.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-        file = self._inside(where)
+        file = self._contents.data_file(row)
         try:
             table = self._table(file, row)
             if table.num_rows != row["length"]:
                 raise ValueError(f"{table.num_rows} rows, expected {row['length']}")
+            times_s = check_times(table, self.rate_hz)
             table = table.slice(0, rows)
-            frames = {c.key: self._frames(file, table, row, c) for c in self.cameras}
+            frames = {c.key: self._frames(file, table, row, c, times_s) for c in self.cameras}
             return self._assemble(table, row, frames)
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
             if isinstance(error, StorageError):
-                raise
+                raise StorageError(f"Episode {row['episode_index']} of {self.path}: {error}") from error
             raise StorageError(
-                f"{file} does not hold episode {index} as meta/ describes it ({error}). Restore it, or leave it out."
+                f"{file} does not hold episode {row['episode_index']} as meta/ describes it ({error}). Restore it, or leave "
+                "it out."
             ) from error
 
     def _table(self, file: Path, row: dict[str, Any]) -> pa.Table:
@@ -196,53 +213,58 @@ class Dataset:
         if data is not None and storage.digest_bytes(data) != row["sha256"]:
             raise StorageError(f"{file} does not match its sha256 in meta/: it is corrupt or was edited. Restore it.")
         source = pq.ParquetFile(file if data is None else pa.BufferReader(data))
-        wanted = {layout.ACTION, STATE, TRUE_STATE, layout.REWARD, layout.SUCCESS, layout.PROGRESS}
+        wanted = {layout.REWARD, layout.SUCCESS, layout.PROGRESS, "timestamp"}
+        wanted |= {name for vector in self._contents.vectors.values() for name in vector.names}
         wanted |= {"frame_index", "episode_index", "task_index", *self._contents.features.values()}
-        columns = [c for c in source.schema_arrow.names if c in wanted]
+        there = source.schema_arrow.names
+        if missing := sorted(wanted & self._contents.columns - set(there)):
+            raise KeyError(f"no column {missing[0]!r}, which {layout.INFO} promises")
         groups = _groups(source, int(row["episode_index"]))
-        table = source.read_row_groups(groups, columns=columns)
-        table = table.filter(pc.equal(table["episode_index"], int(row["episode_index"])))
-        return table.sort_by("frame_index") if not row.get("sha256") else table
+        table = source.read_row_groups(groups, columns=[c for c in there if c in wanted])
+        return table.filter(pc.equal(table["episode_index"], int(row["episode_index"])))
 
-    def _frames(self, file: Path, table: pa.Table, row: dict[str, Any], camera: Camera) -> Bytes:
+    def _frames(self, file: Path, table: pa.Table, row: dict[str, Any], camera: Camera, times_s: Float64s) -> Bytes:
         """Frames of one camera, uint8 [rows, H, W, 3]."""
         name = self._contents.features[camera.key]
         if camera.key in self._contents.videos:
-            prefix = f"videos/{name}"
-            place = {k: row[f"{prefix}/{k}"] for k in ("chunk_index", "file_index")}
-            video = self._inside(self._contents.video_path.format(video_key=name, **place))
+            video, start_s = self._contents.video_file(row, name)
             digest = row.get(layout.VIDEO_SHA256) or row.get(f"{layout.VIDEO_SHA256}/{name}")
             if digest and storage.digest_file(video) != digest:
                 raise StorageError(
                     f"{video} does not match its sha256 in meta/: it is corrupt or was edited. Restore it."
                 )
-            frames, _ = read_video(video, start_s=float(row[f"{prefix}/from_timestamp"]), frames=table.num_rows)
-        else:
-            frames = np.stack([self._picture(file, cell) for cell in table[name].to_pylist()])
-        if frames.shape[1:3] != camera.size:
-            raise ValueError(f"{name} is {frames.shape[1:3]} pixels, expected {camera.size}")
+            end_s = row.get(f"videos/{name}/to_timestamp")
+            if end_s is not None and start_s + times_s[-1] > end_s + TOLERANCE_S:
+                raise ValueError(
+                    f"its last row is at {times_s[-1]:g} s and its part of {video.name} ends after {end_s - start_s:g} s"
+                )
+            frames = read_frames_at(video, (start_s + times_s[: table.num_rows]).tolist())
+            if frames.shape[1:3] != camera.size:
+                raise ValueError(f"{name} is {frames.shape[1:3]} pixels, expected {camera.size}")
+            return frames
+        frames = np.empty((table.num_rows, *camera.size, 3), np.uint8)
+        for number, cell in enumerate(table[name].to_pylist()):
+            frame = self._picture(file, cell)
+            if frame.shape[:2] != camera.size:
+                raise ValueError(f"{name} is {frame.shape[:2]} pixels in row {number}, expected {camera.size}")
+            frames[number] = frame
         return frames
 
-    def _picture(self, file: Path, cell: dict[str, Any]) -> Bytes:
+    def _picture(self, file: Path, cell: Any) -> Bytes:
         """One frame: bytes inside the table, or a file inside the dataset."""
-        if cell["bytes"] is not None:
+        if not isinstance(cell, dict):
+            raise TypeError("a picture is neither bytes nor the path of a file")
+        if cell.get("bytes") is not None:
             return decode_image(cell["bytes"], source=file)
-        picture = self._inside(str(cell["path"]))
+        picture = storage.inside_folder(self.path, str(cell.get("path")))
         return decode_image(picture.read_bytes(), source=picture)
-
-    def _inside(self, relative: str) -> Path:
-        """A path within the dataset; nothing outside is opened because a dataset names it."""
-        found = self.path / relative
-        if not found.resolve().is_relative_to(self.path.resolve()):
-            raise StorageError(f"{self.path} names a file outside itself, {relative!r}. Do not trust this dataset.")
-        return found
 
     def _assemble(self, table: pa.Table, row: dict[str, Any], frames: dict[str, Bytes]) -> Episode:
         """Columns to arrays; next.* of row t describes observation t + 1."""
         count = table.num_rows
-        vectors = {k: _matrix(table[k]) for k in (layout.ACTION, STATE, TRUE_STATE) if k in table.column_names}
+        vectors = {key: join_columns(table, vector) for key, vector in self._contents.vectors.items()}
         following = {
-            k: _matrix(table[k])[:, 0] if k in table.column_names else np.full(count, np.nan, np.float32)
+            k: read_column(table, k, 1)[:, 0] if k in table.column_names else np.full(count, np.nan, np.float32)
             for k in (layout.REWARD, layout.SUCCESS, layout.PROGRESS)
         }
         first = {layout.SUCCESS: row.get("start_success"), layout.PROGRESS: row.get("start_progress")}
@@ -252,8 +274,9 @@ class Dataset:
         }
         if np.isnan(along[layout.SUCCESS][0]) and layout.SUCCESS in table.column_names:
             along[layout.SUCCESS][0] = 0.0  # unless said otherwise, an episode does not begin solved
-        if count == row["length"] > 1:  # others mark success in the last row, after which they record no observation
+        if count == row["length"]:  # others mark success in the last row, after which they record no observation
             along[layout.SUCCESS][-1] = np.fmax(along[layout.SUCCESS][-1], following[layout.SUCCESS][-1])
+        acted = count == row["length"] and (not self._contents.ours or bool(row.get("acted_last")))
         simulator = row.get("simulator_state")
         return Episode(
             frames=frames,
@@ -262,6 +285,8 @@ class Dataset:
             success=along[layout.SUCCESS],
             progress=along[layout.PROGRESS],
             reward=following[layout.REWARD][:-1],
+            last_action=vectors[layout.ACTION][-1] if acted else None,
+            last_reward=float(following[layout.REWARD][-1]) if acted else math.nan,
             true_state=vectors.get(TRUE_STATE),
             simulator=None if simulator is None else np.array(simulator, np.float64),
             seed=int(row.get("seed", -1)),
@@ -270,26 +295,14 @@ class Dataset:
         )
 
     def _task(self, table: pa.Table, row: dict[str, Any]) -> str:
-        """The sentence of an episode's first row."""
+        """The sentence of an episode; where it changes on the way, all of them in order."""
         tasks = self._contents.tasks
-        if "task_index" in table.column_names and tasks:
-            index = table["task_index"][0].as_py()
-            if index not in tasks:
-                raise ValueError(f"task_index {index} is not in {layout.TASKS}")
-            return tasks[index]
-        return str(next(iter(row.get("tasks") or ()), self.task))
-
-
-def _matrix(column: pa.ChunkedArray) -> Float32s:
-    """A column of numbers or of lists of numbers as float32 [rows, width]."""
-    array = column.combine_chunks()
-    if array.null_count:
-        raise ValueError("a column has empty cells")
-    flat = array.flatten() if pa.types.is_nested(array.type) else array
-    while pa.types.is_nested(flat.type):
-        flat = flat.flatten()
-    values = flat.cast(pa.float32()).to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(values.reshape(len(array), -1), np.float32)
+        if "task_index" not in table.column_names or not tasks:
+            return str(next(iter(row.get("tasks") or ()), self.task))
+        numbers = list(dict.fromkeys(table["task_index"].to_pylist()))
+        if unknown := [n for n in numbers if n not in tasks]:
+            raise ValueError(f"task_index {unknown[0]} is not in {layout.TASKS}")
+        return "; ".join(tasks[n] for n in numbers)
 
 
 def _groups(source: pq.ParquetFile, episode: int) -> list[int]:

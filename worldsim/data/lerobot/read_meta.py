@@ -1,12 +1,9 @@
-"""Reads and checks the `meta/` folder of any LeRobotDataset v3.0: version, cameras, actions, tasks, episodes.
-
-Shape legend: H W image, A action.
-"""
+"""Reads and checks the `meta/` folder of any LeRobotDataset v3.0: version, cameras, columns, tasks, episodes."""
 
 import dataclasses
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +12,12 @@ import pyarrow.parquet as pq
 
 from worldsim import storage
 from worldsim.actions import ActionSpec
-from worldsim.core import IMAGES, Camera, is_image
+from worldsim.core import STATE, TRUE_STATE, Camera
 from worldsim.data.lerobot import format as layout
-from worldsim.errors import InvalidInputError, StorageError, unknown_name
+from worldsim.data.lerobot.features import Features, Vector, action_spec, find_cameras, find_vector
+from worldsim.errors import InvalidInputError, StorageError
 
-_FIELD = re.compile(r"\{(video_key|(chunk|file)_index(:0?\d{1,2}d)?)\}")
+_FIELD = re.compile(r"\{(video_key|((chunk|file)_index|episode_(chunk|file|index))(:0?\d{1,2}d)?)\}")
 CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
 
 
@@ -29,10 +27,14 @@ class Contents:
 
     Attributes:
         path: The dataset's folder.
+        ours: Whether worldsim wrote it: then the last row of an episode holds no action that was done.
         cameras: What is read, the main camera first. A key is the feature's name; a feature that has no observation key
             of LeRobot's is known as ``observation.images.NAME``.
         features: The feature of each camera, by key.
+        vectors: The columns of the actions, the state and the true state, by LeRobot key; those that there are.
+        columns: All features that data files should hold as columns.
         action: Meaning of the actions.
+        rate_hz: Rows per second.
         tasks: Sentences by task index.
         task_id: Gymnasium id, or empty.
         success_at: When an episode counts as solved.
@@ -41,12 +43,17 @@ class Contents:
         video_path: Template of video files.
         videos: Keys of the cameras whose frames are video files; others' are pictures inside the data files.
         rows: One mapping per episode, in order, without statistics.
+        notes: What is left out, joined or assumed, in sentences.
     """
 
     path: Path
+    ours: bool
     cameras: tuple[Camera, ...]
     features: Mapping[str, str]
+    vectors: Mapping[str, Vector]
+    columns: frozenset[str]
     action: ActionSpec
+    rate_hz: float
     tasks: Mapping[int, str]
     task_id: str
     success_at: Literal["end", "any"]
@@ -55,44 +62,144 @@ class Contents:
     video_path: str
     videos: frozenset[str]
     rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def data_file(self, row: Mapping[str, Any]) -> Path:
+        """The data file of an episode.
+
+        Raises:
+            StorageError: It would be outside the folder.
+        """
+        return storage.inside_folder(self.path, _filled(self.data_path, row, "data"))
+
+    def video_file(self, row: Mapping[str, Any], feature: str) -> tuple[Path, float]:
+        """The video file of an episode and a camera's feature, and when the episode begins in it, in seconds.
+
+        Raises:
+            StorageError: It would be outside the folder, or `meta/` does not say where it is.
+        """
+        prefix = f"videos/{feature}"
+        places = [row.get(f"{prefix}/{name}") for name in ("chunk_index", "file_index", "from_timestamp")]
+        if len(self.rows) > 1 and None in places:
+            raise StorageError(
+                f"{self.path}: meta/episodes does not say where camera {feature} of episode {row['episode_index']} is. "
+                "Restore meta/."
+            )
+        return storage.inside_folder(self.path, _filled(self.video_path, row, prefix, feature)), float(places[2] or 0)
 
 
-def read_contents(path: Path, cameras: Sequence[str] | None) -> Contents:
-    """Read and check `meta/`; errors as `worldsim.data.lerobot.read.open_dataset`."""
+def _filled(template: str, row: Mapping[str, Any], prefix: str, feature: str = "") -> str:
+    """A path of an episode. Where its row names no files, there is one episode, which has the first of each."""
+    chunk, file = (int(row.get(f"{prefix}/{kind}_index") or 0) for kind in ("chunk", "file"))
+    fields = {"chunk_index": chunk, "file_index": file, "episode_chunk": chunk, "episode_file": file}
+    return template.format(**fields, episode_index=row["episode_index"], video_key=feature)
+
+
+def read_contents(
+    path: Path,
+    cameras: Sequence[str] | None = None,
+    *,
+    action: Sequence[str] | None = None,
+    state: Sequence[str] | None = None,
+) -> Contents:
+    """Read and check `meta/`; arguments and errors as `worldsim.data.lerobot.read.open_dataset`."""
     if not path.is_dir():
         raise StorageError(
             f"There is no dataset folder at {path}. Check the path, or make one with `worldsim collect`."
         )
     info = _info(path)
     try:
-        features = dict(info["features"])
-        extra = storage.read_json(path / layout.EXTRA)["spec"] if (path / layout.EXTRA).exists() else {}
-        found = _cameras(features, extra, path)
-        chosen = _chosen(list(found), cameras)
-        action = extra.get("action")
-        return Contents(
-            path=path,
-            cameras=tuple(found[name] for name in chosen),
-            features={found[name].key: name for name in chosen},
-            action=storage.from_json(ActionSpec, action) if action else _seen_actions(path, info, features),
-            tasks=_tasks(path),
-            task_id=str(extra.get("task_id", "")),
-            success_at="any" if extra.get("success_at") == "any" else "end",
-            dreamed_by=str(extra.get("dreamed_by", "")),
-            data_path=_template(info, "data_path", layout.DATA_PATH),
-            video_path=_template(info, "video_path", layout.VIDEO_PATH),
-            videos=frozenset(found[name].key for name in chosen if features[name]["dtype"] == "video"),
-            rows=_rows(path),
-        )
+        return _read(path, info, cameras, {layout.ACTION: action, STATE: state})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InvalidInputError | LookupError) and not isinstance(error, KeyError):
             raise
         raise StorageError(f"{path / layout.INFO} lacks or misstates {error}. Restore meta/.") from error
 
 
+def _read(
+    path: Path, info: dict[str, Any], cameras: Sequence[str] | None, wanted: dict[str, Sequence[str] | None]
+) -> Contents:
+    """As `read_contents`, with the errors of Python's own types."""
+    features: Features = dict(info["features"])
+    own_file = storage.inside_folder(path, layout.EXTRA)
+    extra = storage.read_json(own_file)["spec"] if own_file.exists() else {}
+    rows = _rows(path, info)
+    data_path, video_path = (
+        _template(info, key, default)
+        for key, default in (("data_path", layout.DATA_PATH), ("video_path", layout.VIDEO_PATH))
+    )
+
+    def absent(feature: str) -> bool:
+        names = {_filled(video_path, row, f"videos/{feature}", feature) for row in rows}
+        return not any(storage.inside_folder(path, name).is_file() for name in names)
+
+    found, notes = find_cameras(
+        features, {c["key"]: c for c in extra.get("cameras", [])}, cameras, absent=absent, path=path
+    )
+    vectors, said = _vectors(path, features, wanted)
+    spec, more = _action(path, info, extra if wanted[layout.ACTION] is None else {}, vectors[layout.ACTION], rows)
+    tables = {key: f for key, f in features.items() if f.get("dtype") != "video"}
+    return Contents(
+        path=path,
+        ours=bool(extra),
+        cameras=tuple(found.values()),
+        features={camera.key: name for name, camera in found.items()},
+        vectors=vectors,
+        columns=frozenset(tables),
+        action=spec,
+        rate_hz=spec.rate_hz,
+        tasks=_tasks(path),
+        task_id=str(extra.get("task_id", "")),
+        success_at="any" if extra.get("success_at") == "any" else "end",
+        dreamed_by=str(extra.get("dreamed_by", "")),
+        data_path=data_path,
+        video_path=video_path,
+        videos=frozenset(camera.key for name, camera in found.items() if features[name]["dtype"] == "video"),
+        rows=rows,
+        notes=(*notes, *said, *more),
+    )
+
+
+def _vectors(
+    path: Path, features: Features, wanted: Mapping[str, Sequence[str] | None]
+) -> tuple[dict[str, Vector], list[str]]:
+    """The columns of actions, state and true state, and notes on what is joined."""
+    vectors, notes = dict[str, Vector](), list[str]()
+    for base in (layout.ACTION, STATE, TRUE_STATE):
+        setting = "action" if base == layout.ACTION else "state"
+        vector, said = find_vector(features, base, wanted.get(base), setting=setting, path=path)
+        if vector is not None:
+            vectors[base] = vector
+            notes += said
+    if layout.ACTION not in vectors:
+        raise InvalidInputError(
+            f"{path} has no {layout.ACTION!r} feature, only {', '.join(features)}. Give action=[...] of those that are "
+            "actions."
+        )
+    return vectors, notes
+
+
+def _action(
+    path: Path, info: Mapping[str, Any], extra: Mapping[str, Any], vector: Vector, rows: Sequence[Mapping[str, Any]]
+) -> tuple[ActionSpec, list[str]]:
+    """Meaning of the actions: as worldsim wrote it, else from names, statistics and data."""
+    if extra.get("action"):
+        return storage.from_json(ActionSpec, extra["action"]), []
+    file = storage.inside_folder(path, layout.STATS)
+    stats = storage.read_json(file) if file.exists() else {}
+    template = _template(info, "data_path", layout.DATA_PATH)
+
+    def tables(columns: Sequence[str]) -> Iterator[pa.Table]:
+        for name in sorted({_filled(template, row, "data") for row in rows}):
+            yield _parquet(storage.inside_folder(path, name), columns=list(columns))
+
+    stated = stats if isinstance(stats, dict) else {}
+    return action_spec(vector, info["features"], stated, tables, rate_hz=float(info["fps"]))
+
+
 def _info(path: Path) -> dict[str, Any]:
     """The content of info.json, of the right version."""
-    info = storage.read_json(path / layout.INFO)
+    info = storage.read_json(storage.inside_folder(path, layout.INFO))
     version = str(info.get("codebase_version", "")) if isinstance(info, dict) else ""
     if version.startswith(("v2", "v1")):
         raise StorageError(
@@ -106,80 +213,7 @@ def _info(path: Path) -> dict[str, Any]:
     return dict(info)
 
 
-def _cameras(features: dict[str, Any], extra: dict[str, Any], path: Path) -> dict[str, Camera]:
-    """Every camera by the name of its feature; worldsim's own order where it wrote the folder."""
-    names = [k for k, f in features.items() if f.get("dtype") in ("image", "video")]
-    if not names:
-        raise InvalidInputError(f"{path} has no image or video feature, only {', '.join(features)}.")
-    if layout.ACTION not in features:
-        raise InvalidInputError(f"{path} has no {layout.ACTION!r} feature, only {', '.join(features)}.")
-    own = {c["key"]: c for c in extra.get("cameras", [])}
-    names.sort(key=lambda name: list(own).index(name) if name in own else len(own))
-    found = {}
-    for name in names:
-        height, width = _image_size(features[name])
-        intrinsics = own.get(name, {}).get("intrinsics")
-        found[name] = Camera(
-            key=name if is_image(name) else IMAGES + name,
-            height=height,
-            width=width,
-            intrinsics=None if intrinsics is None else tuple((float(a), float(b), float(c)) for a, b, c in intrinsics),
-        )
-    return found
-
-
-def _chosen(names: list[str], wanted: Sequence[str] | None) -> list[str]:
-    """The features meant by `wanted`, each a full name or the last part of one; all of them for None."""
-    if wanted is None:
-        return names
-    chosen = []
-    for given in wanted:
-        matches = [n for n in names if given == n] or [n for n in names if given == n.rpartition(".")[2]]
-        if len(matches) != 1:
-            raise unknown_name("camera", given, names)
-        chosen += matches
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise InvalidInputError(f"Cameras must be named once each; got {list(wanted)}. There are {', '.join(names)}.")
-    return chosen
-
-
-def _image_size(feature: dict[str, Any]) -> tuple[int, int]:
-    """H, W; shapes are HWC, or CHW where the names say so."""
-    shape, names = [int(n) for n in feature["shape"]], feature.get("names") or []
-    if len(shape) != 3:
-        raise ValueError(f"an image shape of 3 numbers; it has {shape}")
-    first = str(names[0]) if isinstance(names, list) and names else ""
-    return (shape[1], shape[2]) if first.startswith("channel") else (shape[0], shape[1])
-
-
-def _seen_actions(path: Path, info: dict[str, Any], features: dict[str, Any]) -> ActionSpec:
-    """A spec from the range of the data."""
-    width = math.prod(int(n) for n in features[layout.ACTION]["shape"])
-    stats = storage.read_json(path / layout.STATS)[layout.ACTION]
-    low, high = [[float(x) for x in stats[k]] for k in ("min", "max")]
-    if not len(low) == len(high) == width:
-        raise ValueError(f"action statistics of {width} numbers; there are {len(low)}")
-    names = _flat_names(features[layout.ACTION].get("names"))
-    if len(set(names)) != width or len(names) != width:
-        names = [f"action_{i}" for i in range(width)]
-    still = [lo >= hi for lo, hi in zip(low, high, strict=True)]
-    return ActionSpec(
-        names=tuple(names),
-        units=("unknown",) * width,
-        low=tuple(lo - 0.5 * s for lo, s in zip(low, still, strict=True)),
-        high=tuple(hi + 0.5 * s for hi, s in zip(high, still, strict=True)),
-        rate_hz=float(info["fps"]),
-    )
-
-
-def _flat_names(names: Any) -> list[str]:
-    """Names come as a list, or as lists by group."""
-    if isinstance(names, dict):
-        return [n for group in names.values() for n in _flat_names(group)]
-    return [str(n) for n in names] if isinstance(names, list) else []
-
-
-def _template(info: dict[str, Any], key: str, default: str) -> str:
+def _template(info: Mapping[str, Any], key: str, default: str) -> str:
     """A path template with the known fields only."""
     template = str(info.get(key) or default)
     if set("{}") & set(_FIELD.sub("", template)):
@@ -188,28 +222,43 @@ def _template(info: dict[str, Any], key: str, default: str) -> str:
 
 
 def _tasks(path: Path) -> dict[int, str]:
-    """Sentences by task index."""
-    if not (path / layout.TASKS).exists():
+    """Sentences by task index, which is their place in the table too: LeRobot reads them by it."""
+    file = storage.inside_folder(path, layout.TASKS)
+    if not file.exists():
         return {}
-    rows = _parquet(path / layout.TASKS).to_pylist()
-    found = {int(r["task_index"]): str(r.get("task") or r.get("__index_level_0__") or "") for r in rows}
-    return dict(sorted(found.items()))
-
-
-def _rows(path: Path) -> tuple[dict[str, Any], ...]:
-    """Every episode's row, in order."""
-    files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
-    if not files:
+    rows = _parquet(file).to_pylist()
+    found = [(int(r["task_index"]), str(r.get("task") or r.get("__index_level_0__") or "")) for r in rows]
+    if [index for index, _ in found] != list(range(len(found))):
         raise StorageError(
-            f"{path / 'meta' / 'episodes'} holds no parquet file. Restore meta/, or finish the recording."
+            f"{file} does not number its tasks 0, 1, 2, ... in order, so it is not clear which one an episode has. "
+            "Restore meta/."
         )
+    return dict(found)
+
+
+def _rows(path: Path, info: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Every episode's row, in order."""
+    folder = path / "meta" / "episodes"
+    names = sorted(p.relative_to(path).as_posix() for p in folder.glob("*/*.parquet"))
+    if not names:
+        raise StorageError(f"{folder} holds no parquet file. Restore meta/, or finish the recording.")
     rows: list[dict[str, Any]] = []
-    for file in files:
-        names = [n for n in _names(file) if not n.startswith("stats/")]
-        rows += _parquet(file, columns=names).to_pylist()
-    for key in ("episode_index", "length", "data/chunk_index", "data/file_index"):
+    for file in (storage.inside_folder(path, name) for name in names):
+        rows += _parquet(file, columns=[n for n in _names(file) if not n.startswith("stats/")]).to_pylist()
+    needed = ["episode_index", "length"] + ["data/chunk_index", "data/file_index"] * (len(rows) > 1)
+    for key in needed:
         if any(not isinstance(r.get(key), int) for r in rows):
-            raise StorageError(f"{files[0]} lacks {key!r} for some episode. Restore meta/.")
+            raise StorageError(f"{path / names[0]} lacks {key!r} for some episode. Restore meta/.")
+    numbers = [r["episode_index"] for r in rows]
+    repeated = [n for n, count in Counter(numbers).items() if count > 1]
+    if repeated:
+        raise StorageError(f"{folder} lists episode {repeated[0]} more than once. Restore meta/.")
+    promised = info.get("total_episodes")
+    if isinstance(promised, int) and promised > len(rows) and not (path / layout.EXTRA).exists():
+        raise StorageError(
+            f"{path / layout.INFO} promises {promised} episodes, and meta/episodes lists {len(rows)}. Restore meta/, or "
+            "download the rest."
+        )
     return tuple(sorted(rows, key=lambda r: int(r["episode_index"])))
 
 

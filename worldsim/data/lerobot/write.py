@@ -162,19 +162,23 @@ class EpisodeWriter:
             "start_progress": _number(episode.progress[0]),
             "end_success": _number(episode.success[-1]),
             "simulator_state": None if episode.simulator is None else episode.simulator.tolist(),
+            **({} if episode.last_action is None else {"acted_last": True}),
             **({"task": episode.task} if episode.task not in ("", self.spec.task) else {}),
         }
 
     def _columns(self, episode: Episode, start: int, task: int) -> dict[str, NDArray[Any]]:
-        """Every column but the frames. The last row is the final observation with the idle action."""
+        """Every column but the frames. The last row is the final observation, with the idle action where no last one is known."""
         rows = np.arange(episode.steps + 1)
         following = np.minimum(rows + 1, episode.steps)  # next.* of the last row repeats
-        idle = np.array([self.spec.action.idle], np.float32)
+        last = self.spec.action.idle if episode.last_action is None else episode.last_action
+        reward = np.nan_to_num(episode.reward[following - 1])
+        if np.isfinite(episode.last_reward):
+            reward[-1] = episode.last_reward
         known = {
             STATE: episode.proprio,
-            layout.ACTION: np.concatenate([episode.action, idle]),
+            layout.ACTION: np.concatenate([episode.action, np.array([last], np.float32)]),
             TRUE_STATE: episode.true_state,
-            layout.REWARD: np.nan_to_num(episode.reward[following - 1]),
+            layout.REWARD: reward,
             layout.SUCCESS: episode.success[following] > 0.5,
             layout.PROGRESS: episode.progress[following],
             layout.DONE: following == episode.steps,

@@ -107,6 +107,8 @@ def _episode_table(spec: RecordSpec, rows: Sequence[Mapping[str, Any]], names: S
         column = layout.video_digest_column(spec, key)
         columns[column] = [r[column] for r in rows]
     columns |= {k: pa.array([r[k] for r in rows], pa.string()) for k in ("behaviour", "sha256")}
+    if any(r.get("acted_last") for r in rows):
+        columns["acted_last"] = pa.array([bool(r.get("acted_last")) for r in rows])
     columns |= {
         k: pa.array([r[k] for r in rows], pa.float64()) for k in ("start_success", "start_progress", "end_success")
     }

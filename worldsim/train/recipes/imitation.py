@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -100,8 +101,11 @@ class _Replay:
 
 
 def _observation(episode: Episode, wanted: frozenset[str], *, where: str) -> dict[str, Tensor]:
-    """The first T observations and the actions."""
-    steps = episode.steps
+    """The observations that were acted on, T or with a last action T + 1, and the actions."""
+    action = (
+        episode.action if episode.last_action is None else np.concatenate([episode.action, episode.last_action[None]])
+    )
+    steps = len(action)
     held: dict[str, NDArray[Any]] = {**episode.frames, STATE: episode.proprio}
     if episode.true_state is not None:
         held[TRUE_STATE] = episode.true_state
@@ -112,7 +116,7 @@ def _observation(episode: Episode, wanted: frozenset[str], *, where: str) -> dic
             "or train another kind of policy from the recorded actions."
         )
     taken = {k: torch.from_numpy(v[:steps].copy()) for k, v in held.items() if k in wanted}
-    return {**taken, _ACTION: torch.from_numpy(episode.action.copy())}
+    return {**taken, _ACTION: torch.from_numpy(action.copy())}
 
 
 def _act_along(policy: Policy, observation: dict[str, Tensor], *, key: int) -> Tensor:
