@@ -51,7 +51,7 @@ class SimulatorWorld:
     """A Gymnasium environment as a world; see `worldsim.protocols.World` for the meaning of its calls.
 
     Latents are float64 [B, S, 1, 1], the simulator's state. Observations, success and progress are read as
-    `worldsim.data.collect.env_adapter` says; progress that is not told is 1 once solved, success that is not told is 0
+    `worldsim.data.collect.env_adapter` says; progress that is not reported is 1 once solved, success that is not reported is 0
     (see `tells_success`). The world is a pure function although the environment is not: before every step and every
     frame the state is restored, or the episode's actions are played again (`worldsim.envs.simulator_state`). Not
     thread-safe.

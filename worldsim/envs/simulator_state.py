@@ -260,14 +260,14 @@ class ReplayedSimulator:
 
     @staticmethod
     def _step(run: _Run, action_A: Float32s) -> None:
-        """One action more, unless the episode is over; what is not told stays what it was."""
+        """One action more, unless the episode is over; what is not reported stays what it was."""
         if run.over:
             return
         adapter, before = run.adapter, run.reading
         run.observation, reward, run.over, info = adapter.step(to_env(adapter.action, action_A))
         reading = adapter.numbers(run.observation, info, reward)
-        told = {n: getattr(before, n) for n in ("success", "progress") if math.isnan(getattr(reading, n))}
-        run.reading = dataclasses.replace(reading, **told)
+        reported = {n: getattr(before, n) for n in ("success", "progress") if math.isnan(getattr(reading, n))}
+        run.reading = dataclasses.replace(reading, **reported)
 
     def _check_repeats(self) -> None:
         """Refuse environments in which the same actions from the same seed lead elsewhere the second time."""

@@ -33,7 +33,7 @@ from worldsim.arrays import Bytes, Float32s
 from worldsim.core import IMAGE, IMAGES, camera_name
 from worldsim.data.collect.env_calls import env_call
 from worldsim.data.collect.pictures import Fit, ImageSize, looks_like_picture, rgb
-from worldsim.data.collect.success import SuccessRule, entry_names, one_number, told_success
+from worldsim.data.collect.success import SuccessRule, entry_names, one_number, reported_success
 from worldsim.errors import EnvError, InvalidInputError, unknown_name
 from worldsim.spaces import EnvAction, action_spec_of, fit_spec, from_env, to_env
 
@@ -201,7 +201,7 @@ class EnvAdapter:
         return EnvReading(
             proprio=self._proprio(leaves),
             true_state=None if true_state is None else self._vector(_TRUE_STATE, true_state),
-            success=told_success(info) if rule is None else rule(observation, info, reward),
+            success=reported_success(info) if rule is None else rule(observation, info, reward),
             progress=self._progress(info.get("progress")),
         )
 

@@ -1,6 +1,6 @@
 """Calls into an environment, guarded: what it raises, and that it hangs, becomes one sentence that says where.
 
-Missing libraries are told apart from faults of the environment: the sentence then holds the line that installs them.
+Missing libraries are distinguished from faults of the environment: the sentence then holds the line that installs them.
 """
 
 import re

@@ -38,7 +38,7 @@ _LEFT_OUT = (
 """Wrappers that change neither what an action does nor what is observed."""
 _TRIED_STEPS = 6
 _SEEDS = (1, 2)
-"""The trial compares an episode of the first seed with its repetition in the midst of one of the second."""
+"""The trial compares an episode of the first seed with its repetition halfway through one of the second."""
 _CLOSE = 1e-5
 Change = Callable[[Any], Any]
 
@@ -158,7 +158,7 @@ def first_difference(one: Sequence[EnvReading], other: Sequence[EnvReading]) -> 
 
 
 def _survives_restoring(adapter: EnvAdapter) -> bool:
-    """Whether an episode goes on as it would have when MuJoCo's state is restored in the midst of another episode."""
+    """Whether an episode goes on as it would have when MuJoCo's state is restored halfway through another episode."""
     keeper, actions = EnvState(adapter.env, "mujoco"), trial_actions(adapter, _TRIED_STEPS)
     adapter.reset(_SEEDS[0])
     state = keeper.read()

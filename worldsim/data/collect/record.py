@@ -94,7 +94,7 @@ def collect(
 
     Raises:
         InvalidInputError: The environment gives no pixels or what cannot be read, a behaviour gives bad actions or needs
-            what is not there, success is told in a later episode for the first time, or the folder was begun with
+            what is not there, success is reported in a later episode for the first time, or the folder was begun with
             other settings.
         EnvError: The environment raised, hung or changed its shapes; the episode and step are named, and the episodes
             before are in the folder.
@@ -177,7 +177,7 @@ def _tells_success(recorder: "Recorder", options: RecordingOptions, out: Path) -
     rule = options.success
     if rule is None:
         return False
-    if rule.text.strip() in {f"info.{name}" for name in NAMES}:  # told by some environments only when it is so
+    if rule.text.strip() in {f"info.{name}" for name in NAMES}:  # reported by some environments only when it is so
         return True
     raise unknown_name("name in the success rule", rule.text, recorder.adapter.names)
 
@@ -275,13 +275,13 @@ class Recorder:
     def _complete(self, episode: Episode, index: int) -> Episode:
         """The episode with success and progress at every step, where the dataset has them at all.
 
-        What is told at some steps only holds until it is told again; what was not told yet is not solved.
+        What is reported at some steps only holds until it is reported again; what was not reported yet is not solved.
         """
         if self.has_success is False and np.isfinite(episode.success[1:]).any():
             raise InvalidInputError(
                 f"The environment {self.adapter.name} tells success in episode {index} and did not before, so the dataset was "
                 "begun without it. Begin a new folder with a success rule, for example --success info.is_success, which "
-                "takes what is not told for not solved."
+                "takes what is not reported for not solved."
             )
         success = _without_gaps(episode.success) if self.has_success else episode.success
         progress = _without_gaps(episode.progress) if self.has_progress else episode.progress

@@ -141,7 +141,7 @@ class FunctionRule:
         return truth(said, name=self.text)
 
 
-def told_success(info: Mapping[str, Any]) -> float:
+def reported_success(info: Mapping[str, Any]) -> float:
     """1 or 0, as info itself says it; nan where it says nothing."""
     for name in NAMES:
         if info.get(name) is not None:
