@@ -286,6 +286,26 @@ def test_a_step_that_names_a_folder_of_code_never_runs_it(built, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_network_that_names_a_folder_of_code_never_runs_it(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\nclass M: pass\n")
+    auto = {"AutoConfig": "modeling.C", "AutoModel": "modeling.M"}
+    (code / "config.json").write_text(json.dumps({"auto_map": auto, "model_type": "x"}))
+    config = json.loads((folder / "config.json").read_text())
+    shared = {k: config[k] for k in ("input_features", "output_features", "device")}
+    for changed, match in [
+        ({"type": "gaussian_actor", "vision_encoder_name": str(code)}, "may hold code"),
+        ({"type": "gaussian_actor", "vision_encoder_name": "someone/encoder"}, "gaussian_actor"),
+        ({"type": "smolvla", "vlm_model_name": str(code)}, "may hold code"),
+    ]:
+        (folder / "config.json").write_text(json.dumps({**shared, **changed}))
+        with pytest.raises(StorageError, match=match):
+            load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("steps", ["x", 3, None, [3], {"a": 1}, [{"registry_name": 3}], [{}]])
 def test_processor_steps_of_the_wrong_type_are_refused(built, tmp_path, steps):
     folder = shutil.copytree(built["act"][0], tmp_path / "p")

@@ -34,6 +34,8 @@ STEPS = (
     "unnormalizer_processor",
 )
 """The processor steps that are loaded. Others may run code that the folder names (``trust_remote_code``)."""
+TYPES = ("act", "diffusion", "multi_task_dit", "pi0", "pi05", "smolvla", "tdmpc", "vqbet")
+"""LeRobot's own types that are built. Others may run code that the folder names when their network is made."""
 _MAX_STEPS = 4096  # observations or actions: chunks, histories and horizons are far shorter
 _COUNTED = ("chunk_size", "n_action_steps", "n_obs_steps", "horizon")
 Processor = Callable[[Any], Any]
@@ -132,15 +134,32 @@ def _steps(path: Path) -> list[dict[str, Any]]:
                 f"the folder names. Loaded are: {', '.join(STEPS)}. Wrap the policy as a `module:function` policy."
             )
         settings = step.get("config", {})
-        tokenizer = settings.get("tokenizer_name") if isinstance(settings, dict) else None
-        if tokenizer and Path(str(tokenizer)).expanduser().exists():
-            raise StorageError(
-                f"{path} names a tokenizer by a folder of this machine, {shown(tokenizer)}, which may hold code. Name one "
-                "by its hub id."
-            )
+        _refuse_folders(settings, path)
         if not isinstance(state, str) or Path(state).name != state:
             raise StorageError(f"{path}: 'state_file' is a file beside it; got {shown(state)}. Restore the file.")
     return steps
+
+
+def _refuse_folders(settings: Any, path: Path) -> None:
+    """Refuse settings ``..._name`` of models and tokenizers, at any depth, that name a folder, since it may hold code."""
+    waiting: list[Any] = [settings]
+    while waiting:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for key, name in value.items() if isinstance(value, dict) else ():
+            if key.endswith("_name") and isinstance(name, str) and name and _on_disk(name):
+                raise StorageError(
+                    f"{path} names a model by a folder of this machine, {key} = {shown(name)}, which may hold code. Name one "
+                    "by its hub id."
+                )
+
+
+def _on_disk(name: str) -> bool:
+    """Whether a name is that of a file or folder here."""
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
+        return False
 
 
 def _check_numbers(path: Path) -> None:
@@ -149,6 +168,7 @@ def _check_numbers(path: Path) -> None:
     if not isinstance(config, dict):
         raise StorageError(f"{path} holds no configuration but {shown(config)}. Restore the file.")
     check_sizes(config, source=path)
+    _refuse_folders(config, path)
     for name in _COUNTED:
         value = config.get(name)
         if value is None:
@@ -161,6 +181,12 @@ def _config(path: Path) -> Any:
     """Parse config.json with LeRobot's own classes."""
     configs = lerobot("configs.policies")
     lerobot("policies.factory")  # registers the policy types
+    known, kind = configs.PreTrainedConfig.get_known_choices(), str(read_json(path / CONFIG).get("type"))
+    if kind in known and known[kind].__module__.startswith("lerobot.") and kind not in TYPES:
+        raise StorageError(
+            f"{path} holds a {kind!r} policy, which is not built from a folder, since it may run code that the folder names. "
+            f"Built are: {', '.join(TYPES)}. Wrap the policy as a `module:function` policy."
+        )
     try:
         return configs.PreTrainedConfig.from_pretrained(str(path))
     except Exception as error:
