@@ -84,6 +84,23 @@ def test_bytes_bring_back_every_value_for_any_batch() -> None:
         cache(1).from_bytes(b"not rows")
 
 
+def test_bytes_of_another_type_or_with_more_values_are_refused() -> None:
+    twice, once = Pair(key=torch.zeros(2, 3), value=torch.zeros(2, 3)), torch.zeros(2, 3)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Both(Rows):
+        x: Tensor
+        pair: Pair | None = None
+
+    shared = Both(x=once, pair=Pair(key=once, value=once[:, :]))  # one memory, as a state right after reset has
+    again = shared.from_bytes(shared.to_bytes())
+    assert again.pair is not None and torch.equal(again.pair.value, once)
+    with pytest.raises(InvalidInputError, match="expected torch.float32"):
+        Both(x=once).from_bytes(Both(x=once.long()).to_bytes())
+    with pytest.raises(InvalidInputError, match="3 values were written"):
+        Both(x=once).from_bytes(Both(x=once, pair=twice).to_bytes())
+
+
 @pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]", "[" * 100_000, "NaN"])
 def test_texts_of_other_people_are_texts_or_refused(text: str) -> None:
     written = load(cache(4).to_bytes())

@@ -3,6 +3,7 @@ import copy
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 
 from worldsim.core import STATE
@@ -206,3 +207,35 @@ def test_bad_requests_are_answered(dots) -> None:
         WorldVectorEnv(2, world=dots).reset(seed=[1])
     with pytest.raises(InvalidInputError, match="obs_type that has pixels"):
         WorldEnv(dots, render_mode="rgb_array").render()
+
+
+def test_one_seed_numbers_the_episodes_from_it_on(dots) -> None:
+    envs, alone = WorldVectorEnv(3, world=dots), WorldEnv(dots)
+    seen, _ = envs.reset(seed=5)
+    for row in range(3):
+        own, _ = alone.reset(seed=5 + row)
+        np.testing.assert_array_equal(seen["agent_pos"][row], own["agent_pos"])
+
+
+def test_episodes_begun_again_among_others_take_their_own_places(dots) -> None:
+    envs = WorldVectorEnv(3, world=dots, autoreset_mode=AutoresetMode.DISABLED)
+    seen, _ = envs.reset(seed=[10, 20, 30])
+    kept = copy.deepcopy(seen)
+    later, _ = envs.reset(seed=[40, 50, 60], options={"reset_mask": np.array([False, True, True])})
+    np.testing.assert_array_equal(seen["agent_pos"], kept["agent_pos"])  # what was given out stays
+    stepped, *_ = envs.step(np.zeros((3, 2), np.float32))
+    for row, seed in enumerate((10, 50, 60)):
+        alone = WorldEnv(dots)
+        first, _ = alone.reset(seed=seed)
+        np.testing.assert_array_equal(later["agent_pos"][row], first["agent_pos"])
+        np.testing.assert_array_equal(stepped["agent_pos"][row], alone.step(np.zeros(2, np.float32))[0]["agent_pos"])
+
+
+def test_first_observations_are_the_callers_own(dots, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = dots.starts(torch.arange(1))
+    monkeypatch.setattr(dots, "starts", lambda indices: table)
+    for env in (WorldEnv(dots), WorldVectorEnv(1, world=dots)):
+        seen, _ = env.reset(seed=0)
+        kept = seen["agent_pos"].copy()
+        seen["agent_pos"] += 1
+        np.testing.assert_array_equal(env.reset(seed=0)[0]["agent_pos"], kept)

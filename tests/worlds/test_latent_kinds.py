@@ -41,6 +41,7 @@ class Cells(nn.Module):
         self.latent_shape = self.config.latent_shape
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
+        assert x_BCTHW.shape[3:] == (self.latent_shape[1] * CELL, self.latent_shape[2] * CELL)
         return F.avg_pool2d(x_BCTHW.mean(1)[:, :: self.temporal_stride], CELL)[:, None]
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:

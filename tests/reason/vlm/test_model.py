@@ -199,6 +199,41 @@ def test_weights_that_do_not_fill_the_model_are_named(vlm, tmp_path):
         VLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_mean", "../../x"),
+        ("image_std", [0.5]),
+        ("do_rescale", []),
+        ("size", {"longest_edge": "", "shortest_edge": 64}),
+        ("size", {"longest_edge": 10**30, "shortest_edge": 10**30}),
+        ("patch_size", 10**9),
+        ("rescale_factor", -1),
+    ],
+)
+def test_processors_of_wrong_values_are_named(vlm, tmp_path, name, value):
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    config = json.loads(path.read_text())
+    config["image_processor"][name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(StorageError, match="processor in"):
+        VLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_token_id", 0), ("use_cache", -1)])
+def test_models_of_wrong_values_are_named(vlm, tmp_path, name, value):
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    (config if name in config else config["text_config"])[name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(StorageError, match="image_token_id|model in"):
+        VLM.from_pretrained(tmp_path)
+
+
 def test_folders_that_are_none(vlm, tmp_path):
     with pytest.raises(StorageError, match="nothing is downloaded"):
         VLM.from_pretrained(tmp_path / "nowhere")

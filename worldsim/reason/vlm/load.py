@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from worldsim import storage
 from worldsim.errors import StorageError, missing_extra
+from worldsim.json_values import shown
 from worldsim.reason.vlm.encode import FrameMode
 
 KIND = "vlm"
@@ -20,6 +21,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICTURES = ("processor_config.json", "preprocessor_config.json")
 _DECIDING = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "rescale_factor", "size")
 _INCIDENTAL = ("_name_or_path", "transformers_version", "architectures", "dtype")
+_MOST_PIXELS, _LARGEST_PATCH = 2**32, 1024
 _WORDS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -69,6 +71,7 @@ def load_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tup
     processor = _read_part(path, "processor", lambda: AutoProcessor.from_pretrained(path, **options))
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise StorageError(f"The processor in {path} is a {type(processor).__name__} without images or without text.")
+    _check_processor(path, model, processor)
     return model.eval(), processor
 
 
@@ -79,8 +82,8 @@ def trained_shown(folder: str | Path) -> FrameMode:
         StorageError: The manifest cannot be read.
     """
     path = Path(folder) / storage.MANIFEST
-    shown = storage.read_json(path).get("shown") if path.exists() else None
-    return "video" if shown == "video" else "images"
+    manifest = storage.read_json(path) if path.exists() else None
+    return "video" if isinstance(manifest, dict) and manifest.get("shown") == "video" else "images"
 
 
 def _check_files(path: Path) -> None:
@@ -94,12 +97,48 @@ def _check_files(path: Path) -> None:
             raise StorageError(f"{path} lacks its {what}: {' or '.join(names)}. Copy it there from the original model.")
 
 
+def _check_processor(path: Path, model: Any, processor: Any) -> None:
+    """Refuse what the processor's files say of pictures where no picture could be shown by it."""
+    image = processor.image_processor
+    size = {name: getattr(image.size, name, None) for name in ("shortest_edge", "longest_edge")}
+    if isinstance(image.size, Mapping):
+        size = {name: image.size.get(name) for name in size}
+    wrong = [f"{n} {shown(v)}" for n, v in size.items() if not _is_count(v, most=_MOST_PIXELS)]
+    for name in ("patch_size", "merge_size", "temporal_patch_size"):
+        value = getattr(image, name, None)
+        wrong += [] if _is_count(value, most=_LARGEST_PATCH) else [f"{name} {shown(value)}"]
+    for name in ("image_mean", "image_std"):
+        value = getattr(image, name, None)
+        fits = isinstance(value, list | tuple) and len(value) == 3 and all(_is_finite(v) for v in value)
+        wrong += [] if fits else [f"{name} {shown(value)}"]
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        value = getattr(image, name, None)
+        wrong += [] if isinstance(value, bool) else [f"{name} {shown(value)}"]
+    if not _is_finite(image.rescale_factor) or not image.rescale_factor > 0:
+        wrong.append(f"rescale_factor {shown(image.rescale_factor)}")
+    token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    if model.config.image_token_id != token:
+        wrong.append(f"image_token_id {shown(model.config.image_token_id)} (the tokenizer has {token})")
+    if wrong:
+        raise StorageError(
+            f"The processor in {path} cannot show pictures to its model: {', '.join(wrong)}. Restore it."
+        )
+
+
+def _is_count(value: object, *, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _read_part(path: Path, what: str, read: Callable[[], Any]) -> Any:
     """Read a part; every failure inside is reported as the folder's."""
     try:
         with quiet_transformers():
             return read()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+    except Exception as error:  # transformers checks values with errors of its own
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise StorageError(f"The {what} in {path} could not be read: {first[0]}. Restore the folder.") from error
 
