@@ -1,0 +1,99 @@
+"""What can be wrong with a recording, what each kind of fault means, and what to do."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+FaultKind = Literal[
+    "frozen_frames",
+    "repeated_frames",
+    "dropped_frames",
+    "picture_jump",
+    "time_skew",
+    "joint_jump",
+    "angle_wrap",
+    "not_finite",
+    "constant",
+    "idle",
+    "one_frame",
+    "short_episode",
+    "missing_labels",
+]
+EXPLANATIONS: Mapping[FaultKind, tuple[str, str]] = {
+    "frozen_frames": (
+        "The picture stands still while the robot moves.",
+        "Leave the episode out, or cut it there; check the camera's connection.",
+    ),
+    "repeated_frames": (
+        "Frames are repeated while the robot moves: the camera was slower than the table, or frames were lost and filled in.",
+        "Record at the camera's own rate, or thin the rows to it.",
+    ),
+    "dropped_frames": (
+        "Robot and picture move several times as far as before and after: rows are missing in between.",
+        "Cut the episode there; check the recorder's load.",
+    ),
+    "picture_jump": (
+        "The picture leaps while the robot does not: lost or foreign frames, or a cut.",
+        "Leave the episode out, or cut it there.",
+    ),
+    "time_skew": (
+        "Actions and video do not belong together row by row: they fit best when one is shifted.",
+        "Shift one of them by that many rows before training, or record with common time stamps.",
+    ),
+    "joint_jump": (
+        "A channel leaps further in one step than it ever moves: an encoder's glitch or rows of another episode.",
+        "Leave the episode out, or repair the channel.",
+    ),
+    "angle_wrap": (
+        "An angle wraps around by a full turn, which a model reads as a leap.",
+        "Unwrap the angle, or store its sine and cosine.",
+    ),
+    "not_finite": ("A channel holds NaN or infinity.", "Leave the rows out, or find the sensor that made them."),
+    "constant": (
+        "A channel never changes: a dead sensor, or one that this task does not use.",
+        "Leave the channel out, or check the sensor.",
+    ),
+    "idle": ("Nothing moves and nothing is asked for.", "Trim the pauses: a policy learns to wait from them."),
+    "one_frame": ("The episode has one observation and no action that leads to another.", "Leave it out."),
+    "short_episode": (
+        "The episode is far shorter than the others: cut off?",
+        "Look at it; leave it out if it is cut off.",
+    ),
+    "missing_labels": (
+        "Success or progress is not known.",
+        "Without labels a world cannot rank policies: label episodes, or give triage a judge.",
+    ),
+}
+"""What each kind means, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong, and where.
+
+    Attributes:
+        kind: What.
+        episode: Its number; None where it concerns the dataset.
+        frames: First and last observation concerned, both included; None where it concerns all.
+        where: The channel or camera; empty where it concerns none in particular.
+        value: What was measured.
+        threshold: From where it is reported.
+        confidence: How sure that is, 0 to 1.
+        meaning: What it means, one sentence.
+        remedy: What to do, one sentence.
+    """
+
+    kind: FaultKind
+    episode: int | None = None
+    frames: tuple[int, int] | None = None
+    where: str = ""
+    value: float
+    threshold: float
+    confidence: float = 1.0
+    meaning: str = ""
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        meaning, remedy = EXPLANATIONS[self.kind]
+        object.__setattr__(self, "meaning", self.meaning or meaning)
+        object.__setattr__(self, "remedy", self.remedy or remedy)

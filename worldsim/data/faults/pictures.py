@@ -1,0 +1,198 @@
+"""Faults of cameras: frames that stand still, are repeated or missing, pictures that leap, video that is late or early.
+
+Shape legend: T actions, P proprio.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from worldsim.arrays import Float64s
+from worldsim.data.faults.fault import Fault
+from worldsim.data.faults.lag import Lag, measure_lag
+from worldsim.data.faults.signals import Signals, Usual, find_runs
+
+STILL = 0.05
+"""Share of a camera's usual change below which a picture counts as unchanged: what encoders make of equal frames."""
+FROZEN_RUN = 3
+"""Unchanged transitions in a row, while the robot moves, from which a camera is called frozen; fewer are repeats."""
+FROZEN_RUN_BY_ACTIONS = 8
+"""The same where only actions say that the robot moves: a blocked robot does not move though it is asked to."""
+REPEATED_SHARE = 0.25
+"""Share of repeats among moving transitions from which they are one fault: every fourth frame is no chance."""
+LEAP = 5.0
+"""A picture leaps where it changes so many times as much as in 95 % of transitions; contact and lighting stay below."""
+DROPPED = 2.5
+"""Rows are missing where a step is so many times as long as those before and after..."""
+BEYOND, FAR_BEYOND = 1.5, 2.5
+"""... and so many times as long as 95 % of all steps: a robot may speed up, but not beyond what it can do. The first is
+enough where the step goes the same way as those around it."""
+CHANNELS = 0.2
+"""Rows are missing where a second channel leaps at least by this share of what the first does."""
+SKEW_FRAMES, LATENCY_S = 2, 0.25
+"""Delays from which skew is reported. Robots answer up to about a quarter of a second late, which is no fault."""
+SKEW_CORRELATION, SKEW_CORRELATION_ONE = 0.35, 0.6
+"""Correlation at the best delay that a dataset, and that a single episode, must reach for its delay to be believed."""
+SKEW_CONFIDENCE = 0.999
+SKEW_LONGEST = 10
+"""Largest delay that is looked for, in rows."""
+
+
+def find_still_pictures(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
+    """Frozen and repeated frames of every camera; the value is the number of repeats, or their share among moving steps."""
+    least = FROZEN_RUN_BY_ACTIONS if usual.by_actions else FROZEN_RUN
+    for key, change in usual.change.items():
+        for s, motion in zip(signals, usual.motion, strict=True):
+            still = s.changes[key] <= STILL * change
+            runs = [
+                r for r in find_runs(still) if change > 0 and _moves(motion, *r, least=least, typical=usual.typical)
+            ]
+            for first, stop in (r for r in runs if r[1] - r[0] >= least):
+                yield Fault(
+                    kind="frozen_frames",
+                    episode=s.episode,
+                    frames=(first, stop),
+                    where=key,
+                    value=stop - first,
+                    threshold=least,
+                )
+            if not usual.by_actions:
+                moving = int((motion >= usual.typical).sum())
+                yield from _repeats(s.episode, key, [r for r in runs if r[1] - r[0] < least], moving=moving)
+
+
+def _moves(motion_T: Float64s, first: int, stop: int, *, least: int, typical: float) -> bool:
+    """Whether the robot moves far enough between two rows for a picture to show it."""
+    return bool(motion_T[first:stop].sum() >= typical * min(stop - first, least))
+
+
+def _repeats(episode: int, key: str, runs: Sequence[tuple[int, int]], *, moving: int) -> Iterator[Fault]:
+    """Repeated frames of one camera and episode: each for itself, or as one fault where they are the rule."""
+    share = sum(stop - first for first, stop in runs) / max(1, moving)
+    if len(runs) >= 4 and share >= REPEATED_SHARE:
+        yield Fault(kind="repeated_frames", episode=episode, where=key, value=share, threshold=REPEATED_SHARE)
+        return
+    for first, stop in runs:
+        yield Fault(
+            kind="repeated_frames",
+            episode=episode,
+            frames=(first, stop),
+            where=key,
+            value=stop - first,
+            threshold=1,
+        )
+
+
+def find_leaps(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
+    """Missing rows (robot and picture leap), and pictures that leap alone; the value is a ratio to what is usual."""
+    for s, motion in zip(signals, usual.motion, strict=True):
+        gaps = {} if usual.by_actions else _gaps(s, motion, usual)
+        for t, ratio in gaps.items():
+            yield Fault(kind="dropped_frames", episode=s.episode, frames=(t, t + 1), value=ratio, threshold=DROPPED)
+        for key, change in s.changes.items():
+            limit = usual.leap[key] * LEAP
+            for first, stop in find_runs(change > limit) if limit > 0 else ():
+                if not any(first <= t < stop for t in gaps):
+                    value = float(change[first:stop].max()) / usual.leap[key]
+                    yield Fault(
+                        kind="picture_jump",
+                        episode=s.episode,
+                        frames=(first, stop),
+                        where=key,
+                        value=value,
+                        threshold=LEAP,
+                    )
+
+
+def _gaps(s: Signals, motion: Float64s, usual: Usual) -> dict[int, float]:
+    """Steps that are too long for a robot or for the steps around them, in several channels; how many times as long."""
+    steps = np.diff(s.proprio, axis=0) / usual.scale
+    found = {}
+    for t in range(1, len(steps) - 1):
+        around = motion[[t - 1, t + 1]]
+        ratio = motion[t] / max(float(around.mean()), 1e-12)
+        if ratio < DROPPED or motion[t] < BEYOND * usual.fast or _is_one_channel(steps[t]):
+            continue
+        same_way = min(float(steps[t] @ steps[n]) / max(motion[t] * motion[n], 1e-12) for n in (t - 1, t + 1)) > 0.5
+        along = same_way and around.min() > 0.3 * usual.typical
+        seen = any(c[t] >= (c[t - 1] + c[t + 1]) / 2 for c in s.changes.values()) or not s.changes
+        if seen and (along or motion[t] > FAR_BEYOND * usual.fast):
+            found[t] = float(ratio)
+    return found
+
+
+def _is_one_channel(step_P: Float64s) -> bool:
+    """Whether one channel leaps and the others go on: a fault of the channel, not of the rows."""
+    largest = np.sort(np.abs(step_P))[::-1]
+    return len(largest) > 1 and bool(largest[1] < CHANNELS * largest[0])
+
+
+def find_skew(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
+    """Delay between actions and each camera, of the dataset and of single episodes; the value is in rows.
+
+    Positive: the video is late. A delay of the actions that the robot's own motion does not share with its video is the
+    robot's latency.
+    """
+    kinds: dict[str, list[Float64s]] = {
+        "size": [np.linalg.norm((s.action - s.idle) / usual.reach, axis=1) for s in signals],
+        "change": [_change(s.action / usual.reach) for s in signals],
+    }
+    for key in signals[0].changes:
+        videos = [s.changes[key] for s in signals]
+        lags = {name: _believed(x, videos) for name, x in kinds.items()}
+        known = {name: lag for name, lag in lags.items() if lag is not None}
+        state = None if usual.by_actions else _believed(usual.motion, videos)
+        name = max(known, key=lambda n: known[n].correlation, default="")
+        of_all = _skew_of_all(known.get(name), state, rate_hz=signals[0].rate_hz)
+        if of_all is not None:
+            value, threshold, confidence = of_all
+            yield Fault(kind="time_skew", where=key, value=value, threshold=threshold, confidence=confidence)
+        elif name or state is not None:
+            lag = known.get(name) or state
+            activity = kinds[name] if name else usual.motion
+            assert lag is not None
+            for s, x in zip(signals, activity, strict=True):
+                yield from _skew_of_one(s, x, key, expected=lag.frames, tried=len(signals))
+
+
+def _change(action: Float64s) -> Float64s:
+    """How far actions [T, A] are from the ones before, [T]."""
+    result: Float64s = np.linalg.norm(np.diff(action, axis=0, prepend=action[:1]), axis=1)
+    return result
+
+
+def _believed(activity: Sequence[Float64s], videos: Sequence[Float64s]) -> Lag | None:
+    """The delay of videos behind an activity, where the two have to do with each other."""
+    lag = measure_lag(list(zip(activity, videos, strict=True)), most=SKEW_LONGEST)
+    return lag if lag is not None and lag.correlation >= SKEW_CORRELATION else None
+
+
+def _skew_of_all(action: Lag | None, state: Lag | None, *, rate_hz: float) -> tuple[float, float, float] | None:
+    """Delay, threshold and confidence of a dataset whose video is not where its actions or its states are."""
+    if state is not None and abs(state.frames) >= SKEW_FRAMES and state.confidence >= SKEW_CONFIDENCE:
+        lag = state if action is None else action
+        return lag.frames, SKEW_FRAMES, state.confidence
+    if action is None or action.confidence < SKEW_CONFIDENCE:
+        return None
+    threshold = -SKEW_FRAMES if action.frames < 0 else max(SKEW_FRAMES, LATENCY_S * rate_hz)
+    beyond = action.frames <= threshold if action.frames < 0 else action.frames > threshold
+    return (action.frames, abs(threshold), action.confidence) if beyond else None
+
+
+def _skew_of_one(s: Signals, activity: Float64s, key: str, *, expected: int, tried: int) -> Iterator[Fault]:
+    """An episode whose delay is another than that of the dataset."""
+    most = min(SKEW_LONGEST, len(activity) // 4)
+    if most <= abs(expected):
+        return
+    own = measure_lag([(activity, s.changes[key])], most=most, expected=expected)
+    if own is None or abs(own.frames - expected) < SKEW_FRAMES or own.correlation < SKEW_CORRELATION_ONE:
+        return
+    if own.confidence >= 1 - 0.01 / tried:  # one false alarm in a hundred datasets
+        yield Fault(
+            kind="time_skew",
+            episode=s.episode,
+            where=key,
+            value=own.frames,
+            threshold=SKEW_FRAMES,
+            confidence=own.confidence,
+        )
