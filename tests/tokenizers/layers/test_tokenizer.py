@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -106,3 +107,14 @@ def test_too_little_to_fit_is_refused(frames: Tensor) -> None:
 def test_a_scene_without_motion_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="No rigid moving layer"):
         LayersTokenizer.fit(torch.zeros(100, 3, SIZE, SIZE))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_reads_and_draws_with_the_digits_of_float32(fitted: LayersTokenizer, dtype: torch.dtype) -> None:
+    frames, _, _ = sample(32, seed=2)
+    exact, half = fitted.encode(frames[:, :, None]), copy.deepcopy(fitted).to(dtype)
+    code = half.encode(frames[:, :, None].to(dtype))
+    drawn = half.decode(code).detach()
+    assert code.dtype == drawn.dtype == dtype
+    torch.testing.assert_close(code.float()[:, [0, 1, 4, 5]], exact[:, [0, 1, 4, 5]], atol=0.02, rtol=0.02)  # positions
+    assert float((drawn.float()[:, :, 0] - frames).abs().mean()) < 0.02

@@ -126,17 +126,20 @@ class LayersTokenizer(nn.Module):
             self.sprite[i] = torch.cat([sprite.color_C[:, None, None] * opacity, opacity])
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
-        """Register every layer in every frame: [B, 3, T, H, W] in [-1, 1] -> [B, 4 L, T, 1, 1]."""
+        """Register every layer in every frame: [B, 3, T, H, W] in [-1, 1] -> [B, 4 L, T, 1, 1].
+
+        Sums over pixels need the digits of float32, whatever the weights' dtype; the latent has the frames' dtype.
+        """
         batch, _, time = x_BCTHW.shape[:3]
-        x_NCHW = x_BCTHW.transpose(1, 2).flatten(0, 1)
+        x_NCHW = x_BCTHW.transpose(1, 2).flatten(0, 1).float()
         with torch.no_grad():
             poses = [self._register(x_NCHW, i) for i in range(len(self.config.orders))]
-        return torch.cat(poses, dim=1).reshape(batch, time, -1).transpose(1, 2)[..., None, None]
+        return torch.cat(poses, dim=1).to(x_BCTHW.dtype).reshape(batch, time, -1).transpose(1, 2)[..., None, None]
 
     def _register(self, x_NCHW: Tensor, layer: int) -> Tensor:
         """Pose of one layer in every frame, as latent channels [N, 4]."""
-        order, alpha_SS = self.config.orders[layer], self.alpha_LSS[layer]
-        a_NHW = coverage(x_NCHW, self.background_CHW, self.color_LC[layer])
+        order, alpha_SS = self.config.orders[layer], self.alpha_LSS[layer].float()
+        a_NHW = coverage(x_NCHW, self.background_CHW.float(), self.color_LC[layer].float())
         center_N2, mass_N = centroid(a_NHW)
         pose_N3 = F.pad(center_N2, (0, 1))
         if order != 0:
@@ -172,7 +175,11 @@ class LayersTokenizer(nn.Module):
         return x_NCHW.reshape(batch, time, *x_NCHW.shape[1:]).transpose(1, 2)
 
     def _draw(self, sprite_PSS: Tensor, pose_N3: Tensor) -> Tensor:
-        """Resample one sprite onto the frame at each pose: [N, 4, H, W], colour premultiplied by opacity."""
+        """Resample one sprite onto the frame at each pose: [N, 4, H, W], colour premultiplied by opacity.
+
+        Positions are pixels, and half precision has too few digits for them: they are computed in float32.
+        """
+        pose_N3 = pose_N3.float()
         height, width = self.config.image_size
         xs = torch.arange(width, device=pose_N3.device) - (width - 1) / 2
         ys = torch.arange(height, device=pose_N3.device) - (height - 1) / 2
@@ -180,7 +187,8 @@ class LayersTokenizer(nn.Module):
         cos, sin = pose_N3[:, 2].cos()[:, None, None], pose_N3[:, 2].sin()[:, None, None]
         scale = 2 / self.config.sprite_px
         grid = torch.stack([(cos * dx + sin * dy) * scale, (cos * dy - sin * dx) * scale], dim=-1)
-        return F.grid_sample(sprite_PSS[None].expand(pose_N3.shape[0], -1, -1, -1), grid, align_corners=False)
+        sprite_NPSS = sprite_PSS.float()[None].expand(pose_N3.shape[0], -1, -1, -1)
+        return F.grid_sample(sprite_NPSS, grid, align_corners=False).to(sprite_PSS.dtype)
 
     @torch.no_grad()
     def explained(self, x_NCHW: Tensor) -> float:
