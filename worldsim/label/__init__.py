@@ -1,0 +1,1 @@
+"""Labelling recorded episodes: which to ask about next, and the local page that asks."""

@@ -1,0 +1,265 @@
+"""One person's session of labelling: what is asked next, what was said, and the film of an episode.
+
+The labels of others are read again before every question, so that two people may label at the same time.
+
+Shape legend: N episodes, D numbers that describe an episode, T frames, H W pixels.
+"""
+
+import dataclasses
+import functools
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from worldsim.arrays import Bytes, Float64s
+from worldsim.core import Camera
+from worldsim.data.labels import Label, LabelFile, Outcome, agree, by_episode, compare
+from worldsim.data.lerobot.read import Dataset, open_dataset
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.label.choose import order_episodes
+from worldsim.label.features import describe_dataset
+from worldsim.progress import Progress, silent
+from worldsim.video import encode_mp4, side_by_side
+from worldsim.worlds import load_world
+from worldsim.worlds.latent import LatentWorld
+
+_LOG = logging.getLogger(__name__)
+_KEPT_FILMS = 4
+_SMALLEST_PX = 256
+"""Films less high than this are enlarged."""
+_OVERLAP = 0.25
+"""Share of a person's questions that others have answered too, so that they can be compared."""
+
+
+class Recorded(Protocol):
+    """Episodes that can be looked at."""
+
+    digest: str
+    lengths: tuple[int, ...]
+    rate_hz: float
+
+    def frames(self, index: int) -> Bytes:
+        """All cameras of an episode beside each other, uint8 [T, H, W, 3]."""
+
+    def task(self, index: int) -> str:
+        """What the episode was to achieve; empty where that is not known."""
+
+
+class RecordedDataset:
+    """The episodes of a dataset folder."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.digest, self.rate_hz = dataset.digest, dataset.rate_hz
+        self.lengths = tuple(dataset.length(i) for i in range(dataset.episodes))
+        self._tasks: dict[int, str] = {}
+
+    def frames(self, index: int) -> Bytes:
+        """All cameras of an episode beside each other, uint8 [T, H, W, 3]."""
+        episode = self._dataset.episode(index)
+        self._tasks[index] = episode.task
+        return join_frames([episode.frames[camera.key] for camera in self._dataset.cameras])
+
+    def task(self, index: int) -> str:
+        """The sentence of an episode that was looked at, else of the dataset."""
+        return self._tasks.get(index) or self._dataset.task
+
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """What is looked at."""
+        return self._dataset.cameras
+
+
+def join_frames(videos: Sequence[Bytes]) -> Bytes:
+    """Put videos uint8 [T, H, W, 3] of any heights beside each other; less high ones get black below."""
+    height = max(v.shape[1] for v in videos)
+    padded = [np.pad(v, ((0, 0), (0, height - v.shape[1]), (0, 0), (0, 0))) for v in videos]
+    return side_by_side(padded) if len(padded) > 1 else padded[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the page shows.
+
+    Attributes:
+        episode: Which episode; None where all are labelled.
+        frames: How many it has.
+        rate_hz: Frames per second.
+        task: What it was to achieve.
+        again: It is asked again, since people disagree.
+        said: What this person said of it before; None where they did not.
+        frame: The frame that they marked.
+        labelled: How many episodes this person has labelled.
+        episodes: How many there are to label.
+        counts: How many episodes have each outcome.
+        agreements: How far people agree, one line for every two.
+        disputed: Episodes on which people disagree.
+    """
+
+    episode: int | None
+    frames: int = 0
+    rate_hz: float = 1.0
+    task: str = ""
+    again: bool = False
+    said: Outcome | None = None
+    frame: int | None = None
+    labelled: int
+    episodes: int
+    counts: dict[str, int]
+    agreements: tuple[str, ...]
+    disputed: tuple[int, ...]
+
+
+class Session:
+    """What one person is asked, and what they say.
+
+    Args:
+        recorded: The episodes.
+        file: Their labels.
+        who: The person.
+        features_ND: What is known of each episode, [N, D] (`worldsim.label.features`).
+        skip: Episodes never to ask about.
+        chance_N: Probability of success by a head or judge that exists already, [N].
+
+    Raises:
+        InvalidInputError: The numbers do not fit the episodes.
+    """
+
+    def __init__(
+        self,
+        recorded: Recorded,
+        file: LabelFile,
+        *,
+        who: str,
+        features_ND: Float64s,
+        skip: Sequence[int] = (),
+        chance_N: Float64s | None = None,
+    ) -> None:
+        if len(features_ND) != len(recorded.lengths):
+            raise InvalidInputError(f"Got numbers of {len(features_ND)} episodes for {len(recorded.lengths)}.")
+        self.recorded, self.file, self.who = recorded, file, who
+        self._features_ND, self._chance_N = features_ND, chance_N
+        self._skip = set(skip)
+        self._lock = threading.RLock()  # pages ask from several threads
+        self._film = functools.lru_cache(_KEPT_FILMS)(self._draw)
+
+    def ask(self, episode: int | None = None) -> Question:
+        """The next question, or the one about an episode.
+
+        Raises:
+            StorageError, InvalidInputError: The file of labels is damaged, or there is no such episode.
+        """
+        with self._lock:
+            self.file.refresh()
+            labels = self.file.labels
+            if episode is None:
+                order = self._order(labels)
+                episode = order[0] if order else None
+            elif not 0 <= episode < len(self.recorded.lengths):
+                raise InvalidInputError(
+                    f"There is no episode {episode}; there are episodes 0 to {len(self.recorded.lengths) - 1}."
+                )
+            return self._question(episode, labels)
+
+    def say(self, *, episode: int, outcome: Outcome, frame: int | None) -> None:
+        """Keep what the person says; on return it is on the disk.
+
+        Raises:
+            InvalidInputError: There is no such episode, frame or outcome.
+            StorageError: It could not be written.
+        """
+        with self._lock:
+            self.file.add(episode=episode, outcome=outcome, frame=frame, who=self.who)
+
+    def film(self, episode: int) -> bytes:
+        """An episode as mp4; one that cannot be read is not asked about again in this session.
+
+        Raises:
+            StorageError, InvalidInputError: It cannot be read, or there is no such episode.
+        """
+        with self._lock:
+            try:
+                return self._film(episode)
+            except (StorageError, InvalidInputError) as error:
+                _LOG.warning("Episode %d cannot be shown: %s", episode, error)
+                self._skip.add(episode)
+                raise
+
+    def _draw(self, episode: int) -> bytes:
+        frames_THWC = self.recorded.frames(episode)
+        scale = max(1, -(-_SMALLEST_PX // frames_THWC.shape[1]))
+        return encode_mp4(frames_THWC, rate_hz=self.recorded.rate_hz, scale=scale)
+
+    def _order(self, labels: Sequence[Label]) -> list[int]:
+        """Disputed ones that others spoke of last, a share of what others labelled, then those that teach most."""
+        mine = {label.episode for label in labels if label.who == self.who}
+        agreed, last = agree(labels), {label.episode: label.who for label in labels}
+        again = [e for e in sorted(agreed) if agreed[e].disputed and last[e] != self.who]
+        others = [e for e in by_episode(labels) if e not in mine and e not in again]
+        both = sum(len(given) > 1 for given in by_episode(labels).values())
+        if others and both < _OVERLAP * (len(mine) + 1):
+            again.append(others[0])
+        said: dict[int, Outcome] = {e: a.outcome for e, a in agreed.items()}
+        return order_episodes(self._features_ND, said, again=again, skip=self._skip, chance_N=self._chance_N)
+
+    def _question(self, episode: int | None, labels: Sequence[Label]) -> Question:
+        said, agreed, recorded = by_episode(labels), agree(labels), self.recorded
+        own = said.get(episode, {}).get(self.who) if episode is not None else None
+        summary = Question(
+            episode=episode,
+            said=None if own is None else own.outcome,
+            frame=None if own is None else own.frame,
+            labelled=sum(self.who in given for given in said.values()),
+            episodes=len(recorded.lengths) - len(self._skip),
+            counts=dict(Counter(a.outcome for a in agreed.values())),
+            agreements=tuple(map(str, compare(labels))),
+            disputed=tuple(e for e, a in sorted(agreed.items()) if a.disputed),
+        )
+        if episode is None:
+            return summary
+        shown: dict[str, Any] = {"frames": recorded.lengths[episode], "task": recorded.task(episode)}
+        again = episode in agreed and agreed[episode].disputed
+        return dataclasses.replace(summary, **shown, rate_hz=recorded.rate_hz, again=again)
+
+
+def open_session(
+    data: str | Path,
+    out: Path,
+    *,
+    who: str,
+    world: str | None = None,
+    most: int = 400,
+    progress: Progress = silent,
+) -> Session:
+    """Open a dataset for labelling.
+
+    Args:
+        data: The dataset folder.
+        out: The file of labels; made with the first label.
+        who: Who labels.
+        world: A world folder or shipped name; its latents tell episodes apart. None compares their frames.
+        most: Episodes to choose from.
+        progress: Called as episodes are looked at.
+
+    Raises:
+        StorageError: The dataset or the file of labels cannot be read.
+        InvalidInputError: The file lies in the dataset or holds labels of another one, or the world does not fit.
+        UnknownNameError: There is no such world.
+    """
+    dataset = open_dataset(data)
+    if out.resolve().is_relative_to(dataset.path.resolve()):
+        raise InvalidInputError(
+            f"{out} lies inside the dataset, which stays as it was recorded. Name another place: --out."
+        )
+    recorded = RecordedDataset(dataset)
+    file = LabelFile(out, digest=recorded.digest, lengths=recorded.lengths)
+    drawn = load_world(world) if world else None
+    if drawn is not None and not isinstance(drawn, LatentWorld):
+        raise InvalidInputError(f"The world {world!r} sees no pictures. Name a world of pixels, or none.")
+    found = describe_dataset(dataset, world=drawn, most=most, progress=progress)
+    return Session(recorded, file, who=who, features_ND=found.features_ND, skip=tuple(found.left_out))
