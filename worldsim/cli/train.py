@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from worldsim.cli.console import say
-from worldsim.errors import InvalidInputError, missing_extra, unknown_name
+from worldsim.errors import missing_extra, unknown_name
 from worldsim.progress import progress_bars
 
-OPTIONS = {"dry_run"}
+DRY_RUN = ("dry_run=true", "dry-run=true")
 RECIPES = ("world", "policy", "reason-sft", "reason-grpo")
 
 
@@ -20,7 +20,9 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="Where to train: cpu, cuda or cuda:N. \\[default: cpu, or what device= says]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print all settings, and what a world would cost, and stop.")
+    ] = False,
 ) -> None:
     r"""Train a world, policies or a critic from a dataset; the same command continues after a kill.
 
@@ -36,24 +38,28 @@ def train(
 
         worldsim train reason-grpo data=data/push out=critics/grpo model=critics/sft/model
 
-    --dry-run prints all settings with their defaults.
+        worldsim train world data=data/mine out=worlds/mine minutes=30
+
+    --dry-run prints all settings with their defaults; for a world also which tokenizer and predictor it chooses, why, and what
+    the training will cost in time and memory, from a rehearsal of a few steps.
     """
     if what not in RECIPES:
         raise unknown_name("recipe", what, RECIPES)
     try:
-        from worldsim.train.config import resolve, to_yaml
+        from worldsim.train.config import plan, resolve, run, to_yaml
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "hydra-core", "train") from error
-    for name in OPTIONS & {argument.partition("=")[0].lstrip("+") for argument in context.args}:
-        raise InvalidInputError(f"{name} is an option of the command, not a setting: --{name.replace('_', '-')}.")
-    config = resolve(what, context.args, device=device)
-    if dry_run:
+    asked = [argument for argument in context.args if argument.lower() not in DRY_RUN]
+    config = resolve(what, asked, device=device)
+    if dry_run or len(asked) < len(context.args):
         say(to_yaml(config))
+        with progress_bars() as progress:
+            planned = plan(what, config, progress=progress)
+        if planned:
+            say(planned)
         return
     with progress_bars() as progress:
-        from worldsim.train.config import run
-
-        made = run(what, config, progress=progress)
+        made = run(what, config, progress=progress, say=say)
     if what == "world":
         from worldsim.worlds.labelling import describe_labels
 

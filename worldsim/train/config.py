@@ -17,29 +17,38 @@ from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.progress import Progress, silent
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
+from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.policy import TrainPolicy, train_policy
-from worldsim.train.recipes.world import TrainWorld, train_world
+from worldsim.train.recipes.world import TrainWorld, ignore, plan_world, train_world
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A config class, and the function that runs it and returns the folder it made."""
+    """A config class, the function that runs it and returns the folder it made, and the one that says what it would cost."""
 
     config: Any
     make: Callable[..., Path]
+    plan: Callable[..., TrainingPlan] | None = None
 
 
 RECIPES = {
-    "world": Recipe(TrainWorld, train_world),
+    "world": Recipe(TrainWorld, train_world, plan_world),
     "policy": Recipe(TrainPolicy, train_policy),
     "reason-sft": Recipe(TrainReasonSft, train_reason_sft),
     "reason-grpo": Recipe(TrainReasonGrpo, train_reason_grpo),
 }
 
 
-def run(what: str, config: Any, *, progress: Progress = silent) -> Path:
-    """Run a recipe."""
-    return RECIPES[what].make(config, progress=progress)
+def run(what: str, config: Any, *, progress: Progress = silent, say: Callable[[str], None] = ignore) -> Path:
+    """Run a recipe; `say` takes lines for people."""
+    recipe = RECIPES[what]
+    return recipe.make(config, progress=progress, **({} if recipe.plan is None else {"say": say}))
+
+
+def plan(what: str, config: Any, *, progress: Progress = silent) -> str:
+    """What a recipe would choose and what it would cost, in lines for people; empty where it cannot say."""
+    make = RECIPES[what].plan
+    return "" if make is None else str(make(config, progress=progress))
 
 
 _MISSING = "???"

@@ -10,6 +10,7 @@ latent, P proprio, A action, E encoded action (s actions in network units, flatt
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +271,10 @@ class LearnedWorld(nn.Module):
             z_BNCHW = torch.cat([before_BCHW[:, None], z_BNCHW], dim=1)
         return z_BNCHW.flatten(1, 2)
 
-    def save_pretrained(self, path: str | Path, *, manifest: dict[str, Any] | None = None) -> None:
-        """Write the world folder."""
+    def save_pretrained(
+        self, path: str | Path, *, manifest: dict[str, Any] | None = None, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Write the world folder; `manifest` and `files` by name are kept in it."""
         config = LatentWorldConfig(
             spec=dataclasses.replace(self.spec, device="cpu"),
             tokenizer=tokenizer_name(self.tokenizer),
@@ -280,7 +283,8 @@ class LearnedWorld(nn.Module):
             predictor_config=storage.to_json(self.predictor.config),
             heads=self.heads.config,
         )
-        extra = {} if self.first_observations is None else {STARTS: self.first_observations.to_bytes()}
+        starts = {} if self.first_observations is None else {STARTS: self.first_observations.to_bytes()}
+        extra = {**(files or {}), **starts}
         storage.save_folder(
             Path(path), kind=self.kind, config=config, tensors=self.state_dict(), manifest=manifest, files=extra
         )

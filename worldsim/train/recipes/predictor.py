@@ -1,10 +1,9 @@
-"""The predictor stage: build the one that suits the tokenizer, and train it on longer and longer rollouts of its own.
+"""The predictor stage: build the one that suits the tokenizer, with the loss of longer and longer rollouts of its own.
 
 Shape legend: B batch, T frames of a window, A action.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from worldsim.actions import ActionSpec
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.windows import ClipSampler
 from worldsim.noise import seeded
-from worldsim.optimize import Schedule, fit
+from worldsim.optimize import LossAt, Schedule
 from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Predictor
-from worldsim.progress import Progress, silent
 from worldsim.tokenizers.base import LatentSpace, Layered
 
 LAYER_PREDICTOR = "rigid"
@@ -42,7 +40,30 @@ class PredictorRecipe:
     eventful: float = 0.7
 
 
-def train_predictor(
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedPredictor:
+    """A predictor that is calibrated, and the loss that it is trained with.
+
+    Attributes:
+        name: Of its family.
+        predictor: The module, on the device where it trains.
+        loss_at: Loss and figures of a step.
+        unrolls: Stages of the curriculum, as in the recipe.
+    """
+
+    name: str
+    predictor: Predictor
+    loss_at: LossAt
+    unrolls: tuple[tuple[int, float], ...]
+
+    @property
+    def module(self) -> nn.Module:
+        """The predictor as a module."""
+        assert isinstance(self.predictor, nn.Module)
+        return self.predictor
+
+
+def prepare_predictor(
     encoded: EncodedEpisodes,
     tokenizer: LatentSpace,
     action: ActionSpec,
@@ -50,10 +71,8 @@ def train_predictor(
     *,
     seed: int,
     device: str,
-    folder: Path,
-    progress: Progress = silent,
-) -> tuple[Predictor, float]:
-    """Train a predictor on windows of latents, continuing from `folder`.
+) -> PreparedPredictor:
+    """Build the predictor that suits a tokenizer.
 
     Args:
         encoded: Episodes to learn from.
@@ -62,11 +81,6 @@ def train_predictor(
         recipe: What to make, and how.
         seed: Of weights, windows and training noise.
         device: Where to train.
-        folder: Working folder of this stage.
-        progress: Called as it advances.
-
-    Returns:
-        The predictor and the core-seconds spent.
     """
     name = recipe.name if recipe.name != "auto" else suited(tokenizer)
     with seeded(seed):
@@ -88,9 +102,7 @@ def train_predictor(
 
     assert isinstance(predictor, nn.Module)
     predictor.to(device)
-    return predictor, fit(
-        predictor, loss_at, recipe.schedule, folder=folder, stage=f"predictor {name}", progress=progress
-    )
+    return PreparedPredictor(name=name, predictor=predictor, loss_at=loss_at, unrolls=recipe.unrolls)
 
 
 def _config(

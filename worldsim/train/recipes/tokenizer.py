@@ -3,6 +3,7 @@
 Shape legend: N frames, H W pixels, C=3 colour, T time, E true state, P proprio.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.noise import seeded
-from worldsim.optimize import Schedule, fit
+from worldsim.optimize import LossAt, Schedule, fit
 from worldsim.progress import Progress, silent
 from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.base import ClosedForm, Tokenizer
@@ -28,6 +29,8 @@ CLIP_LATENTS = 3
 """Latent frames after the first in the clips that a tokenizer which compresses time is trained on."""
 EXPLAINED = 0.9
 """Share of the scene's changes that layers must draw to be chosen by ``auto``."""
+TRAINED_GAIN = 0.2
+"""Where layers miss that share by less, the pixels of their sprites are trained before ``auto`` decides: it takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,15 +51,32 @@ class TokenizerRecipe:
     lr_layers: float = 4e-3
 
 
-def train_tokenizer(
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FittedTokenizer:
+    """A tokenizer whose closed form is fitted, and whose learned part is still to be trained.
+
+    Attributes:
+        name: Of its family.
+        tokenizer: The module.
+        frames_NCHW: The sample it was fitted to, uint8 [N, 3, H, W]; empty for a state world, which has nothing to train.
+        why: Why it was chosen, with what was measured, in a sentence.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    frames_NCHW: Tensor
+    why: str
+
+
+def fit_tokenizer(
     episodes: Callable[[], Iterator[Tensor]],
     recipe: TokenizerRecipe,
     *,
     seed: int,
     folder: Path,
     progress: Progress = silent,
-) -> tuple[Tokenizer, float]:
-    """Fit and train a tokenizer, continuing from `folder`.
+) -> FittedTokenizer:
+    """Choose the family and fit what has a closed form, or take it from `folder`.
 
     Args:
         episodes: Begins to read frames, uint8 [F, H, W, 3] of one episode after another.
@@ -64,9 +84,6 @@ def train_tokenizer(
         seed: Of the frame sample and the batches.
         folder: Working folder of this stage.
         progress: Called as it advances.
-
-    Returns:
-        The tokenizer and the core-seconds spent.
     """
     x_NCHW = sample_frames(episodes(), seed=seed)
     started = folder / "fitted"
@@ -74,16 +91,49 @@ def train_tokenizer(
         values, tensors, _ = storage.load_folder(started, kind="tokenizer")
         tokenizer = TOKENIZERS.build(values["name"], values["config"])
         storage.load_weights(_module(tokenizer), tensors, source=started)
-        name = values["name"]
-    else:
-        with seeded(0):
-            name, tokenizer = _fit_closed_form(x_NCHW, recipe)
-        config = {"name": name, "config": storage.to_json(tokenizer.config)}
-        storage.save_folder(started, kind="tokenizer", config=config, tensors=_module(tokenizer).state_dict())
-    schedule = recipe.schedule
-    if name == "layers":
+        return FittedTokenizer(name=values["name"], tokenizer=tokenizer, frames_NCHW=x_NCHW, why=values.get("why", ""))
+    with seeded(0):
+        fitted = _fit_closed_form(x_NCHW, recipe, seed=seed, folder=folder / "candidate", progress=progress)
+    config = {"name": fitted.name, "config": storage.to_json(fitted.tokenizer.config), "why": fitted.why}
+    storage.save_folder(started, kind="tokenizer", config=config, tensors=_module(fitted.tokenizer).state_dict())
+    return fitted
+
+
+def train_tokenizer(
+    fitted: FittedTokenizer,
+    episodes: Callable[[], Iterator[Tensor]],
+    recipe: TokenizerRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress = silent,
+) -> float:
+    """Train the learned part of a tokenizer in place, continuing from `folder`.
+
+    Args:
+        fitted: What to train.
+        episodes: As for `fit_tokenizer`.
+        recipe: How.
+        seed: Of the batches.
+        folder: Working folder of this stage.
+        progress: Called as it advances.
+
+    Returns:
+        Core-seconds spent.
+    """
+    loss_at, schedule = tokenizer_loss(fitted, episodes, recipe, seed=seed)
+    stage = f"tokenizer {fitted.name}"
+    return fit(_module(fitted.tokenizer), loss_at, schedule, folder=folder, stage=stage, progress=progress)
+
+
+def tokenizer_loss(
+    fitted: FittedTokenizer, episodes: Callable[[], Iterator[Tensor]], recipe: TokenizerRecipe, *, seed: int
+) -> tuple[LossAt, Schedule]:
+    """The loss that a tokenizer is trained with, and its schedule; arguments as of `train_tokenizer`."""
+    schedule, tokenizer = recipe.schedule, fitted.tokenizer
+    if fitted.name == "layers":
         schedule = dataclasses.replace(schedule, lr=recipe.lr_layers)
-    x_NCTHW = x_NCHW[:, :, None]
+    x_NCTHW = fitted.frames_NCHW[:, :, None]
     if tokenizer.temporal_stride > 1:
         x_NCTHW = sample_clips(episodes(), length=1 + CLIP_LATENTS * tokenizer.temporal_stride, seed=seed)
 
@@ -92,12 +142,26 @@ def train_tokenizer(
         rows = torch.randint(len(x_NCTHW), (schedule.batch,), generator=generator)
         return tokenizer.loss(_in_range(x_NCTHW[rows]))
 
-    return tokenizer, fit(
-        _module(tokenizer), loss_at, schedule, folder=folder, stage=f"tokenizer {name}", progress=progress
-    )
+    return loss_at, schedule
 
 
-def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: TokenizerRecipe) -> Tokenizer:
+@torch.no_grad()
+def explained(tokenizer: Tokenizer, frames_NCHW: Tensor) -> float:
+    """Share of what changes between frames that a tokenizer codes and draws: 1 less the squared error over the variance.
+
+    Args:
+        tokenizer: Whose latents are drawn again.
+        frames_NCHW: uint8 [N, 3, H, W]; the first 512 are used.
+    """
+    missed, mean = 0.0, _in_range(frames_NCHW[:512, :, None]).mean(0)
+    for part in frames_NCHW[:512, :, None].split(64):
+        x = _in_range(part)
+        missed += float((tokenizer.decode(tokenizer.encode(x)) - x).square().sum())
+    total = sum(float((_in_range(p) - mean).square().sum()) for p in frames_NCHW[:512, :, None].split(64))
+    return 1 - missed / max(total, 1e-9)
+
+
+def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: TokenizerRecipe) -> FittedTokenizer:
     """The tokenizer of a state world, in closed form.
 
     Args:
@@ -112,13 +176,19 @@ def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: Tokenizer
         raise InvalidInputError(
             f"A state world has no pictures for tokenizer.name={recipe.name}. Use auto, poses or identity."
         )
+    nothing, why = torch.empty(0), "as asked for"
     if recipe.name != "identity":
         try:
-            return PosesTokenizer.fit(true_state_NE, proprio_NP)
-        except InvalidInputError:
+            poses = PosesTokenizer.fit(true_state_NE, proprio_NP)
+            return FittedTokenizer(
+                name="poses", tokenizer=poses, frames_NCHW=nothing, why="the states are planar poses"
+            )
+        except InvalidInputError as error:
             if recipe.name == "poses":
                 raise
-    return IdentityTokenizer(IdentityConfig(size=true_state_NE.shape[1]))
+            why = f"the states are no planar poses ({str(error).rstrip('.')})"
+    identity = IdentityTokenizer(IdentityConfig(size=true_state_NE.shape[1]))
+    return FittedTokenizer(name="identity", tokenizer=identity, frames_NCHW=nothing, why=why)
 
 
 def _module(tokenizer: Tokenizer) -> nn.Module:
@@ -164,23 +234,53 @@ def sample_frames(episodes: Iterator[Tensor], *, seed: int) -> Tensor:
     return x_NCHW[rows].contiguous()
 
 
-def _fit_closed_form(x_NCHW: Tensor, recipe: TokenizerRecipe) -> tuple[str, Tokenizer]:
-    """Make the tokenizer and fit what needs no training."""
+def _fit_closed_form(
+    x_NCHW: Tensor, recipe: TokenizerRecipe, *, seed: int, folder: Path, progress: Progress
+) -> FittedTokenizer:
+    """Choose the family, and fit what needs no training."""
     x = _in_range(x_NCHW[:3000, :, None])[:, :, 0]
+    tried = ""
     if recipe.name in ("auto", "layers"):
         try:
             layers = LayersTokenizer.fit(x, **{k: v for k, v in recipe.options.items() if k in _layer_options()})
-            if recipe.name == "layers" or layers.explained(x[:512]) >= EXPLAINED:
-                return "layers", layers
-        except InvalidInputError:
+            fitted, share = _judge_layers(layers, x, x_NCHW, recipe, seed=seed, folder=folder, progress=progress)
+            if recipe.name == "layers" or share >= EXPLAINED:
+                return fitted
+            tried = f"{fitted.why}, and auto asks for {EXPLAINED:.0%}; tokenizer.name=layers takes them all the same. "
+        except InvalidInputError as error:
             if recipe.name == "layers":
                 raise
+            tried = f"layers do not fit these pictures ({str(error).rstrip('.')}). "
     name = "haar_pca" if recipe.name == "auto" else recipe.name
-    values = {"image_size": list(x.shape[-2:]), **recipe.options}
-    tokenizer = TOKENIZERS.build(name, values)
+    tokenizer = TOKENIZERS.build(name, {"image_size": list(x.shape[-2:]), **recipe.options})
+    asked = "the family for scenes of any kind" if recipe.name == "auto" else "as asked for"
+    measured = ""
     if isinstance(tokenizer, ClosedForm):
         tokenizer.fit_frames(x)
-    return name, tokenizer
+        measured = f"; its closed form explains {explained(tokenizer, x_NCHW):.1%} of what changes"
+    return FittedTokenizer(name=name, tokenizer=tokenizer, frames_NCHW=x_NCHW, why=f"{tried}{asked}{measured}")
+
+
+def _judge_layers(
+    layers: LayersTokenizer,
+    x: Tensor,
+    x_NCHW: Tensor,
+    recipe: TokenizerRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> tuple[FittedTokenizer, float]:
+    """Layers that were fitted, and the share of the changes they explain: where auto would refuse them, after training too."""
+    share = layers.explained(x[:512])
+    why = f"layers explain {share:.1%} of what changes"
+    fitted = FittedTokenizer(name="layers", tokenizer=layers, frames_NCHW=x_NCHW, why=why)
+    if recipe.name != "auto" or not EXPLAINED - TRAINED_GAIN <= share < EXPLAINED:
+        return fitted, share
+    trained = dataclasses.replace(fitted, tokenizer=copy.deepcopy(layers))
+    train_tokenizer(trained, lambda: iter(()), recipe, seed=seed, folder=folder, progress=progress)
+    share = trained.tokenizer.explained(x[:512])  # type: ignore[attr-defined]
+    return dataclasses.replace(fitted, why=f"{why} before their pixels are trained and {share:.1%} after"), share
 
 
 def _layer_options() -> set[str]:

@@ -1,0 +1,194 @@
+"""What training a world costs, measured on a rehearsal of a few steps, and the share of the steps that fits a time."""
+
+import copy
+import dataclasses
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.optimize import LossAt, Schedule
+from worldsim.runs import show_duration
+from worldsim.train.recipes.predictor import PreparedPredictor
+from worldsim.train.recipes.tokenizer import FittedTokenizer, TokenizerRecipe, tokenizer_loss
+
+RESERVE = 0.1
+"""Share of the asked time that is kept for checkpoints, held-out figures and what else is not rehearsed."""
+LEAST_STEPS = 20
+"""A time that leaves fewer steps of the predictor is refused."""
+_REPEATS = 2  # the first step also allocates; the least of all counts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Time that something takes.
+
+    Attributes:
+        core_s: Processor time of all threads.
+        wall_s: Elapsed time when nothing else runs.
+    """
+
+    core_s: float = 0.0
+    wall_s: float = 0.0
+
+    def __add__(self, other: Self) -> "Cost":
+        return Cost(core_s=self.core_s + other.core_s, wall_s=self.wall_s + other.wall_s)
+
+    def __mul__(self, factor: float) -> "Cost":
+        return Cost(core_s=self.core_s * factor, wall_s=self.wall_s * factor)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which tokenizer a camera got, and why; the camera is empty where there is one, or none."""
+
+    camera: str
+    tokenizer: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What a training will do and cost; kept in its run, so that a continued run keeps its schedule.
+
+    Attributes:
+        choices: The tokenizer of each camera.
+        predictor: Its family.
+        suits: What the predictor was chosen for; empty where it was asked for.
+        steps: Optimiser steps by stage, as planned.
+        stages: Cost by stage, with those steps.
+        memory_bytes: Largest memory of the process.
+        share: Of the steps that the schedules ask for, in (0, 1].
+        minutes: The time that was asked for; 0 for as long as the schedules take.
+    """
+
+    choices: tuple[Choice, ...]
+    predictor: str
+    suits: str
+    steps: dict[str, int]
+    stages: dict[str, Cost]
+    memory_bytes: int
+    share: float = 1.0
+    minutes: float = 0.0
+
+    def __str__(self) -> str:
+        """Lines for people."""
+        lines = [f"Tokenizer{f' of {c.camera}' if c.camera else ''}: {c.tokenizer} ({c.why})" for c in self.choices]
+        lines.append(f"Predictor: {self.predictor} ({self.suits or 'as asked for'})")
+        lines.append("Steps: " + ", ".join(f"{name} {number:,}" for name, number in self.steps.items()))
+        total = sum(self.stages.values(), Cost())
+        parts = ", ".join(f"{name} {cost.core_s:,.0f}" for name, cost in self.stages.items())
+        lines.append(
+            f"Cost: about {total.core_s:,.0f} core-seconds ({parts}), {show_duration(total.wall_s)} when nothing else runs, "
+            f"and {self.memory_bytes / 1e9:.1f} GB of memory."
+        )
+        if self.minutes:
+            lines.append(
+                f"Fitted to {self.minutes:g} minutes: {self.share:.0%} of the steps that the schedules ask for."
+            )
+        return "\n".join(lines)
+
+    def fit(self, minutes: float, *, spent_s: float) -> "TrainingPlan":
+        """The same plan with as many steps as fit a time; never more than the schedules ask for.
+
+        Args:
+            minutes: Of this machine when nothing else runs; 0 leaves the plan as it is.
+            spent_s: Seconds that were spent before.
+
+        Raises:
+            InvalidInputError: The time is too short for a training.
+        """
+        if not minutes:
+            return self
+        fixed_s = self.stages["latents"].wall_s + spent_s
+        scaled_s = sum(cost.wall_s for name, cost in self.stages.items() if name != "latents")
+        share = (minutes * 60 * (1 - RESERVE) - fixed_s) / max(scaled_s, 1e-9)
+        least = min(1.0, LEAST_STEPS / self.steps["predictor"])
+        if share < least:
+            needed = (fixed_s + least * scaled_s) / 60 / (1 - RESERVE)
+            raise InvalidInputError(
+                f"minutes={minutes:g} is too short: reading and encoding the data and {LEAST_STEPS} steps take {needed:.1f} "
+                "minutes here. Ask for more, for fewer cameras, or for a smaller batch."
+            )
+        share = min(1.0, share)
+        return dataclasses.replace(
+            self,
+            steps={name: scale(number, share) for name, number in self.steps.items()},
+            stages={name: c if name == "latents" else c * share for name, c in self.stages.items()},
+            share=share,
+            minutes=minutes,
+        )
+
+
+def scale(steps: int, share: float) -> int:
+    """A share of some steps, at least one."""
+    return max(1, int(steps * share))
+
+
+def shorten(schedule: Schedule, share: float) -> Schedule:
+    """A schedule of a share of the steps, warm-up included; the same where that is 1."""
+    if share == 1.0:
+        return schedule
+    return dataclasses.replace(schedule, steps=scale(schedule.steps, share), warmup=scale(schedule.warmup, share))
+
+
+def time_call(call: Callable[[], object]) -> Cost:
+    """Time one call."""
+    core, wall = time.process_time(), time.perf_counter()
+    call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return Cost(core_s=time.process_time() - core, wall_s=time.perf_counter() - wall)
+
+
+def time_step(model: nn.Module, loss_at: LossAt, step: int) -> Cost:
+    """Time one optimiser step of a model, which moves by it."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+
+    def take() -> None:
+        loss, _ = loss_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    found = [time_call(take) for _ in range(_REPEATS)]
+    return Cost(core_s=min(c.core_s for c in found), wall_s=min(c.wall_s for c in found))
+
+
+def time_tokenizer(
+    fitted: FittedTokenizer, episodes: Callable[[], Iterator[Tensor]], recipe: TokenizerRecipe, *, seed: int
+) -> Cost:
+    """What training a tokenizer costs; a copy of it is trained. Arguments as of `train_tokenizer`, frames [F, H, W, 3]."""
+    trial = copy.deepcopy(fitted.tokenizer)
+    assert isinstance(trial, nn.Module)
+    loss_at, schedule = tokenizer_loss(dataclasses.replace(fitted, tokenizer=trial), episodes, recipe, seed=seed)
+    return time_step(trial.train(), loss_at, 0) * schedule.steps
+
+
+def time_predictor(prepared: PreparedPredictor, schedule: Schedule) -> Cost:
+    """What training a predictor costs: its shortest and its longest unrolls are timed, those between interpolated.
+
+    Args:
+        prepared: A predictor that is thrown away afterwards.
+        schedule: Its steps.
+    """
+    model = prepared.module.train()
+    begins = [0.0, *(end for _, end in prepared.unrolls[:-1])]
+    first = {u: math.ceil(begin * schedule.steps) for (u, _), begin in zip(prepared.unrolls, begins, strict=True)}
+    short, long = min(first), max(first)
+    costs = {u: time_step(model, prepared.loss_at, min(first[u], schedule.steps - 1)) for u in {short, long}}
+    total = Cost()
+    for (unroll, end), begin in zip(prepared.unrolls, begins, strict=True):
+        part = (unroll - short) / max(long - short, 1)
+        total = total + (costs[short] * (1 - part) + costs[long] * part) * ((end - begin) * schedule.steps)
+    return total
+
+
+def peak_memory() -> int:
+    """Largest memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,92 @@
+"""The rehearsal of a training: a few steps of every stage on a few episodes, added up to what all of them will take."""
+
+import dataclasses
+import functools
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from worldsim.data.latents import EncodedEpisodes
+from worldsim.data.lerobot.read import Dataset
+from worldsim.tokenizers import join_cameras
+from worldsim.train.recipes.cost import (
+    Choice,
+    Cost,
+    TrainingPlan,
+    peak_memory,
+    shorten,
+    time_call,
+    time_predictor,
+    time_step,
+    time_tokenizer,
+)
+from worldsim.train.recipes.encode import encode_some, training_frames
+from worldsim.train.recipes.heads import prepare_heads
+from worldsim.train.recipes.held_out import figure_bytes
+from worldsim.train.recipes.predictor import prepare_predictor
+from worldsim.train.recipes.settings import HELD_OUT_EVERY, TrainWorld
+from worldsim.train.recipes.tokenizer import FittedTokenizer
+
+REHEARSED = 8
+"""Episodes that the rehearsal encodes and learns from."""
+LABELS_COST = 1.25 * 2.25
+"""What labels of people make of the cost of the heads: larger batches, and five short trainings that measure the labels."""
+
+
+def rehearse(
+    dataset: Dataset, fitted: Mapping[str, FittedTokenizer], config: TrainWorld, *, labelled: bool
+) -> TrainingPlan:
+    """Take a few steps of every stage on a few episodes, and add up what all of them will take.
+
+    Args:
+        dataset: What is learned from.
+        fitted: Tokenizers by camera, which stay as they are.
+        config: What is to be done.
+        labelled: Labels of people are used.
+    """
+    tokenizer = join_cameras({key: one.tokenizer for key, one in fitted.items()})
+    chosen = [i for i in range(dataset.episodes) if i % HELD_OUT_EVERY][:REHEARSED] or [0]
+    few = list[EncodedEpisodes]()
+    with tempfile.TemporaryDirectory(prefix="worldsim-rehearsal-") as scratch:
+        took = time_call(
+            lambda: few.append(encode_some(dataset, tokenizer, config, chosen, Path(scratch) / "latents", key=""))
+        )
+    lengths = [dataset.length(i) for i in range(dataset.episodes)]
+    stages = {"tokenizer": Cost(), "latents": took * (sum(lengths) / max(sum(lengths[i] for i in chosen), 1))}
+    for key, one in () if config.state else fitted.items():
+        frames = functools.partial(training_frames, dataset, key)
+        stages["tokenizer"] += time_tokenizer(one, frames, config.tokenizer, seed=config.seed)
+    prepared = prepare_predictor(
+        few[0], tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
+    )
+    stages["predictor"] = time_predictor(prepared, config.predictor.schedule)
+    heads, loss_at = prepare_heads(
+        few[0], few[0], tokenizer, dataset, config.heads, labels={}, seed=config.seed, device=config.device
+    )
+    more = LABELS_COST if labelled else 1.0
+    stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * more)
+    latents_bytes = 4 * math.prod(tokenizer.latent_shape) * sum(lengths) // tokenizer.temporal_stride
+    suits = "" if config.predictor.name != "auto" else f"the one for latents that are {tokenizer.family}"
+    return TrainingPlan(
+        choices=tuple(
+            Choice(camera=c.name if len(fitted) > 1 else "", tokenizer=one.name, why=one.why)
+            for c, one in zip(dataset.cameras, fitted.values(), strict=False)
+        ),
+        predictor=prepared.name,
+        suits=suits,
+        steps={
+            "tokenizer": 0 if config.state else config.tokenizer.schedule.steps,
+            "predictor": config.predictor.schedule.steps,
+            "heads": config.heads.steps,
+        },
+        stages=stages,
+        memory_bytes=peak_memory() + 2 * latents_bytes + figure_bytes(dataset),
+    )
+
+
+def shorten_all(config: TrainWorld, share: float) -> TrainWorld:
+    """The settings with a share, in (0, 1], of the steps of every schedule."""
+    tokenizer = dataclasses.replace(config.tokenizer, schedule=shorten(config.tokenizer.schedule, share))
+    predictor = dataclasses.replace(config.predictor, schedule=shorten(config.predictor.schedule, share))
+    return dataclasses.replace(config, tokenizer=tokenizer, predictor=predictor, heads=shorten(config.heads, share))
