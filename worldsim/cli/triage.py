@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worldsim.cli.console import Device, Dtype, say
+from worldsim.errors import InvalidInputError
 from worldsim.limits import MAX_BUDGET, MAX_SEED, MAX_TIMEOUT_S, MAX_WORKERS
 
 if TYPE_CHECKING:
@@ -43,6 +44,20 @@ def triage(
             help="Paired simulator episodes per policy, 0 for none. \\[default: 12 where possible]",
         ),
     ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option(
+            help="The world's true environment: a Gymnasium id, module:id or module:function. \\[default: the registered "
+            "environment of the world's task]"
+        ),
+    ] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="With --env: module or file to import first; repeatable."),
+    ] = None,
+    success: Annotated[
+        str | None, typer.Option(help="With --env: when the task is solved there, as for worldsim collect.")
+    ] = None,
     roundtrip: Annotated[
         int, typer.Option(min=0, max=MAX_BUDGET, help="Simulator episodes per policy on encoded and decoded frames.")
     ] = 0,
@@ -75,11 +90,18 @@ def triage(
     Your own: checkpoints of a training run, in a world you trained:
 
         worldsim triage outputs/train/run1 --world worlds/mine --k 10 --budget 20000 --out runs/mine
+
+    With paired episodes in the true environment of a package of its own:
+
+        worldsim triage outputs/train/run1 --world worlds/pusht --env gym_pusht:gym_pusht/PushT-v0 --truth 12
     """
     from worldsim.compute import one_thread
     from worldsim.evaluate.triage import prepare
+    from worldsim.evaluate.true_env import TrueEnv
     from worldsim.progress import progress_bars
 
+    if env is None and (imports or success):
+        raise InvalidInputError("--import and --success are about the true environment; name it with --env.")
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         os.environ.setdefault(name, str(10**9))  # glibc else returns memory after every kernel: workers run 1.5x slower
     with one_thread():
@@ -91,6 +113,7 @@ def triage(
             judge=judge,
             truth=truth,
             roundtrip=roundtrip,
+            env=None if env is None else TrueEnv(env=env, imports=tuple(imports or ()), success=success or ""),
             workers=workers,
             device=device,
             dtype=dtype,

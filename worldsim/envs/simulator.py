@@ -64,6 +64,7 @@ class SimulatorWorld:
         camera: Draw this MuJoCo camera (or these, by name) by ray casting, 64x64, instead of asking the environment for
             frames; no OpenGL.
         view: How the environment is looked at.
+        seeded: Replay episodes from their seeds, even if the state could be restored.
 
     Raises:
         InvalidInputError: The environment has actions or observations that cannot be served, draws no frames, or neither
@@ -79,6 +80,7 @@ class SimulatorWorld:
         starts: Starts | None = None,
         camera: int | str | Sequence[str] | None = None,
         view: EnvView | None = None,
+        seeded: bool = False,
     ) -> None:
         made, make = _made(env)
         if starts is not None and SIMULATOR not in starts.rows:
@@ -88,7 +90,7 @@ class SimulatorWorld:
         if horizon is None or horizon < 1:
             raise InvalidInputError(f"An episode needs at least one step; got horizon={horizon}. Pass horizon=.")
         adapter = EnvAdapter(made, view)
-        seeded = starts is not None and starts.rows[SIMULATOR].shape[1] == 1
+        seeded = seeded or (starts is not None and starts.rows[SIMULATOR].shape[1] == 1)
         self._simulator = _simulator(adapter, make, horizon=horizon, camera=camera, seeded=seeded)
         self._first_observations = starts
         self._trial: bool | None = None

@@ -21,6 +21,7 @@ from worldsim.evaluate import loaders
 from worldsim.evaluate.film import draw_plan, film, worth_filming
 from worldsim.evaluate.planner_refs import GOAL, PlannerSettings, image_world
 from worldsim.evaluate.play import BATCH, Place, Summary, plan_seconds, play_all, summarise
+from worldsim.evaluate.true_env import TrueEnv
 from worldsim.planners.costs import LatentGoal, image_goal
 from worldsim.planners.limits import Limits
 from worldsim.planners.mpc import MPC
@@ -254,7 +255,7 @@ def _places(world: LearnedWorld, ref: Ref, where: str) -> tuple[Place, ...]:
         )
     places = [Place(where="world", name=f"world {name}", plant=world)] if where != "simulator" else []
     if there and where != "world":
-        places.append(Place(where="simulator", name="simulator", plant=loaders.simulator(world.spec.task_id)))
+        places.append(Place(where="simulator", name="simulator", plant=TrueEnv(env=world.spec.task_id).around(world)))
     return tuple(places)
 
 

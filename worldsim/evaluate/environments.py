@@ -48,7 +48,6 @@ class MakeEnv:
             InvalidInputError: Gymnasium refuses to make it, or the function made something else.
         """
         found = self._find()
-        prefer_offscreen()
         with env_call(self.name, "while it was made"):
             made = found() if callable(found) else _made(found)
         if not isinstance(made, gymnasium.Env):
@@ -57,6 +56,7 @@ class MakeEnv:
 
     def _find(self) -> Any:
         """The function that makes it, or its registered id."""
+        prefer_offscreen()
         for place in self.imports:
             self._import(place, place)
         if self.name in gymnasium.registry:

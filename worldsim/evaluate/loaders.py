@@ -13,6 +13,7 @@ from worldsim.core import SIMULATOR
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.planner_refs import draws_what_it_sees
+from worldsim.evaluate.true_env import TrueEnv
 from worldsim.protocols import Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.rollout.wrappers import BorrowedStarts, RoundTripWorld
@@ -90,23 +91,16 @@ def world_ref(name: str) -> Ref:
     return Ref(name=Path(name).name, digest=storage.folder_digest(folder), source=str(folder))
 
 
-def simulator(task_id: str) -> Startable:
-    """The true environment of a task as a world."""
-    from worldsim.envs.simulator import SimulatorWorld
-
-    return SimulatorWorld(task_id)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimulatorArena:
-    """Builds the simulator of a task around a loaded world, which lends it its starts.
+    """Builds the true environment around a loaded world, which lends it its starts.
 
     Attributes:
-        task_id: Gymnasium id.
+        env: The true environment.
         through: Policies see frames as the world encodes and decodes them.
     """
 
-    task_id: str
+    env: TrueEnv
     through: bool = False
 
     def __call__(self, world: Startable) -> Startable:
@@ -114,8 +108,9 @@ class SimulatorArena:
 
         Raises:
             InvalidInputError: Frames are to go through a world that draws none.
+            WorldsimError: As `TrueEnv.around`.
         """
-        bare = BorrowedStarts(simulator(self.task_id), lender=world)
+        bare = BorrowedStarts(self.env.around(world), lender=world)
         if not self.through:
             return bare
         if not isinstance(world, LatentWorld):
@@ -123,13 +118,14 @@ class SimulatorArena:
         return RoundTripWorld(bare, roundtrip=world.roundtrip)
 
 
-def arenas(ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
-    """The simulator, bare and seen through the world's tokenizer, where the world's task has one. Loads no weights.
+def arenas(ref: Ref, *, truth: int, roundtrip: int, env: TrueEnv | None = None) -> list[Arena]:
+    """The true environment, bare and seen through the world's tokenizer. Loads no weights.
 
     Args:
         ref: The world of the triage.
         truth: Episodes per policy in the simulator; 0 for none.
         roundtrip: Episodes per policy in the simulator on encoded and decoded frames; 0 for none.
+        env: The true environment; None for the one that is registered under the world's task.
 
     Raises:
         InvalidInputError: Episodes are asked for, and the task has no simulator here.
@@ -138,21 +134,23 @@ def arenas(ref: Ref, *, truth: int, roundtrip: int) -> list[Arena]:
     if not truth and not roundtrip:
         return []
     spec = world_spec(ref.source)
-    if not has_simulator(ref.source):
+    if (env is None and not has_simulator(ref.source)) or not starts_width(ref.source):
         raise InvalidInputError(
             f"World {ref.name!r} has no simulator here (its task is {spec.task_id or 'unknown'!r} and its starts "
-            f"{'hold' if _knows_simulator(ref.source) else 'lack'} simulator states). Use --truth 0 --roundtrip 0."
+            f"{'hold' if starts_width(ref.source) else 'lack'} simulator states). Name its true environment with --env ID "
+            "(--env module:ID where a package registers it), or use --truth 0 --roundtrip 0."
         )
     if roundtrip and not draws_what_it_sees(spec):
         raise InvalidInputError(
             f"World {ref.name!r} draws no pictures, so nothing can be seen through it. Use --roundtrip 0, or a world of pixels."
         )
-    there = Ref(name=spec.task_id, digest=storage.digest_bytes(spec.task_id.encode()), source=spec.task_id)
+    known = spec.task_id if env is None else storage.digest_bytes(repr(env).encode())
+    bare = SimulatorArena(env=env or TrueEnv(env=spec.task_id))
+    there = Ref(name=bare.env.env, digest=storage.digest_bytes(known.encode()), source=bare.env.env)
     seen = Ref(
         name=f"{there.name} seen through {ref.name}",
         digest=storage.digest_bytes(f"{there.digest}{ref.digest}".encode()),
     )
-    bare = SimulatorArena(task_id=spec.task_id)
     through = dataclasses.replace(bare, through=True)
     made = [Arena(kind="truth", world=there, load=bare, episodes=truth)] if truth else []
     return made + ([Arena(kind="roundtrip", world=seen, load=through, episodes=roundtrip)] if roundtrip else [])
@@ -165,10 +163,16 @@ def has_simulator(folder: str | Path) -> bool:
         UnknownNameError: No such folder or shipped world.
         StorageError: The folder is corrupt.
     """
-    return world_spec(folder).task_id in gymnasium.registry and _knows_simulator(folder)
+    return world_spec(folder).task_id in gymnasium.registry and starts_width(folder) > 0
 
 
-def _knows_simulator(folder: str | Path) -> bool:
-    """Whether the world's starts can be begun in its simulator too."""
+def starts_width(folder: str | Path) -> int:
+    """Numbers from which each start of a world folder can be begun in its simulator: 1 for a seed, 0 for none.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: The folder is corrupt.
+    """
     path = world_folder(folder) / STARTS
-    return path.exists() and SIMULATOR in Starts.load(path).rows
+    rows = Starts.load(path).rows if path.exists() else {}
+    return rows[SIMULATOR].shape[1] if SIMULATOR in rows else 0

@@ -12,9 +12,10 @@ from typing import Any
 from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
-from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, world_ref
+from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, starts_width, world_ref
 from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, planner_remarks, shared_world
 from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
+from worldsim.evaluate.true_env import TrueEnv
 from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
 from worldsim.rollout.judge import WorldJudge
@@ -43,6 +44,7 @@ class Triage:
         judging: A critic as the judge; None takes the world's own heads.
         truth: Paired simulator episodes per policy.
         roundtrip: Simulator episodes per policy on encoded and decoded frames.
+        env: The true environment, where the user named one.
         device: Where world and policies compute.
         dtype: Of their weights; empty keeps the stored one.
         remarks: What the user should know before, for example which folders were left out.
@@ -54,6 +56,7 @@ class Triage:
     roundtrip: int
     device: str
     dtype: str
+    env: TrueEnv | None = None
     remarks: tuple[str, ...] = ()
 
     def estimate(self) -> Forecast:
@@ -83,7 +86,7 @@ class Triage:
             load_policy=self.load_policy,
             out=out,
             load_judge=self._load_judge,
-            arenas=arenas(self.request.world, truth=self.truth, roundtrip=self.roundtrip),
+            arenas=arenas(self.request.world, truth=self.truth, roundtrip=self.roundtrip, env=self.env),
             progress=progress,
             retry_crashed=retry_crashed,
         )
@@ -96,6 +99,7 @@ class Triage:
             videos=videos,
             command=command,
             here=True,
+            env=self.env,
         )
 
     @property
@@ -125,6 +129,7 @@ def prepare(
     judge: str | None = None,
     truth: int | None = None,
     roundtrip: int = 0,
+    env: TrueEnv | None = None,
     workers: int | None = None,
     device: str = "cpu",
     dtype: str = "",
@@ -140,6 +145,7 @@ def prepare(
         judge: A critic's folder, ``"reason"`` for the shipped one; None takes the world's own heads.
         truth: Paired simulator episodes per policy; None is 12 where there is a simulator.
         roundtrip: Simulator episodes per policy on encoded and decoded frames.
+        env: The world's true environment; None for the one that is registered under its task.
         workers: Processes; None is one per core, at most 8.
         device: Where world and policies compute.
         dtype: Of their weights; empty keeps the stored one.
@@ -171,9 +177,11 @@ def prepare(
             f"World {where.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
         )
     if truth is None:
-        truth = _TRUTH if has_simulator(where.source) else 0
+        truth = _TRUTH if env is not None or has_simulator(where.source) else 0
     truth = min(truth, request.triage_episodes)
-    arenas(where, truth=truth, roundtrip=roundtrip)  # what cannot be had is refused before work begins
+    arenas(where, truth=truth, roundtrip=roundtrip, env=env)  # what cannot be had is refused before work begins
+    if env is not None and truth + roundtrip:
+        env.require_success(world_spec(where.source), seeded=starts_width(where.source) == 1)
     folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
     remarks = [f"{folder} was left out: {reason}." for folder, reason in left_out(folders)]
     remarks += planner_remarks(refs)
@@ -185,6 +193,7 @@ def prepare(
         roundtrip=roundtrip,
         device=device,
         dtype=dtype,
+        env=env,
         remarks=tuple(remarks),
     )
 
@@ -205,6 +214,7 @@ def report_of(
     videos: int = 2,
     command: str = "",
     here: bool = False,
+    env: TrueEnv | None = None,
     remarks: Sequence[str] = (),
 ) -> ReportData:
     """What a report shows of a run, with a few episodes filmed again.
@@ -217,13 +227,14 @@ def report_of(
         videos: Films of each kind; 0 for none.
         command: How the report was asked for.
         here: The run was computed by this process and its children, so their processor time is its cost.
+        env: The world's true environment, as given to the run.
         remarks: Further cautions, one sentence each.
     """
     clips: list[Clip] = []
     remarks = list(remarks)
     try:
         load = load_world or functools.partial(worlds.load_world, results.plan.request.world.source)
-        clips = _film(results, load, load_policy, load_judge, each=videos) if videos else []
+        clips = _film(results, load, load_policy, load_judge, each=videos, env=env) if videos else []
     except WorldsimError as error:  # a state world draws nothing; the ranking stands
         remarks.append(f"Episodes could not be filmed: {error}")
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -232,12 +243,18 @@ def report_of(
 
 
 def _film(
-    results: Results, load: WorldLoader, load_policy: PolicyLoader, load_judge: JudgeLoader | None, *, each: int
+    results: Results,
+    load: WorldLoader,
+    load_policy: PolicyLoader,
+    load_judge: JudgeLoader | None,
+    *,
+    each: int,
+    env: TrueEnv | None,
 ) -> list[Clip]:
-    """Film a few episodes of a finished run."""
+    """Film a few episodes of a finished run; those of a true environment that is not at hand are left out."""
     where: Ref = results.plan.request.world
-    truth = [a for a in results.plan.arenas if a.kind == "truth"]
-    places = arenas(where, truth=truth[0].episodes, roundtrip=0) if truth else []
+    truth = [a for a in results.plan.arenas if a.kind == "truth"] if env or has_simulator(where.source) else []
+    places = arenas(where, truth=truth[0].episodes, roundtrip=0, env=env) if truth else []
     pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=each)
     real = places[0].load if places else None
     return film(results, pairs, load_world=load, load_policy=load_policy, load_truth=real, load_judge=load_judge)
