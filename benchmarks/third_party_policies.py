@@ -61,46 +61,22 @@ def fetch_reach(s_nP: Floats) -> Floats:
 
 
 def pusht(s_nP: Floats) -> Floats:
-    """gym-pusht: where to go, px; get behind the block as seen from the goal, then push; turns are left alone."""
-    agent, block = s_nP[:, :2], s_nP[:, 2:4]
-    way = np.array([256.0, 256.0]) - block
-    way = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
-    side = np.stack([-way[:, 1], way[:, 0]], 1)
-    from_block = agent - block
-    along, across = (from_block * way).sum(1, keepdims=True), (from_block * side).sum(1, keepdims=True)
-    behind = (along < -30) & (np.abs(across) < 25)
-    beside = np.where(across < 0, -110.0, 110.0)
-    around = block - 90 * way + np.where(along > -60, beside, 0.0) * side
-    corner = agent - 60 * way + 0.5 * (beside - across) * side
-    reachable = np.abs(across) > 80
-    detour = np.where(
-        (along > -60) & ~reachable, agent + (beside - across) * side, np.where(along > -60, corner, around)
-    )
-    return np.clip(np.where(behind, agent + 40 * way, detour), 0, 512)
-
-
-def pusht_solved(observation: Any, info: Mapping[str, Any], reward: float) -> bool:
-    """gym-pusht, for a controller that does not turn the block: its middle is within 40 px of the goal's."""
-    return bool(np.linalg.norm(np.asarray(info["block_pose"])[:2] - np.asarray(info["goal_pose"])[:2]) < 40)
+    """gym-pusht: where to go, px: to the block."""
+    return np.clip(s_nP[:, 2:4], 0, 512)
 
 
 def pusher(s_nP: Floats) -> Floats:
-    """Gymnasium's Pusher-v5: joints, velocities, tip, object, goal; the tip is pulled behind the object, then through it."""
-    model, data, tip = _pusher_scene()
+    """Gymnasium's Pusher-v5: joints, velocities, tip, object, goal; the tip is pulled to the object."""
     import mujoco
 
-    torques = np.zeros((len(s_nP), 7))
-    jacobian = np.zeros((3, model.nv))
+    model, data, tip = _pusher_scene()
+    torques, jacobian = np.zeros((len(s_nP), 7)), np.zeros((3, model.nv))
     for row, s in enumerate(s_nP):
-        at, thing, goal = s[14:17], s[17:20], s[20:23]
-        way = (goal - thing) / max(float(np.linalg.norm(goal - thing)), 1e-6)
-        aligned = np.linalg.norm((at - thing) - ((at - thing) @ way) * way) < 0.06 and (at - thing) @ way < 0
-        target = goal if aligned else thing - 0.12 * way
         data.qpos[:7] = s[:7]
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_jacBody(model, data, jacobian, None, tip)
-        torques[row] = 25 * jacobian[:, :7].T @ (target - at) - 0.6 * s[7:14]
+        torques[row] = 12 * jacobian[:, :7].T @ (s[17:20] - s[14:17]) - 0.4 * s[7:14]
     return np.clip(torques, -2, 2)
 
 
