@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worldsim.conditions import Conditions
 from worldsim.core import text_rows
-from worldsim.predict.base import Context, WindowPredictor
+from worldsim.predict.base import Context, History, WindowPredictor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,16 +21,11 @@ class Listener(WindowPredictor):
     config = Config()
 
     def predict(
-        self,
-        z_BKCHW: Tensor,
-        proprio_BKP: Tensor,
-        action_BKE: Tensor,
-        noise: Tensor | None = None,
-        conditions: Conditions | None = None,
+        self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
-        self.given = {"z": z_BKCHW.flatten(), "proprio": proprio_BKP.flatten(), "action": action_BKE.flatten()}
+        self.given = {"z": past.z.flatten(), "proprio": past.proprio.flatten(), "action": past.action.flatten()}
         self.told = (noise, conditions)
-        return action_BKE.sum((1, 2))[:, None, None, None], torch.zeros(len(z_BKCHW))
+        return past.action.sum((1, 2))[:, None, None, None], torch.zeros(past.batch)
 
 
 def number(value: float) -> Tensor:
