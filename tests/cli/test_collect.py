@@ -46,12 +46,12 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
 
 def test_worlds_and_policies_compute_where_and_in_what_they_are_told() -> None:
     for dtype in ("", "float32"):
-        told = {"simulator": False, "options": RolloutOptions(steps=2, batch=9), "dtype": dtype}
-        here = policies_in_world("push", PAIR[:1], **told)  # type: ignore[arg-type]
+        settings = {"simulator": False, "options": RolloutOptions(steps=2, batch=9), "dtype": dtype}
+        here = policies_in_world("push", PAIR[:1], **settings)  # type: ignore[arg-type]
         assert here.options.source.get("dtype", "") == dtype
         assert here.estimate(episodes=1).frames > 0
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        policies_in_world("push", PAIR[:1], device="meta", **told).estimate(episodes=1)  # type: ignore[arg-type]
+        policies_in_world("push", PAIR[:1], device="meta", **settings).estimate(episodes=1)  # type: ignore[arg-type]
 
 
 def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,9 +221,9 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
 def test_a_critic_is_calibrated_where_it_is_told(tmp_path, monkeypatch):
     vlm().save_pretrained(tmp_path / "model")
     monkeypatch.setattr(critics, "open_data", lambda data: ([str(tmp_path)], {"one": videos("one")}))
-    told = {"data": ["one"], "settings": {"frames": 3}}
+    asked = {"data": ["one"], "settings": {"frames": 3}}
     with pytest.raises(RuntimeError, match="meta"):
-        critics.calibrate_critic(str(tmp_path / "model"), tmp_path / "critic", device="meta", **told)
+        critics.calibrate_critic(str(tmp_path / "model"), tmp_path / "critic", device="meta", **asked)
 
 
 def test_folders_of_videos_have_short_names(tmp_path):

@@ -24,7 +24,7 @@ class Listener(WindowPredictor):
         self, past: History, noise: Tensor | None = None, conditions: Conditions | None = None
     ) -> tuple[Tensor, Tensor]:
         self.given = {"z": past.z.flatten(), "proprio": past.proprio.flatten(), "action": past.action.flatten()}
-        self.told = (noise, conditions)
+        self.heard = (noise, conditions)
         return past.action.sum((1, 2))[:, None, None, None], torch.zeros(past.batch)
 
 
@@ -34,15 +34,15 @@ def number(value: float) -> Tensor:
 
 def test_the_window_holds_the_last_frames_and_what_led_to_each() -> None:
     listener = Listener()
-    told = Conditions(text=text_rows(["push"]))
+    spoken = Conditions(text=text_rows(["push"]))
     noise = number(0.5)
     carry = listener.start(Context(z=number(1)[..., None, None], proprio=number(10), action=number(-1)))
     for t, action in enumerate((2.0, 3.0, 4.0)):
         seen = listener.observe(carry, number(7 + t)[..., None, None], number(action), number(20 + t))
-        carry, prediction = listener.step(carry, number(action), number(20 + t), told, noise)
+        carry, prediction = listener.step(carry, number(action), number(20 + t), spoken, noise)
         assert torch.equal(seen.action, carry.action) and torch.equal(seen.proprio, carry.proprio)
         assert seen.z.flatten().tolist() == [*carry.z.flatten()[:-1].tolist(), 7 + t]
-        assert listener.told == (noise, told)
+        assert listener.heard == (noise, spoken)
         assert prediction.z.shape == (1, 1, 1, 1, 1)
     assert listener.given["action"].tolist() == [2, 3, 4]
     assert listener.given["proprio"].tolist() == [20, 21, 22]

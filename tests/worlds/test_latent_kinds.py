@@ -1,4 +1,4 @@
-"""Latent worlds of several cameras, of several frames a step, with text and noise, of parts whose numbers can be foretold."""
+"""Latent worlds of several cameras, of several frames a step, with text and noise, of parts whose numbers can be computed by hand."""
 
 import dataclasses
 from typing import Any
@@ -107,7 +107,7 @@ class Shift(nn.Module):
 
 
 def world(tokenizer: Any, predictor: Shift, cameras: tuple[Camera, ...], **changes: Any) -> LatentWorld:
-    """A world of these parts, with heads that nobody has trained."""
+    """A world of these parts, with heads that are untrained."""
     torch.manual_seed(0)
     step, frames = predictor.frames_per_step, predictor.frames_per_step * tokenizer.temporal_stride
     spec = WorldSpec(

@@ -205,7 +205,7 @@ def test_labels_that_are_no_single_value_are_refused_by_name(tell: Any, words: s
         (lambda t: {"is_success": None if t < 3 else np.True_}, [0, 0, 1, 1]),
     ],
 )
-def test_success_that_is_told_at_some_steps_only_is_kept(tell: Any, expected: list[int], tmp_path: Path) -> None:
+def test_success_that_is_given_at_some_steps_only_is_kept(tell: Any, expected: list[int], tmp_path: Path) -> None:
     dataset = recorded(Foreign(tell=tell), tmp_path / "d", episodes=2)
     assert [dataset.episode(i).success[1:].tolist() for i in range(2)] == [expected] * 2
     assert recorded(Foreign(tell=tell), tmp_path / "d", episodes=3).episodes == 3  # it is continued as it was begun

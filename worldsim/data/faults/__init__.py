@@ -1,7 +1,7 @@
 """Finds faults of recordings: pictures that stand still, leap or lag, joints that jump, dead channels, missing labels.
 
 `signals_of` reduces an episode to a few numbers per step, so that frames need not be kept; `find_faults` compares the
-signals of many episodes. What cannot be told from the data is not reported: thresholds are relative to what the same
+signals of many episodes. What the data cannot show is not reported: thresholds are relative to what the same
 dataset does most of the time, and their reasons are written beside them.
 """
 
