@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data import toys
+from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.hub import local_folder
 from worldsim.worlds import load_world, world_folder
@@ -39,3 +41,20 @@ def test_what_the_cache_lacks_is_named(cached: Path) -> None:
         with pytest.raises(InvalidInputError, match="hub"):
             local_folder(name)
     assert local_folder("a/b") == Path("a/b")  # nothing is looked for on the hub unless it is named so
+
+
+def test_a_dataset_on_the_hub_is_read_from_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "lerobot"))
+    written = toys.write(tmp_path / "written", 2)
+    with pytest.raises(StorageError, match="hf://datasets/me/d"):
+        local_folder("hf://datasets/me/d")
+    snapshot = toys.as_hub_cache(written, tmp_path / "hub")
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(snapshot.name)
+    assert local_folder("hf://datasets/me/d") == snapshot
+    assert open_dataset("hf://datasets/me/d").digest == open_dataset(written).digest
+    shutil.copytree(written, tmp_path / "lerobot/me/d")
+    assert local_folder("hf://datasets/me/d") == tmp_path / "lerobot/me/d"

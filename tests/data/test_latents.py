@@ -71,8 +71,8 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
 
 def test_split(tmp_path: Path) -> None:
     episodes = cached(tmp_path / "c", toys.write(tmp_path / "d", 5), Counting())
-    trained, held = episodes.split(every=2)
+    trained, held = episodes.split({0, 2, 4})
     assert trained.indices == (1, 3) and held.indices == (0, 2, 4)
     assert held.longest == 9 and held.proprio_dim == 3
     with pytest.raises(InvalidInputError, match="Collect more"):
-        episodes.split(every=1)
+        episodes.split({0, 1, 2, 3, 4})

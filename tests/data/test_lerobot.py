@@ -1,5 +1,6 @@
 """LeRobot reads what worldsim writes, and worldsim reads what LeRobot writes. Imports alone cost some 15 s of one core."""
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
@@ -14,6 +16,7 @@ pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 from tests.data import toys
 from worldsim.core import IMAGE, TASK, Camera, row_texts
 from worldsim.data.lerobot.read import open_dataset
+from worldsim.errors import StorageError
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
@@ -180,3 +183,53 @@ def test_we_read_lerobots(lerobot: Any, tmp_path: Path, video: bool) -> None:
         assert np.array_equal(read.action, e.action[:, :1]) and np.array_equal(read.proprio, e.proprio)
         assert np.array_equal(read.success, [0, *e.success[:-2], max(e.success[-2:])])
         assert np.isnan(read.progress).all() and read.true_state is None
+
+
+def as_version_21(source: Path, path: Path) -> Path:
+    """A folder of worldsim's as version 2.1 lays files out: one data file per episode, lists of JSON in `meta/`."""
+    info = json.loads((source / "meta/info.json").read_text())
+    info |= {"codebase_version": "v2.1", "total_chunks": 1, "total_videos": 0, "video_path": None}
+    info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    rows = pq.read_table(source / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    lines: dict[str, list[Any]] = {
+        "tasks": [{"task_index": 0, "task": "push it"}],
+        "episodes": [],
+        "episodes_stats": [],
+    }
+    for row in rows:
+        number = {"episode_index": row["episode_index"]}
+        stats: dict[str, Any] = {}
+        for key, value in row.items():
+            if key.startswith("stats/"):
+                _, name, statistic = key.split("/")
+                stats.setdefault(name, {})[statistic] = value
+        lines["episodes"].append({**number, "tasks": row["tasks"], "length": row["length"]})
+        lines["episodes_stats"].append({**number, "stats": stats})
+    (path / "meta").mkdir(parents=True)
+    (path / "data/chunk-000").mkdir(parents=True)
+    (path / "meta/info.json").write_text(json.dumps(info))
+    for name, values in lines.items():
+        (path / f"meta/{name}.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    for row in rows:
+        index = row["episode_index"]
+        table = pq.read_table(source / f"data/chunk-000/file-{index:03d}.parquet").replace_schema_metadata(None)
+        pq.write_table(table, path / f"data/chunk-000/episode_{index:06d}.parquet")
+    return path
+
+
+def test_version_21_is_converted_on_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = as_version_21(toys.write(tmp_path / "new", 3), tmp_path / "old")
+    before = toys.contents(old)
+    read, written = open_dataset(old), open_dataset(tmp_path / "new")
+    assert read.episodes == 3 and toys.contents(old) == before
+    for index in range(3):
+        ours, theirs = written.episode(index), read.episode(index)
+        assert np.array_equal(ours.frames[IMAGE], theirs.frames[IMAGE]) and np.array_equal(ours.action, theirs.action)
+    made = list((tmp_path / "cache").rglob("info.json"))
+    stamp = made[0].stat().st_mtime_ns
+    assert len(made) == 1 and open_dataset(old).episodes == 3 and made[0].stat().st_mtime_ns == stamp
+    (old / "meta/tasks.jsonl").unlink()
+    with pytest.raises(StorageError, match=r"LeRobot cannot convert .*tasks\.jsonl"):
+        open_dataset(old)
+    assert len(list((tmp_path / "cache").rglob("info.json"))) == 1

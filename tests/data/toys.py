@@ -205,7 +205,7 @@ def edit_episodes(path: Path, **columns: Any) -> None:
 def as_hub_cache(source: Path, place: Path) -> Path:
     """The same files as the hub's cache lays them out: links into `blobs`."""
     repository = place / "datasets--me--d"
-    snapshot = repository / "snapshots" / "a1b2c3"
+    snapshot = repository / "snapshots" / ("a1" * 20)
     (repository / "blobs").mkdir(parents=True)
     for file in (p for p in source.rglob("*") if p.is_file()):
         blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
@@ -214,3 +214,24 @@ def as_hub_cache(source: Path, place: Path) -> Path:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
     return snapshot
+
+
+def features(path: Path) -> dict[str, Any]:
+    """The features of info.json."""
+    return dict(json.loads((path / "meta/info.json").read_text())["features"])
+
+
+def rename_column(path: Path, index: int, old: str, new: str) -> None:
+    """Rename a column of an episode's data file."""
+    file = path / f"data/chunk-000/file-{index:03d}.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.rename_columns([new if name == old else name for name in table.column_names]), file)
+
+
+def cut_rows(path: Path, index: int, count: int) -> None:
+    """Leave only the first rows of an episode."""
+    file = path / f"data/chunk-000/file-{index:03d}.parquet"
+    pq.write_table(pq.read_table(file).slice(0, count), file)
+    table = pq.read_table(path / "meta/episodes/chunk-000/file-000.parquet")
+    lengths = [count if i == index else n for i, n in enumerate(table["length"].to_pylist())]
+    edit_episodes(path, length=lengths)

@@ -42,12 +42,16 @@ def episode(seed: int, *, steps: int = 12) -> Episode:
     )
 
 
-def write(path: Path, *, episodes: int = 60) -> Path:
-    """Write the dataset."""
-    spec = RecordSpec(
+def spec() -> RecordSpec:
+    """What its episodes have in common."""
+    return RecordSpec(
         action=ACTION, cameras=(Camera(height=SIZE, width=SIZE),), proprio_dim=2, has_success=True, has_progress=True
     )
-    with episode_writer(path, spec) as writer:
+
+
+def write(path: Path, *, episodes: int = 60) -> Path:
+    """Write the dataset."""
+    with episode_writer(path, spec()) as writer:
         for i in range(episodes):
             writer.write(episode(i))
     return path

@@ -46,7 +46,7 @@ def train(
     if what not in RECIPES:
         raise unknown_name("recipe", what, RECIPES)
     try:
-        from worldsim.train.config import plan, resolve, run, to_yaml
+        from worldsim.train.config import data_notes, plan, resolve, run, to_yaml
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "hydra-core", "train") from error
     asked = [argument for argument in context.args if argument.lower() not in DRY_RUN]
@@ -58,6 +58,8 @@ def train(
         if planned:
             say(planned)
         return
+    for note in data_notes(config):
+        say(note)
     with progress_bars() as progress:
         made = run(what, config, progress=progress, say=say)
     if what == "world":

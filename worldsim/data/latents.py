@@ -6,8 +6,9 @@ Shape legend: E episodes, F frames of an episode, N frames in all, C H W latent,
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.windows import EncodedEpisode
 from worldsim.errors import InvalidInputError, StorageError
 
+_TENSORS = ("_FCHW", "_FP", "_FA", "_F")
 BATCH = 512
 MOST_BAD = 0.2
 """Encoding stops when more than this share of the episodes cannot be read."""
@@ -39,24 +41,49 @@ class EncodedEpisodes:
         """P."""
         return int(self.episodes[0].proprio_FP.shape[1])
 
-    def split(self, *, every: int) -> tuple["EncodedEpisodes", "EncodedEpisodes"]:
-        """Separate the episodes whose dataset index is a multiple of `every`: (the others, those).
+    def split(self, held_out: Collection[int]) -> tuple["EncodedEpisodes", "EncodedEpisodes"]:
+        """Separate the episodes with some dataset indices: (the others, those).
 
         Raises:
             InvalidInputError: One side would be empty.
         """
-        held = [i % every == 0 for i in self.indices]
         sides = []
         for wanted in (False, True):
-            rows = [k for k, h in enumerate(held) if h is wanted]
+            rows = [k for k, index in enumerate(self.indices) if (index in held_out) is wanted]
             if not rows:
                 raise InvalidInputError(
-                    f"{len(self.indices)} episodes cannot be split into training and held-out ones (every {every}th is "
-                    "held out). Collect more."
+                    f"{len(self.indices)} episodes cannot be split into training and held-out ones. Collect more."
                 )
             episodes, indices = tuple(self.episodes[k] for k in rows), tuple(self.indices[k] for k in rows)
             sides.append(EncodedEpisodes(episodes=episodes, indices=indices))
         return sides[0], sides[1]
+
+    def weighted(self, weights: Sequence[float]) -> "EncodedEpisodes":
+        """The same episodes, each with the weight of its dataset index; as they are where there are no weights."""
+        if not weights:
+            return self
+        pairs = zip(self.episodes, self.indices, strict=True)
+        return dataclasses.replace(self, episodes=tuple(dataclasses.replace(e, weight=weights[i]) for e, i in pairs))
+
+
+def hold_out(lengths: Sequence[int], *, every: int, source: str) -> frozenset[int]:
+    """Indices of the episodes to hold out, of those that hold an action.
+
+    Args:
+        lengths: Frames of each episode.
+        every: One of so many is held out, the first among them.
+        source: The dataset, for messages.
+
+    Raises:
+        InvalidInputError: Fewer than two hold an action.
+    """
+    usable = [i for i, length in enumerate(lengths) if length > 1]
+    if len(usable) < 2:
+        raise InvalidInputError(
+            f"{source} has {len(usable)} episodes of two or more frames; one is needed to train on and one to measure on. "
+            "Collect more, or longer ones."
+        )
+    return frozenset(usable[::every])
 
 
 def encode_episodes(
@@ -117,7 +144,7 @@ def _encode(
     return EncodedEpisode(
         z_FCHW=encode(recorded).clone(),
         proprio_FP=torch.tensor(recorded.proprio, dtype=torch.float32)[: steps * stride + 1 : stride],
-        action_FA=action_FE[: steps * stride].reshape(steps, -1),
+        action_FA=action_FE[: steps * stride].reshape(steps, stride * action_FE.shape[1]),
         progress_F=torch.tensor(recorded.progress, dtype=torch.float32)[: steps * stride + 1 : stride],
         success_F=torch.tensor(recorded.success, dtype=torch.float32)[: steps * stride + 1 : stride],
         task=recorded.task,
@@ -126,14 +153,15 @@ def _encode(
 
 def _pack(episodes: Sequence[EncodedEpisode]) -> dict[str, Tensor]:
     """End to end, with the lengths."""
-    names = [f.name for f in dataclasses.fields(EncodedEpisode) if f.name != "task"]
+    names = [f.name for f in dataclasses.fields(EncodedEpisode) if f.name.endswith(_TENSORS)]
     packed = {n: torch.cat([getattr(e, n) for e in episodes]) for n in names}
     return {**packed, "length": torch.tensor([len(e.z_FCHW) for e in episodes])}
 
 
 def _unpack(indices: Sequence[int], tasks: Sequence[str], tensors: dict[str, Tensor]) -> EncodedEpisodes:
     lengths = tensors["length"].tolist()
-    names = [f.name for f in dataclasses.fields(EncodedEpisode) if f.name != "task"]
+    names = [f.name for f in dataclasses.fields(EncodedEpisode) if f.name.endswith(_TENSORS)]
     parts = {n: torch.split(tensors[n], [k - (n == "action_FA") for k in lengths]) for n in names}
-    episodes = tuple(EncodedEpisode(**{n: parts[n][i] for n in names}, task=tasks[i]) for i in range(len(lengths)))
+    rows: list[dict[str, Any]] = [{n: parts[n][i] for n in names} for i in range(len(lengths))]
+    episodes = tuple(EncodedEpisode(**row, task=task) for row, task in zip(rows, tasks, strict=True))
     return EncodedEpisodes(episodes=episodes, indices=tuple(int(i) for i in indices))

@@ -41,6 +41,7 @@ class EncodedEpisode:
     progress_F: Tensor
     success_F: Tensor
     task: str = ""  # what it is to achieve
+    weight: float = 1.0  # how often one of its windows is drawn, relative to those of others
 
 
 class ClipSampler:
@@ -82,6 +83,8 @@ class ClipSampler:
         idle = idle_A[None]
         self._action = torch.cat([torch.cat([idle.expand(pad, -1), e.action_FA, idle]) for e in usable])
         self._text = text_rows([e.task for e in usable]) if any(e.task for e in usable) else None
+        weights = [e.weight for e in usable]
+        self._weight = None if len(set(weights)) == 1 else torch.tensor(weights, dtype=torch.float64)
         self._lengths = torch.tensor([e.z_FCHW.shape[0] + pad for e in usable])
         self._offsets = self._lengths.cumsum(0) - self._lengths
         self._surprise = self._measure_surprise() if surprise is None else _join_surprise(episodes, surprise, pad)
@@ -167,12 +170,11 @@ class ClipSampler:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFFFFFF)
         many = round(size * eventful)
         chosen = [
-            rows[torch.randint(len(rows), (count,), generator=generator)]
-            for rows, count in zip(table, (many, size - many), strict=True)
+            rows[self._draw(rows, count, generator)] for rows, count in zip(table, (many, size - many), strict=True)
         ]
         start = torch.cat(chosen)
         index = start[:, None] + torch.arange(length)
-        episode = torch.searchsorted(self._offsets, start, right=True) - 1
+        episode = self._episode(start)
         return Clip(
             z_BTCHW=self._z[index],
             proprio_BTP=self._proprio[index],
@@ -182,6 +184,18 @@ class ClipSampler:
             start_BCHW=self._z[self._offsets[episode]],
             text_BL=None if self._text is None else self._text[episode],
         )
+
+    def _draw(self, rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Places int64 [count] in a table of first frames int64 [W], by the weights of their episodes."""
+        if self._weight is None:
+            return torch.randint(len(rows), (count,), generator=generator)
+        limits = self._weight[self._episode(rows)].cumsum(0)
+        drawn = torch.rand(count, generator=generator, dtype=torch.float64) * limits[-1]
+        return torch.searchsorted(limits, drawn, right=True).clamp_max(len(rows) - 1)
+
+    def _episode(self, start: Tensor) -> Tensor:
+        """Which packed episode each frame, int64 [B], belongs to: int64 [B]."""
+        return torch.searchsorted(self._offsets, start, right=True) - 1
 
     @property
     def z(self) -> Tensor:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from worldsim import storage
 from worldsim.compute import find_device
+from worldsim.data.lerobot.join import open_datasets
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.progress import Progress, silent
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
@@ -49,6 +50,13 @@ def plan(what: str, config: Any, *, progress: Progress = silent) -> str:
     """What a recipe would choose and what it would cost, in lines for people; empty where it cannot say."""
     make = RECIPES[what].plan
     return "" if make is None else str(make(config, progress=progress))
+
+
+def data_notes(config: Any) -> tuple[str, ...]:
+    """What is left out of the data of a world or policies, joined or assumed, in sentences; errors as `open_datasets`."""
+    if not isinstance(config, TrainWorld | TrainPolicy):
+        return ()
+    return open_datasets(config.data, cameras=config.cameras, action=config.action, proprio=config.proprio).notes
 
 
 _MISSING = "???"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import shutil
 from pathlib import Path
@@ -218,18 +217,14 @@ def test_pictures_of_every_kind(path: Path) -> None:
 )
 def test_shapes_with_the_channels_anywhere(path: Path, shape: list[int], names: list[str] | None) -> None:
     feature = {"dtype": "image", "shape": shape, "names": names}
-    toys.edit_info(path, features=features(path) | {IMAGE: feature})
+    toys.edit_info(path, features=toys.features(path) | {IMAGE: feature})
     dataset = open_dataset(path)
     assert dataset.only_camera.size == (16, 24) and dataset.episode(1).frames[IMAGE].shape == (6, 16, 24, 3)
 
 
-def features(path: Path) -> dict[str, Any]:
-    return dict(json.loads((path / "meta/info.json").read_text())["features"])
-
-
 def test_depth_maps_are_named_and_left_out(path: Path) -> None:
     depth = {"dtype": "image", "shape": [16, 24, 1], "names": None, "info": {"is_depth_map": True}}
-    toys.edit_info(path, features=features(path) | {"observation.images.depth": depth})
+    toys.edit_info(path, features=toys.features(path) | {"observation.images.depth": depth})
     dataset = open_dataset(path)
     assert [c.key for c in dataset.cameras] == [IMAGE] and "observation.images.depth is a depth map" in dataset.notes[0]
     with pytest.raises(InvalidInputError, match=r"depth is a depth map"):
@@ -238,7 +233,7 @@ def test_depth_maps_are_named_and_left_out(path: Path) -> None:
 
 def test_cameras_without_files_are_named_and_left_out(film: Path) -> None:
     other = "observation.images.wrist"
-    toys.edit_info(film, features=features(film) | {other: features(film)[IMAGE]})
+    toys.edit_info(film, features=toys.features(film) | {other: toys.features(film)[IMAGE]})
     dataset = open_dataset(film)
     assert dataset.cameras == (Camera(height=16, width=24),) and dataset.episode(1).steps == 5
     assert dataset.notes == (f"Camera {other} has no video files in the folder: it is left out.",)
@@ -251,7 +246,7 @@ def test_cameras_without_files_are_named_and_left_out(film: Path) -> None:
 
 def test_columns_are_joined_in_a_stated_order(path: Path) -> None:
     state = open_dataset(path).episode(1).proprio
-    declared = {name: f for name, f in features(path).items() if name not in ("action", STATE)}
+    declared = {name: f for name, f in toys.features(path).items() if name not in ("action", STATE)}
     one = {"dtype": "float32", "shape": [], "names": None}
     arm = {"dtype": "float64", "shape": [2], "names": ["x", "y"]}
     declared |= {"action.grip": one, "action.arm": arm, "observation.state.b": one, "observation.state.a": arm}
@@ -271,7 +266,7 @@ def test_columns_are_joined_in_a_stated_order(path: Path) -> None:
         -1,
     ]
     assert "action = [action.grip, action.arm]" in dataset.notes[0] and "observation.state.b" in dataset.notes[1]
-    chosen = open_dataset(path, action=["arm", "action.grip"], state=["b"])
+    chosen = open_dataset(path, action=["arm", "action.grip"], proprio=["b"])
     assert chosen.action_spec.names == ("x", "y", "grip") and not chosen.notes
     assert chosen.episode(1).action[2].tolist() == [1, -2, 2] and chosen.episode(1).proprio.tolist() == [
         [7 + t] for t in range(6)

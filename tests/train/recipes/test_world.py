@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data import toys
 from tests.train import toy
 from worldsim import storage
+from worldsim.data.lerobot.read import open_dataset
+from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule
 from worldsim.testing import check_world
@@ -95,3 +98,54 @@ def test_pictures_that_are_no_layers_get_the_grid_family(data: Path, tmp_path: P
     world = load_world(train_world(recipe(data, tmp_path / "world", tokenizer=tokenizer, predictor=predictor)))
     assert world.spec.latent_shape == (8, 6, 6)
     check_world(world)
+
+
+def quick(data: object, out: Path, **changes: object) -> TrainWorld:
+    """A recipe that learns nothing: what is looked at is the rest."""
+    brief = Schedule(steps=2, batch=8)
+    base = TrainWorld(
+        data=data,  # type: ignore[arg-type]
+        out=str(out),
+        tokenizer=TokenizerRecipe(name="haar_pca", options={"channels": 4, "width": 4}, schedule=brief),
+        predictor=PredictorRecipe(options={"width": 8, "blocks": 1}, schedule=brief, unrolls=((1, 1.0),)),
+        heads=brief,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def lengths(path: Path, steps: tuple[int, ...]) -> str:
+    """A recording whose episodes have so many actions; none of those of LeRobot's that are one frame."""
+    with episode_writer(path, toy.spec()) as writer:
+        for seed, count in enumerate(steps):
+            writer.write(toy.episode(seed, steps=max(count, 1)))
+    toys.as_foreign(path)
+    for index, count in enumerate(steps):
+        if not count:
+            toys.cut_rows(path, index, 1)
+    return str(path)
+
+
+def test_episodes_of_one_frame_and_short_ones(tmp_path: Path) -> None:
+    """The horizon is that of the data; an episode without an action is neither trained on nor held out."""
+    data = lengths(tmp_path / "d", (0, 2, 9, 0, 5))
+    world = load_world(train_world(quick(data, tmp_path / "w")))
+    assert world.spec.horizon == 9
+    assert world.num_starts == 5  # type: ignore[attr-defined]
+    first = open_dataset(data).episode(1).frames["observation.image"][0]
+    assert torch.equal(world.starts(torch.tensor([0]))["observation.image"][0], torch.tensor(first))  # type: ignore[attr-defined]
+
+
+def test_too_few_episodes_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    data = lengths(tmp_path / "d", (0, 6, 0))
+    with pytest.raises(InvalidInputError, match="1 episodes of two or more frames"):
+        train_world(quick(data, tmp_path / "w"))
+    assert not (tmp_path / "w.training").exists()
+
+
+def test_several_datasets_train_one_world(tmp_path: Path) -> None:
+    both = (lengths(tmp_path / "a", (4, 5)), lengths(tmp_path / "b", (6, 7, 6)))
+    config = storage.from_json(TrainWorld, storage.to_json(quick(list(both), tmp_path / "w", weights=(1.0, 3.0))))
+    world = load_world(train_world(config))
+    assert world.spec.horizon == 7 and world.num_starts == 5  # type: ignore[attr-defined]
+    manifest = storage.read_manifest(tmp_path / "w", kind="world")
+    assert manifest["config"]["data"] == list(both) and manifest["config"]["weights"] == [1, 3]

@@ -24,10 +24,12 @@ from worldsim.core import SIMULATOR, STATE, TASK, TRUE_STATE, Camera, text_rows
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.columns import check_times, join_columns, read_column
+from worldsim.data.lerobot.convert import as_version_3
 from worldsim.data.lerobot.read_meta import Contents, read_contents
 from worldsim.data.starts import Starts
 from worldsim.decode import TOLERANCE_S, read_frames_at
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.hub import local_folder
 from worldsim.video import decode_image
 
 
@@ -36,23 +38,25 @@ def open_dataset(
     *,
     cameras: Sequence[str] | None = None,
     action: Sequence[str] | None = None,
-    state: Sequence[str] | None = None,
+    proprio: Sequence[str] | None = None,
 ) -> "Dataset":
     """Open a dataset folder. Features are named in full or by their last parts.
 
     Args:
-        path: The folder, with `meta/` inside.
+        path: The folder, with `meta/` inside, or ``hf://datasets/OWNER/NAME``. A folder of version 2.1 is copied and the
+            copy converted by LeRobot, once.
         cameras: Image features to read, the main one first; None for all that can be read.
         action: Features that are joined to the actions, in this order; None for `action`, or all of `action.*`.
-        state: Features that are joined to the proprioception; None for `observation.state`, or all of
+        proprio: Features that are joined to the proprioception; None for `observation.state`, or all of
             `observation.state.*`, or one zero where there is none.
 
     Raises:
-        StorageError: There is no dataset, it is of another version (the converter is named), or `meta/` is damaged.
+        StorageError: There is no dataset, it is of another version or cannot be converted, or `meta/` is damaged.
+        MissingExtraError: It is of version 2.1, and LeRobot is not installed.
         UnknownNameError: There is no such feature; those that there are are listed.
         InvalidInputError: There is no camera that can be read or no action, or a feature is named twice.
     """
-    return Dataset(read_contents(Path(path), cameras, action=action, state=state))
+    return Dataset(read_contents(as_version_3(local_folder(path)), cameras, action=action, proprio=proprio))
 
 
 class Dataset:
@@ -61,6 +65,16 @@ class Dataset:
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
         self.path = contents.path
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its folder."""
+        return str(self.path)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How often a frame of each episode is drawn, relative to each other; empty for all alike."""
+        return ()
 
     @property
     def episodes(self) -> int:
@@ -138,6 +152,11 @@ class Dataset:
         """Observations of an episode, T + 1."""
         return int(self._row(index)["length"])
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Observations of every episode."""
+        return tuple(self.length(i) for i in range(self.episodes))
+
     @cached_property
     def digest(self) -> str:
         """sha256 of the content. For data that worldsim did not write it reads every file once."""
@@ -170,7 +189,7 @@ class Dataset:
             StorageError: As `episode`.
             InvalidInputError: No index is given.
         """
-        firsts = [self._read(i, rows=1) for i in indices]
+        firsts = [self._first(i) for i in indices]
         if not firsts:
             raise InvalidInputError("Starts need at least one episode; no index was given.")
         kept: dict[str, list[Any]] = {c.key: [e.frames[c.key][0] for e in firsts] for c in self.cameras}
@@ -181,6 +200,10 @@ class Dataset:
         if len(self.tasks) > 1:
             rows[TASK] = text_rows([e.task for e in firsts])
         return Starts(rows)
+
+    def _first(self, index: int) -> Episode:
+        """The first observation of an episode."""
+        return self._read(index, rows=1)
 
     def _row(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.episodes:

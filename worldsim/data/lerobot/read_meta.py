@@ -14,11 +14,11 @@ from worldsim import storage
 from worldsim.actions import ActionSpec
 from worldsim.core import STATE, TRUE_STATE, Camera
 from worldsim.data.lerobot import format as layout
+from worldsim.data.lerobot.convert import OLD
 from worldsim.data.lerobot.features import Features, Vector, action_spec, find_cameras, find_vector
 from worldsim.errors import InvalidInputError, StorageError
 
 _FIELD = re.compile(r"\{(video_key|((chunk|file)_index|episode_(chunk|file|index))(:0?\d{1,2}d)?)\}")
-CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def read_contents(
     cameras: Sequence[str] | None = None,
     *,
     action: Sequence[str] | None = None,
-    state: Sequence[str] | None = None,
+    proprio: Sequence[str] | None = None,
 ) -> Contents:
     """Read and check `meta/`; arguments and errors as `worldsim.data.lerobot.read.open_dataset`."""
     if not path.is_dir():
@@ -109,7 +109,7 @@ def read_contents(
         )
     info = _info(path)
     try:
-        return _read(path, info, cameras, {layout.ACTION: action, STATE: state})
+        return _read(path, info, cameras, {layout.ACTION: action, STATE: proprio})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InvalidInputError | LookupError) and not isinstance(error, KeyError):
             raise
@@ -166,7 +166,7 @@ def _vectors(
     """The columns of actions, state and true state, and notes on what is joined."""
     vectors, notes = dict[str, Vector](), list[str]()
     for base in (layout.ACTION, STATE, TRUE_STATE):
-        setting = "action" if base == layout.ACTION else "state"
+        setting = "action" if base == layout.ACTION else "proprio"
         vector, said = find_vector(features, base, wanted.get(base), setting=setting, path=path)
         if vector is not None:
             vectors[base] = vector
@@ -201,14 +201,10 @@ def _info(path: Path) -> dict[str, Any]:
     """The content of info.json, of the right version."""
     info = storage.read_json(storage.inside_folder(path, layout.INFO))
     version = str(info.get("codebase_version", "")) if isinstance(info, dict) else ""
-    if version.startswith(("v2", "v1")):
-        raise StorageError(
-            f"{path} is a LeRobotDataset {version}; worldsim reads {layout.VERSION}. Convert it: {CONVERTER} "
-            f"--repo-id=NAME --root={path}"
-        )
     if version.split(".")[0] != layout.VERSION.split(".")[0]:
         raise StorageError(
-            f"{path} has dataset version {version!r}; worldsim reads {layout.VERSION}. Give such a folder."
+            f"{path} has dataset version {version!r}; worldsim reads {layout.VERSION}, and {OLD}, which LeRobot converts. "
+            "Give such a folder."
         )
     return dict(info)
 

@@ -20,7 +20,7 @@ from worldsim.progress import Progress
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.tokenizers.cameras import camera_tokenizer, encode_frames
-from worldsim.train.recipes.settings import HELD_OUT_EVERY, TrainWorld
+from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.tokenizer import FittedTokenizer, fit_tokenizer, state_tokenizer, train_tokenizer
 from worldsim.video import to_model
 from worldsim.worlds.state import columns
@@ -65,7 +65,7 @@ def _tokenizer_folder(work: Path, dataset: Dataset, camera: Camera) -> Path:
 
 def _training_states(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     """True states [F, E] and proprioception [F, P] of up to `STATE_SAMPLE` episodes that are trained on."""
-    trained = [i for i in range(dataset.episodes) if i % HELD_OUT_EVERY] or [0]
+    trained, _ = split_episodes(dataset)
     for index in trained[:: -(-len(trained) // STATE_SAMPLE)]:
         episode = dataset.episode(index)
         yield _true_state(episode), torch.tensor(episode.proprio)
@@ -84,9 +84,8 @@ def _true_state(episode: Episode) -> Tensor:
 
 def training_frames(dataset: Dataset, key: str) -> Iterator[Tensor]:
     """One camera's frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
-    for index in range(dataset.episodes):
-        if index % HELD_OUT_EVERY:
-            yield torch.tensor(dataset.episode(index).frames[key])
+    for index in split_episodes(dataset)[0]:
+        yield torch.tensor(dataset.episode(index).frames[key])
 
 
 def encode_all(

@@ -74,7 +74,7 @@ def read_demonstrations(
     wanted = needs | (teacher.needs if teacher is not None else frozenset())
     observations, actions = [], []
     for index in range(dataset.episodes):
-        observation = _observation(dataset.episode(index), wanted, where=f"episode {index} of {dataset.path}")
+        observation = _observation(dataset.episode(index), wanted, where=f"episode {index} of {dataset.name}")
         recorded = observation.pop(_ACTION)
         policy = DegradedPolicy(teacher or _Replay(recorded), action=spec, how=quality)
         actions.append(spec.normalize(_act_along(policy, observation, key=index)))

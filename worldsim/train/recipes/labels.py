@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldsim.data.labels import Agreed, LabelFile, agree, compare
 from worldsim.data.latents import EncodedEpisodes
-from worldsim.data.lerobot.read import open_dataset
+from worldsim.data.lerobot.join import Data, open_datasets
 from worldsim.data.windows import EncodedEpisode
 from worldsim.errors import InvalidInputError
 from worldsim.rollout.judge import WorldJudge
@@ -30,7 +30,7 @@ TrainHeads = Callable[[Mapping[int, Agreed], str], Heads]
 """Labels and the name of a stage -> heads that were trained with them."""
 
 
-def read_labels(path: str, data: str) -> dict[int, Agreed]:
+def read_labels(path: str, data: Data) -> dict[int, Agreed]:
     """What people agree on, by episode; unclear ones are left in, with that outcome.
 
     Args:
@@ -44,7 +44,7 @@ def read_labels(path: str, data: str) -> dict[int, Agreed]:
         return {}
     if not Path(path).is_file():
         raise InvalidInputError(f"There is no file of labels at {path}. Make one: worldsim label {data}")
-    found = agree(LabelFile.of(Path(path), open_dataset(Path(data))).labels)
+    found = agree(LabelFile.of(Path(path), open_datasets(data)).labels)
     counts = count(found)
     if not counts["solved"] or not counts["failed"]:
         raise InvalidInputError(
@@ -145,7 +145,7 @@ def weigh_labels(
     labels: Mapping[int, Agreed],
     *,
     path: str,
-    data: str,
+    data: Data,
     success_at: Rule,
     train: TrainHeads,
 ) -> LabelWorth:
@@ -161,7 +161,7 @@ def weigh_labels(
     """
     rates = _cross_validate(encoded, labels, success_at=success_at, train=train)
     right = None if rates is None else rates.solved_right + rates.unsolved_right
-    people = compare(LabelFile.of(Path(path), open_dataset(Path(data))).labels)
+    people = compare(LabelFile.of(Path(path), open_datasets(data)).labels)
     return LabelWorth(
         **count(labels),
         agreements=tuple(map(str, people)),

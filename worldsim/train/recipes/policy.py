@@ -19,7 +19,8 @@ from torch import Tensor
 from worldsim import __version__, storage
 from worldsim.compute import find_device
 from worldsim.core import STATE, TRUE_STATE, is_image
-from worldsim.data.lerobot.read import Dataset, open_dataset
+from worldsim.data.lerobot.join import Data, open_datasets
+from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate.policies import load_policy
 from worldsim.optimize import LossAt, Schedule, fit
@@ -37,13 +38,17 @@ class TrainPolicy:
     """Request of `train_policy`. The defaults clone the push expert in about a minute of one core per run.
 
     Attributes:
-        data: Dataset folder (LeRobotDataset v3).
+        data: Dataset (LeRobotDataset v3 or v2.1): a folder, or ``hf://datasets/OWNER/NAME``; or several of the same cameras and
+            actions.
         out: Folder to fill with ``<run>/<step>`` policy folders.
         kind: ``pixel`` or ``state``.
         options: Fields of the policy's config that differ from its defaults, for example ``{"hidden": 128}``.
         teacher: Reference of a policy whose actions are imitated instead of the recorded ones (``module:name`` or a
             folder); empty for the recorded. For the push task: ``worldsim.policies.scripted:PushExpert``.
-        cameras: Image features that a pixel policy looks through, the main one first; empty for all of the dataset.
+        cameras: Image features that a pixel policy looks through, the main one first; empty for all that can be read.
+        action: Features that are joined to the actions, in this order; empty for `action`, or all of `action.*`.
+        proprio: Features that are joined to the proprioception, in this order; empty for `observation.state`, or all of
+            `observation.state.*`.
         episodes: Data sizes; 0 stands for all. Each seed draws its own episodes.
         seeds: Of weights, batches and choice of episodes.
         qualities: What is done to the imitated actions.
@@ -57,12 +62,14 @@ class TrainPolicy:
         InvalidInputError: A list is empty or repeats itself, or a checkpoint lies beyond the last step.
     """
 
-    data: str
+    data: Data
     out: str
     kind: str = "pixel"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     teacher: str = ""
     cameras: tuple[str, ...] = ()
+    action: tuple[str, ...] = ()
+    proprio: tuple[str, ...] = ()
     episodes: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
     qualities: tuple[Degradation, ...] = (Degradation(),)
@@ -115,7 +122,7 @@ def train_policy(config: TrainPolicy, *, progress: Progress = silent) -> Path:
     if config.kind not in POLICIES:
         raise unknown_name("kind of policy", config.kind, POLICIES)
     find_device(config.device)
-    dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
+    dataset = open_datasets(config.data, cameras=config.cameras, action=config.action, proprio=config.proprio)
     work = Path(config.out) / ".training"
     with open_run(work, {"config": config, "data_digest": dataset.digest}):
         for quality, how in enumerate(config.qualities):
@@ -149,7 +156,7 @@ def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: Tra
         return
     total = len(recorded.actions)
     if run.episodes > total:
-        raise InvalidInputError(f"Run {name} asks for {run.episodes} episodes; {dataset.path} has {total}.")
+        raise InvalidInputError(f"Run {name} asks for {run.episodes} episodes; {dataset.name} has {total}.")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(run.seed)).tolist()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)

@@ -25,7 +25,7 @@ from worldsim.train.recipes.encode import encode_some, training_frames
 from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import figure_bytes
 from worldsim.train.recipes.predictor import prepare_predictor
-from worldsim.train.recipes.settings import HELD_OUT_EVERY, TrainWorld
+from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
 REHEARSED = 8
@@ -46,7 +46,7 @@ def rehearse(
         labelled: Labels of people are used.
     """
     tokenizer = join_cameras({key: one.tokenizer for key, one in fitted.items()})
-    chosen = [i for i in range(dataset.episodes) if i % HELD_OUT_EVERY][:REHEARSED] or [0]
+    chosen = [i for i in split_episodes(dataset)[0] if dataset.length(i) > 1][:REHEARSED]
     few = list[EncodedEpisodes]()
     with tempfile.TemporaryDirectory(prefix="worldsim-rehearsal-") as scratch:
         took = time_call(

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from worldsim.compute import find_device
 from worldsim.core import STATE, TASK, TRUE_STATE, WorldSpec
 from worldsim.data.labels import Agreed
 from worldsim.data.latents import EncodedEpisodes
-from worldsim.data.lerobot.read import Dataset, open_dataset
+from worldsim.data.lerobot.read import Dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, fit
@@ -37,7 +37,7 @@ from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
 from worldsim.train.recipes.labels import read_labels, unlabelled, weigh_labels
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse, shorten_all
-from worldsim.train.recipes.settings import HELD_OUT_EVERY, TrainWorld
+from worldsim.train.recipes.settings import TrainWorld, open_data, split_episodes
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 from worldsim.worlds.heads import Heads
 from worldsim.worlds.latent import LatentWorld, LearnedWorld, drawable_shape
@@ -70,7 +70,8 @@ def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callabl
     find_device(config.device)
     out = Path(config.out)
     work = out.with_name(out.name + ".training")
-    dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
+    dataset = open_data(config)
+    split_episodes(dataset)  # before anything is made
     labels = read_labels(config.labels, config.data)
     asked = {"config": config, "data_digest": dataset.digest}
     with open_run(work, asked | ({"labels": labels} if labels else {})):
@@ -93,7 +94,7 @@ def plan_world(config: TrainWorld, *, progress: Progress = silent) -> TrainingPl
         StorageError, InvalidInputError: As `train_world`.
     """
     find_device(config.device)
-    dataset = open_dataset(Path(config.data), cameras=config.cameras or None)
+    dataset = open_data(config)
     with tempfile.TemporaryDirectory(prefix="worldsim-plan-") as scratch:
         return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels))[1]
 
@@ -127,8 +128,8 @@ def _train(
     """Train every stage as planned, and write the world folder."""
     asked, config = config, shorten_all(config, plan.share)
     tokenizer, seconds = train_tokenizers(fitted, dataset, config, work, progress)
-    encoded = encode_all(dataset, tokenizer, config, work, progress)
-    trained, held_out = encoded.split(every=HELD_OUT_EVERY)
+    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    trained, held_out = encoded.split(split_episodes(dataset)[1])
     prepared = prepare_predictor(
         trained, tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
     )
@@ -137,7 +138,7 @@ def _train(
     train_heads = functools.partial(_train_heads, trained, encoded, tokenizer, dataset, config, work, progress)
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels)
-    world = _assemble(tokenizer, prepared.predictor, heads, dataset, config, held_out, unlabelled=without)
+    world = _assemble(tokenizer, prepared.predictor, heads, dataset, config, trained, held_out, unlabelled=without)
     measured = measure_held_out(world, held_out, dataset)
     cost = {"tokenizer": seconds, "predictor": spent, "heads": last}
     manifest = {
@@ -189,11 +190,12 @@ def _assemble(
     heads: Heads,
     dataset: Dataset,
     config: TrainWorld,
+    trained: EncodedEpisodes,
     held_out: EncodedEpisodes,
     *,
     unlabelled: tuple[Literal["success", "progress"], ...],
 ) -> LearnedWorld:
-    """Put the parts together, with starts from held-out episodes."""
+    """Put the parts together, with starts from held-out episodes first."""
     stride = tokenizer.temporal_stride * predictor.frames_per_step
     cameras = () if config.state else dataset.cameras
     text = (TASK,) if "text" in predictor.reads and len(dataset.tasks) > 1 else ()
@@ -203,7 +205,7 @@ def _assemble(
         observes=(*([TRUE_STATE] if config.state else [camera.key for camera in cameras]), STATE, *text),
         latent_shape=drawable_shape(tokenizer, predictor.frames_per_step),
         proprio_dim=held_out.proprio_dim,
-        horizon=config.horizon or (held_out.longest - 1) * stride,
+        horizon=config.horizon or (max(trained.longest, held_out.longest) - 1) * stride,
         actions_per_step=stride,
         success_at=dataset.success_at,
         task=dataset.task,
@@ -211,9 +213,8 @@ def _assemble(
         unlabelled=unlabelled,
     )
     kind = StateWorld if config.state else LatentWorld
-    return kind(
-        spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=_starts(dataset, config, held_out)
-    ).cpu()
+    starts = _starts(dataset, config, [*held_out.indices, *trained.indices])
+    return kind(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts).cpu()
 
 
 def _weigh(
@@ -237,11 +238,11 @@ def _weigh(
     ).to_json()
 
 
-def _starts(dataset: Dataset, config: TrainWorld, held_out: EncodedEpisodes) -> Starts:
-    """First observations that were not trained on."""
+def _starts(dataset: Dataset, config: TrainWorld, episodes: Sequence[int]) -> Starts:
+    """The first observations of other data, or of these episodes in order."""
     if not config.starts:
-        return dataset.starts(held_out.indices[: config.num_starts])
-    source = open_dataset(Path(config.starts), cameras=config.cameras or None)
+        return dataset.starts(episodes[: config.num_starts])
+    source = open_data(dataclasses.replace(config, data=config.starts, weights=()))
     if source.cameras != dataset.cameras:
-        raise InvalidInputError(f"Cameras of {config.starts} are {source.cameras}, of {config.data} {dataset.cameras}.")
+        raise InvalidInputError(f"Cameras of {source.name} are {source.cameras}, of {dataset.name} {dataset.cameras}.")
     return source.starts(range(min(config.num_starts, source.episodes)))
