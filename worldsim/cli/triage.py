@@ -122,7 +122,7 @@ def triage(
             timeout_s=timeout,
             isolate=isolate,
         )
-        for remark in job.remarks:
+        for remark in (*job.remarks, *filter(None, [job.warning])):
             say(remark, error=True)
         if dry_run:
             say(str(job.estimate()))
@@ -139,19 +139,33 @@ def triage(
 
 
 def show_report(data: "ReportData", out: Path) -> None:
-    """Write the report, and print the leaderboard and how far the simulator agrees."""
+    """Write the report, and print the leaderboard, what it comes to, and how far world and simulator agree."""
     from rich.console import Console
 
     from worldsim.triage.report import write_report
+    from worldsim.triage.report.conclusion import conclude
     from worldsim.triage.report.leaderboard import Leaderboard
+    from worldsim.triage.report.trust import assess_reliance
+    from worldsim.triage.report.words import same_everywhere
 
     write_report(out / "report.html", data)
     Console().print(Leaderboard(data.ranking), soft_wrap=True)
+    concluded = conclude(data)
+    say(concluded.title, style="bold")
+    if concluded.missing:
+        say(f"What is missing: {concluded.missing}")
     for text in data.judging:
         say(text)
+    if data.held_out is not None and (figures := data.held_out.summary()):
+        say(f"World {data.world} on held-out episodes: {figures}")
     for name in ("success", "progress"):
         agreement = getattr(data.truth, name, None)
         if agreement is not None:
             parts = "; ".join(str(agreement[n]) for n in ("pearson", "spearman", "mmrv", "bias"))
+            if data.truth is not None and name == "success" and (alike := same_everywhere(data.truth)):
+                parts = f"cannot be said: every policy solved {alike} on both sides"
             say(f"Agreement with the simulator, {name}: {parts}")
+    for row in assess_reliance(data):
+        if row.answer == "no":
+            say(f"{row.claim}: no. {row.reason}")
     say(f"Report: {out / 'report.html'}")

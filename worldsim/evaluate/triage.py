@@ -27,7 +27,7 @@ from worldsim.triage.report import Clip, ReportData, assemble, choose
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import run
 from worldsim.worlds import world_spec
-from worldsim.worlds.labelling import describe_labels, label_rates
+from worldsim.worlds.labelling import describe_labels, held_out_of, label_rates
 from worldsim.worlds.latent import LearnedWorld
 
 _TRUTH = 12
@@ -101,6 +101,12 @@ class Triage:
             here=True,
             env=self.env,
         )
+
+    @property
+    def warning(self) -> str:
+        """Why nothing should be concluded from the world, by its own figures; empty where they do not say so."""
+        held_out = held_out_of(self.request.world.source)
+        return held_out.verdict if held_out is not None and held_out.usable is False else ""
 
     @property
     def load_world(self) -> "functools.partial[LearnedWorld]":
@@ -239,7 +245,11 @@ def report_of(
         remarks.append(f"Episodes could not be filmed: {error}")
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     cost = _core_seconds() if here else None
-    return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks)
+    try:
+        held_out = held_out_of(results.plan.request.world.source)
+    except WorldsimError:  # the world has gone, or is none of a folder
+        held_out = None
+    return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks, held_out=held_out)
 
 
 def _film(

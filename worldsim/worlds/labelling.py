@@ -1,13 +1,27 @@
-"""What a world folder says of the success labels that its heads learned from; loads no weights."""
+"""What a world folder says of itself: its figures on held-out episodes, the labels its heads learned from; loads no weights."""
 
 from pathlib import Path
 from typing import Any
 
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.json_values import from_json
+from worldsim.stats.held_out import HeldOut
 from worldsim.stats.judge_rates import JudgeRates, Proportion
 from worldsim.storage import MANIFEST, read_json
 from worldsim.worlds import world_folder, world_spec
+
+
+def held_out_of(name: str | Path) -> HeldOut | None:
+    """Figures of a world on episodes that it was not trained on; None where its manifest holds none.
+
+    Args:
+        name: A world folder or a shipped name.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: Its manifest is missing or corrupt.
+    """
+    return HeldOut.of_manifest(read_json(world_folder(name) / MANIFEST))
 
 
 def describe_labels(name: str | Path) -> str:

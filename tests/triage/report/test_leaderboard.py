@@ -32,10 +32,22 @@ def test_a_pipe_gets_plain_aligned_lines(ranking: Ranking) -> None:
     text = printed(ranking, terminal=False, rows=5)
     lines = text.splitlines()
     assert "\x1b" not in text
-    assert lines[0].split() == ["#", "checkpoint", "success", "interval", "progress", "P(top", "3)", "rollouts"]
+    assert lines[0].split() == [
+        "#",
+        "checkpoint",
+        "score",
+        "success",
+        "interval",
+        "progress",
+        "P(top",
+        "3)",
+        "rollouts",
+    ]
     assert lines[1].split()[0] == "1"
     assert len({line.rfind("%") for line in lines[1:6]}) == 1  # columns line up
-    assert lines[6] == "Ordered by the posterior mean of success."
+    assert lines[6].startswith(
+        "Sorted by score, the posterior mean of success over all rollouts; equal success by progress."
+    )
     assert lines[7] == "... and 24 more"
     assert lines[8] == "crashed: 004: raised ValueError: bad [red]shape[/red]"
     assert len(lines) == 9
@@ -44,7 +56,7 @@ def test_a_pipe_gets_plain_aligned_lines(ranking: Ranking) -> None:
 def test_rollouts_are_those_of_the_triage_and_of_the_audit(sample: ReportData) -> None:
     lines = printed(sample.ranking, terminal=False).splitlines()
     assert lines[1].endswith(f"{sample.ranking.policies[0].triage.rollouts} + 120")
-    assert any("of the fresh episodes (after the +) where there are any" in line for line in lines)
+    assert any("of the fresh episodes, after the +, where there are any" in line for line in lines)
 
 
 def test_long_names_are_not_cut_by_the_width_of_a_pipe(ranking: Ranking) -> None:
@@ -59,7 +71,7 @@ def test_a_terminal_gets_every_column_at_80_and_at_110(ranking: Ranking) -> None
         text = printed(ranking, terminal=True, width=width)
         for column in ("checkpoint", "success", "interval", "progress", "P(top 3)", "rollouts"):
             assert column in text
-        assert "█" in text and "\x1b[" in text
+        assert ("█" in text) == (width >= 100) and "\x1b[" in text
 
 
 def test_success_is_that_of_the_ranking(ranking: Ranking) -> None:
@@ -89,3 +101,16 @@ def test_escapes_and_markup_from_outside_stay_text(ranking: Ranking) -> None:
         assert "[/y]" in text
         assert "\x1b[31m\ufffd" not in text and "\x1b]8" not in text and "\x07" not in text
         assert ("\x1b" in text) == terminal
+
+
+def test_ties_are_called_ties_and_no_rank_follows_the_number_of_rollouts() -> None:
+    success, progress = np.zeros((4, 20)), np.tile(np.array([[0.1], [0.4], [0.4], [0.2]]), (1, 20))
+    success[0, 4:], progress[0, 4:] = np.nan, np.nan  # fewer rollouts pull a rate of zero less far down
+    failed = np.zeros(4, dtype=bool)
+    evidence = Evidence(success=success, progress=progress, failed=failed)
+    ranking = Ranking.from_evidence(evidence, names=["few", "a", "b", "c"], k=1)
+    assert [line.name for line in ranking.policies] == ["a", "b", "c", "few"]
+    assert {line.p_top_k for line in ranking.policies} == {0.25}
+    lines = printed(ranking, terminal=False).splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["1=", "1=", "3", "4"]
+    assert lines[5] == "Success is the same for all: sorted by progress alone. Ranks with = are ties."

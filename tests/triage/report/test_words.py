@@ -4,6 +4,7 @@ import pytest
 
 from worldsim.stats.intervals import Estimate
 from worldsim.triage.report import ReportData
+from worldsim.triage.report.conclusion import conclude
 from worldsim.triage.report.words import (
     chance,
     count,
@@ -13,7 +14,6 @@ from worldsim.triage.report.words import (
     letters,
     percent_range,
     track,
-    write_title,
 )
 
 
@@ -52,6 +52,10 @@ def ranked(data: ReportData, **changes: object) -> ReportData:
     return dataclasses.replace(data, ranking=dataclasses.replace(data.ranking, **changes))  # type: ignore[arg-type]
 
 
+def write_title(data: ReportData) -> str:
+    return conclude(data).title
+
+
 def test_titles(sample: ReportData) -> None:
     assert write_title(sample) == "Try these 5 of 24 checkpoints first."
     assert write_title(ranked(sample, k=1)) == "Try this one of 24 checkpoints first."
@@ -66,7 +70,7 @@ def test_how_sure(sample: ReportData) -> None:
     assert "between 43\u202f% and over\u202f99\u202f%. 2 other policies still have a chance" in describe_certainty(
         sample
     )
-    assert "of 120 fresh episodes, which did not choose them" in describe_certainty(sample)
+    assert "of 120 fresh episodes each, which did not choose them" in describe_certainty(sample)
     certain = tuple(dataclasses.replace(p, p_top_k=float(p.rank <= 5), audit=None) for p in sample.alive)
     text = describe_certainty(ranked(sample, policies=certain))
     assert "is over\u202f99\u202f%. No other policy has a chance" in text
@@ -88,9 +92,12 @@ def test_ties_are_called_ties(sample: ReportData) -> None:
 
     assert write_title(at(0.0)) == "None of the 23 checkpoints that ran solved an episode."
     assert write_title(at(1.0)) == "The 23 checkpoints that ran are tied at 100\u202f% success."
-    assert "They solve 0\u202f% of the episodes" in describe_certainty(at(0.0))
-    lines = [dataclasses.replace(p, score=0.5 if p.rank in (5, 6, 7) else p.score) for p in sample.alive]
-    assert "2 other policies are tied with the last of them." in describe_certainty(
-        ranked(sample, policies=tuple(lines))
-    )
-    assert "tied" not in describe_certainty(sample)
+    text = describe_certainty(at(0.0))
+    assert "ordered by progress alone. They solve none of the episodes" in text and "probability" not in text
+    fifth = sample.alive[4]
+    lines = [
+        dataclasses.replace(p, triage=fifth.triage, audit=fifth.audit) if p.rank in (6, 7) else p for p in sample.alive
+    ]
+    text = describe_certainty(ranked(sample, policies=tuple(lines)))
+    assert "2 other policies have the same success as the last of them." in text
+    assert "the same success" not in describe_certainty(sample)

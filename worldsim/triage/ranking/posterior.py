@@ -10,6 +10,7 @@ Shape legend: K policies, n shared episodes, D draws.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Protocol, Self
 
@@ -112,7 +113,8 @@ class Posterior:
 
     Attributes:
         score: float64 [K], posterior mean of the success rate: the shrunk mean.
-        p_top_k: float64 [K], probability to be among the best k; sums to k (or to the number of policies, if fewer).
+        p_top_k: float64 [K], probability to be among the best k; sums to k (or to the number of policies, if fewer). The
+            same for all where all have the same success.
         p_best: float64 [K], probability to be the best; sums to 1.
         expected_rank: float64 [K], posterior mean of the rank, 1 is best; crashed policies hold K.
     """
@@ -249,6 +251,9 @@ def compute_posterior(tally: Tally, *, k: int, prior: Prior | None = None, draws
     score, top, best = np.zeros(total), np.zeros(total), np.zeros(total)
     expected = np.full(total, float(total))
     score[alive] = (a / (a + b))[alive]
+    if is_uniform(tally):  # draws would follow the numbers of rollouts
+        top[alive], best[alive], expected[alive] = min(1.0, k / alive.size), 1 / alive.size, (alive.size + 1) / 2
+        return Posterior(score=score, p_top_k=top, p_best=best, expected_rank=expected)
     ranks = np.zeros((3, alive.size))
     generator = seeded_generator(tally, label="posterior")
     for start in range(0, draws, _CHUNK):
@@ -265,10 +270,11 @@ def beta_parameters(tally: Tally, prior: Prior) -> tuple[Float64s, Float64s]:
 
 
 def order(tally: Tally, *, prior: Prior | None = None) -> Int64s:
-    """Order policies by score.
+    """Order policies by score, and neighbours of equal success by progress.
 
-    The score is the posterior mean of the success rate, compared to 12 decimals; ties go to progress, then to the
-    success mean, then to the lower index.
+    The score is the posterior mean of the success rate, compared to 12 decimals. It pulls few rollouts less far from the
+    average than many, so among neighbours whose success means are equal (all solve nothing) it would follow the number of
+    rollouts; they are ordered by progress, then by score, then by the lower index.
 
     Args:
         tally: What is known.
@@ -279,9 +285,21 @@ def order(tally: Tally, *, prior: Prior | None = None) -> Int64s:
     """
     a, b = beta_parameters(tally, fit_prior(tally) if prior is None else prior)
     score = np.round(a / (a + b), 12)
-    progress, success = np.nan_to_num(tally.progress_mean), np.nan_to_num(tally.success_mean)
+    progress, success = np.round(np.nan_to_num(tally.progress_mean), 12), np.nan_to_num(tally.success_mean)
     index = np.arange(tally.policies)
-    return np.asarray(np.lexsort((index, -success, -np.round(progress, 12), -score, tally.failed)), dtype=np.int64)
+    by_score = np.lexsort((index, -success, -progress, -score, tally.failed))
+    known = (tally.count > 0) & ~tally.failed
+    mean = np.round(success, 12)
+    tied = [known[i] and known[j] and mean[i] == mean[j] for i, j in itertools.pairwise(by_score)]
+    run = np.zeros(tally.policies, dtype=np.int64)
+    run[by_score] = np.cumsum([0, *(not t for t in tied)])[: tally.policies]
+    return np.asarray(np.lexsort((index, -score, -progress, run)), dtype=np.int64)
+
+
+def is_uniform(tally: Tally) -> bool:
+    """Whether all policies that did not crash have the same success, so that it says nothing about their order."""
+    known = tally.success_mean[~tally.failed]
+    return known.size > 1 and bool(np.isfinite(known).all()) and bool((np.round(known - known[0], 12) == 0).all())
 
 
 def seeded_generator(tally: Tally, *, label: str, seed: int = 0) -> np.random.Generator:

@@ -7,6 +7,7 @@ separate: two policies are separated when their simultaneous intervals do not me
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import string
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,17 @@ class RankedPolicy:
     def shown(self) -> Measured:
         """The audit where there is one, else the triage: what a reader should be shown."""
         return self.audit or self.triage
+
+    @property
+    def overall(self) -> tuple[float, float] | None:
+        """Success, corrected where it is, and progress over all rollouts, to 9 decimals; None without rollouts or if crashed."""
+        parts = [m for m in (self.triage, self.audit) if m is not None and m.rollouts]
+        number = sum(m.rollouts for m in parts)
+        if not number or self.failed is not None:
+            return None
+        success = sum((m.success or 0.0) * m.rollouts for m in parts) / number
+        progress = sum((m.progress or 0.0) * m.rollouts for m in parts) / number
+        return round_number(self.corrected.value if self.corrected else success), round_number(progress)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; ``corrected`` only where there is one."""
@@ -166,6 +178,26 @@ class Ranking:
     def top(self) -> tuple[RankedPolicy, ...]:
         """The first k lines that did not crash: the policies to try."""
         return tuple(line for line in self.policies[: self.k] if line.failed is None)
+
+    @property
+    def places(self) -> dict[int, str]:
+        """Rank of each policy that did not crash, by row, as people write it: ``3``, and ``3=`` for each of a tie.
+
+        A tie has the same success and the same progress, and no score can part it.
+        """
+        alive = [line for line in self.policies if line.failed is None]
+        found: dict[int, str] = {}
+        for _, group in itertools.groupby(alive, key=lambda line: line.overall or line.rank):
+            lines = list(group)
+            found |= {line.policy: f"{lines[0].rank}{'=' if len(lines) > 1 else ''}" for line in lines}
+        return found
+
+    @property
+    def same_success(self) -> float | None:
+        """The success that all policies that did not crash have, over all rollouts; None where they differ or there is one."""
+        rates = {None if line.overall is None else line.overall[0] for line in self.policies if line.failed is None}
+        number = sum(line.failed is None for line in self.policies)
+        return rates.pop() if len(rates) == 1 and number > 1 else None
 
     @property
     def corrected(self) -> bool:

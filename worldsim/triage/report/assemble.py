@@ -10,6 +10,7 @@ import numpy as np
 from worldsim.arrays import Bools, Int64s
 from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.correlation import SOLVED
+from worldsim.stats.held_out import HeldOut
 from worldsim.stats.intervals import Interval, mean_sequence
 from worldsim.triage.allocate.allocators import SequentialHalving
 from worldsim.triage.engine.replay import Results
@@ -41,6 +42,7 @@ def assemble(
     clips: Sequence[Clip] = (),
     settings: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
+    held_out: HeldOut | None = None,
 ) -> ReportData:
     """Gather what a report shows.
 
@@ -52,6 +54,7 @@ def assemble(
         clips: Filmed episodes.
         settings: Further lines for the manifest.
         remarks: Further cautions, one sentence each.
+        held_out: What the world's manifest says of held-out episodes.
     """
     request, plan = results.plan.request, results.plan
     unfinished = () if results.finished else ("The run is not finished: run the same command again to continue it.",)
@@ -75,6 +78,7 @@ def assemble(
         manifest=_manifest(results, command, made, core_s, settings or {}),
         judging=judging,
         remarks=(*unfinished, *chunked, *crashed, *remarks),
+        held_out=held_out,
     )
 
 

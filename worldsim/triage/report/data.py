@@ -9,6 +9,7 @@ from typing import Literal
 
 from worldsim.stats.agreement import Agreement
 from worldsim.stats.correlation import SOLVED
+from worldsim.stats.held_out import HeldOut
 from worldsim.stats.intervals import Interval
 from worldsim.text import strip_common_parts
 from worldsim.triage.ranking.measured import Measured
@@ -178,6 +179,7 @@ class ReportData:
         manifest: Provenance.
         judging: How episodes were judged and whose errors were corrected, in sentences; empty for the world's own heads.
         remarks: Further cautions, one sentence each.
+        held_out: Figures of the world on episodes that it was not trained on; None where it states none.
     """
 
     ranking: Ranking
@@ -192,6 +194,7 @@ class ReportData:
     clips: tuple[Clip, ...] = ()
     judging: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    held_out: HeldOut | None = None
 
     @property
     def alive(self) -> tuple[RankedPolicy, ...]:

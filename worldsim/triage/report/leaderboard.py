@@ -15,6 +15,7 @@ from worldsim.text import printable, shorten, strip_common_parts
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
 
 _LONGEST = 60  # characters of a name; ranking.json has them in full
+_WIDE = 100  # characters from which a terminal has room for bars
 _TRACK = 12  # cells of a success bar
 
 
@@ -34,7 +35,7 @@ class Leaderboard:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw a table on a terminal, and plain lines elsewhere."""
         if console.is_terminal:
-            yield self._table()
+            yield self._table(bar=options.max_width >= _WIDE)
             yield from self._remarks()
             return
         for line in self.plain().splitlines():
@@ -43,7 +44,7 @@ class Leaderboard:
 
     def plain(self) -> str:
         """Return the leaderboard as aligned text without colour or frames, one policy a line."""
-        body = [_cells(line, name, corrected=self._corrects) for line, name in self._shown()]
+        body = [self._cells(line, name) for line, name in self._shown()]
         cells = [self._columns(), *body]
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = [
@@ -67,12 +68,29 @@ class Leaderboard:
         return (
             "#",
             "checkpoint",
+            "score",
             "success",
             "interval",
             *corrected,
             "progress",
             f"P(top {self.ranking.k})",
             "rollouts",
+        )
+
+    def _cells(self, line: RankedPolicy, name: str) -> Sequence[str]:
+        """The cells of a line, in the order of `_columns`."""
+        shown = line.shown
+        span = shown.success_anytime
+        return (
+            self.ranking.places[line.policy],
+            name,
+            "-" if line.score is None else f"{100 * line.score:.1f}%",
+            "-" if shown.success is None else f"{100 * shown.success:.1f}%",
+            "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]",
+            *((_corrected(line),) if self._corrects else ()),
+            "-" if shown.progress is None else f"{shown.progress:.2f}",
+            ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
+            f"{line.triage.rollouts}{f' + {line.audit.rollouts}' if line.audit else ''}",
         )
 
     def _shown(self) -> list[tuple[RankedPolicy, str]]:
@@ -82,19 +100,19 @@ class Leaderboard:
         alive = [(line, shorten(label, width=_LONGEST)) for line, label in pairs if line.failed is None]
         return alive[: self._max_rows]
 
-    def _table(self) -> Table:
+    def _table(self, *, bar: bool) -> Table:
         """Draw the table for a terminal; the chosen k are bright."""
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         rank, checkpoint, *others = self._columns()
-        for name in (rank, checkpoint, "", *others):
+        for name in (rank, checkpoint, *([""] if bar else []), *others):
             left = name in ("checkpoint", "")
             table.add_column(
                 name, justify="left" if left else "right", no_wrap=name != "checkpoint", overflow="fold", min_width=1
             )
         for line, name in self._shown():
-            rank, label, *rest = _cells(line, name, corrected=self._corrects)
+            rank, label, *rest = self._cells(line, name)
             chosen = line.rank <= self.ranking.k
-            cells = [rank, label, _track(line), *rest]
+            cells = [rank, label, *([_track(line)] if bar else []), *rest]
             table.add_row(
                 *(Text(c) for c in cells), style="" if chosen else "dim", end_section=line.rank == self.ranking.k
             )
@@ -103,10 +121,13 @@ class Leaderboard:
     def _remarks(self) -> list[Text]:
         """Say how the table is ordered and what it leaves out: policies below, and policies that crashed."""
         alive = [p for p in self.ranking.policies if p.failed is None]
-        order = "Ordered by the posterior mean of success"
+        order = "Sorted by score, the posterior mean of success over all rollouts; equal success by progress."
+        if self.ranking.same_success is not None:
+            order = "Success is the same for all: sorted by progress alone."
+        ties = " Ranks with = are ties." if any(p.endswith("=") for p in self.ranking.places.values()) else ""
         if any(p.audit for p in alive):
-            order += " over all rollouts; success, interval and progress are of the fresh episodes (after the +) where there are any"
-        found = [Text(f"{order}.", style="dim")] if alive else []
+            ties += " Success, interval and progress are of the fresh episodes, after the +, where there are any."
+        found = [Text(f"{order}{ties}", style="dim")] if alive else []
         found += (
             [Text(f"... and {len(alive) - self._max_rows} more", style="dim")] if len(alive) > self._max_rows else []
         )
@@ -117,22 +138,6 @@ class Leaderboard:
                 reason = printable(" ".join(line.failed.split()))
                 found.append(Text(f"crashed: {shorten(name, width=_LONGEST)}: {reason}", style="red"))
         return found
-
-
-def _cells(line: RankedPolicy, name: str, *, corrected: bool) -> Sequence[str]:
-    """The cells of a line, in the order of `Leaderboard._columns`."""
-    shown = line.shown
-    span = shown.success_anytime
-    return (
-        str(line.rank),
-        name,
-        "-" if shown.success is None else f"{100 * shown.success:.1f}%",
-        "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]",
-        *((_corrected(line),) if corrected else ()),
-        "-" if shown.progress is None else f"{shown.progress:.2f}",
-        ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
-        f"{line.triage.rollouts}{f' + {line.audit.rollouts}' if line.audit else ''}",
-    )
 
 
 def _corrected(line: RankedPolicy) -> str:

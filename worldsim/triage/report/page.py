@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from worldsim import storage
 from worldsim.text import printable
 from worldsim.triage.report import trust, words
+from worldsim.triage.report.conclusion import conclude
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.figures import draw_both_widths
 from worldsim.triage.report.videos import encode_films
@@ -51,6 +52,7 @@ def _context(data: ReportData) -> dict[str, object]:
     script = _read(SCRIPT)
     films = encode_films(data.clips)
     found = [data.truth.success.get(name) for name in _HIGHLIGHTS] if data.truth else []
+    concluded = conclude(data)
     return {
         "style": _read(STYLE),
         "script": script,
@@ -58,7 +60,9 @@ def _context(data: ReportData) -> dict[str, object]:
         "data": data,
         "ranking": data.ranking,
         "labels": data.labels,
-        "title": words.write_title(data),
+        "title": concluded.title,
+        "missing": concluded.missing,
+        "places": data.ranking.places,
         "how_sure": words.describe_certainty(data),
         "not_known": words.describe_unknowns(data),
         "reliances": trust.assess_reliance(data),

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Literal
 
 from worldsim.triage.report.data import ReportData, Truth
-from worldsim.triage.report.words import estimate, percent, plural, points
+from worldsim.triage.report.words import estimate, percent, plural, points, same_everywhere
 
 Answer = Literal["yes", "partly", "no", "unknown"]
 
@@ -39,8 +39,8 @@ class Reliance:
 
 
 def assess_reliance(data: ReportData) -> tuple[Reliance, ...]:
-    """Answer the four questions, from the most to the least supported kind of statement."""
-    return (_choice(data), _order(data.truth), _rates(data), _episodes(data.truth))
+    """Answer the questions, from the most to the least supported kind of statement; that of the world's figures comes first."""
+    return (*_world(data), _choice(data), _order(data.truth), _rates(data), _episodes(data.truth))
 
 
 def list_cautions(data: ReportData) -> tuple[str, ...]:
@@ -60,11 +60,27 @@ def average_round_trip_gap(data: ReportData) -> float | None:
     return sum(trip.lost for trip in rows) / len(rows) if rows else None
 
 
+def _world(data: ReportData) -> tuple[Reliance, ...]:
+    """Whether the world predicts episodes that it was not trained on; nothing where it states no figures."""
+    held_out = data.held_out
+    if held_out is None:
+        return ()
+    answer: Answer = "unknown" if held_out.usable is None else "yes" if held_out.usable else "no"
+    said = [*held_out.reasons, f"{text[0].upper()}{text[1:]}." if (text := held_out.summary()) else ""]
+    claim = "The world predicts episodes that it was not trained on"
+    return (Reliance(claim=claim, answer=answer, reason=" ".join(filter(None, said))),)
+
+
 def _choice(data: ReportData) -> Reliance:
     top, k = data.ranking.top, data.ranking.k
     claim = f"These are the best {k} inside the world" if k > 1 else "This is the best inside the world"
     if len(data.alive) <= k:
         return Reliance(claim=claim, answer="unknown", reason="There was nothing to choose from.")
+    if data.ranking.same_success is not None:
+        reason = (
+            f"It cannot be said: all have {percent(data.ranking.same_success)} success and are ordered by progress."
+        )
+        return Reliance(claim=claim, answer="unknown", reason=reason)
     certain = sum(p.p_top_k >= SURE for p in top)
     answer: Answer = "yes" if certain == len(top) else "partly" if 2 * certain >= len(top) else "no"
     reason = f"{certain} of {len(top)} belong there with at least {percent(SURE)} probability."
@@ -109,7 +125,7 @@ def _rates(data: ReportData) -> Reliance:
         reasons.append(f"round-trip gap {points(gap)}")
     if not grades:
         return Reliance(claim=claim, answer="unknown", reason="Neither a ground truth nor a round trip was measured.")
-    if data.truth is not None and (every := _same_everywhere(data.truth)):
+    if data.truth is not None and (every := same_everywhere(data.truth)):
         return Reliance(
             claim=claim, answer="unknown", reason=f"It cannot be said: every policy solved {every} on both sides."
         )
@@ -118,15 +134,11 @@ def _rates(data: ReportData) -> Reliance:
     return Reliance(claim=claim, answer=answer, reason=text[0].upper() + text[1:] + ".")
 
 
-def _same_everywhere(truth: Truth) -> str:
-    """Say what all policies solved, where all outcomes are the same: agreement is then no evidence."""
-    rates = {side.success for row in truth.policies for side in (row.world, row.truth)}
-    return "nothing" if rates == {0.0} else "everything" if rates == {1.0} else ""
-
-
 def _episodes(truth: Truth | None) -> Reliance:
     claim = "A single episode ends as it would in truth"
     kappa = truth.success.get("episode_kappa") if truth else None
+    if truth is not None and truth.episodes is not None and kappa is not None and kappa.value is None:
+        return Reliance(claim=claim, answer="unknown", reason=f"It cannot be said: {kappa.undefined}.")
     if truth is None or truth.episodes is None or kappa is None or kappa.value is None:
         return Reliance(
             claim=claim, answer="unknown", reason="No episode was run in both with the same start and noise."

@@ -1,4 +1,4 @@
-"""Numbers and sentences for people: the title of a report, how certain it is, what it leaves open, how it was judged.
+"""Numbers and sentences for people: how certain a ranking is, what it leaves open, how it was judged.
 
 All of it is plain text, which the page escapes.
 """
@@ -10,7 +10,7 @@ from worldsim.stats.intervals import Estimate, Interval, clopper_pearson
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.ranking.judge_correction import find_rates
 from worldsim.triage.ranking.ranking import Ranking
-from worldsim.triage.report.data import ReportData, RoundTrip
+from worldsim.triage.report.data import ReportData, RoundTrip, Truth
 
 THIN = "\u202f"  # narrow no-break space
 _MINUS = "\u2212"
@@ -120,7 +120,6 @@ FILTERS = (
 
 
 _CHANCE = 0.1  # from this probability on, a policy outside the chosen k is still a candidate
-_EVEN = 0.5  # chosen policies that average less than this are no clear winners
 
 _ESTIMATES: dict[str, tuple[str, str]] = {
     "pearson": ("Pearson r", "linear correlation over policies; blind to offset and scale"),
@@ -153,39 +152,27 @@ def describe_estimate(name: str) -> tuple[str, str]:
     return _ESTIMATES.get(name, (name.replace("_", " "), ""))
 
 
-def write_title(data: ReportData) -> str:
-    """Return the first thing a reader should know."""
-    top, total = data.ranking.top, len(data.ranking.policies)
-    if not top:
-        return f"None of the {plural(total, 'checkpoint')} could be tried."
-    if len(data.alive) <= data.ranking.k:
-        return (
-            f"All {plural(len(top), 'checkpoint')} that ran, best first."
-            if len(top) > 1
-            else "Only one checkpoint ran."
-        )
-    rates = {p.shown.success for p in data.alive}
-    if rates == {0.0}:
-        return f"None of the {plural(len(data.alive), 'checkpoint')} that ran solved an episode."
-    if len(rates) == 1:
-        return f"The {plural(len(data.alive), 'checkpoint')} that ran are tied at {percent(rates.pop())} success."
-    these = "this one" if len(top) == 1 else f"these {count(len(top))}"
-    if sum(p.p_top_k for p in top) < _EVEN * len(top):
-        return f"No clear winners: {these} come{'s' if len(top) == 1 else ''} first, but not by much."
-    return f"Try {these} of {plural(total, 'checkpoint')} first."
-
-
 def describe_certainty(data: ReportData) -> str:
     """Say how certain the choice is, inside the world."""
     top, k = data.ranking.top, data.ranking.k
     if not top or len(data.alive) <= k:
         return "There was nothing to choose from: no more policies ran than were asked for."
+    if data.ranking.same_success is not None:
+        return (
+            f"Not at all: success says nothing about their order, since every policy solved "
+            f"{percent(data.ranking.same_success)} of its episodes. They are ordered by progress alone. {_winners_success(data)}"
+        )
     low, high = chance(min(p.p_top_k for p in top)), chance(max(p.p_top_k for p in top))
     between = (low if low == high else f"between {low} and {high}").replace(">", "over").replace("<", "under")
     who = "each" if len(top) > 1 else "it"
     among = f"to the best {count(k)}" if k > 1 else "at the top"
-    tied = sum(p.score == top[-1].score for p in data.alive[k:])
-    tie = f" {plural(tied, 'other policy is', 'other policies are')} tied with the last of them." if tied else ""
+    last = top[-1].overall
+    tied = 0 if last is None else sum(p.overall is not None and p.overall[0] == last[0] for p in data.alive[k:])
+    tie = (
+        f" {plural(tied, 'other policy has', 'other policies have')} the same success as the last of them."
+        if tied
+        else ""
+    )
     others = [p for p in data.alive[k:] if p.p_top_k >= _CHANCE]
     rest = (
         f"{plural(len(others), 'other policy', 'other policies')} still {'has' if len(others) == 1 else 'have'} a chance "
@@ -204,10 +191,18 @@ def _winners_success(data: ReportData) -> str:
     rates = [p.shown.success for p in top if p.shown.success is not None]
     if not rates:
         return ""
-    least = plural(min(p.shown.rollouts for p in top), "fresh episode")
-    fresh = all(p.audit is not None for p in top)
-    where = f"{least}, which did not choose them" if fresh else "the episodes that chose them, which flatters"
-    return f"{'They solve' if len(top) > 1 else 'It solves'} {percent_range(min(rates), max(rates))} of {where}."
+    least = min(p.shown.rollouts for p in top)
+    fresh, them = all(p.audit is not None for p in top), "them" if len(top) > 1 else "it"
+    where = f"the episodes that chose {them}, which flatters"
+    if fresh:
+        episodes = plural(least, "fresh episode") if len(top) == 1 else f"{plural(least, 'fresh episode')} each"
+        where = f"{episodes}, which did not choose {them}"
+    return f"{'They solve' if len(top) > 1 else 'It solves'} {_share(min(rates), max(rates))} of {where}."
+
+
+def _share(low: float, high: float) -> str:
+    """Write a range of shares that may be none or all."""
+    return "none" if high == 0 else "all" if low == 1 else percent_range(low, high)
 
 
 def describe_unknowns(data: ReportData) -> str:
@@ -219,12 +214,20 @@ def describe_unknowns(data: ReportData) -> str:
         )
     order, bias = data.truth.success.get("order_accuracy"), data.truth.success.get("bias")
     text = f"Nothing here was measured on a robot: the yardstick was {data.truth.name}."
+    if alike := same_everywhere(data.truth):
+        return f"{text} How far the world agrees with it cannot be said: every policy solved {alike} on both sides."
     if order is not None and order.value is not None:
         text += f" Of the policies clearly apart there, the world put {percent(order.value)} of the pairs in the right order."
     if bias is not None and bias.value is not None:
         size = f"{points(bias.value)} too {'high' if bias.value > 0 else 'low'}"
         text += f" On average its success rates were {'right' if points(bias.value) == points(0) else size}."
     return text
+
+
+def same_everywhere(truth: Truth) -> str:
+    """Say what all policies solved, where all outcomes are the same in world and truth: agreement is then no evidence."""
+    rates = {side.success for row in truth.policies for side in (row.world, row.truth)}
+    return "nothing" if rates == {0.0} else "everything" if rates == {1.0} else ""
 
 
 def describe_judging(
