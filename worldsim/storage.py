@@ -91,7 +91,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -145,7 +145,7 @@ def folder_writer(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         staging.rename(path)
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except StorageError:
         raise
@@ -336,7 +336,7 @@ def _seal(folder: Path) -> None:
     write_json(folder / MANIFEST, manifest)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:

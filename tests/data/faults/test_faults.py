@@ -192,7 +192,7 @@ def test_one_late_episode(recordings: list[Episode]) -> None:
     assert found == [("time_skew", BAD, 4)]
 
 
-def test_skew_is_silent_where_it_cannot_be_seen() -> None:
+def test_skew_is_silent_where_it_cannot_be_known() -> None:
     r = np.random.default_rng(1)
     noise: Callable[[], Float64s] = lambda: r.random(50)  # noqa: E731
     lag = measure_lag([(noise(), noise()) for _ in range(8)], most=10)
@@ -202,7 +202,7 @@ def test_skew_is_silent_where_it_cannot_be_seen() -> None:
 
 
 def test_nan_is_found_by_channel_and_row(recordings: list[Episode]) -> None:
-    """Episodes refuse NaN; a reader of raw columns learns where it is."""
+    """Episodes refuse NaN; raw columns say where it is."""
     signals = [signals_of(i, e, rate_hz=10, idle=(0, 0)) for i, e in enumerate(recordings)]
     proprio = signals[BAD].proprio.copy()
     proprio[[7, 9], 1] = np.nan
