@@ -58,6 +58,16 @@ def _dataset(repository: str, revision: str | None) -> Path:
     return _download(repository, revision, local=False, kind="dataset")
 
 
+def cached_folder(repository: str, revision: str | None = None) -> Path:
+    """The folder of a repository, ``OWNER/NAME``, in the hub's cache; the hub is not asked.
+
+    Raises:
+        InvalidInputError: No name on the hub.
+        StorageError: The cache lacks it.
+    """
+    return _download(repository, revision, local=True)
+
+
 def _download(repository: str, revision: str | None, *, local: bool, kind: str = "model") -> Path:
     """The snapshot of a repository, from the hub or from its cache alone."""
     from huggingface_hub import snapshot_download

@@ -46,10 +46,44 @@ SMALL = {
         "clip_sample": False,
         "spatial_softmax_num_keypoints": 4,
     },
+    "vqbet": {
+        "n_obs_steps": 2,
+        "crop_shape": None,
+        "action_chunk_size": 3,
+        "n_action_pred_token": 2,
+        "gpt_n_layer": 1,
+        "gpt_n_head": 2,
+        "gpt_hidden_dim": 16,
+        "gpt_input_dim": 16,
+        "gpt_output_dim": 16,
+        "vqvae_embedding_dim": 8,
+        "vqvae_enc_hidden_dim": 8,
+        "spatial_softmax_num_keypoints": 4,
+    },
+    "tdmpc": {
+        "horizon": 3,
+        "n_action_repeats": 1,
+        "n_action_steps": 2,
+        "latent_dim": 8,
+        "q_ensemble_size": 2,
+        "mlp_dim": 16,
+        "image_encoder_hidden_dim": 8,
+        "state_encoder_hidden_dim": 8,
+        "n_gaussian_samples": 16,
+        "n_pi_samples": 4,
+        "n_elites": 4,
+        "cem_iterations": 2,
+    },
 }
+NORMAL_VECTOR = {"mean": [0.1, -0.1], "std": [0.5, 0.2], "min": [-0.4, -0.3], "max": [0.4, 0.3]}
 
 
-def build(folder, kind, *, cameras=(CAMERA,), state=True, **changes):
+def tensors(stats):
+    """Statistics as LeRobot takes them."""
+    return {k: {s: torch.tensor(v) for s, v in values.items()} for k, values in stats.items()}
+
+
+def build(folder, kind, *, cameras=(CAMERA,), state=True, stats=None, **changes):
     """Build a LeRobot policy with random weights and save it with its processors, as its trainer does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -62,19 +96,18 @@ def build(folder, kind, *, cameras=(CAMERA,), state=True, **changes):
         kind,
         input_features=inputs,
         output_features={"action": types.PolicyFeature(type=types.FeatureType.ACTION, shape=(2,))},
-        pretrained_backbone_weights=None,
         device="cpu",
         push_to_hub=False,
+        **({} if kind == "tdmpc" else {"pretrained_backbone_weights": None}),
         **{**SMALL[kind], **changes},
     )
-    policy = factory.get_policy_class(kind)(config)
-    vector = {"mean": [0.1, -0.1], "std": [0.5, 0.2], "min": [-0.4, -0.3], "max": [0.4, 0.3]}
+    with warnings.catch_warnings(action="ignore"):
+        policy = factory.get_policy_class(kind)(config)
     pixel = {"mean": [[[0.5]]] * 3, "std": [[[0.2]]] * 3, "min": [[[0.0]]] * 3, "max": [[[1.0]]] * 3}
-    stats = {STATE: vector, "action": vector} | dict.fromkeys(cameras, pixel)
-    stats = {k: {s: torch.tensor(v) for s, v in values.items()} for k, values in stats.items()}
-    processors = factory.make_pre_post_processors(config, dataset_stats=stats)
-    # a checkpoint as training leaves it: the backbone default is in its config
-    config.pretrained_backbone_weights = "ResNet18_Weights.IMAGENET1K_V1"
+    full = {STATE: NORMAL_VECTOR, "action": NORMAL_VECTOR} | dict.fromkeys(cameras, pixel)
+    processors = factory.make_pre_post_processors(config, dataset_stats=tensors(full if stats is None else stats(full)))
+    if kind != "tdmpc":  # a checkpoint as training leaves it: the backbone default is in its config
+        config.pretrained_backbone_weights = "ResNet18_Weights.IMAGENET1K_V1"
     policy.save_pretrained(folder)
     for processor in processors:
         processor.save_pretrained(folder)
@@ -88,7 +121,7 @@ def built(tmp_path_factory):
     made = {}
     for kind in SMALL:
         folder = root / kind / "checkpoints" / "000010" / "pretrained_model"
-        made[kind] = (folder, *build(folder, kind))
+        made[kind] = (folder, *build(folder, kind, cameras=(IMAGE if kind == "tdmpc" else CAMERA,)))
     return made
 
 
@@ -182,6 +215,114 @@ def test_diffusion_equals_lerobots_own_select_action_on_the_same_noise(built, mo
         batch = {CAMERA: raw[IMAGE].permute(0, 3, 1, 2).float() / 255, STATE: raw[STATE]}
         expected.append(after(network.select_action(before(batch))))
     torch.testing.assert_close(ours, torch.stack(expected, dim=1))
+
+
+@pytest.mark.parametrize("kind", ["vqbet", "tdmpc"])
+def test_types_with_queues_inside_equal_lerobots_own_select_action_on_the_same_noise(built, kind):
+    """Their queues, and TD-MPC's mean of the last plan, are handed in and out."""
+    folder, network, (before, after) = built[kind]
+    keys = torch.arange(10, 11)
+    noise = policy_noise(keys)
+    network.reset()
+    expected = []
+    for t in range(8):
+        raw = seen(1, t)
+        camera = next(iter(network.config.image_features))
+        batch = {camera: raw[IMAGE].permute(0, 3, 1, 2).float() / 255, STATE: raw[STATE]}
+        with warnings.catch_warnings(action="ignore"), noise(t):
+            expected.append(after(network.select_action(before(batch))))
+    torch.testing.assert_close(play(load(folder), 1), torch.stack(expected, dim=1))
+
+
+def policy_noise(keys):
+    """The noise that the adapter lends a network at a step."""
+    return lambda step: lerobot_policies.KeyedRandomness(lerobot_policies.fold(keys, step))
+
+
+def test_a_tdmpc_policy_that_repeats_its_actions(tmp_path):
+    build(tmp_path / "p", "tdmpc", n_action_repeats=2, n_action_steps=1)
+    actions = play(load(tmp_path / "p"), 2, steps=4)
+    assert torch.equal(actions[:, 0], actions[:, 1]) and not torch.equal(actions[:, 1], actions[:, 2])
+
+
+FAULTY = {
+    "no statistics": (
+        lambda full: {},
+        r"action lacks.*observation\.state lacks|observation\.state lacks.*action lacks",
+    ),
+    "other keys": (lambda full: {f"so100.buffer.{k}": v for k, v in full.items()}, r"statistics of so100\.buffer"),
+    "no action": (lambda full: {k: v for k, v in full.items() if k != "action"}, "action lacks mean and std"),
+    "NaN": (
+        lambda full: full | {"action": NORMAL_VECTOR | {"std": [0.1, float("nan")]}},
+        "action has a std that is NaN",
+    ),
+    "zero": (
+        lambda full: full | {STATE: NORMAL_VECTOR | {"std": [0.1, 0.0]}},
+        "observation.state has no spread in channel 1",
+    ),
+    "shape": (
+        lambda full: full | {"action": {k: [*v, 1.0] for k, v in NORMAL_VECTOR.items()}},
+        r"shape \[3\], expected \[2\]",
+    ),
+    "image": (lambda full: full | {CAMERA: {"mean": [[[0.5]]] * 3}}, "images.top lacks std"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_checkpoint_without_its_statistics_is_refused(tmp_path, name):
+    change, match = FAULTY[name]
+    build(tmp_path / "p", "act", stats=change)
+    with pytest.raises(StorageError, match=match):
+        load(tmp_path / "p")
+
+
+def test_a_checkpoint_whose_normaliser_was_taken_out_is_refused(built, tmp_path):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    _edit(
+        folder, "policy_preprocessor.json", lambda c: c.update(steps=[s for s in c["steps"] if "state_file" not in s])
+    )
+    with pytest.raises(StorageError, match=r"observation\.state is MEAN_STD .* no normaliser"):
+        load(folder)
+
+
+def test_a_constant_action_channel_is_fine(tmp_path):
+    build(tmp_path / "p", "act", stats=lambda full: full | {"action": NORMAL_VECTOR | {"std": [0.5, 0.0]}})
+    assert play(load(tmp_path / "p"), 1)[0, :, 1].unique().tolist() == pytest.approx([-0.1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"cameras": (Camera(height=32, width=32),)}, "of 64x64 pixels, the world draws 32x32"),
+        ({"cameras": ()}, "1 cameras.*the world draws nothing"),
+        ({"proprio_dim": 7}, "2 proprioceptive values, the world has 7"),
+        ({"names": ("x", "y", "z")}, r"2 actions, the world takes 3 \(x, y, z\)"),
+        ({"rate_hz": 30.0}, "acts at 10 Hz, the world at 30 Hz"),
+        ({}, ""),
+    ],
+)
+def test_what_a_world_does_not_give_is_named_at_load(built, tmp_path, changed, match):
+    folder = shutil.copytree(built["act"][0], tmp_path / "p")
+    (folder / "train_config.json").write_text(json.dumps({"env": {"fps": 10}}))
+    names = changed.get("names", ("x", "y"))
+    spec = WorldSpec(
+        action=ActionSpec(
+            names=names,
+            units=("m/s",) * len(names),
+            low=(-1.0,) * len(names),
+            high=(1.0,) * len(names),
+            rate_hz=changed.get("rate_hz", 10.0),
+        ),
+        cameras=changed.get("cameras", (Camera(height=PX, width=PX),)),
+        latent_shape=(1, 1, 1),
+        proprio_dim=changed.get("proprio_dim", 2),
+        horizon=10,
+    )
+    if not match:
+        assert load_policy(str(folder), spec=spec).needs == {IMAGE, STATE}
+        return
+    with pytest.raises((PolicyError, StorageError), match=match):
+        load_policy(str(folder), spec=spec)
 
 
 def test_temporal_ensemble_equals_lerobots_own(tmp_path):
@@ -340,10 +481,23 @@ def test_an_act_policy_computes_in_another_dtype(built):
     torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
 
 
-def test_several_cameras(tmp_path):
-    build(tmp_path / "p", "act", cameras=(CAMERA, "observation.images.wrist"))
-    with pytest.raises(StorageError, match=r"2 cameras.*wrist"):
-        load(tmp_path / "p")
+def test_several_cameras_are_matched_by_name(tmp_path):
+    wrist = "observation.images.wrist"
+    network, (before, after) = build(tmp_path / "p", "act", cameras=(CAMERA, wrist))
+    policy = load(tmp_path / "p", cameras=[Camera(key=key, height=PX, width=PX) for key in (wrist, CAMERA)])
+    assert policy.needs == {CAMERA, wrist, STATE}
+    here = seen(2, 0)
+    both = {CAMERA: here[IMAGE], wrist: here[IMAGE] // 8, STATE: here[STATE]}
+    action, _ = policy.act(both, policy.initial(2), torch.arange(2))
+    batch = {key: both[key].permute(0, 3, 1, 2).float() / 255 for key in (CAMERA, wrist)} | {STATE: both[STATE]}
+    torch.testing.assert_close(action, after(network.select_action(before(batch))))
+    with pytest.raises(StorageError, match=r"2 cameras.*wrist.*observation\.image"):
+        load(tmp_path / "p", cameras=[Camera(height=PX, width=PX)])
+
+
+def test_the_only_camera_is_the_worlds_only_camera_whatever_their_names(built):
+    policy = load(built["act"][0], cameras=[Camera(key="observation.images.front", height=PX, width=PX)])
+    assert policy.needs == {"observation.images.front", STATE}
 
 
 def test_sizes_and_keys_that_a_world_cannot_give(built):

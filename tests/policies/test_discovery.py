@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.policies import load_policy, policy_digest
-from worldsim.policies.discovery import discover, folder_kind, left_out, natural, short_names
+from worldsim.policies.discovery import adapter_base, discover, folder_kind, left_out, natural, short_names
 from worldsim.policies.pixel import PixelPolicy
 
 
@@ -148,8 +148,59 @@ def test_what_is_left_out_is_listed_with_the_reason(outputs):
     (half / "config.json").write_text(json.dumps({"type": "act"}))
     (outputs / "a_run/logs" / "config.json").write_text("{}")
     found = left_out([outputs, "module:name"])
-    assert [(f.removeprefix(f"{outputs}/"), reason.split(":")[0].split(",")[0]) for f, reason in found] == [
+    link = "a link to a checkpoint that stands beside it"
+    assert [(f.removeprefix(f"{outputs}/"), reason.split(":")[0].split(" without")[0]) for f, reason in found] == [
+        ("a_run/checkpoints/last", link),
         ("a_run/half", "half-written"),
         ("a_run/lora", "a LoRA adapter"),
+        ("b_run/checkpoints/last", link),
     ]
     assert relative(discover([outputs]), outputs) == EXPECTED
+
+
+def test_what_kinds_of_folders_are_left_out_and_why(tmp_path):
+    made = {name: tmp_path / "run" / name for name in ("lora", "merged", "sharded", "pickled", "strange", "torn")}
+    for name, folder in made.items():
+        lerobot(folder, kind="akt" if name == "strange" else "act")
+    for name in ("lora", "merged"):
+        (made[name] / "model.safetensors").rename(made[name] / "adapter_model.safetensors")
+        base = str(tmp_path / "base") if name == "merged" else "someone/base"
+        (made[name] / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    lerobot(tmp_path / "base")
+    (made["sharded"] / "model.safetensors").rename(made["sharded"] / "model-00001-of-00002.safetensors")
+    (made["pickled"] / "model.safetensors").rename(made["pickled"] / "pytorch_model.bin")
+    (made["torn"] / "config.json").write_text("{")
+    found = {folder.rsplit("/", 1)[1]: reason for folder, reason in left_out([tmp_path / "run"])}
+    for name, match in [
+        ("lora", "someone/base"),
+        ("sharded", "several files"),
+        ("pickled", "pytorch_model.bin"),
+        ("strange", "'akt'"),
+        ("torn", "cannot be read"),
+    ]:
+        assert match in found.pop(name)
+    assert not found and relative(discover([tmp_path / "run"]), tmp_path) == ["run/merged"]  # its base is at hand
+    with pytest.raises(StorageError, match=r"sharded.*several files"):
+        discover([made["sharded"]])
+
+
+def test_a_base_is_found_beside_its_adapter_and_must_be_whole(tmp_path):
+    for kind, base, match in [
+        ("act", "../base", ""),
+        ("diffusion", "../base", "same type|of the type"),
+        ("act", ".", "whole"),
+    ]:
+        folder = tmp_path / f"{kind}{len(base)}"
+        lerobot(folder, kind)
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        (tmp_path / "base").exists() or lerobot(tmp_path / "base")
+        if match:
+            with pytest.raises(StorageError, match=match):
+                adapter_base(folder)
+            assert folder_kind(folder) is None
+        else:
+            assert adapter_base(folder).samefile(tmp_path / "base")
+            before = policy_digest(str(folder))
+            (tmp_path / "base" / "model.safetensors").write_bytes(b"x")
+            assert policy_digest(str(folder)) != before  # another base is another policy

@@ -6,15 +6,17 @@ from pathlib import Path
 import torch
 
 from worldsim import policies
+from worldsim.core import WorldSpec
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.evaluate.planner_refs import is_planner_ref, load_planner, planner_refs
 from worldsim.hub import PREFIX, local_folder
 from worldsim.integrations.lerobot.policies import load as load_lerobot
 from worldsim.policies import load_trained
-from worldsim.policies.discovery import discover, folder_kind, short_names
+from worldsim.policies.contract import check_contract
+from worldsim.policies.discovery import adapter_base, discover, folder_kind, short_names
 from worldsim.policies.function import function_digest, load_function
 from worldsim.protocols import Policy
-from worldsim.storage import folder_digest
+from worldsim.storage import digest_bytes, folder_digest
 from worldsim.triage.request import Ref
 from worldsim.user_code import is_code_ref
 
@@ -23,7 +25,13 @@ SHIPPED = "bank"
 SHIPPED_FOLDER = Path(policies.__file__).parent / "shipped"
 
 
-def load_policy(ref: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Policy:
+def load_policy(
+    ref: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    spec: WorldSpec | None = None,
+) -> Policy:
     """Load any policy that the caller names.
 
     Args:
@@ -32,21 +40,27 @@ def load_policy(ref: str, *, device: torch.device | str = "cpu", dtype: torch.dt
             `worldsim.policies.function.load_function`), which is imported.
         device: Where its network, or the world that a planner plans in, computes.
         dtype: Of the weights; None leaves them as they are stored. Code decides for itself.
+        spec: Of the world it will act in, whose cameras, action and rate what the policy declares is checked against.
 
     Raises:
         StorageError: The folder is missing, is no single policy, or is corrupt.
         MissingExtraError: A LeRobot checkpoint, and LeRobot is not installed.
         InvalidInputError: A ``module:name`` that does not exist or is no policy.
-        PolicyError: Code behind ``module:name`` raised.
+        PolicyError: Code behind ``module:name`` raised, or the policy was not trained for this world.
     """
     if is_planner_ref(ref):
         return load_planner(ref, device=device, dtype=dtype)
     if is_code_ref(ref):
         return load_function(ref)
     path = _policy_folder(ref)
+    policy: Policy
     if folder_kind(path) == "lerobot":
-        return load_lerobot(path, device=device, dtype=dtype)
-    return load_trained(path, device=device, dtype=dtype)
+        policy = load_lerobot(path, device=device, dtype=dtype, cameras=None if spec is None else spec.cameras)
+    else:
+        policy = load_trained(path, device=device, dtype=dtype)
+    if spec is not None:
+        check_contract(policy, spec, name=ref)
+    return policy
 
 
 def load_ref(
@@ -55,6 +69,7 @@ def load_ref(
     code: Container[str] = (),
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    spec: WorldSpec | None = None,
 ) -> Policy:
     """Load the policy of a reference that may come from another user's run folder.
 
@@ -63,6 +78,7 @@ def load_ref(
         code: The ``module:name`` references that the user typed. No others are imported.
         device: As for `load_policy`.
         dtype: As for `load_policy`.
+        spec: As for `load_policy`.
 
     Raises:
         InvalidInputError: The reference names code that the user did not.
@@ -73,7 +89,7 @@ def load_ref(
             f"Policy {ref.name} is the code {ref.source!r}, which is named by a file and was not imported. "
             f"If you trust it, name it yourself: --code {ref.source}."
         )
-    return load_policy(ref.source, device=device, dtype=dtype)
+    return load_policy(ref.source, device=device, dtype=dtype, spec=spec)
 
 
 def policy_digest(ref: str) -> str:
@@ -89,7 +105,13 @@ def policy_digest(ref: str) -> str:
         StorageError: The folder is missing or is no single policy.
         InvalidInputError: A ``module:name`` that does not exist.
     """
-    return function_digest(ref) if is_code_ref(ref) else folder_digest(_policy_folder(ref))
+    if is_code_ref(ref):
+        return function_digest(ref)
+    path = _policy_folder(ref)
+    base = adapter_base(path)
+    return (
+        folder_digest(path) if base is None else digest_bytes(f"{folder_digest(path)} {folder_digest(base)}".encode())
+    )
 
 
 def policy_refs(paths: Sequence[str], *, world: str | None = None) -> tuple[Ref, ...]:

@@ -125,6 +125,6 @@ def _prepare(
     """Load the policies, and keep what they and the place are made of, so that a continuation cannot mix."""
     refs = policy_refs(policies, world=planned_in)
     where, kept = find_device(device), find_dtype(dtype)
-    acting = {ref.name: load_policy(ref.source, device=where, dtype=kept) for ref in refs}
+    acting = {ref.name: load_policy(ref.source, device=where, dtype=kept, spec=place.spec) for ref in refs}
     known = {**source, "digests": [ref.digest for ref in refs], **({"dtype": dtype} if dtype else {})}
     return PolicyRecording(world=place, policies=acting, options=dataclasses.replace(options, name=name, source=known))

@@ -119,7 +119,8 @@ class Triage:
     def load_policy(self) -> PolicyLoader:
         """Loads a policy by its reference; picklable. The code among them was named by the caller."""
         code = tuple(ref.source for ref in self.request.policies)
-        return functools.partial(load_ref, code=code, device=self.device, dtype=find_dtype(self.dtype))
+        spec = world_spec(self.request.world.source)
+        return functools.partial(load_ref, code=code, device=self.device, dtype=find_dtype(self.dtype), spec=spec)
 
     @property
     def _load_judge(self) -> JudgeLoader | None:
@@ -189,7 +190,7 @@ def prepare(
     if env is not None and truth + roundtrip:
         env.require_success(world_spec(where.source), seeded=starts_width(where.source) == 1)
     folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
-    remarks = [f"{folder} was left out: {reason}." for folder, reason in left_out(folders)]
+    remarks = _remarks_on_folders(folders)
     remarks += planner_remarks(refs)
     remarks += _remarks_on_labels(where.source, judged=judging is not None)
     return Triage(
@@ -202,6 +203,16 @@ def prepare(
         env=env,
         remarks=tuple(remarks),
     )
+
+
+def _remarks_on_folders(folders: Sequence[str]) -> list[str]:
+    """Which folders were left out, one sentence per reason."""
+    alike: dict[str, list[str]] = {}
+    for folder, reason in left_out(folders):
+        alike.setdefault(reason, []).append(folder)
+    return [
+        f"{', '.join(found)} {'was' if len(found) == 1 else 'were'} left out: {why}." for why, found in alike.items()
+    ]
 
 
 def _remarks_on_labels(world: str, *, judged: bool) -> list[str]:

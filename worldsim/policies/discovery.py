@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Literal
 
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.hub import cached_folder
+from worldsim.json_values import shown
 from worldsim.storage import CONFIG, MANIFEST, WEIGHTS, read_json
 from worldsim.user_code import is_code_ref
 
 KIND = "policy"
 """The `kind` in the manifest of a worldsim policy folder."""
+LEROBOT_TYPES = ("act", "diffusion", "multi_task_dit", "pi0", "pi05", "smolvla", "tdmpc", "vqbet")
+"""LeRobot's policy types that are run. Others may run code that the folder names when their network is made."""
+PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+"""Suffixes of files that run code when they are read; nothing here reads them."""
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WILD = re.compile(r"[*?\[]")
 _DULL = ("pretrained_model", "checkpoints")  # path parts that tell nothing about a LeRobot checkpoint
 
@@ -25,10 +32,58 @@ def folder_kind(path: Path) -> Literal["worldsim", "lerobot"] | None:
         return "worldsim"
     if manifest is not None and "kind" in manifest:
         return None
-    config = _peek(path / CONFIG)
-    if config is not None and isinstance(config.get("type"), str) and (path / WEIGHTS).is_file():
-        return "lerobot"
-    return None
+    config = _peek(path / CONFIG) or {}
+    if config.get("type") not in LEROBOT_TYPES:
+        return None
+    if (path / ADAPTER_CONFIG).is_file():
+        return None if _adapter_fault(path) else "lerobot"
+    return "lerobot" if (path / WEIGHTS).is_file() else None
+
+
+def adapter_base(path: Path) -> Path | None:
+    """The folder of the checkpoint on which a LoRA checkpoint was trained; None where `path` is no LoRA checkpoint.
+
+    It is looked for on this machine: as a path, also beside the adapter, and in the hub's cache.
+
+    Raises:
+        StorageError: The base is not here, or is no LeRobot checkpoint of the same type.
+    """
+    if not (path / ADAPTER_CONFIG).is_file():
+        return None
+    settings = _peek(path / ADAPTER_CONFIG) or {}
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, str) or not name:
+        raise StorageError(f"{path / ADAPTER_CONFIG} names no base_model_name_or_path, the checkpoint that it adapts.")
+    folders = [Path(name).expanduser(), path / name, *_cached(name, revision if isinstance(revision, str) else None)]
+    found = next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+    if found is None:
+        raise StorageError(f"{path} adapts {shown(name)}, which is neither a folder here nor in the hub's cache.")
+    kinds = [(_peek(folder / CONFIG) or {}).get("type") for folder in (path, found)]
+    if kinds[0] != kinds[1] or not (found / WEIGHTS).is_file() or (found / ADAPTER_CONFIG).is_file():
+        raise StorageError(
+            f"{path} adapts {found}, which is no whole LeRobot checkpoint of the type {shown(kinds[0])}."
+        )
+    return found
+
+
+def _cached(name: str, revision: str | None) -> list[Path]:
+    """The snapshot of a name on the hub, if the cache has it."""
+    try:
+        return [cached_folder(name, revision)]
+    except (StorageError, InvalidInputError):
+        return []
+
+
+def _adapter_fault(path: Path) -> str:
+    """Why a LoRA checkpoint cannot be loaded; empty where it can."""
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        return f"a LoRA adapter without {ADAPTER_WEIGHTS}"
+    try:
+        adapter_base(path)
+    except StorageError as error:
+        reason = str(error).rstrip(".")
+        return f"a LoRA adapter whose base is not at hand ({reason}): put the base there, or merge it in and save that"
+    return ""
 
 
 def discover(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -74,25 +129,52 @@ def left_out(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str]]:
     Returns:
         Folder and reason of each, in natural order.
     """
+    named = [os.fspath(p) for p in paths if not is_code_ref(os.fspath(p))]
+    roots = [root for path in named for root in _expand(path) if root.is_dir()]
+    folders = [folder for root in roots for folder in [root, *root.rglob("*")] if folder.is_dir()]
+    real = {os.path.realpath(folder) for folder in folders if not _is_linked(str(folder))}
     found: dict[str, str] = {}
-    for path in [os.fspath(p) for p in paths]:
-        for root in [] if is_code_ref(path) else _expand(path):
-            for folder in [root, *root.rglob("*")] if root.is_dir() else []:
-                reason = _unloadable(folder) if folder.is_dir() and not folder_kind(folder) else ""
-                if reason:
-                    found[str(folder)] = reason
+    for folder in folders:
+        if folder.is_symlink():
+            twice = os.path.realpath(folder) in real and any(True for _ in _policies_under(folder))
+            reason = "a link to a checkpoint that stands beside it" if twice else ""
+        else:
+            reason = "" if folder_kind(folder) else _unloadable(folder)
+        if reason:
+            found[str(folder)] = reason
     return [(folder, found[folder]) for folder in sorted(found, key=natural)]
 
 
 def _unloadable(folder: Path) -> str:
     """Why a folder that looks like a policy is none; empty where it does not look like one."""
-    if (folder / "adapter_config.json").is_file():
-        return "a LoRA adapter, which needs its base: merge it into the base and save that"
-    manifest, config = _peek(folder / MANIFEST) or {}, _peek(folder / CONFIG) or {}
-    if "kind" not in manifest and isinstance(config.get("type"), str) and not (folder / WEIGHTS).is_file():
-        return f"half-written: it has no {WEIGHTS}"
-    damaged = (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file() and _peek(folder / CONFIG) is None
-    return f"half-written: its {CONFIG} cannot be read" if damaged else ""
+    if "kind" in (_peek(folder / MANIFEST) or {}):
+        return ""
+    config = _peek(folder / CONFIG)
+    kind = (config or {}).get("type")
+    if (folder / ADAPTER_CONFIG).is_file() and kind in (None, *LEROBOT_TYPES):
+        return _adapter_fault(folder) if kind else f"a LoRA adapter without the {CONFIG} of a policy"
+    weights = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("policy_"))
+    if config is None:
+        damaged = (folder / CONFIG).is_file() and bool(weights)
+        return f"half-written: its {CONFIG} cannot be read" if damaged else ""
+    if kind in LEROBOT_TYPES:
+        return _fault_of_weights(folder, weights)
+    if isinstance(kind, str) and (weights or "input_features" in config):
+        return (
+            f"a policy of the type {shown(kind)}; of LeRobot's types {', '.join(LEROBOT_TYPES)} are run: wrap it as a "
+            "`module:function` policy"
+        )
+    return ""
+
+
+def _fault_of_weights(folder: Path, weights: Sequence[str]) -> str:
+    """Why the weights of a LeRobot checkpoint cannot be read, where they are not one file."""
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    if pickled:
+        return f"its weights are a pickle ({pickled[0]}), which runs code when it is read: save them as {WEIGHTS}"
+    if weights or (folder / f"{WEIGHTS}.index.json").is_file():
+        return f"its weights are in several files, and LeRobot reads one: save them as {WEIGHTS}"
+    return f"half-written: it has no {WEIGHTS}"
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -174,8 +256,8 @@ def _explain(path: str) -> str:
         beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
         close = difflib.get_close_matches(place.name, beside, n=1)
         return f"{path!r} does not exist{f'; did you mean {str(place.parent / close[0])!r}?' if close else '.'}"
-    if _peek(place / CONFIG) is not None and not (place / WEIGHTS).is_file():
-        return f"{path!r} has a {CONFIG} but no {WEIGHTS}."
+    if place.is_dir() and (faulty := left_out([place])):
+        return f"{path!r} holds nothing that can be loaded: {'; '.join(f'{p}: {reason}' for p, reason in faulty[:5])}."
     return (
         f"{path!r} holds neither a worldsim policy ({MANIFEST} of kind {KIND!r}) nor a LeRobot checkpoint "
         f"({CONFIG} with 'type', and {WEIGHTS}), at any depth."

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worldsim.core import IMAGE, STATE, Camera, Observation
 from worldsim.errors import InvalidInputError
+from worldsim.policies.contract import Contract
 from worldsim.policies.trained import TrainedPolicy, TrainedPolicyConfig, mlp
 
 
@@ -101,6 +102,11 @@ class PixelPolicy(TrainedPolicy):
     def image_size(self) -> tuple[int, int]:
         """H, W in pixels of the main camera's frames."""
         return self.config.image_size
+
+    @property
+    def contract(self) -> Contract:
+        """What it was trained for, its cameras among it."""
+        return dataclasses.replace(super().contract, cameras=self.config.cameras)
 
     def forward(self, observation: Observation) -> Tensor:
         """Predict chunks of actions, [M, K, E], as `ActionSpec.normalize` encodes them (not clipped)."""

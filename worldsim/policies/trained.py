@@ -18,6 +18,7 @@ from worldsim.actions import ActionSpec
 from worldsim.core import STATE, Observation, Rows
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
 from worldsim.policies.checks import checked_action, require
+from worldsim.policies.contract import Contract
 from worldsim.policies.discovery import KIND
 
 NAME_FIELD = "policy"
@@ -105,6 +106,12 @@ class TrainedPolicy(nn.Module):
     def actions_per_look(self) -> int:
         """Actions executed of a chunk E."""
         return self.config.executed
+
+    @property
+    def contract(self) -> Contract:
+        """What it was trained for."""
+        action = self.config.action
+        return Contract(proprio_dim=self.proprio_dim, action_dim=action.dim, rate_hz=action.rate_hz)
 
     def initial(self, n: int) -> ChunkCarry:
         """Return the carry of n fresh episodes."""

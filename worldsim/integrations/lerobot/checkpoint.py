@@ -1,22 +1,27 @@
 """Reading a LeRobot checkpoint folder strictly and offline: configuration, network, processors.
 
 LeRobot's own loader ignores missing weights, downloads backbone weights that the checkpoint holds anyway, and looks on
-the hub for files that are missing; this one does none of that.
+the hub for files that are missing; this one does none of that. No code of a folder runs: types, processor steps and
+settings are lists of what is known.
 """
 
+import copy
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
 from worldsim.errors import StorageError, missing_extra
+from worldsim.integrations.lerobot.adapter import merge_adapter
+from worldsim.integrations.lerobot.pretrained import BACKBONES, WEIGHED, local_model, offline
+from worldsim.integrations.lerobot.statistics import check_statistics
 from worldsim.json_values import shown
+from worldsim.policies.discovery import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LEROBOT_TYPES, PICKLES, adapter_base
 from worldsim.storage import CONFIG, WEIGHTS, check_sizes, read_json
 
 PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
@@ -34,11 +39,8 @@ STEPS = (
     "unnormalizer_processor",
 )
 """The processor steps that are loaded. Others may run code that the folder names (``trust_remote_code``)."""
-TYPES = ("act", "diffusion", "multi_task_dit", "pi0", "pi05", "smolvla", "tdmpc", "vqbet")
-"""LeRobot's own types that are built. Others may run code that the folder names when their network is made."""
 _MAX_STEPS = 4096  # observations or actions: chunks, histories and horizons are far shorter
 _COUNTED = ("chunk_size", "n_action_steps", "n_obs_steps", "horizon")
-Processor = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class Checkpoint:
     kind: str  # LeRobot's policy type, for example "act"
     config: Any  # PreTrainedConfig
     network: Any  # PreTrainedPolicy, in evaluation mode on config.device
-    before: Processor  # observation batch -> what the network reads
-    after: Processor  # actions as the network gives them -> physical units
+    before: Any  # PolicyProcessorPipeline: observation batch -> what the network reads
+    after: Any  # PolicyProcessorPipeline: actions as the network gives them -> physical units
 
 
 def read_checkpoint(path: Path, *, device: torch.device | str | None = None) -> Checkpoint:
@@ -61,24 +63,50 @@ def read_checkpoint(path: Path, *, device: torch.device | str | None = None) -> 
         device: Where the network computes; None leaves it to the checkpoint.
 
     Raises:
-        StorageError: A file is missing or unreadable, the type is unknown, or the weights do not fit.
+        StorageError: A file is missing or unreadable, the type is unknown, the weights do not fit, statistics of normalisers are
+            missing or wrong, a pretrained model that it names or the base of an adapter is not at hand, or it may run code.
         MissingExtraError: LeRobot, or a library that this type needs, is not installed.
     """
     _check_files(path)
-    config = _config(path)
-    if device is not None:
-        config.device = str(device)
+    with offline():
+        config = _config(path)
+        if device is not None:
+            config.device = str(device)
+        _settle(path, config)
+        network = _network(path, config)
+        before, after = _processors(path, config)
+    check_statistics(path, config, before=before, after=after)
+    return Checkpoint(path=path, kind=config.type, config=config, network=network, before=before, after=after)
+
+
+def _settle(path: Path, config: Any) -> None:
+    """Set what would download, compile or look elsewhere."""
     if hasattr(config, "pretrained_backbone_weights"):
         config.pretrained_backbone_weights = None  # else torchvision downloads what model.safetensors overwrites
-    network = _network(path, config)
+    if hasattr(config, "compile_model"):
+        config.compile_model = False
+    if hasattr(config, "load_vlm_weights"):
+        config.load_vlm_weights = False  # model.safetensors holds them
+    for field in BACKBONES.get(config.type, ()):
+        source = path / CONFIG
+        setattr(config, field, str(local_model(getattr(config, field), source=source, weights=field in WEIGHED)))
+
+
+def _processors(path: Path, config: Any) -> tuple[Any, Any]:
+    """LeRobot's pipelines in front of and behind the network."""
     overrides = {"device_processor": {"device": config.device}}
+    for step in _steps(path / PROCESSORS[0]):
+        if step["registry_name"] == "tokenizer_processor":
+            name = step.get("config", {}).get("tokenizer_name")
+            found = local_model(name, source=path / PROCESSORS[0])
+            overrides["tokenizer_processor"] = {"tokenizer_name": str(found)}
     try:
         before, after = lerobot("policies.factory").make_pre_post_processors(
             config, pretrained_path=str(path), preprocessor_overrides=overrides
         )
     except Exception as error:
         raise StorageError(f"The processors in {path} could not be loaded: {type(error).__name__}: {error}") from error
-    return Checkpoint(path=path, kind=config.type, config=config, network=network, before=before, after=after)
+    return before, after
 
 
 def lerobot(module: str) -> Any:
@@ -97,7 +125,8 @@ def lerobot(module: str) -> Any:
 
 def _check_files(path: Path) -> None:
     """Every file that the folder's own JSON names must be there, before anything looks for it on the hub."""
-    wanted = [CONFIG, WEIGHTS, *PROCESSORS]
+    adapter = (path / ADAPTER_CONFIG).is_file()
+    wanted = [CONFIG, ADAPTER_WEIGHTS if adapter else WEIGHTS, *PROCESSORS]
     missing = [name for name in wanted if not (path / name).is_file()]
     for name in PROCESSORS:
         steps = [] if name in missing else _steps(path / name)
@@ -107,6 +136,12 @@ def _check_files(path: Path) -> None:
             f"{path} is no complete LeRobot checkpoint: {', '.join(missing)} missing. Normalisation lives in the "
             "processor files; checkpoints older than LeRobot 0.4 have none: convert them with `python -m "
             "lerobot.processor.migrate_policy_normalization --pretrained-path ...`."
+        )
+    pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    if pickled:
+        raise StorageError(
+            f"{path} holds the pickle {', '.join(pickled[:3])}, which runs code when it is read. Nothing here reads it; take it "
+            "out of the folder."
         )
     _check_numbers(path / CONFIG)
 
@@ -133,7 +168,8 @@ def _steps(path: Path) -> list[dict[str, Any]]:
                 f"{path} has the processor step {kind!r}, which is not loaded from a folder, since it may run code that "
                 f"the folder names. Loaded are: {', '.join(STEPS)}. Wrap the policy as a `module:function` policy."
             )
-        settings = step.get("config", {})
+        if not isinstance(settings := step.get("config", {}), dict):
+            raise StorageError(f"{path}: 'config' of {kind} is a mapping; got {shown(settings)}. Restore the file.")
         _refuse_folders(settings, path)
         if not isinstance(state, str) or Path(state).name != state:
             raise StorageError(f"{path}: 'state_file' is a file beside it; got {shown(state)}. Restore the file.")
@@ -182,10 +218,10 @@ def _config(path: Path) -> Any:
     configs = lerobot("configs.policies")
     lerobot("policies.factory")  # registers the policy types
     known, kind = configs.PreTrainedConfig.get_known_choices(), str(read_json(path / CONFIG).get("type"))
-    if kind in known and known[kind].__module__.startswith("lerobot.") and kind not in TYPES:
+    if kind in known and known[kind].__module__.startswith("lerobot.") and kind not in LEROBOT_TYPES:
         raise StorageError(
             f"{path} holds a {kind!r} policy, which is not built from a folder, since it may run code that the folder names. "
-            f"Built are: {', '.join(TYPES)}. Wrap the policy as a `module:function` policy."
+            f"Built are: {', '.join(LEROBOT_TYPES)}. Wrap the policy as a `module:function` policy."
         )
     try:
         return configs.PreTrainedConfig.from_pretrained(str(path))
@@ -194,17 +230,53 @@ def _config(path: Path) -> Any:
 
 
 def _network(path: Path, config: Any) -> Any:
-    """Build the network and fill in every weight."""
+    """Build the network and fill in every weight; an adapter goes onto its base."""
+    weights = (adapter_base(path) or path) / WEIGHTS
     try:
-        network = lerobot("policies.factory").get_policy_class(config.type)(config)
+        cls = lerobot("policies.factory").get_policy_class(config.type)
+        _check_weights(cls, config, weights)
+        network = cls(config)
+    except StorageError:
+        raise
     except ImportError as error:
-        if "diffusers" in str(error):
-            raise missing_extra("diffusers", "lerobot") from error
-        raise missing_extra(error.name or str(error), "lerobot") from error
+        named = next((name for name in ("diffusers", "num2words") if name in str(error)), error.name or str(error))
+        raise missing_extra(named, "lerobot") from error
     except Exception as error:
         raise StorageError(f"The {config.type!r} policy in {path} could not be built: {error}") from error
     try:
-        load_model(network, str(path / WEIGHTS), strict=True)
+        load_model(network, str(weights), strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:
-        raise StorageError(f"The weights in {path / WEIGHTS} do not fit the {config.type!r} policy: {error}") from error
+        raise StorageError(f"The weights in {weights} do not fit the {config.type!r} policy: {error}") from error
+    if (path / ADAPTER_CONFIG).is_file():
+        network = merge_adapter(path, network)
     return network.to(config.device).eval()
+
+
+def _check_weights(cls: Any, config: Any, weights: Path) -> None:
+    """Compare names and shapes of the stored weights with the network's, before anything is allocated for it.
+
+    Raises:
+        StorageError: They differ, or the file cannot be read.
+    """
+    try:
+        with safe_open(str(weights), framework="pt") as file:
+            stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"The weights in {weights} do not fit the {config.type!r} policy: {error}") from error
+    shadow = copy.deepcopy(config)
+    shadow.device = "meta"
+    if config.type in BACKBONES and WEIGHED & set(BACKBONES[config.type]):
+        return  # such a network reads weights while it is built, and cannot be built without memory
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        expected = cls(shadow).state_dict(keep_vars=True)
+    alike: dict[int, list[str]] = {}
+    for key, value in expected.items():
+        alike.setdefault(id(value), []).append(key)  # of tied weights one is stored
+    missing = sorted(keys[0] for keys in alike.values() if not any(key in stored for key in keys))
+    surplus = sorted(stored.keys() - expected.keys())
+    shapes = sorted(key for key in stored.keys() & expected.keys() if stored[key] != tuple(expected[key].shape))
+    if missing or surplus or shapes:
+        raise StorageError(
+            f"The weights in {weights} do not fit the {config.type!r} policy: missing {missing[:5]}, unexpected {surplus[:5]}, "
+            f"of another shape {shapes[:5]} ({len(stored)} stored, {len(expected)} expected). Restore the file."
+        )

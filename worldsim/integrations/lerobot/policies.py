@@ -7,6 +7,7 @@ Shape legend: n episodes, T observations of history, E executed actions, K chunk
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from worldsim import noise
-from worldsim.core import IMAGE, STATE, TRUE_STATE, Observation
+from worldsim.core import IMAGE, STATE, TASK, TRUE_STATE, Camera, Observation, is_image, row_texts
 from worldsim.errors import PolicyError, StorageError
 from worldsim.integrations.lerobot.checkpoint import Checkpoint, lerobot, read_checkpoint
+from worldsim.integrations.lerobot.kinds import KINDS, ask, executed
 from worldsim.noise import fold
 from worldsim.policies.checks import checked_action, require
+from worldsim.policies.contract import Contract
+from worldsim.storage import read_json
 
 _STREAM = 0x7A5D
 
@@ -97,7 +101,6 @@ def _located(args: Sequence[Any], kwargs: dict[str, Any], unit: Tensor) -> Tenso
     return located
 
 
-_WITH_HISTORY = ("diffusion",)  # types whose predict_action_chunk takes a history [n, T, ...] in the batch
 _VECTORS = (STATE, TRUE_STATE)
 
 
@@ -107,20 +110,22 @@ def load(
     task: str = "",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    cameras: Sequence[Camera] | None = None,
 ) -> "LeRobotPolicy":
     """Load a LeRobot checkpoint folder.
 
     Args:
         path: The folder (``.../checkpoints/<step>/pretrained_model``).
-        task: Instruction for language-conditioned policies.
+        task: Instruction for language-conditioned policies; empty reads each episode's own.
         device: Where the network computes; None leaves it to the checkpoint.
         dtype: Computed in, by autocast; None computes as the weights are stored.
+        cameras: Of the world it will act in; None for one that has the checkpoint's own.
 
     Raises:
-        StorageError: Incomplete or corrupt, or it asks for what worlds cannot give (several cameras, other inputs).
+        StorageError: Incomplete or corrupt, or it asks for what worlds cannot give (other cameras, other inputs).
         MissingExtraError: LeRobot is not installed.
     """
-    return LeRobotPolicy(read_checkpoint(Path(path), device=device), task=task, dtype=dtype)
+    return LeRobotPolicy(read_checkpoint(Path(path), device=device), task=task, dtype=dtype, cameras=cameras)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,7 @@ class LeRobotCarry:
     left: int  # how many of them are valid
     step: int  # steps taken
     history: Mapping[str, Tensor]  # preprocessed observations by key, [n, T, ...]; empty before the first step
+    plan: Tensor | None = None  # float32 [n, H, A], the mean from which TD-MPC plans on, normalised
     ensemble: Tensor | None = None  # [n, K - 1, A] running mean of overlapping chunks, for ACT's temporal ensemble
     counts: Tensor | None = None  # int64 [K - 1, 1], chunks in each mean
 
@@ -138,43 +144,57 @@ class LeRobotCarry:
 class LeRobotPolicy:
     """A LeRobot network as a `worldsim.protocols.Policy`.
 
-    ACT and Diffusion are covered by tests; other types that look at one observation and predict chunks take the same
-    way.
-
     Args:
         checkpoint: What `read_checkpoint` gave.
-        task: Instruction for language-conditioned policies.
+        task: Instruction for language-conditioned policies; empty reads each episode's own.
         dtype: Computed in, by autocast; None computes as the weights are stored.
+        cameras: Of the world it will act in; None for one that has the checkpoint's own.
 
     Raises:
-        StorageError: It asks for several cameras, for inputs that no world gives, or for a history that this adapter
-            cannot drive.
+        StorageError: It asks for cameras or other inputs that the world does not give, or has a history that its type does not.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, task: str = "", dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        task: str = "",
+        dtype: torch.dtype | None = None,
+        cameras: Sequence[Camera] | None = None,
+    ) -> None:
         self.name, self._dtype = str(checkpoint.path), dtype
         self.task = task
         self._checkpoint, config = checkpoint, checkpoint.config
-        self._keys = _input_keys(checkpoint)
+        self._kind, self._rate_hz = KINDS[checkpoint.kind], _recorded_rate(checkpoint.path)
+        self._keys = _input_keys(checkpoint, cameras)
         shapes = {ours: tuple(config.input_features[theirs].shape) for ours, theirs in self._keys.items()}
-        self.image_size = shapes[IMAGE][1:] if IMAGE in shapes else None
+        self._shapes = {key: (*shape[1:], 3) if is_image(key) else shape for key, shape in shapes.items()}
+        self.image_size = next((shape[:2] for key, shape in self._shapes.items() if is_image(key)), None)
         self.proprio_dim = shapes[STATE][0] if STATE in shapes else None
         self.action_dim = int(config.action_feature.shape[0])
-        self._shapes = {IMAGE: (*self.image_size, 3)} if self.image_size else {}
-        self._shapes |= {key: shapes[key] for key in _VECTORS if key in shapes}
+        self._reads_task = any(hasattr(step, "task_key") for step in checkpoint.before.steps)
         self._history = int(getattr(config, "n_obs_steps", 1) or 1)
-        if self._history > 1 and checkpoint.kind not in _WITH_HISTORY:
+        if self._history > 1 and not self._kind.history:
             raise StorageError(
-                f"{self.name} is a {checkpoint.kind!r} policy that looks at {self._history} observations; of such "
-                f"types only {', '.join(_WITH_HISTORY)} can be run here. Wrap it as a `module:function` policy."
+                f"{self.name} is a {checkpoint.kind!r} policy that looks at {self._history} observations, which LeRobot's own "
+                "policies of this type do not. Wrap it as a `module:function` policy."
             )
         self._ensemble = getattr(config, "temporal_ensemble_coeff", None)
-        self._executed = int(getattr(config, "n_action_steps", 1) or 1)
+        self._executed = executed(checkpoint.kind, config)
 
     @property
     def needs(self) -> frozenset[str]:
-        """IMAGE, STATE and TRUE_STATE, as far as the checkpoint declares inputs for them."""
-        return frozenset(self._keys)
+        """Cameras, STATE and TRUE_STATE, as far as the checkpoint declares inputs for them; TASK if it reads instructions."""
+        return frozenset(self._keys) | ({TASK} if self._reads_task and not self.task else set())
+
+    @property
+    def contract(self) -> Contract:
+        """What it was trained for."""
+        sizes = {key: shape for key, shape in self._shapes.items() if is_image(key)}
+        cameras = tuple(Camera(key=key, height=shape[0], width=shape[1]) for key, shape in sizes.items())
+        return Contract(
+            cameras=cameras, proprio_dim=self.proprio_dim, action_dim=self.action_dim, rate_hz=self._rate_hz
+        )
 
     @property
     def actions_per_look(self) -> int:
@@ -198,9 +218,10 @@ class LeRobotPolicy:
         try:
             history = self._remember(observation, carry) if self._history > 1 or not carry.left else carry.history
             if carry.left:
-                queue, left, ensemble, counts = carry.queue, carry.left, carry.ensemble, carry.counts
+                queue, left, plan = carry.queue, carry.left, carry.plan
+                ensemble, counts = carry.ensemble, carry.counts
             else:
-                chunk = self._chunk(history, keys, carry.step)
+                chunk, plan = self._chunk(history, carry.plan, keys, carry.step)
                 queue, ensemble, counts = self._executable(chunk, carry)
                 left = queue.shape[1]
         except PolicyError:
@@ -212,6 +233,7 @@ class LeRobotPolicy:
             left=left - 1,
             step=carry.step + 1,
             history=history if self._history > 1 else {},
+            plan=plan,
             ensemble=ensemble,
             counts=counts,
         )
@@ -230,32 +252,49 @@ class LeRobotPolicy:
     def _remember(self, observation: Observation, carry: LeRobotCarry) -> Mapping[str, Tensor]:
         """Preprocess and append to the history; the first observation fills it, as LeRobot does."""
         batch: dict[str, object] = {self._keys[k]: observation[k].float() for k in _VECTORS if k in self._keys}
-        if IMAGE in self._keys:
-            batch[self._keys[IMAGE]] = observation[IMAGE].permute(0, 3, 1, 2).float().div(255).contiguous()
-        batch["task"] = [self.task] * len(next(iter(observation.values())))
+        for key in (key for key in self._keys if is_image(key)):
+            batch[self._keys[key]] = observation[key].permute(0, 3, 1, 2).float().div(255).contiguous()
+        n = len(next(iter(observation.values())))
+        own = row_texts(observation[TASK]) if TASK in self.needs else (self.task,) * n
+        batch["task"] = list(own)
         ready = self._checkpoint.before(batch)
         now = {
             key: value for key, value in ready.items() if key.startswith("observation.") and isinstance(value, Tensor)
         }
-        if self._history == 1:
+        if self._history == 1 and not self._kind.history:
             return now
-        if not carry.history:
-            return {key: value[:, None].repeat_interleave(self._history, dim=1) for key, value in now.items()}
-        return {key: torch.cat([carry.history[key][:, 1:], value[:, None]], dim=1) for key, value in now.items()}
+        features = self._checkpoint.config.input_features
+        before = carry.history
+        return {
+            key: value
+            if key not in features
+            else torch.cat([before[key][:, 1:], value[:, None]], dim=1)
+            if before
+            else value[:, None].repeat_interleave(self._history, dim=1)
+            for key, value in now.items()
+        }
 
-    def _chunk(self, batch: Mapping[str, Tensor], keys: Tensor, step: int) -> Tensor:
-        """Ask the network for a chunk [n, K, A], not yet in physical units."""
-        network = self._checkpoint.network
-        network.reset()  # its own queues stay empty: what they would hold is in the batch
+    def _chunk(
+        self, batch: Mapping[str, Tensor], plan: Tensor | None, keys: Tensor, step: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Ask the network for a chunk [n, K, A], not yet in physical units, and what it remembers [n, H, A]."""
         device = torch.device(str(self._checkpoint.config.device))
-        with (
-            KeyedRandomness(fold(keys, step)),
-            torch.autocast(device.type, self._dtype, enabled=self._dtype is not None),
-        ):
-            chunk = network.predict_action_chunk(dict(batch))
-        checked_action(chunk.flatten(1), policy=self.name, n=keys.shape[0], dim=chunk.shape[1] * self.action_dim)
-        actions: Tensor = chunk.float()
-        return actions
+        rows = [slice(i, i + 1) for i in range(len(keys))] if self._kind.alone else [slice(None)]
+        chunks, plans = [], []
+        for row in rows:
+            own = {key: value[row] for key, value in batch.items()}
+            with (
+                KeyedRandomness(fold(keys[row], step)),
+                torch.autocast(device.type, self._dtype, enabled=self._dtype is not None),
+            ):
+                chunk, kept = ask(
+                    self._checkpoint.kind, self._checkpoint.network, own, None if plan is None else plan[row]
+                )
+            n = len(keys[row])
+            checked_action(chunk.flatten(1), policy=self.name, n=n, dim=chunk.shape[1] * self.action_dim)
+            chunks.append(chunk.float())
+            plans += [] if kept is None else [kept]
+        return torch.cat(chunks), torch.cat(plans) if plans else None
 
     def _executable(self, chunk: Tensor, carry: LeRobotCarry) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The actions to execute [n, E, A] in physical units, and the ensemble to remember."""
@@ -278,20 +317,45 @@ class LeRobotPolicy:
         return first, ensembler.ensembled_actions, ensembler.ensembled_actions_count
 
 
-def _input_keys(checkpoint: Checkpoint) -> dict[str, str]:
-    """The checkpoint's input names by our key."""
+def _input_keys(checkpoint: Checkpoint, cameras: Sequence[Camera] | None) -> dict[str, str]:
+    """The checkpoint's input names by our key: cameras by their names, and the only one whatever it is called."""
     config, path = checkpoint.config, checkpoint.path
-    cameras = sorted(config.image_features)
-    others = sorted(config.input_features.keys() - set(cameras) - set(_VECTORS))
-    if len(cameras) > 1:
-        raise StorageError(
-            f"{path} looks through {len(cameras)} cameras ({', '.join(cameras)}), but a world gives one image. Use a "
-            "policy that was trained on one camera."
-        )
+    theirs = sorted(key for key in config.image_features if ".empty_camera" not in key)
+    others = sorted(config.input_features.keys() - config.image_features.keys() - set(_VECTORS))
     if others or config.action_feature is None:
         raise StorageError(
             f"{path} declares inputs {sorted(config.input_features)} and outputs {sorted(config.output_features)}; "
-            f"worlds give one image, {STATE} and {TRUE_STATE}, and take 'action'."
+            f"worlds give pictures, {STATE} and {TRUE_STATE}, and take 'action'."
         )
+    there = [IMAGE] if cameras is None else [camera.key for camera in cameras]
+    raw = _raw_names(checkpoint)
     keys = {key: key for key in _VECTORS if key in config.input_features}
-    return keys | ({IMAGE: cameras[0]} if cameras else {})
+    for name in theirs:
+        match = next((key for key in (raw.get(name, name), name) if key in there), None)
+        if match is None and len(theirs) == len(there) == 1:
+            match = there[0]
+        if match is None and cameras is None and is_image(name):
+            match = name
+        if match is None:
+            raise StorageError(
+                f"{path} looks through {len(theirs)} cameras ({', '.join(theirs)}), the world draws "
+                f"{', '.join(there) or 'nothing'}. Use a world with the same cameras."
+            )
+        keys[match] = name
+    return keys
+
+
+def _raw_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """By an input's name, what the data called it, where the checkpoint's own processor renames it."""
+    maps = [step.rename_map for step in checkpoint.before.steps if hasattr(step, "rename_map")]
+    return {new: old for renamed in maps for old, new in renamed.items()}
+
+
+def _recorded_rate(path: Path) -> float | None:
+    """Actions a second in LeRobot's record of the training, where the environment that it names says so."""
+    file = path / "train_config.json"
+    record = read_json(file) if file.is_file() else None
+    env = record.get("env") if isinstance(record, dict) else None
+    fps = env.get("fps") if isinstance(env, dict) else None
+    good = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf
+    return float(fps) if good and fps is not None else None
