@@ -1,0 +1,60 @@
+"""A hub cache of one tiny language model, and LeRobot checkpoints that name it."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WORDS = ["[UNK]", "[PAD]", "push", "pull", "the", "block", "left", "right"]
+
+
+def cached_model(cache, name, fill):
+    """Let `fill` write a model into the cache under a name of the hub."""
+    repository = Path(cache) / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(COMMIT)
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    fill(snapshot)
+    return snapshot
+
+
+def tiny_tokenizer(folder):
+    """A tokenizer of eight words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=WORDS[0], pad_token=WORDS[1]).save_pretrained(folder)
+
+
+def tiny_clip(folder):
+    """A CLIP of some ten thousand weights, and the tokenizer."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(1)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={
+            **size,
+            "vocab_size": len(WORDS),
+            "max_position_embeddings": 8,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        },
+        vision_config={**size, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    with warnings.catch_warnings(action="ignore"):
+        CLIPModel(config).save_pretrained(folder)
+        tiny_tokenizer(folder)
+
+
+def edit(file, change):
+    """Rewrite a JSON file."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))

@@ -1,0 +1,201 @@
+"""Policies that read instructions, and checkpoints that name pretrained models: offline, from the hub's cache, without their code."""
+
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
+pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
+pytest.importorskip("transformers", reason="the reason extra is not installed")
+
+sys.path.append(str(Path(__file__).parent))
+from hub_cache import cached_model, edit, tiny_clip
+
+from worldsim.core import IMAGE, STATE, TASK, text_rows
+from worldsim.errors import MissingExtraError, PolicyError, StorageError
+from worldsim.integrations.lerobot.checkpoint import lerobot
+from worldsim.integrations.lerobot.policies import load
+
+pytestmark = pytest.mark.integration
+NAME = "someone/tiny-clip"
+
+
+def feature(kind, *shape):
+    types = lerobot("configs.types")
+    return types.PolicyFeature(type=types.FeatureType[kind], shape=shape)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A multi-task diffusion transformer, as training leaves it, and the cache with its CLIP."""
+    root = tmp_path_factory.mktemp("language")
+    clip = cached_model(root / "cache", NAME, tiny_clip)
+    with warnings.catch_warnings(action="ignore"):
+        factory = lerobot("policies.factory")
+        config = factory.make_policy_config(
+            "multi_task_dit",
+            input_features={IMAGE: feature("VISUAL", 3, 32, 32), STATE: feature("STATE", 2)},
+            output_features={"action": feature("ACTION", 2)},
+            device="cpu",
+            push_to_hub=False,
+            horizon=4,
+            n_action_steps=2,
+            n_obs_steps=2,
+            hidden_dim=16,
+            num_layers=1,
+            num_heads=2,
+            timestep_embed_dim=8,
+            num_train_timesteps=3,
+            clip_sample=False,
+            image_crop_shape=None,
+            vision_encoder_name=str(clip),
+            text_encoder_name=str(clip),
+            tokenizer_max_length=8,
+        )
+        torch.manual_seed(0)
+        policy = factory.get_policy_class("multi_task_dit")(config)
+        with torch.no_grad():
+            for weight in policy.noise_predictor.parameters():
+                weight += 0.3 * torch.randn_like(weight)  # what it is told is multiplied by zeros at first
+        low, high = torch.tensor([-0.4, -0.4]), torch.tensor([0.4, 0.4])
+        stats = {key: {"min": low, "max": high} for key in (STATE, "action")}
+        stats[IMAGE] = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.2)}
+        processors = factory.make_pre_post_processors(config, dataset_stats=stats)
+        folder = root / "pretrained_model"
+        for part in (policy, *processors):
+            part.save_pretrained(folder)
+    edit(folder / "config.json", lambda c: c.update(vision_encoder_name=NAME, text_encoder_name=NAME))
+    edit(folder / "policy_preprocessor.json", _rename_tokenizer)
+    return folder, root / "cache", policy.eval(), processors
+
+
+def _rename_tokenizer(content):
+    for step in content["steps"]:
+        if step["registry_name"] == "tokenizer_processor":
+            step["config"]["tokenizer_name"] = NAME
+
+
+@pytest.fixture
+def checkpoint(made, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made[1]))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the socket block answers whoever asks
+    return made[0]
+
+
+def observation(tasks, step=0):
+    g = torch.Generator().manual_seed(step)
+    n = len(tasks)
+    pixels = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=g)
+    return {
+        IMAGE: pixels.expand(n, -1, -1, -1),
+        STATE: torch.rand(1, 2, generator=g).expand(n, -1) - 0.5,
+        TASK: text_rows(tasks),
+    }
+
+
+def test_each_episode_is_told_its_own_task(checkpoint):
+    policy = load(checkpoint)
+    assert policy.needs == {IMAGE, STATE, TASK}
+    same = torch.full((3,), 7)
+    action, _ = policy.act(observation(["push the block", "pull the block", "push the block"]), policy.initial(3), same)
+    assert not torch.allclose(action[0], action[1], atol=1e-4)
+    torch.testing.assert_close(action[0], action[2])
+    told, _ = load(checkpoint, task="pull the block").act(
+        {key: value for key, value in observation(["push"] * 3).items() if key != TASK}, policy.initial(3), same
+    )
+    torch.testing.assert_close(told[0], action[1])  # the caller's word counts for all episodes
+    with pytest.raises(PolicyError, match="needs 'task'"):
+        policy.act({key: observation(["push"])[key] for key in (IMAGE, STATE)}, policy.initial(1), same[:1])
+
+
+def test_what_it_does_equals_lerobots_own(made, checkpoint):
+    network, (before, after) = made[2:]
+    policy, keys, task = load(checkpoint), torch.tensor([3]), "push the block left"
+    from worldsim.integrations.lerobot.policies import KeyedRandomness, fold
+
+    network.reset()
+    carry = policy.initial(1)
+    for t in range(5):
+        raw = observation([task], t)
+        batch = {IMAGE: raw[IMAGE].permute(0, 3, 1, 2).float() / 255, STATE: raw[STATE], "task": [task]}
+        with warnings.catch_warnings(action="ignore"), KeyedRandomness(fold(keys, t)):
+            expected = after(network.select_action(before(batch)))
+        action, carry = policy.act(raw, carry, keys)
+        torch.testing.assert_close(action, expected)
+
+
+def test_a_pretrained_model_that_is_not_at_hand_is_named_and_not_fetched(made, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(StorageError, match=r"'someone/tiny-clip', which the hub's cache lacks.*hf download"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_a_pretrained_model_with_code_is_refused(made, checkpoint, tmp_path, monkeypatch, file):
+    shutil.copytree(made[1], tmp_path / "cache")
+    snapshot = next((tmp_path / "cache").rglob("model.safetensors")).parent
+    (snapshot / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    content = json.loads((snapshot / file).read_text()) if (snapshot / file).exists() else {}
+    (snapshot / file).write_text(
+        json.dumps({**content, "auto_map": {"AutoConfig": "custom.C", "AutoTokenizer": "custom.C"}})
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(StorageError, match="brings code of its own"):
+        load(checkpoint)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pretrained_model_of_pickles_is_refused(made, checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(made[1], tmp_path / "cache")
+    weights = next((tmp_path / "cache").rglob("model.safetensors"))
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(StorageError, match="no safetensors"):
+        load(checkpoint)
+
+
+def vla(folder, kind, tensors):
+    """A local folder of a VLA, with these weights."""
+    folder.mkdir(parents=True)
+    with warnings.catch_warnings(action="ignore"):
+        config = lerobot("policies.factory").make_policy_config(
+            kind,
+            input_features={IMAGE: feature("VISUAL", 3, 64, 64), STATE: feature("STATE", 2)},
+            output_features={"action": feature("ACTION", 2)},
+            device="cpu",
+            push_to_hub=False,
+        )
+    config._save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors")
+    step = {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": "someone/tokens", "max_length": 8}}
+    for name, steps in (("policy_preprocessor", [step]), ("policy_postprocessor", [])):
+        (folder / f"{name}.json").write_text(json.dumps({"name": name, "steps": steps}))
+    return folder
+
+
+def test_a_pi0_folder_is_measured_before_three_billion_weights_are_made(checkpoint, tmp_path, monkeypatch):
+    folder = vla(tmp_path / "pi0", "pi0", {"x": torch.zeros(1)})
+    with pytest.raises(StorageError, match=r"missing \['model.*unexpected \['x'\].*\(1 stored, \d+ expected\)"):
+        load(folder)
+
+
+def test_a_smolvla_folder_without_its_backbone_says_what_to_fetch(checkpoint, tmp_path):
+    folder = vla(tmp_path / "smolvla", "smolvla", {"x": torch.zeros(1)})
+    with pytest.raises(StorageError, match=r"SmolVLM2-500M-Video-Instruct', which the hub's cache lacks"):
+        load(folder)
+
+
+def test_a_smolvla_folder_is_measured_before_it_is_built(checkpoint, tmp_path, monkeypatch):
+    from transformers import SmolVLMConfig
+
+    folder = vla(tmp_path / "smolvla", "smolvla", {"x": torch.zeros(1)})
+    cached_model(tmp_path / "cache", "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", SmolVLMConfig().save_pretrained)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises((StorageError, MissingExtraError), match=r"do not fit|could not be built|num2words"):
+        load(folder)
