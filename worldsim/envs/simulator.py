@@ -189,6 +189,11 @@ class SimulatorWorld:
         return dataclasses.replace(state, step=state.step + 1, simulator=simulator), step
 
     @property
+    def is_replayed(self) -> bool:
+        """Whether episodes are played again from their seeds, by a copy of the environment each."""
+        return isinstance(self._simulator, ReplayedSimulator)
+
+    @property
     def tells_success(self) -> bool:
         """Whether the environment says, at some step of an episode, if the task stands solved; plays one to find out."""
         if self._trial is None:

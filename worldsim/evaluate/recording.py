@@ -17,6 +17,9 @@ from worldsim.evaluate.policies import load_policy, policy_refs
 from worldsim.protocols import Policy, Startable
 from worldsim.worlds import load_world
 
+_REPLAYED = 24
+"""Episodes of a batch, about, in an environment of which every episode needs a copy."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyRecording:
@@ -126,5 +129,7 @@ def _prepare(
     refs = policy_refs(policies, world=planned_in)
     where, kept = find_device(device), find_dtype(dtype)
     acting = {ref.name: load_policy(ref.source, device=where, dtype=kept, spec=place.spec) for ref in refs}
+    if isinstance(place, SimulatorWorld) and place.is_replayed and options.batch is None:
+        options = dataclasses.replace(options, batch=max(1, _REPLAYED // len(refs)) * len(refs))
     known = {**source, "digests": [ref.digest for ref in refs], **({"dtype": dtype} if dtype else {})}
     return PolicyRecording(world=place, policies=acting, options=dataclasses.replace(options, name=name, source=known))
