@@ -52,6 +52,12 @@ _SMALL_OPERATIONS = (
 )
 
 GOALS: Mapping[str, Goals] = {
+    "dataset_faults": {
+        "planted faults read as LeRobot reads them, or named": at_least(100),
+        "planted faults that were read wrongly without a word": at_most(0),
+        "random recordings equal to LeRobot's reader": at_least(100),
+        "core time of decoding in a process of its own, to decoding here": at_most(1.6),
+    },
     "house": {
         "files": at_most(
             220,

@@ -208,3 +208,14 @@ def test_a_forked_process_gets_a_decoder_of_its_own(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", program, tmp_path / "v.mp4"], capture_output=True, text=True
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_a_depth_map_as_video_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "gray16le"
+        depth = np.arange(32 * 48, dtype=np.uint16).reshape(32, 48)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(depth, format="gray16le")))
+        container.mux(stream.encode())
+    with pytest.raises(StorageError, match="gray16le, which is that of a depth map"):
+        read_video(tmp_path / "v.mkv")

@@ -28,6 +28,8 @@ WINDOW, CHUNK = 1 << 28, 1 << 24
 MOST_MEMORY, MOST_BYTES, MOST_PX = 3 << 30, 1 << 33, 1 << 26
 """Of the process; of the frames that one file may unpack to; and of one frame."""
 
+_DEPTH = ("gray9", "gray1", "grayf")  # gray of more than 8 bits
+
 
 def main() -> None:
     """Answer requests until the parent closes the channel."""
@@ -138,6 +140,10 @@ def upright(frame: Any) -> Any:
     """Pixels [H, W, 3], turned as the container says, in one piece."""
     import numpy as np
 
+    if frame.format.name.startswith(_DEPTH):
+        raise ValueError(
+            f"its pixels are of the kind {frame.format.name}, which is that of a depth map and has no colours"
+        )
     image = frame.to_ndarray(format="rgb24")
     turns = [bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX"]
     if not turns:

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("lerobot", reason="the lerobot extra is not installed")
 
+from benchmarks import dataset_faults, dataset_plants
+from benchmarks.recordings import Recording, difference
 from tests.data import toys
 from worldsim.core import IMAGE, TASK, Camera, row_texts
 from worldsim.data.lerobot.read import open_dataset
@@ -233,3 +235,19 @@ def test_version_21_is_converted_on_a_copy(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(StorageError, match=r"LeRobot cannot convert .*tasks\.jsonl"):
         open_dataset(old)
     assert len(list((tmp_path / "cache").rglob("info.json"))) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_recordings_are_read_as_lerobot_reads_them(lerobot: Any, tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    Recording.draw(rng, video=bool(seed)).write(lerobot, tmp_path / "d", rng)
+    assert difference(lerobot, tmp_path / "d", open_dataset(tmp_path / "d")) == ""
+    dataset_plants.cut_first(tmp_path / "d", rng)
+    assert difference(lerobot, tmp_path / "d", open_dataset(tmp_path / "d")) == ""
+
+
+def test_faults_of_every_kind_are_read_rightly_or_named(lerobot: Any, tmp_path: Path) -> None:
+    """One of each of what the benchmark plants twenty times."""
+    outcomes, wrong = dataset_faults.plant_all(lerobot, tmp_path, 1)
+    assert not wrong and len(outcomes) == 20
+    assert all(set(found) <= {"read", "named"} for found in outcomes.values())

@@ -276,6 +276,24 @@ def test_columns_are_joined_in_a_stated_order(path: Path) -> None:
         open_dataset(path, action=["legs"])
 
 
+def test_what_info_leaves_open_is_the_same_in_all_episodes(path: Path) -> None:
+    open_width = {"dtype": "float32", "shape": [], "names": None}
+    toys.edit_info(path, features=toys.features(path) | {STATE: open_width, "action": open_width})
+    toys.edit_rows(path, **{STATE: [[1.0, 2.0]] * ROWS})
+    dataset = open_dataset(path)
+    assert dataset.episode(0).proprio.shape == (5, 3)
+    with pytest.raises(StorageError, match="'observation.state' has 2 numbers in row 0, expected 3"):
+        dataset.episode(1)
+
+
+def test_two_features_for_one_camera_are_named(path: Path) -> None:
+    picture = toys.features(path)[IMAGE]
+    twice = {"observation.images.top": picture, "observation.image.top": picture}
+    toys.edit_info(path, features=toys.features(path) | twice)
+    with pytest.raises(InvalidInputError, match=r"several cameras that stand for 'observation\.images\.top'"):
+        open_dataset(path)
+
+
 def test_one_episode_whose_files_nothing_names(tmp_path: Path) -> None:
     """As a slice of DROID: path templates with other fields, no places, no statistics."""
     path = toys.as_foreign(toys.write(tmp_path / "d", 1, video=True))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from worldsim.arrays import Float32s, Float64s
 from worldsim.data.lerobot.features import Vector
 
-RATE_TOLERANCE = 0.02
+RATE_TOLERANCE = 0.05
 """How far the usual distance of rows may be from what info.json says, as a share of it."""
 
 

@@ -75,7 +75,11 @@ def find_cameras(
             f"{path}: {reasons}. Give cameras=[...] of those that can be read, or restore the files."
         )
     notes = [f"Camera {name} {reason}: it is left out." for name, reason in why.items() if reason]
-    return {name: _camera(name, features[name], own.get(name, {})) for name in readable}, notes
+    found = {name: _camera(name, features[name], own.get(name, {})) for name in readable}
+    shared = [key for key, count in Counter(camera.key for camera in found.values()).items() if count > 1]
+    if shared:
+        raise InvalidInputError(f"{path} has several cameras that stand for {shared[0]!r}: choose with cameras=[...].")
+    return found, notes
 
 
 def _unreadable(feature: Mapping[str, Any], name: str, absent: Callable[[str], bool]) -> str:
@@ -150,6 +154,21 @@ def find_vector(
     if not names:
         return None, []
     return Vector(names=tuple(names), widths=tuple(_width(features[name]) for name in names)), notes
+
+
+def fill_widths(vector: Vector, table: Callable[[list[str]], pa.Table]) -> Vector:
+    """The same vector with the widths that info.json leaves open, as the first row of the data has them.
+
+    Args:
+        vector: What is read.
+        table: Reads columns of the first data file.
+    """
+    if None not in vector.widths:
+        return vector
+    row = table([name for name, width in zip(vector.names, vector.widths, strict=True) if width is None]).slice(0, 1)
+    seen = {name: np.size(row[name][0].as_py()) for name in row.column_names if row.num_rows}
+    widths = zip(vector.names, vector.widths, strict=True)
+    return dataclasses.replace(vector, widths=tuple(width or seen.get(name) for name, width in widths))
 
 
 def _width(feature: Mapping[str, Any]) -> int | None:

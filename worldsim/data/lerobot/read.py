@@ -87,6 +87,11 @@ class Dataset:
         return self._contents.cameras
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """The feature that each camera is read from, as info.json calls it."""
+        return tuple(self._contents.features.values())
+
+    @property
     def only_camera(self) -> Camera:
         """The camera, for those who read one.
 
@@ -94,7 +99,7 @@ class Dataset:
             InvalidInputError: Several are read; they are listed.
         """
         if len(self.cameras) > 1:
-            names = ", ".join(self._contents.features.values())
+            names = ", ".join(self.features)
             raise InvalidInputError(f"{self.path} has several cameras; name one of them: {names}.")
         return self.cameras[0]
 
@@ -169,7 +174,7 @@ class Dataset:
                 p for folder in folders for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
             )
             parts = [f"{p.relative_to(self.path).as_posix()} {storage.digest_file(p)}" for p in files]
-        return storage.digest_bytes("\n".join([*self._contents.features.values(), self.task, *parts]).encode())
+        return storage.digest_bytes("\n".join([*self.features, self.task, *parts]).encode())
 
     def episode(self, index: int) -> Episode:
         """Read one episode.

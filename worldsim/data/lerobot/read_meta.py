@@ -1,6 +1,7 @@
 """Reads and checks the `meta/` folder of any LeRobotDataset v3.0: version, cameras, columns, tasks, episodes."""
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,14 @@ from worldsim.actions import ActionSpec
 from worldsim.core import STATE, TRUE_STATE, Camera
 from worldsim.data.lerobot import format as layout
 from worldsim.data.lerobot.convert import OLD
-from worldsim.data.lerobot.features import Features, Vector, action_spec, find_cameras, find_vector
+from worldsim.data.lerobot.features import (
+    Features,
+    Vector,
+    action_spec,
+    fill_widths,
+    find_cameras,
+    find_vector,
+)
 from worldsim.errors import InvalidInputError, StorageError
 
 _FIELD = re.compile(r"\{(video_key|((chunk|file)_index|episode_(chunk|file|index))(:0?\d{1,2}d)?)\}")
@@ -137,6 +145,8 @@ def _read(
         features, {c["key"]: c for c in extra.get("cameras", [])}, cameras, absent=absent, path=path
     )
     vectors, said = _vectors(path, features, wanted)
+    first = storage.inside_folder(path, _filled(data_path, rows[0], "data")) if rows else path
+    vectors = {key: fill_widths(vector, functools.partial(_parquet, first)) for key, vector in vectors.items()}
     spec, more = _action(path, info, extra if wanted[layout.ACTION] is None else {}, vectors[layout.ACTION], rows)
     tables = {key: f for key, f in features.items() if f.get("dtype") != "video"}
     return Contents(
