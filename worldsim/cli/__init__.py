@@ -12,6 +12,7 @@ import typer
 from worldsim.cli.collect import collect
 from worldsim.cli.console import say
 from worldsim.cli.import_data import import_data
+from worldsim.cli.inspect import inspect
 from worldsim.cli.label import label
 from worldsim.cli.plan import plan
 from worldsim.cli.reason import app as reason
@@ -33,6 +34,7 @@ app.command()(plan)
 app.command()(collect)
 app.command()(label)
 app.command("import")(import_data)
+app.command()(inspect)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(train)
 app.command()(report)
 app.add_typer(reason)
