@@ -54,7 +54,7 @@ def inspect(
 
 def _print(found: "Inspection") -> None:
     """The screen."""
-    from worldsim.evaluate.inspection import group_faults
+    from worldsim.data.faults import group_faults
 
     least, median, most = found.length
     known = [

@@ -19,7 +19,7 @@ from worldsim import storage
 from worldsim.arrays import Bytes, Float64s
 from worldsim.core import Camera
 from worldsim.data.episode import Episode
-from worldsim.data.faults import EXPLANATIONS, Fault, Signals, find_faults, idle_shares, signals_of
+from worldsim.data.faults import Fault, Signals, find_faults, idle_shares, signals_of
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress, silent
@@ -385,22 +385,3 @@ def _family(look: _Look) -> str:
         return f"haar_pca with conv; no layers are found in {camera.name} ({shorten(printable(error), width=100)})"
     family = "layers with rigid" if share >= LAYERS_FROM else "haar_pca with conv"
     return f"{family}: layers explain {share:.0%} of what changes in {len(frames)} frames of {camera.name}, asked are {LAYERS_FROM:.0%}"
-
-
-def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, str]]:
-    """The first fault of every kind and place, and where all of them are, in the order of `EXPLANATIONS`."""
-    groups: dict[tuple[str, str], list[Fault]] = {}
-    for fault in faults:
-        groups.setdefault((fault.kind, fault.where), []).append(fault)
-    kinds = list(EXPLANATIONS)
-    order = sorted(groups.values(), key=lambda group: kinds.index(group[0].kind))
-    return [(group[0], _places(group)) for group in order]
-
-
-def _places(group: Sequence[Fault]) -> str:
-    """Episodes and frames of some faults, the first few of them."""
-    if group[0].episode is None:
-        return "all episodes"
-    parts = [f"{f.episode}" + ("" if f.frames is None else f" (frames {f.frames[0]} to {f.frames[1]})") for f in group]
-    more = f" and {len(parts) - _NUMBERS} more" if len(parts) > _NUMBERS else ""
-    return f"episode{'s' if len(parts) > 1 else ''} {', '.join(parts[:_NUMBERS])}{more}"

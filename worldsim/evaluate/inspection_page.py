@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from worldsim import storage
 from worldsim.arrays import Bytes, Float64s
 from worldsim.core import camera_name
-from worldsim.evaluate.inspection import Inspection, Pictures, group_faults
+from worldsim.data.faults import group_faults
+from worldsim.evaluate.inspection import Inspection, Pictures
 from worldsim.text import printable
 from worldsim.triage.report.canvas import PAGE, draw_svg, style_axes
 from worldsim.video import encode_png

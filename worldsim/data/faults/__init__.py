@@ -8,7 +8,7 @@ dataset does most of the time, and their reasons are written beside them.
 from collections.abc import Iterator, Mapping, Sequence
 
 from worldsim.data.faults import channels, pictures
-from worldsim.data.faults.fault import EXPLANATIONS, Fault, FaultKind
+from worldsim.data.faults.fault import EXPLANATIONS, Fault, FaultKind, group_faults
 from worldsim.data.faults.signals import Signals, fill_gaps, measure_usual, picture_changes, signals_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "FaultKind",
     "Signals",
     "find_faults",
+    "group_faults",
     "idle_shares",
     "picture_changes",
     "signals_of",

@@ -1,7 +1,7 @@
 """What can be wrong with a recording, what each kind of fault means, and what to do."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 FaultKind = Literal[
@@ -65,6 +65,8 @@ EXPLANATIONS: Mapping[FaultKind, tuple[str, str]] = {
     ),
 }
 """What each kind means, and what to do."""
+_PLACES = 4
+"""Places that are listed of one kind of fault."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,3 +99,22 @@ class Fault:
         meaning, remedy = EXPLANATIONS[self.kind]
         object.__setattr__(self, "meaning", self.meaning or meaning)
         object.__setattr__(self, "remedy", self.remedy or remedy)
+
+
+def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, str]]:
+    """The first fault of every kind and place, and where all of them are, in the order of `EXPLANATIONS`."""
+    groups: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault((fault.kind, fault.where), []).append(fault)
+    kinds = list(EXPLANATIONS)
+    order = sorted(groups.values(), key=lambda group: kinds.index(group[0].kind))
+    return [(group[0], _places(group)) for group in order]
+
+
+def _places(group: Sequence[Fault]) -> str:
+    """Episodes and frames of some faults, the first few of them."""
+    if group[0].episode is None:
+        return "all episodes"
+    parts = [f"{f.episode}" + ("" if f.frames is None else f" (frames {f.frames[0]} to {f.frames[1]})") for f in group]
+    more = f" and {len(parts) - _PLACES} more" if len(parts) > _PLACES else ""
+    return f"episode{'s' if len(parts) > 1 else ''} {', '.join(parts[:_PLACES])}{more}"
