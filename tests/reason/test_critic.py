@@ -122,6 +122,23 @@ def test_a_failure_lies_at_the_last_frame_that_brought_progress(monkeypatch):
     assert int(at_video.failed_at[0]) == 3 and int(at_step.failed_at[0]) == 2  # frame 3 is what step 2 led to
 
 
+def test_failures_are_looked_for_in_what_came_before_not_in_the_full_episode(monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        critics, "assess_progress", lambda model, shown, **_: looked.extend(shown) or torch.zeros(len(shown))
+    )
+    shown = torch.arange(9, dtype=torch.uint8)[None, :, None, None, None].expand(1, 9, 32, 32, 3)
+    critic(bias=-50.0, locate=True).frames(shown)
+    assert [int(part.max()) for part in looked] == [0, 3, 5]
+
+
+def test_other_words_count_by_the_question_that_has_more_of_them(monkeypatch):
+    success, progress = torch.tensor([[0.4, 0.1]]).log(), torch.full((1, 5), 0.19).log()
+    monkeypatch.setattr(critics, "score_options", lambda model, rows, **_: (success, progress))
+    found = assess(vlm(), list(frames(count=1, steps=4)), task="")
+    assert found.unsaid.tolist() == pytest.approx([0.5])
+
+
 @pytest.mark.parametrize(
     ("progress", "place"),
     [([0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.5, 0.2, 0.1], 0), ([0.1, 0.6, 0.3, 0.62, 0.2], 1), ([0.1, 0.3, 0.3], 1)],
