@@ -44,7 +44,7 @@ def test_places_and_their_pairs(tmp_path: Path) -> None:
     assert str(SHIPPED_FOLDER) not in saved and len(json.loads(saved)["request"]["digests"]) == 9
 
 
-def test_worlds_and_policies_compute_where_and_in_what_they_are_told() -> None:
+def test_worlds_and_policies_compute_where_and_in_what_they_are_asked() -> None:
     for dtype in ("", "float32"):
         settings = {"simulator": False, "options": RolloutOptions(steps=2, batch=9), "dtype": dtype}
         here = policies_in_world("push", PAIR[:1], **settings)  # type: ignore[arg-type]
@@ -67,8 +67,8 @@ def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.Capt
         ({"simulator": True, "policies": ["bank"]}, "--simulator without --world"),
         ({"world": "push", "behaviours": "push"}, "--behaviours"),
         ({"world": "push", "image_px": 32}, "--image-px"),
-        ({"world": "push", "success": "info.a > 1"}, "--success with --world"),
-        ({"world": "push", "imports": ["os"]}, "--import with --world"),
+        ({"world": "push", "success": "info.a > 1"}, "--import and --success with --world"),
+        ({"world": "push", "imports": ["os"]}, "--import and --success with --world"),
         ({"image_px": "64x0"}, "--image-px takes N or HEIGHTxWIDTH"),
         ({"success": "is_success"}, "no success rule"),
         ({"batch": 3}, "--batch without policies"),
@@ -87,7 +87,9 @@ def test_an_environment_that_tells_no_success_is_not_said_to_be_solved_to_nan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Path(__file__).with_name("arena.py").read_text()
-    (tmp_path / "mute_arena.py").write_text(source + "\n\ndef mute():\n    return Mute(make())\n" + MUTE)
+    (tmp_path / "mute_arena.py").write_text(
+        source.replace('"render_fps": 5', '"render_fps": 10') + "\n\ndef mute():\n    return Mute(make())\n" + MUTE
+    )
     monkeypatch.syspath_prepend(tmp_path)
     collect(env="mute_arena:mute", episodes=2, steps=2, out=tmp_path / "d")
     said = capsys.readouterr().out

@@ -218,7 +218,7 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
     assert manifest["figures"] == {"accuracy/outcome": 0.9} and manifest["judge"]["episodes"] == metrics.episodes
 
 
-def test_a_critic_is_calibrated_where_it_is_told(tmp_path, monkeypatch):
+def test_a_critic_is_calibrated_where_it_is_asked_to(tmp_path, monkeypatch):
     vlm().save_pretrained(tmp_path / "model")
     monkeypatch.setattr(critics, "open_data", lambda data: ([str(tmp_path)], {"one": videos("one")}))
     asked = {"data": ["one"], "settings": {"frames": 3}}

@@ -62,7 +62,7 @@ def made(tmp_path_factory):
         policy = factory.get_policy_class("multi_task_dit")(config)
         with torch.no_grad():
             for weight in policy.noise_predictor.parameters():
-                weight += 0.3 * torch.randn_like(weight)  # what it is told is multiplied by zeros at first
+                weight += 0.3 * torch.randn_like(weight)  # the text is multiplied by zeros at first
         low, high = torch.tensor([-0.4, -0.4]), torch.tensor([0.4, 0.4])
         stats = {key: {"min": low, "max": high} for key in (STATE, "action")}
         stats[IMAGE] = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.2)}
@@ -84,7 +84,7 @@ def _rename_tokenizer(content):
 @pytest.fixture
 def checkpoint(made, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made[1]))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the socket block answers whoever asks
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the socket block answers every request
     return made[0]
 
 
@@ -99,17 +99,17 @@ def observation(tasks, step=0):
     }
 
 
-def test_each_episode_is_told_its_own_task(checkpoint):
+def test_each_episode_is_given_its_own_task(checkpoint):
     policy = load(checkpoint)
     assert policy.needs == {IMAGE, STATE, TASK}
     same = torch.full((3,), 7)
     action, _ = policy.act(observation(["push the block", "pull the block", "push the block"]), policy.initial(3), same)
     assert not torch.allclose(action[0], action[1], atol=1e-4)
     torch.testing.assert_close(action[0], action[2])
-    told, _ = load(checkpoint, task="pull the block").act(
+    given, _ = load(checkpoint, task="pull the block").act(
         {key: value for key, value in observation(["push"] * 3).items() if key != TASK}, policy.initial(3), same
     )
-    torch.testing.assert_close(told[0], action[1])  # the caller's word counts for all episodes
+    torch.testing.assert_close(given[0], action[1])  # the caller's word counts for all episodes
     with pytest.raises(PolicyError, match="needs 'task'"):
         policy.act({key: observation(["push"])[key] for key in (IMAGE, STATE)}, policy.initial(1), same[:1])
 

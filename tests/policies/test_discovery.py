@@ -184,11 +184,11 @@ def test_what_kinds_of_folders_are_left_out_and_why(tmp_path):
         discover([made["sharded"]])
 
 
-def test_a_base_is_found_beside_its_adapter_and_must_be_whole(tmp_path):
+def test_a_base_is_found_beside_its_adapter_and_must_be_complete(tmp_path):
     for kind, base, match in [
         ("act", "../base", ""),
         ("diffusion", "../base", "same type|of the type"),
-        ("act", ".", "whole"),
+        ("act", ".", "complete"),
     ]:
         folder = tmp_path / f"{kind}{len(base)}"
         lerobot(folder, kind)

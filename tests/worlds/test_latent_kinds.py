@@ -1,4 +1,4 @@
-"""Latent worlds of several cameras, of several frames a step, with text and noise, of parts whose numbers can be computed by hand."""
+"""Latent worlds of several cameras, of several frames a step, with text and noise, of parts whose numbers are known."""
 
 import dataclasses
 from typing import Any

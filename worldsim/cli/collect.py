@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worldsim.data.collect.pictures import ImageSize
     from worldsim.data.collect.record import RecordingOptions
     from worldsim.evaluate.environments import MakeEnv
+    from worldsim.evaluate.recording import PolicyRecording
 
 
 def collect(
@@ -132,16 +133,16 @@ def collect(
         timeout_s=timeout,
     )
     rollouts = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
+    make, acting = MakeEnv(env or "push", imports=imports or ()), bool(policies or world)
     _check(
         {
             "--simulator without --world": simulator and not world,
-            "--behaviours with policies": bool(policies or world) and behaviours != "auto",
+            "--behaviours with policies": acting and behaviours != "auto",
             "--env and --world": bool(env and world),
-            "--import with --world": bool(world) and bool(imports),
-            "--success with --world": bool(world) and success is not None,
+            "--import and --success with --world": bool(world) and bool(imports or success),
             "--camera and --image-px with --world": bool(world) and bool(camera or image_px),
-            "--batch without policies": not (policies or world) and batch is not None,
-            "--device and --dtype without policies": not (policies or world) and (device != "cpu" or bool(dtype)),
+            "--batch without policies": not acting and batch is not None,
+            "--device and --dtype without policies": not acting and (device != "cpu" or bool(dtype)),
         }
     )
     with one_thread():
@@ -150,19 +151,19 @@ def collect(
                 world, policies or [SHIPPED], simulator=simulator, options=rollouts, device=device, dtype=dtype
             )
         elif policies:
-            make = MakeEnv(env or "push", imports=imports or ())
-            job = policies_in_environment(
-                make, policies, options=rollouts, view=recordings.view, device=device, dtype=dtype
-            )
+            view = recordings.view
+            job = policies_in_environment(make, policies, options=rollouts, view=view, device=device, dtype=dtype)
         else:
-            make = MakeEnv(env or "push", imports=imports or ())
-            _explore(make, behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
-            return
-        who = f"{episodes} episodes of {len(job.policies)} policies"
-        if dry_run:
-            _say_cost(who, job.estimate(episodes=episodes))
-            return
-        made = job.run(out, episodes=episodes)
+            return _explore(make, behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+        _record_policies(job, out, episodes=episodes, dry_run=dry_run)
+
+
+def _record_policies(job: "PolicyRecording", out: Path, *, episodes: int, dry_run: bool) -> None:
+    """Record policies, or say what it would cost."""
+    if dry_run:
+        _say_cost(f"{episodes} episodes of {len(job.policies)} policies", job.estimate(episodes=episodes))
+        return
+    made = job.run(out, episodes=episodes)
     say(
         f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {_solved(made)}, in "
         f"{out}\nNext: worldsim train reason-sft data={out} out=critics/{out.name}"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worldsim.cli.console import Device, Dtype, say
-from worldsim.errors import InvalidInputError
 from worldsim.limits import MAX_BUDGET, MAX_SEED, MAX_TIMEOUT_S, MAX_WORKERS
 
 if TYPE_CHECKING:
@@ -100,8 +99,6 @@ def triage(
     from worldsim.evaluate.true_env import TrueEnv
     from worldsim.progress import progress_bars
 
-    if env is None and (imports or success):
-        raise InvalidInputError("--import and --success are about the true environment; name it with --env.")
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         os.environ.setdefault(name, str(10**9))  # glibc else returns memory after every kernel: workers run 1.5x slower
     with one_thread():
@@ -113,7 +110,7 @@ def triage(
             judge=judge,
             truth=truth,
             roundtrip=roundtrip,
-            env=None if env is None else TrueEnv(env=env, imports=tuple(imports or ()), success=success or ""),
+            env=TrueEnv.from_options(env, imports=imports, success=success),
             workers=workers,
             device=device,
             dtype=dtype,

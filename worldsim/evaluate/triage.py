@@ -177,12 +177,7 @@ def prepare(
         judge_rates=() if judging is None else judging.rates,
         **options,
     )
-    if judging is None:
-        WorldJudge.require_labels(world_spec(where.source), name=where.name)
-    if judging is not None and not draws_what_it_sees(world_spec(where.source)):
-        raise InvalidInputError(
-            f"World {where.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
-        )
+    _require_judgeable(where, judged=judging is not None)
     if truth is None:
         truth = _TRUTH if env is not None or has_simulator(where.source) else 0
     truth = min(truth, request.triage_episodes)
@@ -203,6 +198,17 @@ def prepare(
         env=env,
         remarks=tuple(remarks),
     )
+
+
+def _require_judgeable(world: Ref, *, judged: bool) -> None:
+    """Refuse a world whose rollouts cannot be judged, by its own heads or by a critic."""
+    spec = world_spec(world.source)
+    if not judged:
+        WorldJudge.require_labels(spec, name=world.name)
+    elif not draws_what_it_sees(spec):
+        raise InvalidInputError(
+            f"World {world.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
+        )
 
 
 def _remarks_on_folders(folders: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The true environment of a learned world: named by the user or registered, looked at as the world's data was recorded."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,19 @@ class TrueEnv:
     env: str
     imports: tuple[str, ...] = ()
     success: str = ""
+
+    @classmethod
+    def from_options(cls, env: str | None, *, imports: Sequence[str] | None, success: str | None) -> "TrueEnv | None":
+        """What the options of a command name; None where they name no environment.
+
+        Raises:
+            InvalidInputError: There are options of an environment, and no environment.
+        """
+        if env is None:
+            if imports or success:
+                raise InvalidInputError("--import and --success are about the true environment; name it with --env.")
+            return None
+        return cls(env=env, imports=tuple(imports or ()), success=success or "")
 
     def world(self, like: WorldSpec, *, seeded: bool = False) -> SimulatorWorld:
         """The environment as a world that takes the same actions and shows the same cameras in the same sizes.

@@ -61,7 +61,7 @@ def adapter_base(path: Path) -> Path | None:
     kinds = [(_peek(folder / CONFIG) or {}).get("type") for folder in (path, found)]
     if kinds[0] != kinds[1] or not (found / WEIGHTS).is_file() or (found / ADAPTER_CONFIG).is_file():
         raise StorageError(
-            f"{path} adapts {found}, which is no whole LeRobot checkpoint of the type {shown(kinds[0])}."
+            f"{path} adapts {found}, which is no complete LeRobot checkpoint of the type {shown(kinds[0])}."
         )
     return found
 

@@ -157,8 +157,8 @@ def test_a_killed_import_is_no_dataset_and_is_continued(tmp_path: Path) -> None:
         tmp_path / "d" / p.relative_to(tmp_path / "d.importing"): t for p, t in written.items() if "data" in p.parts
     }
     assert kept and all(p.stat().st_mtime_ns == t for p, t in kept.items())
-    whole = import_dataset(path, tmp_path / "e", RATE)
-    assert toys.contents(made.out) == toys.contents(whole.out) and not (tmp_path / "d.importing").exists()
+    uninterrupted = import_dataset(path, tmp_path / "e", RATE)
+    assert toys.contents(made.out) == toys.contents(uninterrupted.out) and not (tmp_path / "d.importing").exists()
 
 
 def test_the_same_import_again_and_another(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""RLDS folders, as Open X-Embodiment publishes them: TFRecord files of whole episodes beside features.json.
+"""RLDS folders, as Open X-Embodiment publishes them: TFRecord files with an episode per record beside features.json.
 
 Which fields there are, and their shapes, stands in features.json; a step's field of all T steps is one flat list in the
 episode's record (TFDS's layout). Pictures are PNG or JPEG inside the record.

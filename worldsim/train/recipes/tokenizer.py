@@ -112,7 +112,7 @@ def train_tokenizer(
 
     Args:
         fitted: What to train.
-        episodes: As for `fit_tokenizer`.
+        episodes: As for `fit_tokenizer`, uint8 [F, H, W, 3] each.
         recipe: How.
         seed: Of the batches.
         folder: Working folder of this stage.
@@ -129,7 +129,7 @@ def train_tokenizer(
 def tokenizer_loss(
     fitted: FittedTokenizer, episodes: Callable[[], Iterator[Tensor]], recipe: TokenizerRecipe, *, seed: int
 ) -> tuple[LossAt, Schedule]:
-    """The loss that a tokenizer is trained with, and its schedule; arguments as of `train_tokenizer`."""
+    """The loss that a tokenizer is trained with, and its schedule; as `train_tokenizer`, frames uint8 [F, H, W, 3]."""
     schedule, tokenizer = recipe.schedule, fitted.tokenizer
     if fitted.name == "layers":
         schedule = dataclasses.replace(schedule, lr=recipe.lr_layers)
