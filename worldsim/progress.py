@@ -1,6 +1,7 @@
 """Telling how far something has come: one callback for all long jobs, and bars on a terminal."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -29,10 +30,21 @@ def silent(stage: str, done: int, total: int, values: Mapping[str, float | str],
     """Report nothing; see `Progress`."""
 
 
+EVERY_S = 30.0
+"""Seconds between two lines of progress where there is no terminal; what takes less prints none."""
+
+
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """One bar for each stage on standard error; nothing where that is not a terminal."""
+def progress_bars(*, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
+    """One bar for each stage on standard error; a plain line every `EVERY_S` where that is no terminal.
+
+    Args:
+        clock: Tells the time, s.
+    """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_lines(console, clock)
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -41,12 +53,30 @@ def progress_bars() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Bars(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
 
         def show(stage: str, done: int, total: int, values: Mapping[str, float | str], /) -> None:
-            note = "  ".join(f"{k} {v if isinstance(v, str) else format(v, '.4g')}" for k, v in values.items())
             known = [task for task in bars.tasks if task.description == printable(stage)]
             task = known[0].id if known else bars.add_task(printable(stage), total=total, note="")
-            bars.update(task, completed=done, total=total, note=printable(note))
+            bars.update(task, completed=done, total=total, note=printable(_note(values)))
 
         yield show
+
+
+def _plain_lines(console: Console, clock: Callable[[], float]) -> Progress:
+    """A line now and then, without colour or control sequences."""
+    last = clock()
+
+    def show(stage: str, done: int, total: int, values: Mapping[str, float | str], /) -> None:
+        nonlocal last
+        if clock() - last < EVERY_S:
+            return
+        last = clock()
+        text = printable(f"{stage}: {done} of {total}  {_note(values)}".rstrip())
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    return show
+
+
+def _note(values: Mapping[str, float | str]) -> str:
+    return "  ".join(f"{k} {v if isinstance(v, str) else format(v, '.4g')}" for k, v in values.items())

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from worldsim.rollout.episodes import TRIAGE
 from worldsim.triage.engine.batches import compose
 from worldsim.triage.engine.plan import TRUTH, ArenaPlan
 from worldsim.triage.engine.replay import Results, arena_block, scope_of
@@ -82,6 +83,8 @@ def _film_pairs(
 
 def _clip(results: Results, pair: Pair, world: FilmedRow, truth: FilmedRow | None) -> Clip:
     real = results.arenas.get(TRUTH)
+    records = [r for r in results.rollouts.get(pair[0], ()) if (r.block, r.episode) == (TRIAGE, pair[1])]
+    solved = [r.result.solved_at for r in records if r.result.solved_at > 0]
     return Clip(
         policy=pair[0],
         episode=pair[1],
@@ -89,6 +92,7 @@ def _clip(results: Results, pair: Pair, world: FilmedRow, truth: FilmedRow | Non
         world=world.frames,
         world_success=float(results.triage.success[pair]),
         world_progress=float(results.triage.progress[pair]),
+        solved_at=solved[0] if solved else None,
         truth=None if truth is None else truth.frames,
         truth_success=float(real.success[pair]) if truth is not None and real is not None else None,
         truth_progress=float(real.progress[pair]) if truth is not None and real is not None else None,

@@ -110,7 +110,7 @@ def test_equal_data_gives_equal_pages_whatever_the_users_matplotlib_settings(sam
 
 def test_figures_take_their_colours_from_the_page(page: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 8
     for drawing in drawings:
         assert not re.search(r"#0([1-6])(0\1){2}\b", drawing)
         assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)) <= {

@@ -14,7 +14,7 @@ from worldsim.rollout.episodes import TRIAGE, Block
 from worldsim.rollout.episodes import block as make_block
 from worldsim.triage.engine.batches import Batch, Crash, Scope, compose
 from worldsim.triage.engine.plan import TRUTH, WORLD, ArenaPlan, Plan
-from worldsim.triage.engine.store import Store
+from worldsim.triage.engine.store import Record, Store
 from worldsim.triage.engine.workers import Workers
 from worldsim.triage.ranking.evidence import Evidence, Outcome
 from worldsim.triage.ranking.judge_correction import Corrected, correct_rates
@@ -41,6 +41,7 @@ class Results:
         failures: Why policies crashed in the world, by index.
         arena_failures: The same for other worlds, by kind.
         finished: Nothing is left to roll out.
+        rollouts: Every rollout in the world, by policy index, triage and audit together.
         acted_unseen: Policies that chose actions in the world on frames that they had seen before, by index.
     """
 
@@ -53,6 +54,7 @@ class Results:
     arena_failures: Mapping[str, Mapping[int, Crash]]
     finished: bool
     acted_unseen: frozenset[int] = frozenset()
+    rollouts: Mapping[int, Sequence[Record]] = dataclasses.field(default_factory=dict)
 
 
 class Replay:
@@ -114,7 +116,15 @@ class Replay:
             arena_failures={kind: found for kind, found in self._failures.items() if kind != WORLD},
             finished=self._finished,
             acted_unseen=self._acted_unseen(),
+            rollouts=self._rollouts(),
         )
+
+    def _rollouts(self) -> dict[int, list[Record]]:
+        """What is stored of the rollouts in the world, by policy."""
+        scope, found = scope_of(self._plan), dict[str, list[Record]]()
+        for record in self._store.records(scope):
+            found.setdefault(record.policy, []).append(record)
+        return {i: found[ref.digest] for i, ref in enumerate(scope.policies) if ref.digest in found}
 
     def _acted_unseen(self) -> frozenset[int]:
         """Policies that acted several times on one frame, where a step of the world is several actions."""

@@ -26,6 +26,7 @@ from worldsim.triage.report.data import (
     RoundTrip,
     Truth,
 )
+from worldsim.triage.report.failures import group_failures
 from worldsim.triage.report.words import describe_judging
 
 QUANTITIES: tuple[Literal["success", "progress"], ...] = ("success", "progress")
@@ -79,6 +80,7 @@ def assemble(
         judging=judging,
         remarks=(*unfinished, *chunked, *crashed, *remarks),
         held_out=held_out,
+        failures=group_failures(results),
     )
 
 

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
+
 from worldsim.stats.agreement import Agreement
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.held_out import HeldOut
@@ -14,6 +16,7 @@ from worldsim.stats.intervals import Interval
 from worldsim.text import strip_common_parts
 from worldsim.triage.ranking.measured import Measured
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
+from worldsim.triage.report.failures import Failures
 from worldsim.video import Frames
 
 Kind = Literal["win", "loss", "optimistic", "pessimistic"]
@@ -118,6 +121,7 @@ class Clip:
         truth: uint8 [T, H, W, 3], the same episode in the ground truth; None where there is none.
         truth_success: Success in 0..1 there.
         truth_progress: Progress in 0..1 there.
+        solved_at: Action after which the world's own heads first called it solved; None where they did not, or it is not known.
     """
 
     policy: int
@@ -129,6 +133,14 @@ class Clip:
     truth: Frames | None = None
     truth_success: float | None = None
     truth_progress: float | None = None
+    solved_at: int | None = None
+
+    @property
+    def marks(self) -> tuple[tuple[float, str], ...]:
+        """What happened when, as (seconds, words): when it was solved, and when world and truth part."""
+        parted = None if self.truth is None else find_divergence(self.world, self.truth)
+        found = [(self.solved_at, "solved in the world"), (parted, "world and truth part")]
+        return tuple(sorted((at / self.rate_hz, words) for at, words in found if at is not None))
 
     @property
     def kind(self) -> Kind:
@@ -137,6 +149,28 @@ class Clip:
         if self.truth_success is None or (self.truth_success >= SOLVED) == solved:
             return "win" if solved else "loss"
         return "optimistic" if solved else "pessimistic"
+
+
+DIFFERENT = 40
+"""Difference of a colour, of 255, from which a pixel shows something else."""
+PARTED = 0.02
+"""Share of pixels that show something else, beyond those of the first frame, from which two films have parted."""
+
+
+def find_divergence(world: Frames, truth: Frames) -> int | None:
+    """The first frame in which two films of one episode have parted for good; None where they end alike.
+
+    Args:
+        world: uint8 [T, H, W, 3], as imagined.
+        truth: uint8 [T', H, W, 3], as it was.
+    """
+    length = min(len(world), len(truth))
+    if world.shape[1:] != truth.shape[1:] or not length:
+        return None
+    apart = np.abs(world[:length].astype(np.int16) - truth[:length]).max(axis=3) > DIFFERENT
+    share = apart.mean(axis=(1, 2))
+    same = np.flatnonzero(share <= share[0] + PARTED)
+    return None if same[-1] == length - 1 else int(same[-1]) + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +214,7 @@ class ReportData:
         judging: How episodes were judged and whose errors were corrected, in sentences; empty for the world's own heads.
         remarks: Further cautions, one sentence each.
         held_out: Figures of the world on episodes that it was not trained on; None where it states none.
+        failures: Failed episodes, grouped; None where there are none.
     """
 
     ranking: Ranking
@@ -195,6 +230,7 @@ class ReportData:
     judging: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    failures: Failures | None = None
 
     @property
     def alive(self) -> tuple[RankedPolicy, ...]:

@@ -15,6 +15,7 @@ from worldsim.stats.intervals import Interval
 from worldsim.triage.ranking.ranking import RankedPolicy
 from worldsim.triage.report.canvas import PAGE, PAPER, Palette, draw_png, draw_svg, style_axes
 from worldsim.triage.report.data import Clip, ComparedPolicy, ReportData
+from worldsim.triage.report.training import Names, draw_training
 from worldsim.video import Frames
 
 WIDE_PX, NARROW_PX = 880, 368
@@ -23,6 +24,7 @@ _TIER_PX = 44  # room that the name of a tier takes
 PICTURE_PX = 1000
 _UPPER_PX = 360
 _STRIP_FRAMES = 10
+_NAMED_WINNERS, _NAMED_GAPS = 6, 3
 _NAMED_TIERS = 6  # more tier borders than this are noise
 
 
@@ -30,7 +32,7 @@ def draw_both_widths(name: str, data: ReportData) -> tuple[str, str]:
     """Return a figure of this file for a wide and for a narrow page.
 
     Args:
-        name: ``"ranking"``, ``"allocation"`` or ``"agreement"``.
+        name: ``"ranking"``, ``"training"``, ``"allocation"`` or ``"agreement"``.
         data: What to show.
     """
     painter, alt = _FIGURES[name]
@@ -218,6 +220,7 @@ def draw_scatter(axes: Axes, data: ReportData, palette: Palette, *, quantity: st
             _draw_cross(axes, x, y, colour, alpha=faintness)
         size = 5.0 if len(points) <= _MANY else 2.2
         axes.plot([value for value, _ in x], [value for value, _ in y], "o", color=colour, markersize=size)
+    _name_points(axes, data, points, palette, quantity=quantity)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
@@ -228,6 +231,20 @@ def draw_scatter(axes: Axes, data: ReportData, palette: Palette, *, quantity: st
     axes.set_xlabel(f"{quantity} in truth")
     axes.set_ylabel(f"{quantity} in the world")
     style_axes(axes, palette, grid="both")
+
+
+def _name_points(
+    axes: Axes, data: ReportData, points: Sequence[ComparedPolicy], palette: Palette, *, quantity: str
+) -> None:
+    """Name the winners, then those on which world and truth differ most, as far as there is room."""
+    winners = {line.policy for line in data.ranking.top}
+    gap = {p.policy: abs(_coordinate(p, "world", quantity)[0] - _coordinate(p, "truth", quantity)[0]) for p in points}
+    wanted = sorted(points, key=lambda p: (p.policy not in winners, -gap[p.policy]))[: _NAMED_WINNERS + _NAMED_GAPS]
+    places = {p.policy: (_coordinate(p, "truth", quantity)[0], _coordinate(p, "world", quantity)[0]) for p in points}
+    names = Names(axes, palette, points=list(places.values()))
+    for point in wanted:
+        at = places[point.policy]
+        names.write(data.labels[point.policy], at, share=at)
 
 
 def _draw_cross(
@@ -253,12 +270,13 @@ def _coordinate(point: ComparedPolicy, side: str, quantity: str) -> tuple[float,
     return measured.success or 0.0, measured.success_anytime if side == "world" else measured.success_exact
 
 
-_HEIGHTS = {"ranking": (400, 380), "allocation": (280, 260), "agreement": (430, 690)}
+_HEIGHTS = {"ranking": (400, 380), "training": (320, 300), "allocation": (280, 260), "agreement": (430, 690)}
 _FIGURES = {
     "ranking": (
         draw_ranking,
         "Success of every policy by rank, with intervals, and its probability to be among the best",
     ),
+    "training": (draw_training, "Success of every checkpoint against its training step, a line for each run"),
     "allocation": (draw_allocation, "Rollouts spent on each policy, by rank and round"),
     "agreement": (draw_agreement, "Success and progress of each policy in the world against the ground truth"),
 }

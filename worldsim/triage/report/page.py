@@ -19,6 +19,7 @@ from worldsim.triage.report import trust, words
 from worldsim.triage.report.conclusion import conclude
 from worldsim.triage.report.data import ReportData
 from worldsim.triage.report.figures import draw_both_widths
+from worldsim.triage.report.training import training_runs
 from worldsim.triage.report.videos import encode_films
 
 TEMPLATE, STYLE, SCRIPT = "report.html.jinja", "report.css", "report.js"
@@ -103,6 +104,7 @@ def _draw_figures(data: ReportData) -> dict[str, tuple[str, str]]:
     """Drawings by name, for a wide and a narrow page; only those that have something to show."""
     wanted = {
         "ranking": any(p.shown.success is not None for p in data.alive),
+        "training": bool(training_runs(data)),
         "allocation": bool(data.rounds),
         "agreement": data.truth is not None and bool(data.truth.policies),
     }

@@ -30,6 +30,7 @@ class Film:
         poster: Its last frame, PNG as a data URI.
         width_px: Of the film.
         height_px: Of the film.
+        last_frame: Number of its last frame, from 0.
     """
 
     clip: Clip
@@ -37,6 +38,7 @@ class Film:
     poster: str
     width_px: int
     height_px: int
+    last_frame: int
 
 
 def choose(ranking: Ranking, *, world: Evidence, truth: Evidence | None = None, each: int = 3) -> list[tuple[int, int]]:
@@ -107,6 +109,7 @@ def _encode_film(clip: Clip) -> Film:
         poster=_to_uri("image/png", encode_png(frames[-1])),
         width_px=int(frames.shape[2]),
         height_px=int(frames.shape[1]),
+        last_frame=max(1, len(frames) - 1),
     )
 
 

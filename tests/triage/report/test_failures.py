@@ -1,0 +1,94 @@
+"""Failed episodes are grouped by what the judge wrote, else by their progress; films say when world and truth part."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from worldsim.triage.engine.batches import RolloutResult
+from worldsim.triage.engine.store import Record
+from worldsim.triage.report import ReportData, render
+from worldsim.triage.report.data import find_divergence
+from worldsim.triage.report.failures import group_failures, name_failure
+from worldsim.triage.report.training import training_runs
+
+
+def result(**values: object) -> RolloutResult:
+    base = {"success": 0.0, "progress": 0.1, "progress_max": 0.1, "solved_at": -1, "uncertainty_mean": 0.5}
+    rest = {"row": -1, "probability": 0.0, "uncertainty_min": 0.0, "uncertainty_max": 1.0, "steps": 50}
+    return RolloutResult(**{**rest, **base, **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "never came near"),
+        ({"progress_max": 0.6, "progress": 0.55}, "came halfway"),
+        ({"progress_max": 0.9, "progress": 0.85}, "came near, and stopped short"),
+        ({"progress_max": 0.9, "progress": 0.5}, "came closer, and moved away again"),
+        ({"progress_max": 0.9, "progress": 0.5, "solved_at": 7}, "solved on the way, and lost again"),
+        ({"note": "not solved: success 0.10; sees The arm misses Block 3"}, "the arm misses block #"),
+    ],
+)
+def test_a_failure_has_a_name(values: dict[str, object], name: str) -> None:
+    assert name_failure(result(**values)) == name
+
+
+def record(start: int, found: RolloutResult, *, block: str = "triage") -> Record:
+    return Record(policy="d", start=start, noise=0, block=block, episode=start, result=found)
+
+
+def test_failures_are_counted_where_they_happen() -> None:
+    rollouts = {
+        0: [record(0, result()), record(1, result(success=1.0, solved_at=20, uncertainty_mean=0.1))],
+        4: [
+            record(0, result()),
+            record(1, result(note="not solved: success 0.1, no progress after 9", progress_max=0.9)),
+        ],
+    }
+    found = group_failures(types.SimpleNamespace(rollouts=rollouts))  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.failed, found.solved, found.solved_at, found.hopeless, found.starts) == (3, 1, 20, 1, 2)
+    never, away = found.modes
+    assert (never.name, never.episodes, never.policies, never.example) == (
+        "never came near",
+        2,
+        ((0, 1), (4, 1)),
+        (0, 0),
+    )
+    assert (away.step, away.uncertainty) == (9, 0.5)
+    assert group_failures(types.SimpleNamespace(rollouts={0: rollouts[0][1:]})) is None  # type: ignore[arg-type]
+
+
+def test_the_page_says_why(sample: ReportData) -> None:
+    rollouts = {0: [record(0, result())]}
+    failures = group_failures(types.SimpleNamespace(rollouts=rollouts))  # type: ignore[arg-type]
+    page = render(dataclasses.replace(sample, failures=failures))
+    assert "never came near" in page and "No failed episode is on record" not in page
+    assert "Success against training step" in page
+
+
+def test_films_part_where_they_differ_for_good() -> None:
+    world = np.zeros((10, 8, 8, 3), np.uint8)
+    truth = world.copy()
+    truth[3, :4] = 255  # a flicker
+    truth[6:, :4] = 255
+    assert find_divergence(world, truth) == 6
+    assert find_divergence(world, world) is None
+    assert find_divergence(world, truth[:6]) is None
+
+
+def test_marks_of_a_film_stand_in_time(sample: ReportData) -> None:
+    clip = dataclasses.replace(sample.clips[0], truth=None, solved_at=12)
+    assert clip.marks == ((1.2, "solved in the world"),)
+    assert "solved in the world after 1.2 s" in render(dataclasses.replace(sample, clips=(clip,)))
+
+
+def test_runs_are_found_by_the_steps_in_their_names(sample: ReportData) -> None:
+    runs = training_runs(sample)
+    assert len(runs) == 2 and all(
+        [step for step, *_ in points] == sorted(step for step, *_ in points) for points in runs.values()
+    )
+    lines = tuple(dataclasses.replace(p, name=f"module:policy{p.policy}") for p in sample.ranking.policies)
+    assert training_runs(dataclasses.replace(sample, ranking=dataclasses.replace(sample.ranking, policies=lines))) == {}
