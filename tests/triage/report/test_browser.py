@@ -73,7 +73,7 @@ def test_nothing_overflows(browser: Browser, report: Path, width: int) -> None:
     drawings = browser.run("""[...document.querySelectorAll('figure svg')].filter(s => s.getClientRects().length).map(s => {
         const box = s.getBoundingClientRect(), scale = box.width / s.viewBox.baseVal.width;
         return Math.min(...[...s.querySelectorAll('text')].map(t => parseFloat(getComputedStyle(t).fontSize) * scale))})""")
-    assert len(drawings) == 3  # one of each pair is shown
+    assert len(drawings) == 4  # one of each pair is shown
     assert min(drawings) >= 8.0  # px: labels stay readable
 
 

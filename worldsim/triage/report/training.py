@@ -17,7 +17,7 @@ _STEP = re.compile(
 _NAMED_RUNS = 8
 _ROOM = 1.25  # width of the axes over the last step, for names
 _LETTERS = 22
-_LETTER_SHARE, _LINE_SHARE, _DOT_SHARE = 0.018, 0.03, 0.01  # of the axes, that a letter, a line and a dot take
+_LETTER_SHARE, _LINE_SHARE, _DOT_SHARE = 0.02, 0.033, 0.01  # of the axes, that a letter, a line and a dot take
 
 
 class Names:
@@ -54,7 +54,7 @@ class Names:
                 xytext=(7 if side == "left" else -7, 0),
                 textcoords="offset points",
                 color=self._palette.muted,
-                fontsize=10,
+                fontsize=11,
                 ha=side,
                 va="center",
             )
