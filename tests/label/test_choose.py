@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from worldsim.data.guess import guess_outcomes
 from worldsim.data.labels import Outcome
 from worldsim.errors import InvalidInputError
-from worldsim.label.choose import guess_outcomes, order_episodes
+from worldsim.label.choose import order_episodes
 
 
 def plane(n: int = 120, seed: int = 0) -> np.ndarray:
@@ -54,7 +55,7 @@ def test_active_questions_teach_more_than_random_ones() -> None:
 
     def missed(order: list[int]) -> int:
         guess = guess_outcomes(points, {i: solved(points[i]) for i in order})
-        return len(truth) if guess is None else int(((guess.chance_N > 0.5) != truth).sum())
+        return len(truth) if guess is None else int(((guess > 0.5) != truth).sum())
 
     asked: dict[int, Outcome] = {}
     while len(asked) < 30:

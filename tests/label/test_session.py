@@ -89,10 +89,3 @@ def test_the_dataset_stays_as_it_is(data: Path, tmp_path: Path) -> None:
 def test_cameras_of_different_heights_stand_beside_each_other() -> None:
     wide = join_frames([np.full((2, 4, 3, 3), 9, np.uint8), np.full((2, 8, 5, 3), 9, np.uint8)])
     assert wide.shape == (2, 8, 3 + 2 + 5, 3) and not wide[:, 4:, :3].any()
-
-
-def test_a_world_that_sees_something_else_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="sees no pictures"):
-        open_session(data, tmp_path / "labels.jsonl", who="ann", world="push_state")
-    with pytest.raises(InvalidInputError, match="world looks through"):
-        open_session(data, tmp_path / "labels.jsonl", who="ann", world="push")

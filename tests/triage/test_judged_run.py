@@ -149,8 +149,14 @@ def test_what_stands_in_files_without_a_judge_is_what_always_stood(tmp_path):
     assert not any("corrected" in p for p in json.loads((tmp_path / "ranking.json").read_text())["per_policy"])
     page = render(assemble(results, command="", made=""))
     assert "corrected" not in page and "judged by" not in page
-    with pytest.raises(InvalidInputError, match="no judge"):
-        request(judge="", judge_rates=RATES)
+
+
+def test_rates_of_the_worlds_own_heads_correct_what_they_say(tmp_path):
+    asked = dataclasses.replace(request(), judge="", judge_rates=RATES)
+    results = run(asked, load_world=WORLD, load_policy=load_toy, out=tmp_path)
+    assert all(line.corrected.method == "rates" for line in results.ranking.policies)
+    text = " ".join(assemble(results, command="", made="").judging)
+    assert "the world's own heads, whose errors" in text and "sensitivity 90" in text
 
 
 def test_corrections_are_read_back(finished, tmp_path):

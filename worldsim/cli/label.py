@@ -18,10 +18,6 @@ def label(
     out: Annotated[
         Path, typer.Option(help="File of labels; continued if it exists. It must not lie in the dataset.")
     ] = Path("labels.jsonl"),
-    world: Annotated[
-        str | None,
-        typer.Option(help="A world of this data: episodes are chosen by its latents (default: by their frames)."),
-    ] = None,
     most: Annotated[
         int, typer.Option(min=1, max=MAX_EPISODES, help="Episodes to choose from; evenly many of more.")
     ] = 400,
@@ -43,7 +39,7 @@ def label(
 
     with one_thread():
         with progress_bars() as progress:
-            session = open_session(data, out, who=who or getpass.getuser(), world=world, most=most, progress=progress)
+            session = open_session(data, out, who=who or getpass.getuser(), most=most, progress=progress)
         server = LabelServer(session, port=port)
         say(f"Open {server.address} in a browser. Stop with Ctrl-C; labels are in {out}.")
         server.run()

@@ -19,6 +19,7 @@ from worldsim.evaluate.true_env import TrueEnv
 from worldsim.policies.discovery import left_out
 from worldsim.progress import Progress, silent
 from worldsim.rollout.judge import WorldJudge
+from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.engine.replay import Results
 from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader, WorldLoader
 from worldsim.triage.estimate import Forecast, forecast
@@ -174,7 +175,7 @@ def prepare(
         budget=40 * len(refs) if budget is None else budget,
         workers=min(_MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers,
         judge="" if judging is None else judging.version,
-        judge_rates=() if judging is None else judging.rates,
+        judge_rates=_rates_of_labels(where.source) if judging is None else judging.rates,
         **options,
     )
     _require_judgeable(where, judged=judging is not None)
@@ -219,6 +220,12 @@ def _remarks_on_folders(folders: Sequence[str]) -> list[str]:
     return [
         f"{', '.join(found)} {'was' if len(found) == 1 else 'were'} left out: {why}." for why, found in alike.items()
     ]
+
+
+def _rates_of_labels(world: str) -> tuple[JudgeRates, ...]:
+    """How often a world's heads were right on labels of people; none where its data had labels of its own."""
+    rates = label_rates(world)
+    return () if rates is None else (rates,)
 
 
 def _remarks_on_labels(world: str, *, judged: bool) -> list[str]:

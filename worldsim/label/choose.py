@@ -6,36 +6,18 @@ on a few numbers of each episode predicts worst. Pure functions of the values an
 Shape legend: N episodes, L labelled ones, D numbers that describe an episode.
 """
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from scipy import linalg, special
 from scipy.spatial.distance import cdist
 
 from worldsim.arrays import Float64s
+from worldsim.data.guess import guess_outcomes
 from worldsim.data.labels import Outcome
 from worldsim.errors import InvalidInputError
 
-_NOISE = 0.1
-"""Variance of a label around -1 or 1: people err, and so do the numbers."""
-_REACHES = (0.25, 0.5, 1.0, 2.0)
-"""How far labels reach, in medians of the distances between episodes; the best by leave-one-out is taken."""
 _EXACT = 16
 """So many episodes at the front are in their exact order; the others follow by their score alone."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Guess:
-    """What labels so far say of all episodes.
-
-    Attributes:
-        chance_N: Probability that the episode is solved.
-        spread_N: Standard deviation of the score behind it; 1 where no label reaches.
-    """
-
-    chance_N: Float64s
-    spread_N: Float64s
 
 
 def order_episodes(
@@ -63,45 +45,11 @@ def order_episodes(
     left = np.array([i for i in range(len(features_ND)) if i not in said and i not in skip and i not in first], int)
     if not len(left):
         return first
-    guess = guess_outcomes(features_ND, said, chance_N=chance_N)
+    guess_N = guess_outcomes(features_ND, said, chance_N=chance_N)
     asked = [i for i in (*said, *first) if i not in skip]
-    if guess is None:
+    if guess_N is None:
         return first + _spread_out(features_ND, asked, left)
-    return first + _most_uncertain(features_ND, guess, left)
-
-
-def guess_outcomes(
-    features_ND: Float64s, said: Mapping[int, Outcome], *, chance_N: Float64s | None = None
-) -> Guess | None:
-    """What the labels say of every episode, [N, D] -> [N]; None before both outcomes are known and without `chance_N`.
-
-    Gaussian process regression of -1 and 1 (Rasmussen and Williams, eq. 2.25 and 2.26), its reach by leave-one-out
-    (eq. 5.10 to 5.12). `chance_N` [N] is where it begins from.
-    """
-    known = [i for i, outcome in said.items() if outcome != "unclear"]
-    target_L = np.array([1.0 if said[i] == "solved" else -1.0 for i in known])
-    prior_N = np.zeros(len(features_ND)) if chance_N is None else 2 * np.asarray(chance_N, np.float64) - 1
-    if len(set(target_L.tolist())) < 2:
-        return None if chance_N is None else Guess(np.asarray(chance_N, np.float64), np.ones(len(prior_N)))
-    distance_NL = cdist(features_ND, features_ND[known])
-    unit = float(np.median(distance_NL)) or 1.0
-    middle = 0.0 if chance_N is not None else float(target_L.mean())
-    rest_L = target_L - prior_N[known] - middle
-    kernels = [np.exp(-0.5 * (distance_NL / (unit * reach)) ** 2) for reach in _REACHES]
-    kernel_NL = max(kernels, key=lambda k: _leave_one_out(k[known], rest_L))
-    factor = linalg.cho_factor(kernel_NL[known] + _NOISE * np.eye(len(known)), lower=True)
-    mean_N = prior_N + middle + kernel_NL @ linalg.cho_solve(factor, rest_L)
-    variance_N = 1 - np.einsum("nl,ln->n", kernel_NL, linalg.cho_solve(factor, kernel_NL.T))
-    spread_N = np.sqrt(np.clip(variance_N, 1e-9, None))
-    return Guess(special.ndtr(mean_N / np.sqrt(variance_N.clip(0) + _NOISE)), spread_N)
-
-
-def _leave_one_out(kernel_LL: Float64s, rest_L: Float64s) -> float:
-    """Log predictive probability of every label from all others."""
-    inverse = linalg.inv(kernel_LL + _NOISE * np.eye(len(rest_L)))
-    variance_L = 1 / np.diag(inverse)
-    miss_L = (inverse @ rest_L) * variance_L
-    return float(-0.5 * (np.log(variance_L) + miss_L**2 / variance_L).sum())
+    return first + _most_uncertain(features_ND, guess_N, left)
 
 
 def _spread_out(features_ND: Float64s, asked: Sequence[int], left: "np.typing.NDArray[np.int64]") -> list[int]:
@@ -120,15 +68,15 @@ def _spread_out(features_ND: Float64s, asked: Sequence[int], left: "np.typing.ND
     return found + sorted(free, key=lambda i: -gap_N[i])
 
 
-def _most_uncertain(features_ND: Float64s, guess: Guess, left: "np.typing.NDArray[np.int64]") -> list[int]:
+def _most_uncertain(features_ND: Float64s, chance_N: Float64s, left: "np.typing.NDArray[np.int64]") -> list[int]:
     """By how uncertain the outcome is; one that is near another at the front waits."""
-    score_N = (1 - np.abs(2 * guess.chance_N - 1)) * guess.spread_N
+    score_N = 1 - np.abs(2 * chance_N - 1)
     unit = float(np.median(cdist(features_ND[left], features_ND[left]))) or 1.0
     found, free = list[int](), left.tolist()
     while free and len(found) < _EXACT:
         found.append(free.pop(int(np.argmax(score_N[free]))))
-        near_N = np.exp(-0.5 * (np.linalg.norm(features_ND - features_ND[found[-1]], axis=1) / (0.5 * unit)) ** 2)
-        score_N = score_N * (1 - near_N)
+        gap_N = np.linalg.norm(features_ND - features_ND[found[-1]], axis=1)
+        score_N = score_N * (1 - np.exp(-0.5 * (gap_N / (0.5 * unit)) ** 2))
     return found + sorted(free, key=lambda i: -score_N[i])
 
 

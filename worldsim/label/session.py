@@ -17,16 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldsim.arrays import Bytes, Float64s
-from worldsim.core import Camera
+from worldsim.data.guess import describe_episodes
 from worldsim.data.labels import Label, LabelFile, Outcome, agree, by_episode, compare
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.label.choose import order_episodes
-from worldsim.label.features import describe_dataset
 from worldsim.progress import Progress, silent
 from worldsim.video import encode_mp4, side_by_side
-from worldsim.worlds import load_world
-from worldsim.worlds.latent import LatentWorld
 
 _LOG = logging.getLogger(__name__)
 _KEPT_FILMS = 4
@@ -68,11 +65,6 @@ class RecordedDataset:
     def task(self, index: int) -> str:
         """The sentence of an episode that was looked at, else of the dataset."""
         return self._tasks.get(index) or self._dataset.task
-
-    @property
-    def cameras(self) -> tuple[Camera, ...]:
-        """What is looked at."""
-        return self._dataset.cameras
 
 
 def join_frames(videos: Sequence[Bytes]) -> Bytes:
@@ -122,7 +114,7 @@ class Session:
         recorded: The episodes.
         file: Their labels.
         who: The person.
-        features_ND: What is known of each episode, [N, D] (`worldsim.label.features`).
+        features_ND: What is known of each episode, [N, D] (`worldsim.data.guess`).
         skip: Episodes never to ask about.
         chance_N: Probability of success by a head or judge that exists already, [N].
 
@@ -232,7 +224,6 @@ def open_session(
     out: Path,
     *,
     who: str,
-    world: str | None = None,
     most: int = 400,
     progress: Progress = silent,
 ) -> Session:
@@ -242,14 +233,12 @@ def open_session(
         data: The dataset folder.
         out: The file of labels; made with the first label.
         who: Who labels.
-        world: A world folder or shipped name; its latents tell episodes apart. None compares their frames.
         most: Episodes to choose from.
         progress: Called as episodes are looked at.
 
     Raises:
         StorageError: The dataset or the file of labels cannot be read.
-        InvalidInputError: The file lies in the dataset or holds labels of another one, or the world does not fit.
-        UnknownNameError: There is no such world.
+        InvalidInputError: The file lies in the dataset or holds labels of another one, or no episode can be read.
     """
     dataset = open_dataset(data)
     if out.resolve().is_relative_to(dataset.path.resolve()):
@@ -258,8 +247,5 @@ def open_session(
         )
     recorded = RecordedDataset(dataset)
     file = LabelFile(out, digest=recorded.digest, lengths=recorded.lengths)
-    drawn = load_world(world) if world else None
-    if drawn is not None and not isinstance(drawn, LatentWorld):
-        raise InvalidInputError(f"The world {world!r} sees no pictures. Name a world of pixels, or none.")
-    found = describe_dataset(dataset, world=drawn, most=most, progress=progress)
+    found = describe_episodes(dataset, most=most, progress=progress)
     return Session(recorded, file, who=who, features_ND=found.features_ND, skip=tuple(found.left_out))

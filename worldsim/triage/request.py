@@ -63,8 +63,8 @@ class TriageRequest:
         epsilon: Difference in success rate that does not matter, for allocators that stop by themselves; 0..1.
         threshold: Success probability from which an episode counts as solved; None counts the probability itself.
         judge: Version of an external judge; empty for the world's own heads.
-        judge_rates: How often that judge was right elsewhere, by policy group, to correct its rates with; when they
-            change, the ranking does and no rollout.
+        judge_rates: How often that judge, or the world's own heads, were right elsewhere, by policy group, to correct their
+            rates with; when they change, the ranking does and no rollout.
         episodes: Length of the triage block; None leaves it to the allocator.
         width: Rollouts in a batch.
         policies_per_batch: How many policies may share a batch, and so how many a process holds in memory.
@@ -120,8 +120,6 @@ class TriageRequest:
                 f"audit must lie in [0, 1), confidence in (0, 1) and timeout_s in 0..{MAX_TIMEOUT_S:g}, above 0; got "
                 f"{self.audit}, {self.confidence} and {self.timeout_s}."
             )
-        if self.judge_rates and not self.judge:
-            raise InvalidInputError("Rates of a judge were given, but no judge (judge=VERSION).")
         _require_printable("judge", self.judge)
         WorldJudge(threshold=self.threshold)
 

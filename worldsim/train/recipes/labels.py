@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.data.labels import Agreed, LabelFile, agree, compare
+from worldsim.arrays import Float64s
+from worldsim.data.guess import guess_outcomes
+from worldsim.data.labels import Agreed, LabelFile, Outcome, agree, compare
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.join import Data, open_datasets
 from worldsim.data.windows import EncodedEpisode
@@ -25,6 +27,9 @@ from worldsim.worlds.heads import Heads
 SHARE = 0.25
 """Of each batch of the heads that labelled frames fill, half of them solved."""
 _FOLDS = 5
+_SURE = 0.9
+LOOKED_AT = 1000
+"""Episodes to which labels are spread at most."""
 Rule = Literal["end", "any"]
 TrainHeads = Callable[[Mapping[int, Agreed], str], Heads]
 """Labels and the name of a stage -> heads that were trained with them."""
@@ -81,6 +86,26 @@ def put_labels(
         ),
         indices=tuple(i for _, i in chosen),
     )
+
+
+def spread_labels(labels: Mapping[int, Agreed], features_ND: Float64s) -> dict[int, Agreed]:
+    """The labels, and outcomes of unlabelled episodes that follow from them with at least 90 % probability.
+
+    A few dozen labels teach a network little; a Gaussian process on the episodes' last frames says of many others how they
+    ended, and of those that it is not sure of nothing.
+
+    Args:
+        labels: By index in the dataset.
+        features_ND: What is known of all episodes, [N, D] (`worldsim.data.guess`); rows of zeros are left out.
+    """
+    chance_N = guess_outcomes(features_ND, {i: label.outcome for i, label in labels.items()})
+    if chance_N is None:
+        return dict(labels)
+    guessed: dict[int, Agreed] = {}
+    for index in np.flatnonzero((np.abs(chance_N - 0.5) >= _SURE - 0.5) & features_ND.any(axis=1)).tolist():
+        outcome: Outcome = "solved" if chance_N[index] > 0.5 else "failed"
+        guessed[index] = Agreed(outcome=outcome, frame=None, disputed=False)
+    return guessed | dict(labels)
 
 
 def drop_success(encoded: EncodedEpisodes) -> EncodedEpisodes:

@@ -104,7 +104,7 @@ class Replay:
             alpha=1 - request.confidence,
             audit=audit,
             failures={i: crash.reason for i, crash in self._failures[WORLD].items()},
-            corrected=self._corrected(triage, audit, arenas) if request.judge else None,
+            corrected=self._corrected(triage, audit, arenas) if request.judge or request.judge_rates else None,
         )
         return Results(
             plan=self._plan,

@@ -63,7 +63,7 @@ def assemble(
     crashed = [_crash_remark(kind, len(found)) for kind, found in results.arena_failures.items() if found]
     judging = (
         describe_judging(results.ranking, judge=request.judge, rates=request.judge_rates, confidence=request.confidence)
-        if request.judge
+        if request.judge or request.judge_rates
         else ()
     )
     return ReportData(

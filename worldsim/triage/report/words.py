@@ -237,7 +237,7 @@ def describe_judging(
 
     Args:
         ranking: The leaderboard.
-        judge: Version of the judge.
+        judge: Version of the judge; empty for the world's own heads.
         rates: How often it was right where the truth was known.
         confidence: Of the intervals, in (0, 1).
     """
@@ -249,7 +249,11 @@ def describe_judging(
         if ranking.corrected
         else "Policies are ordered by its verdicts, as its errors could not be corrected for every policy."
     )
-    found = [f"Episodes were judged by {judge}, not by the world's own heads. {order}"]
+    found = [
+        f"Episodes were judged by {judge}, not by the world's own heads. {order}"
+        if judge
+        else f"Episodes were judged by the world's own heads, whose errors on labelled episodes are known. {order}"
+    ]
     if by_truth:
         pairs, weight = min(c.truths for c in by_truth), sum(c.weight for c in by_truth) / len(by_truth)
         found.append(

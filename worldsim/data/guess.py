@@ -1,0 +1,133 @@
+"""What a few labels say of all episodes of a dataset: a Gaussian process on a few numbers of each.
+
+The numbers are principal components of the mean colours of parts of the episode's last frame: where the outcome shows.
+
+Shape legend: N episodes, L labelled ones, X colours, D numbers that are kept, H W pixels.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import linalg, special
+from scipy.spatial.distance import cdist
+
+from worldsim.arrays import Bytes, Float64s
+from worldsim.data.episode import Episode
+from worldsim.data.labels import Outcome
+from worldsim.data.lerobot.read import Dataset
+from worldsim.errors import InvalidInputError, StorageError
+from worldsim.progress import Progress, silent
+
+KEPT = 16
+"""D at most."""
+_SIDE = 8
+"""A frame is described by so many by so many mean colours."""
+_QUIET = 0.1
+"""Colours that vary less than so much of the most varying one stay small: noise."""
+_NOISE = 0.1
+"""Variance of a label around -1 or 1: people err, and the numbers do not say all."""
+_REACHES = (0.25, 0.5, 1.0, 2.0)
+"""How far labels reach, in medians of the distances between episodes; the best by leave-one-out is taken."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Described:
+    """What is known of the episodes of a dataset.
+
+    Attributes:
+        features_ND: [N, D]; zero where an episode was not looked at.
+        left_out: Episodes that were not looked at, with the reason.
+    """
+
+    features_ND: Float64s
+    left_out: dict[int, str]
+
+
+def describe_episodes(dataset: Dataset, *, most: int, progress: Progress = silent) -> Described:
+    """Look at the last frame of episodes.
+
+    Args:
+        dataset: With all its cameras.
+        most: Episodes to look at; of more, evenly many are left out.
+        progress: Called as it advances.
+
+    Raises:
+        InvalidInputError: No episode can be read.
+    """
+    chosen = np.unique(np.linspace(0, dataset.episodes - 1, min(most, dataset.episodes)).round().astype(int)).tolist()
+    left_out = {i: f"only {most} episodes are looked at" for i in set(range(dataset.episodes)) - set(chosen)}
+    rows: dict[int, Float64s] = {}
+    for done, index in enumerate(chosen):
+        try:
+            rows[index] = _look(dataset.episode(index))
+        except (StorageError, InvalidInputError) as error:
+            left_out[index] = str(error)
+        progress("episodes", done + 1, len(chosen), {})
+    if not rows:
+        raise InvalidInputError(f"No episode of {dataset.path} can be read. The first: {left_out[chosen[0]]}")
+    reduced = reduce_numbers(np.stack(list(rows.values())))
+    features_ND = np.zeros((dataset.episodes, reduced.shape[1]))
+    features_ND[list(rows)] = reduced
+    return Described(features_ND=features_ND, left_out=left_out)
+
+
+def reduce_numbers(rows_NX: Float64s) -> Float64s:
+    """Bring numbers [N, X] to comparable scales and keep the principal components, [N, D]."""
+    scale_X = rows_NX.std(axis=0)
+    scale_X = np.maximum(scale_X, _QUIET * scale_X.max(initial=0.0))
+    z_NX = (rows_NX - rows_NX.mean(axis=0)) / np.where(scale_X > 0, scale_X, 1.0)
+    u, s, _ = np.linalg.svd(z_NX, full_matrices=False)
+    return np.asarray(u[:, :KEPT] * s[:KEPT])
+
+
+def _look(episode: Episode) -> Float64s:
+    """Mean colours of parts of every camera's last frame, [X]."""
+    return np.concatenate([_colours(frames[-1]) for frames in episode.frames.values()])
+
+
+def _colours(frame_HWC: Bytes) -> Float64s:
+    x_BCHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None].float()
+    return np.asarray(F.adaptive_avg_pool2d(x_BCHW, _SIDE).flatten().double().numpy())
+
+
+def guess_outcomes(
+    features_ND: Float64s, said: Mapping[int, Outcome], *, chance_N: Float64s | None = None
+) -> Float64s | None:
+    """Probability that each episode is solved, [N, D] -> [N], by the labels of some.
+
+    Gaussian process regression of -1 and 1 (Rasmussen and Williams, eq. 2.25 and 2.26), its reach by leave-one-out
+    (eq. 5.10 to 5.12).
+
+    Args:
+        features_ND: What is known of each episode.
+        said: Outcome by episode; unclear ones say nothing.
+        chance_N: Probability by a head or judge that exists already, from which the labels depart; None where there is none.
+
+    Returns:
+        The probabilities; `chance_N` before both outcomes are known.
+    """
+    known = [i for i, outcome in said.items() if outcome != "unclear"]
+    target_L = np.array([1.0 if said[i] == "solved" else -1.0 for i in known])
+    if len(set(target_L.tolist())) < 2:
+        return chance_N
+    prior_N = np.full(len(features_ND), target_L.mean()) if chance_N is None else 2 * chance_N - 1
+    distance_NL = cdist(features_ND, features_ND[known])
+    unit = float(np.median(distance_NL)) or 1.0
+    rest_L = target_L - prior_N[known]
+    kernels = [np.exp(-0.5 * (distance_NL / (unit * reach)) ** 2) for reach in _REACHES]
+    kernel_NL = max(kernels, key=lambda k: _leave_one_out(k[known], rest_L))
+    factor = linalg.cho_factor(kernel_NL[known] + _NOISE * np.eye(len(known)), lower=True)
+    mean_N = prior_N + kernel_NL @ linalg.cho_solve(factor, rest_L)
+    variance_N = 1 - np.einsum("nl,ln->n", kernel_NL, linalg.cho_solve(factor, kernel_NL.T))
+    return np.asarray(special.ndtr(mean_N / np.sqrt(variance_N.clip(0) + _NOISE)))
+
+
+def _leave_one_out(kernel_LL: Float64s, rest_L: Float64s) -> float:
+    """Log predictive probability of every label from all others."""
+    inverse = linalg.inv(kernel_LL + _NOISE * np.eye(len(rest_L)))
+    variance_L = 1 / np.diag(inverse)
+    miss_L = (inverse @ rest_L) * variance_L
+    return float(-0.5 * (np.log(variance_L) + miss_L**2 / variance_L).sum())
