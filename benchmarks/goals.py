@@ -75,6 +75,12 @@ GOALS: Mapping[str, Goals] = {
         "words to be replaced": at_most(0),
         "Gymnasium over the bare world, batch 1": at_most(0.15),
     },
+    "labels": {
+        "push: labels until within 2 points, asked for": at_most(50),
+        "push: labels asked for over random": at_most(0.5),
+        "push: balanced accuracy of heads, all labels": at_least(0.9),
+        "push: loss of heads by 50 asked labels": at_most(2),
+    },
     "plan_push": {
         "push_state: success in the simulator": at_least(0.98),
         "push_state: correlation of dreamed and true progress": at_least(0.9),

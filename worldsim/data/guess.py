@@ -1,12 +1,12 @@
 """What a few labels say of all episodes of a dataset: a Gaussian process on a few numbers of each.
 
-The numbers are principal components of the mean colours of parts of the episode's last frame: where the outcome shows.
+The numbers are principal components of the mean colours of parts of a frame; an outcome shows in the last.
 
-Shape legend: N episodes, L labelled ones, X colours, D numbers that are kept, H W pixels.
+Shape legend: N episodes, L labelled ones, F frames, X colours, D numbers that are kept, H W pixels.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy import linalg, special
 from scipy.spatial.distance import cdist
 
-from worldsim.arrays import Bytes, Float64s
+from worldsim.arrays import Bytes, Float32s, Float64s
 from worldsim.data.episode import Episode
 from worldsim.data.labels import Outcome
 from worldsim.data.lerobot.read import Dataset
@@ -27,6 +27,7 @@ _SIDE = 8
 """A frame is described by so many by so many mean colours."""
 _QUIET = 0.1
 """Colours that vary less than so much of the most varying one stay small: noise."""
+_TOGETHER = 64
 _NOISE = 0.1
 """Variance of a label around -1 or 1: people err, and the numbers do not say all."""
 _REACHES = (0.25, 0.5, 1.0, 2.0)
@@ -38,20 +39,25 @@ class Described:
     """What is known of the episodes of a dataset.
 
     Attributes:
-        features_ND: [N, D]; zero where an episode was not looked at.
+        ends_ND: Numbers of each episode's last frame, [N, D]; zero where an episode was not looked at.
+        frames: Numbers of all its frames, [F, D], by episode; empty where only last frames were looked at.
         left_out: Episodes that were not looked at, with the reason.
     """
 
-    features_ND: Float64s
+    ends_ND: Float64s
+    frames: dict[int, Float64s]
     left_out: dict[int, str]
 
 
-def describe_episodes(dataset: Dataset, *, most: int, progress: Progress = silent) -> Described:
-    """Look at the last frame of episodes.
+def describe_episodes(
+    dataset: Dataset, *, most: int, all_frames: bool = False, progress: Progress = silent
+) -> Described:
+    """Look at episodes.
 
     Args:
         dataset: With all its cameras.
         most: Episodes to look at; of more, evenly many are left out.
+        all_frames: Look at all frames, not only at the last.
         progress: Called as it advances.
 
     Raises:
@@ -59,44 +65,47 @@ def describe_episodes(dataset: Dataset, *, most: int, progress: Progress = silen
     """
     chosen = np.unique(np.linspace(0, dataset.episodes - 1, min(most, dataset.episodes)).round().astype(int)).tolist()
     left_out = {i: f"only {most} episodes are looked at" for i in set(range(dataset.episodes)) - set(chosen)}
-    rows: dict[int, Float64s] = {}
+    rows: dict[int, Float32s] = {}
     for done, index in enumerate(chosen):
         try:
-            rows[index] = _look(dataset.episode(index))
+            rows[index] = _look(dataset.episode(index), all_frames=all_frames)
         except (StorageError, InvalidInputError) as error:
             left_out[index] = str(error)
         progress("episodes", done + 1, len(chosen), {})
     if not rows:
         raise InvalidInputError(f"No episode of {dataset.path} can be read. The first: {left_out[chosen[0]]}")
-    reduced = reduce_numbers(np.stack(list(rows.values())))
-    features_ND = np.zeros((dataset.episodes, reduced.shape[1]))
-    features_ND[list(rows)] = reduced
-    return Described(features_ND=features_ND, left_out=left_out)
+    reduce = fit_reduction(np.stack([r[-1] for r in rows.values()]))
+    frames = {i: reduce(r) for i, r in rows.items()}
+    ends_ND = np.zeros((dataset.episodes, next(iter(frames.values())).shape[1]))
+    ends_ND[list(frames)] = [f[-1] for f in frames.values()]
+    return Described(ends_ND=ends_ND, frames=frames if all_frames else {}, left_out=left_out)
 
 
-def reduce_numbers(rows_NX: Float64s) -> Float64s:
-    """Bring numbers [N, X] to comparable scales and keep the principal components, [N, D]."""
-    scale_X = rows_NX.std(axis=0)
-    scale_X = np.maximum(scale_X, _QUIET * scale_X.max(initial=0.0))
-    z_NX = (rows_NX - rows_NX.mean(axis=0)) / np.where(scale_X > 0, scale_X, 1.0)
-    u, s, _ = np.linalg.svd(z_NX, full_matrices=False)
-    return np.asarray(u[:, :KEPT] * s[:KEPT])
+def fit_reduction(rows_NX: Float32s) -> Callable[[Float32s], Float64s]:
+    """What brings numbers to comparable scales and keeps the principal components of these: [..., X] -> [..., D]."""
+    wide_NX = rows_NX.astype(np.float64)
+    mean_X, scale_X = wide_NX.mean(axis=0), wide_NX.std(axis=0)
+    scale_X = np.maximum(scale_X, max(_QUIET * float(scale_X.max()), 1e-9))
+    directions_DX = np.linalg.svd((wide_NX - mean_X) / scale_X, full_matrices=False)[2][:KEPT]
+    return lambda rows: np.asarray((rows - mean_X) / scale_X @ directions_DX.T)
 
 
-def _look(episode: Episode) -> Float64s:
-    """Mean colours of parts of every camera's last frame, [X]."""
-    return np.concatenate([_colours(frames[-1]) for frames in episode.frames.values()])
+def _look(episode: Episode, *, all_frames: bool) -> Float32s:
+    """Mean colours of parts of every camera's frames, [F, X]."""
+    first = 0 if all_frames else -1
+    return np.concatenate([_colours(frames[first:]) for frames in episode.frames.values()], axis=1)
 
 
-def _colours(frame_HWC: Bytes) -> Float64s:
-    x_BCHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None].float()
-    return np.asarray(F.adaptive_avg_pool2d(x_BCHW, _SIDE).flatten().double().numpy())
+def _colours(frames_FHWC: Bytes) -> Float32s:
+    x_FCHW = torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(0, 3, 1, 2)
+    parts = [F.adaptive_avg_pool2d(x.float(), _SIDE).flatten(1) for x in x_FCHW.split(_TOGETHER)]
+    return np.asarray(torch.cat(parts).numpy())
 
 
 def guess_outcomes(
     features_ND: Float64s, said: Mapping[int, Outcome], *, chance_N: Float64s | None = None
 ) -> Float64s | None:
-    """Probability that each episode is solved, [N, D] -> [N], by the labels of some.
+    """Probability that each episode (or frame) is solved, [N, D] -> [N], by the labels of some.
 
     Gaussian process regression of -1 and 1 (Rasmussen and Williams, eq. 2.25 and 2.26), its reach by leave-one-out
     (eq. 5.10 to 5.12).

@@ -248,4 +248,4 @@ def open_session(
     recorded = RecordedDataset(dataset)
     file = LabelFile(out, digest=recorded.digest, lengths=recorded.lengths)
     found = describe_episodes(dataset, most=most, progress=progress)
-    return Session(recorded, file, who=who, features_ND=found.features_ND, skip=tuple(found.left_out))
+    return Session(recorded, file, who=who, features_ND=found.ends_ND, skip=tuple(found.left_out))

@@ -11,6 +11,7 @@ import torch
 from tests.tokenizers.scenes import SIZE
 from tests.train import toy
 from worldsim.core import Camera
+from worldsim.data.guess import Described
 from worldsim.data.labels import Agreed, LabelFile
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.format import RecordSpec
@@ -20,7 +21,7 @@ from worldsim.data.windows import EncodedEpisode
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate.triage import prepare
 from worldsim.optimize import Schedule
-from worldsim.train.recipes.labels import put_labels
+from worldsim.train.recipes.labels import put_labels, spread_labels
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
@@ -141,3 +142,18 @@ def test_an_outcome_says_what_is_known_of_each_frame() -> None:
         assert found.indices == (0, 1, 2, 3, 9)
         shown = ["".join("?" if x != x else str(int(x)) for x in e.success_F.tolist()) for e in found.episodes]
         assert shown == rows
+
+
+def test_labels_spread_to_frames_that_look_like_labelled_ends_and_to_no_others() -> None:
+    near, far, away = np.zeros((2, 2)), np.full((2, 2), 4.0), np.full((2, 2), 40.0)
+    frames = {0: near, 1: far, 2: np.concatenate([near, far]), 3: away, 4: near, 5: far}
+    looked = Described(ends_ND=np.stack([f[-1] for f in frames.values()]), frames=frames, left_out={})
+    said = {i: Agreed(outcome="solved", frame=None, disputed=False) for i in (0, 4)}
+    said |= {i: Agreed(outcome="failed", frame=None, disputed=False) for i in (1, 5)}
+    found = spread_labels(said, looked, stride=1)
+    assert found[2].tolist() == [1, 1, 0, 0]
+    assert not found[3].isfinite().any()
+    said[2] = Agreed(outcome="unclear", frame=None, disputed=True)
+    assert 2 not in spread_labels(said, looked, stride=1)
+    assert [len(v) for v in spread_labels(said, looked, stride=2).values()] == [1, 1, 1, 1, 1]
+    assert spread_labels({0: said[0]}, looked, stride=1) == {}

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from worldsim.data.guess import Described
 from worldsim.data.labels import Agreed
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
 from worldsim.noise import seeded
 from worldsim.optimize import LossAt, Schedule
 from worldsim.tokenizers.base import LatentSpace
-from worldsim.train.recipes.labels import SHARE, drop_success, put_labels
+from worldsim.train.recipes.labels import SHARE, drop_success, put_labels, spread_labels
 from worldsim.train.recipes.predictor import clips_of
 from worldsim.worlds.heads import Heads, HeadsConfig
 
@@ -27,6 +28,7 @@ def prepare_heads(
     schedule: Schedule,
     *,
     labels: Mapping[int, Agreed],
+    looked: Described | None = None,
     seed: int,
     device: str,
 ) -> tuple[Heads, LossAt]:
@@ -39,6 +41,7 @@ def prepare_heads(
         dataset: Where they are from.
         schedule: Its batch is used.
         labels: By index in the dataset; empty for the success that the dataset holds.
+        looked: What is known of frames, to which labels then spread; None where they do not.
         seed: Of weights and batches.
         device: Where to train.
     """
@@ -53,7 +56,8 @@ def prepare_heads(
     clips = clips_of(drop_success(trained) if labels else trained, history=1, action=action, stride=stride)
     table = clips.windows(2)
     heads.calibrate(clips.batch(table, 2, 4096, seed=seed, step=-2))
-    labelled = put_labels(encoded, labels, success_at=dataset.success_at, stride=stride)
+    spread = {} if looked is None else spread_labels(labels, looked, stride=stride)
+    labelled = put_labels(encoded, labels, success_at=dataset.success_at, stride=stride, spread=spread)
     extra = clips_of(labelled, history=1, action=action, stride=stride) if labels else None
     sides = None if extra is None else extra.windows_by_success(2)
 

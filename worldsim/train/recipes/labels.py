@@ -6,14 +6,14 @@ Shape legend: F frames of an episode (latent frames, where the tokenizer compres
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.arrays import Float64s
-from worldsim.data.guess import guess_outcomes
+from worldsim.data.guess import Described, guess_outcomes
 from worldsim.data.labels import Agreed, LabelFile, Outcome, agree, compare
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.join import Data, open_datasets
@@ -28,7 +28,7 @@ SHARE = 0.25
 """Of each batch of the heads that labelled frames fill, half of them solved."""
 _FOLDS = 5
 _SURE = 0.9
-LOOKED_AT = 1000
+LOOKED_AT = 400
 """Episodes to which labels are spread at most."""
 Rule = Literal["end", "any"]
 TrainHeads = Callable[[Mapping[int, Agreed], str], Heads]
@@ -66,46 +66,58 @@ def count(labels: Mapping[int, Agreed]) -> dict[str, int]:
 
 
 def put_labels(
-    encoded: EncodedEpisodes, labels: Mapping[int, Agreed], *, success_at: Rule, stride: int
+    encoded: EncodedEpisodes,
+    labels: Mapping[int, Agreed],
+    *,
+    success_at: Rule,
+    stride: int,
+    spread: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> EncodedEpisodes:
-    """The labelled ones among some episodes, their success labels those of people; unclear ones have none.
+    """The episodes of which something is said, their success labels those of people; unclear ones have none.
 
     A solved episode is solved from the marked frame on, or at its last. A failed one is unsolved from the marked frame on,
-    or at its last; all along where any solved step would have counted. All else is unknown.
+    or at its last; all along where any solved step would have counted. All else is unknown, or as `spread` has it.
 
     Args:
         encoded: Some or all episodes of the dataset.
         labels: By index in the dataset.
         success_at: Whether an episode is solved at its last step or at any.
         stride: Frames per latent frame.
+        spread: Success labels of other frames, [F] by index in the dataset (`spread_labels`).
     """
-    chosen = [(e, i) for e, i in zip(encoded.episodes, encoded.indices, strict=True) if i in labels]
-    return EncodedEpisodes(
-        episodes=tuple(
-            dataclasses.replace(e, success_F=_success(len(e.z_FCHW), labels[i], success_at, stride)) for e, i in chosen
-        ),
-        indices=tuple(i for _, i in chosen),
-    )
+    chosen = [(e, i) for e, i in zip(encoded.episodes, encoded.indices, strict=True) if i in labels or i in spread]
+    episodes = []
+    for episode, i in chosen:
+        frames = len(episode.z_FCHW)
+        success_F = spread[i][:frames].clone() if i in spread else torch.full((frames,), torch.nan)
+        if i in labels:
+            said_F = _success(frames, labels[i], success_at, stride)
+            success_F = torch.where(said_F.isfinite(), said_F, success_F)
+        episodes.append(dataclasses.replace(episode, success_F=success_F))
+    return EncodedEpisodes(episodes=tuple(episodes), indices=tuple(i for _, i in chosen))
 
 
-def spread_labels(labels: Mapping[int, Agreed], features_ND: Float64s) -> dict[int, Agreed]:
-    """The labels, and outcomes of unlabelled episodes that follow from them with at least 90 % probability.
+def spread_labels(labels: Mapping[int, Agreed], looked: Described, *, stride: int) -> dict[int, Tensor]:
+    """What the labels say of frames that have none: success labels [F] by episode, unknown below 90 % of certainty.
 
-    A few dozen labels teach a network little; a Gaussian process on the episodes' last frames says of many others how they
-    ended, and of those that it is not sure of nothing.
+    A few dozen labels teach a network little. A Gaussian process on the labelled episodes' last frames says of many other
+    frames whether the task stands solved, and of those that look like none of them nothing.
 
     Args:
-        labels: By index in the dataset.
-        features_ND: What is known of all episodes, [N, D] (`worldsim.data.guess`); rows of zeros are left out.
+        labels: By index in the dataset; nothing follows for an unclear episode.
+        looked: What is known of all frames (`worldsim.data.guess`).
+        stride: Frames per latent frame.
     """
-    chance_N = guess_outcomes(features_ND, {i: label.outcome for i, label in labels.items()})
-    if chance_N is None:
-        return dict(labels)
-    guessed: dict[int, Agreed] = {}
-    for index in np.flatnonzero((np.abs(chance_N - 0.5) >= _SURE - 0.5) & features_ND.any(axis=1)).tolist():
-        outcome: Outcome = "solved" if chance_N[index] > 0.5 else "failed"
-        guessed[index] = Agreed(outcome=outcome, frame=None, disputed=False)
-    return guessed | dict(labels)
+    episodes = list(looked.frames)
+    ends = dict(zip(episodes, np.cumsum([len(f) for f in looked.frames.values()]) - 1, strict=True))
+    said: dict[int, Outcome] = {int(ends[i]): label.outcome for i, label in labels.items() if i in ends}
+    chance_R = guess_outcomes(np.concatenate(list(looked.frames.values())), said)
+    if chance_R is None:
+        return {}
+    success_R = np.where(np.abs(chance_R - 0.5) >= _SURE - 0.5, chance_R > 0.5, np.nan).astype(np.float32)
+    found = {i: success_R[ends[i] + 1 - len(looked.frames[i]) : ends[i] + 1 : stride] for i in episodes}
+    unclear = {i for i, label in labels.items() if label.outcome == "unclear"}
+    return {i: torch.from_numpy(success_F.copy()) for i, success_F in found.items() if i not in unclear}
 
 
 def drop_success(encoded: EncodedEpisodes) -> EncodedEpisodes:
@@ -207,9 +219,10 @@ def _cross_validate(
     if folds < 2:
         return None
     parts = [[i for side in sides for i in side[fold::folds]] for fold in range(folds)]
+    hidden = Agreed(outcome="unclear", frame=None, disputed=False)  # nothing follows for it either
     judged, solved = list[bool](), list[bool]()
     for fold, part in enumerate(parts):
-        heads = train({i: label for i, label in labels.items() if i not in part}, f"labels-{fold}")
+        heads = train({**labels, **dict.fromkeys(part, hidden)}, f"labels-{fold}")
         judged += judge_episodes(heads, [usable[i] for i in part], success_at=success_at)
         solved += [labels[i].outcome == "solved" for i in part]
     return JudgeRates.of(np.array(judged), np.array(solved))

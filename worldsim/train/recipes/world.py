@@ -5,7 +5,6 @@ The running state lives beside the result in `<out>.training`; the same command 
 simulator; those that do (millimetres and degrees of an object) are `benchmarks/world_fidelity.py`.
 """
 
-import dataclasses
 import functools
 import shutil
 import sys
@@ -20,6 +19,7 @@ import torch
 from worldsim import storage
 from worldsim.compute import find_device
 from worldsim.core import STATE, TASK, TRUE_STATE, WorldSpec
+from worldsim.data.guess import Described, describe_episodes
 from worldsim.data.labels import Agreed
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
@@ -34,7 +34,7 @@ from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
 from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
-from worldsim.train.recipes.labels import read_labels, unlabelled, weigh_labels
+from worldsim.train.recipes.labels import LOOKED_AT, read_labels, unlabelled, weigh_labels
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse, shorten_all
 from worldsim.train.recipes.settings import TrainWorld, open_data, split_episodes
@@ -135,7 +135,8 @@ def _train(
     )
     stage, schedule = f"predictor {prepared.name}", config.predictor.schedule
     spent = fit(prepared.module, prepared.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress)
-    train_heads = functools.partial(_train_heads, trained, encoded, tokenizer, dataset, config, work, progress)
+    looked = describe_episodes(dataset, most=LOOKED_AT, all_frames=True, progress=progress) if labels else None
+    train_heads = functools.partial(_train_heads, trained, encoded, looked, tokenizer, dataset, config, work, progress)
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels)
     world = _assemble(tokenizer, prepared.predictor, heads, dataset, config, trained, held_out, unlabelled=without)
@@ -168,6 +169,7 @@ def _conclude(out: Path, measured: Measured) -> str:
 def _train_heads(
     trained: EncodedEpisodes,
     encoded: EncodedEpisodes,
+    looked: Described | None,
     tokenizer: LatentSpace,
     dataset: Dataset,
     config: TrainWorld,
@@ -177,9 +179,17 @@ def _train_heads(
     schedule: Schedule,
     stage: str,
 ) -> tuple[Heads, float]:
-    """Train the heads on encoded frames; the core-seconds come along."""
+    """Train the heads on encoded frames, with labels and what follows from them; the core-seconds come along."""
     heads, loss_at = prepare_heads(
-        trained, encoded, tokenizer, dataset, schedule, labels=labels, seed=config.seed, device=config.device
+        trained,
+        encoded,
+        tokenizer,
+        dataset,
+        schedule,
+        labels=labels,
+        looked=looked,
+        seed=config.seed,
+        device=config.device,
     )
     return heads, fit(heads, loss_at, schedule, folder=work / stage, stage=stage, progress=progress)
 
@@ -227,14 +237,13 @@ def _weigh(
     """What the labels of people are worth, for the manifest; nothing where there are none."""
     if not labels:
         return {}
-    brief = dataclasses.replace(config.heads, steps=-(-config.heads.steps // 4))  # errs towards worse, if at all
     return weigh_labels(
         encoded,
         labels,
         path=config.labels,
         data=config.data,
         success_at=dataset.success_at,
-        train=lambda some, stage: train(some, brief, stage)[0],
+        train=lambda some, stage: train(some, config.heads, stage)[0],
     ).to_json()
 
 
