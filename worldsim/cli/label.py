@@ -33,10 +33,11 @@ def label(
     whenever you like, the same command continues.
     """
     from worldsim.compute import one_thread
-    from worldsim.label.server import LabelServer
+    from worldsim.label.server import LabelServer, require_server
     from worldsim.label.session import open_session
     from worldsim.progress import progress_bars
 
+    require_server()
     with one_thread():
         with progress_bars() as progress:
             session = open_session(data, out, who=who or getpass.getuser(), most=most, progress=progress)

@@ -73,7 +73,7 @@ def describe_episodes(
             left_out[index] = str(error)
         progress("episodes", done + 1, len(chosen), {})
     if not rows:
-        raise InvalidInputError(f"No episode of {dataset.path} can be read. The first: {left_out[chosen[0]]}")
+        raise InvalidInputError(f"No episode of {dataset.name} can be read. The first: {left_out[chosen[0]]}")
     reduce = fit_reduction(np.stack([r[-1] for r in rows.values()]))
     frames = {i: reduce(r) for i, r in rows.items()}
     ends_ND = np.zeros((dataset.episodes, next(iter(frames.values())).shape[1]))

@@ -4,6 +4,7 @@ Requests that another page could send are refused: the address holds a random to
 writes must come from the page itself.
 """
 
+import importlib.util
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
@@ -47,10 +48,9 @@ class LabelServer:
     """
 
     def __init__(self, session: Session, *, port: int = 0) -> None:
-        try:
-            import uvicorn
-        except ModuleNotFoundError as error:
-            raise missing_extra(error.name or "uvicorn", "serve") from error
+        require_server()
+        import uvicorn
+
         self.session, self._token = session, secrets.token_urlsafe(24)
         self._socket = _listen(port)
         self.port = int(self._socket.getsockname()[1])
@@ -75,6 +75,17 @@ class LabelServer:
     def stop(self) -> None:
         """Make `run` return; from another thread."""
         self._server.should_exit = True
+
+
+def require_server() -> None:
+    """Check that what serves pages is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    for module in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(module) is None:
+            raise missing_extra(module, "serve")
 
 
 def _listen(port: int) -> socket.socket:
@@ -143,18 +154,12 @@ def make_app(session: Session, token: str) -> "_App":
     Args:
         session: Whose questions.
         token: First part of every path.
-
-    Raises:
-        MissingExtraError: starlette is not installed.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.concurrency import run_in_threadpool
-        from starlette.requests import Request
-        from starlette.responses import HTMLResponse, JSONResponse, Response
-        from starlette.routing import Route
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "starlette", "serve") from error
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
 
     async def page(request: Request) -> Response:
         text, policy = render_page()

@@ -30,8 +30,8 @@ from worldsim.train.recipes.tokenizer import FittedTokenizer
 
 REHEARSED = 8
 """Episodes that the rehearsal encodes and learns from."""
-LABELS_COST = 1.25 * 2.25
-"""What labels of people make of the cost of the heads: larger batches, and five short trainings that measure the labels."""
+LABELS_COST = 1.25 * 6
+"""What labels of people make of the cost of the heads: larger batches, and five more trainings that measure the labels."""
 
 
 def rehearse(

@@ -5,6 +5,7 @@ The running state lives beside the result in `<out>.training`; the same command 
 simulator; those that do (millimetres and degrees of an object) are `benchmarks/world_fidelity.py`.
 """
 
+import dataclasses
 import functools
 import shutil
 import sys
