@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from worldsim.cli.collect import collect
@@ -99,3 +100,5 @@ def test_an_environment_that_tells_no_success_is_not_said_to_be_solved_to_nan(
     acting = {"policies": PAIR[:1], "episodes": 2, "steps": 2, "batch": 2, "image_px": 64}
     collect(env="mute_arena:mute", out=tmp_path / "p", **acting)
     assert "success unknown" in capsys.readouterr().out
+    episode = open_dataset(tmp_path / "p").episode(0)
+    assert np.isnan(episode.success).all() and np.isnan(episode.progress).all()

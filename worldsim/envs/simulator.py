@@ -194,6 +194,14 @@ class SimulatorWorld:
         return isinstance(self._simulator, ReplayedSimulator)
 
     @property
+    def tells_progress(self) -> bool:
+        """Whether the environment says at its first step how far the task has got."""
+        simulator = self._simulator
+        reading = simulator.begin(0)
+        _, after = simulator.act(simulator.first(simulator.start()), trial_actions(simulator.adapter, 1)[0])
+        return not math.isnan(reading.progress) or not math.isnan(after.progress)
+
+    @property
     def tells_success(self) -> bool:
         """Whether the environment says, at some step of an episode, if the task stands solved; plays one to find out."""
         if self._trial is None:

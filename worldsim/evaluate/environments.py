@@ -1,8 +1,11 @@
 """Environments and worlds by name: what users type becomes a Gymnasium environment."""
 
+import atexit
+import contextlib
 import ctypes.util
 import os
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,7 @@ class MakeEnv:
             made = found() if callable(found) else _made(found)
         if not isinstance(made, gymnasium.Env):
             raise InvalidInputError(f"{self.name} made a {type(made).__name__}; expected a gymnasium.Env.")
+        atexit.register(_close, weakref.ref(made))
         return made
 
     def _find(self) -> Any:
@@ -83,6 +87,14 @@ class MakeEnv:
                 if (package := package_of(place)) is None:
                     raise
                 raise MissingExtraError(f"{ref} needs the module {place}: pip install {package}") from error
+
+
+def _close(env: weakref.ref[gymnasium.Env[Any, Any]]) -> None:
+    """Close an environment that is still there when the process ends, while what it draws with is still loaded."""
+    found = env()
+    if found is not None:
+        with contextlib.suppress(Exception):
+            found.close()
 
 
 def prefer_offscreen() -> None:

@@ -73,7 +73,7 @@ def policies_in_environment(
     source |= {} if view.success is None else {"success": view.success.text}
     source |= {} if view.image_px is None else {"image_px": view.image_px}
     source |= {} if view.cameras is None else {"camera": list(view.cameras)}
-    options = dataclasses.replace(options, has_success=place.tells_success)
+    options = dataclasses.replace(options, has_success=place.tells_success, has_progress=place.tells_progress)
     return _prepare(place, policies, None, options, source, make.name, device=device, dtype=dtype)
 
 

@@ -47,6 +47,7 @@ class RolloutOptions:
             differently in batches of another size, so a batch is always played to its end, and a continuation keeps the size.
         video: Store mp4 instead of lossless pictures.
         has_success: Whether the world tells success; False leaves it out of the dataset.
+        has_progress: Whether it tells progress, likewise.
         name: The world's name; a learned world's is kept as what dreamed the frames.
         source: What else a continuation must repeat, as JSON values: digests of the policies and the world.
 
@@ -59,6 +60,7 @@ class RolloutOptions:
     batch: int | None = None
     video: bool = False
     has_success: bool = True
+    has_progress: bool = True
     name: str = "world"
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -175,6 +177,7 @@ class _BatchPlayer:
             proprio_dim=spec.proprio_dim,
             true_state_dim=step.true_state.shape[1] if known and step.true_state is not None else 0,
             has_success=self.options.has_success,
+            has_progress=self.options.has_progress,
             success_at=spec.success_at,
             task=spec.task,
             task_id=spec.task_id,
@@ -215,7 +218,7 @@ class _BatchPlayer:
             proprio=played.proprio[row].float().numpy(),
             action=played.action[row].numpy(),
             success=np.where(np.isnan(odds), odds, odds >= 0.5).astype(np.float32),
-            progress=progress,
+            progress=progress if self.options.has_progress else np.full_like(progress, np.nan),
             reward=progress[1:],
             true_state=true_state,
             simulator=starts[SIMULATOR][row].double().numpy() if known else None,
