@@ -17,7 +17,9 @@ from worldsim.errors import PolicyError, StorageError
 from worldsim.evaluate.policies import discover, load_policy, policy_digest
 from worldsim.integrations.lerobot import policies as lerobot_policies
 from worldsim.integrations.lerobot.checkpoint import lerobot
+from worldsim.integrations.lerobot.kinds import KINDS
 from worldsim.integrations.lerobot.policies import load
+from worldsim.policies.discovery import LEROBOT_TYPES
 from worldsim.protocols import Policy
 from worldsim.testing.policies import check_policy
 
@@ -519,3 +521,7 @@ def test_nan_weights_are_reported(built):
             weight.fill_(float("nan"))
     with pytest.raises(PolicyError, match="NaN"):
         policy.act(seen(1, 0), policy.initial(1), torch.arange(1))
+
+
+def test_discovery_knows_the_types_that_are_run():
+    assert sorted(KINDS) == sorted(LEROBOT_TYPES)

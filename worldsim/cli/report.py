@@ -2,9 +2,13 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from worldsim.core import WorldSpec
+    from worldsim.triage.engine.replay import Results
 
 
 def report(
@@ -31,8 +35,20 @@ def report(
     from worldsim.triage.run import read_results
 
     with one_thread():
-        load_policy = functools.partial(load_ref, code=tuple(code or ()))
-        data = report_of(read_results(run), load_policy=load_policy, command=f"worldsim report {run}", videos=videos)
+        results = read_results(run)
+        load_policy = functools.partial(load_ref, code=tuple(code or ()), spec=_spec(results))
+        data = report_of(results, load_policy=load_policy, command=f"worldsim report {run}", videos=videos)
         if picture is not None:
             storage.write_bytes(picture, draw_picture(data))
         show_report(data, run)
+
+
+def _spec(results: "Results") -> "WorldSpec | None":
+    """Of the world of a run; None where its folder is gone, which the report then says of its films."""
+    from worldsim.errors import WorldsimError
+    from worldsim.worlds import world_spec
+
+    try:
+        return world_spec(results.plan.request.world.source)
+    except WorldsimError:
+        return None

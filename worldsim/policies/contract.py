@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Protocol, runtime_checkable
 
-from worldsim.core import Camera, WorldSpec
+from worldsim.core import TASK, Camera, WorldSpec
 from worldsim.errors import PolicyError
 
 _RATE_TOLERANCE = 0.01  # of the rate: 29.97 Hz is 30 Hz
@@ -19,12 +19,14 @@ class Contract:
         proprio_dim: P.
         action_dim: A.
         rate_hz: Actions a second.
+        reads_task: It is conditioned on an instruction.
     """
 
     cameras: tuple[Camera, ...] = ()
     proprio_dim: int | None = None
     action_dim: int | None = None
     rate_hz: float | None = None
+    reads_task: bool = False
 
 
 @runtime_checkable
@@ -60,6 +62,8 @@ def check_contract(policy: object, spec: WorldSpec, *, name: str) -> None:
     rate = contract.rate_hz
     if rate is not None and not math.isclose(rate, spec.action.rate_hz, rel_tol=_RATE_TOLERANCE):
         wrong.append(f"it acts at {rate:g} Hz, the world at {spec.action.rate_hz:g} Hz")
+    if contract.reads_task and not spec.task and TASK not in spec.observes:
+        wrong.append("it reads an instruction, and the world has no task")
     if wrong:
         raise PolicyError(
             f"Policy {name} was not trained for this world: {'; '.join(wrong)}. Use a world with the same cameras and "

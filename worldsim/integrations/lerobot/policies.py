@@ -193,7 +193,11 @@ class LeRobotPolicy:
         sizes = {key: shape for key, shape in self._shapes.items() if is_image(key)}
         cameras = tuple(Camera(key=key, height=shape[0], width=shape[1]) for key, shape in sizes.items())
         return Contract(
-            cameras=cameras, proprio_dim=self.proprio_dim, action_dim=self.action_dim, rate_hz=self._rate_hz
+            cameras=cameras,
+            proprio_dim=self.proprio_dim,
+            action_dim=self.action_dim,
+            rate_hz=self._rate_hz,
+            reads_task=TASK in self.needs,
         )
 
     @property
