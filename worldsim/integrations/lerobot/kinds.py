@@ -7,7 +7,8 @@ Shape legend: n episodes, T observations of history, K chunk, A action, C H W im
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -69,9 +70,23 @@ def ask(kind: str, network: Any, batch: Mapping[str, Tensor], memory: Tensor | N
     seen = dict(batch)
     if KINDS[kind].queues:
         _fill(network, seen)
-    chunk: Tensor = network.predict_action_chunk(seen)
+    with _cropped_to_a_length() if kind == "smolvla" else nullcontext():
+        chunk: Tensor = network.predict_action_chunk(seen)
     network.reset()
     return chunk, None
+
+
+@contextmanager
+def _cropped_to_a_length() -> Iterator[None]:
+    """Let SmolVLA crop its cache to a length, as LeRobot 0.6 does; newer transformers take only a number of tokens to remove."""
+    from transformers.cache_utils import DynamicLayer
+
+    crop = DynamicLayer.crop
+    DynamicLayer.crop = lambda self, n: crop(self, n if n <= 0 else min(0, n - self.get_seq_length()))
+    try:
+        yield
+    finally:
+        DynamicLayer.crop = crop
 
 
 def _fill(network: Any, batch: dict[str, Tensor]) -> None:
