@@ -53,6 +53,51 @@ def tiny_clip(folder):
         tiny_tokenizer(folder)
 
 
+def tiny_smolvlm(folder):
+    """The vision-language model inside a SmolVLA, with two layers of 32 numbers; only its configs and processor."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        SmolVLMConfig,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    special = {
+        "fake_image_token": "<fake_token_around_image>",
+        "image_token": "<image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+    }
+    words = [*WORDS, *special.values()]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=WORDS[0]))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token=WORDS[0], pad_token=WORDS[1], extra_special_tokens=special
+    )
+    text = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 64,
+        "pad_token_id": 1,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    SmolVLMConfig(
+        text_config=text,
+        vision_config={**vision, "image_size": 64, "patch_size": 16},
+        scale_factor=2,
+        image_token_id=words.index("<image>"),
+        pad_token_id=1,
+    ).save_pretrained(folder)
+    SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer, SmolVLMVideoProcessor()).save_pretrained(folder)
+
+
 def edit(file, change):
     """Rewrite a JSON file."""
     content = json.loads(file.read_text())

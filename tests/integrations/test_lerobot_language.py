@@ -15,7 +15,7 @@ pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
 pytest.importorskip("transformers", reason="the reason extra is not installed")
 
 sys.path.append(str(Path(__file__).parent))
-from hub_cache import cached_model, edit, tiny_clip
+from hub_cache import cached_model, edit, tiny_clip, tiny_smolvlm
 
 from worldsim.core import IMAGE, STATE, TASK, text_rows
 from worldsim.errors import MissingExtraError, PolicyError, StorageError
@@ -75,10 +75,10 @@ def made(tmp_path_factory):
     return folder, root / "cache", policy.eval(), processors
 
 
-def _rename_tokenizer(content):
+def _rename_tokenizer(content, name=NAME):
     for step in content["steps"]:
         if step["registry_name"] == "tokenizer_processor":
-            step["config"]["tokenizer_name"] = NAME
+            step["config"]["tokenizer_name"] = name
 
 
 @pytest.fixture
@@ -199,3 +199,41 @@ def test_a_smolvla_folder_is_measured_before_it_is_built(checkpoint, tmp_path, m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises((StorageError, MissingExtraError), match=r"do not fit|could not be built|num2words"):
         load(folder)
+
+
+def test_a_smolvla_runs_offline_and_reads_tasks(tmp_path, monkeypatch):
+    pytest.importorskip("num2words", reason="the lerobot extra is not installed")
+    name = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with warnings.catch_warnings(action="ignore"):
+        snapshot = cached_model(tmp_path / "cache", name, tiny_smolvlm)
+        factory = lerobot("policies.factory")
+        config = factory.make_policy_config(
+            "smolvla",
+            input_features={IMAGE: feature("VISUAL", 3, 32, 32), STATE: feature("STATE", 2)},
+            output_features={"action": feature("ACTION", 2)},
+            device="cpu",
+            push_to_hub=False,
+            vlm_model_name=str(snapshot),
+            num_vlm_layers=2,
+            chunk_size=4,
+            n_action_steps=2,
+            num_steps=2,
+            resize_imgs_with_padding=(64, 64),
+            empty_cameras=1,
+            expert_width_multiplier=1.0,
+        )
+        vector = {"mean": torch.tensor([0.1, -0.1]), "std": torch.tensor([0.5, 0.2])}
+        parts = [factory.get_policy_class("smolvla")(config)]
+        parts += factory.make_pre_post_processors(config, dataset_stats={STATE: vector, "action": vector})
+        for part in parts:
+            part.save_pretrained(tmp_path / "p")
+    edit(tmp_path / "p" / "config.json", lambda c: c.update(vlm_model_name=name))
+    edit(tmp_path / "p" / "policy_preprocessor.json", lambda c: _rename_tokenizer(c, name))
+    policy = load(tmp_path / "p")
+    assert policy.needs == {IMAGE, STATE, TASK}
+    same = torch.full((3,), 7)
+    action, _ = policy.act(observation(["push the block", "pull the block", "push the block"]), policy.initial(3), same)
+    assert not torch.allclose(action[0], action[1], atol=1e-5)
+    torch.testing.assert_close(action[0], action[2])
