@@ -75,7 +75,9 @@ KINDS = {
     "picture size changes midway": Kind(plant=plants.resize_midway, words=("pixels in row",), video=False),
     "links of the hub cache": Kind(plant=plants.hub_cache),
     "action in two features": Kind(plant=plants.split_action, truth=plants.joined),
-    "files of a camera missing": Kind(plant=plants.lose_camera, words=("no video files",), video=True),
+    "files of a camera missing": Kind(
+        plant=plants.lose_camera, words=("no video files",), video=True, truth=plants.left_out
+    ),
     "file cut short": Kind(plant=plants.cut_file, words=("cannot be read", "not a readable", "does not hold")),
 }
 

@@ -280,10 +280,23 @@ def joined(root: Path, original: Path) -> str:
 
 
 def lose_camera(root: Path, rng: Rng) -> Path:
-    """The video files of one camera, or of one episode's, are not there."""
+    """No video file is there; other cameras may be stored as pictures."""
     for file in root.glob("videos/*/*/*.mp4"):
         file.unlink()
     return root
+
+
+def left_out(root: Path, original: Path) -> str:
+    """Whether the lost cameras are named, and those that are left are as they were."""
+    mine, plain = open_dataset(root), open_dataset(original)
+    lost = set(plain.features) - set(mine.features)
+    if TOP not in lost or not all(any(name in note for note in mine.notes) for name in lost):
+        return f"of {lost} nothing is said"
+    for index in range(plain.episodes):
+        pairs = [(mine.episode(index).frames[c.key], plain.episode(index).frames[c.key]) for c in mine.cameras]
+        if not all(np.array_equal(a, b) for a, b in pairs):
+            return f"frames of episode {index}"
+    return ""
 
 
 def cut_file(root: Path, rng: Rng) -> Path:

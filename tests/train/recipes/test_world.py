@@ -12,6 +12,7 @@ from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule
 from worldsim.testing import check_world
+from worldsim.train.config import data_notes
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
@@ -149,3 +150,15 @@ def test_several_datasets_train_one_world(tmp_path: Path) -> None:
     assert world.spec.horizon == 7 and world.num_starts == 5  # type: ignore[attr-defined]
     manifest = storage.read_manifest(tmp_path / "w", kind="world")
     assert manifest["config"]["data"] == list(both) and manifest["config"]["weights"] == [1, 3]
+
+
+def test_what_is_assumed_of_the_data_is_said(tmp_path: Path) -> None:
+    data = lengths(tmp_path / "d", (4, 5))
+    declared = toys.features(Path(data))
+    declared["action.both"] = declared.pop("action")
+    toys.edit_info(Path(data), features=declared)
+    for index in range(2):
+        toys.rename_column(Path(data), index, "action", "action.both")
+    (note,) = data_notes(quick(data, tmp_path / "w"))
+    assert "action = [action.both]" in note
+    assert data_notes(quick(data, tmp_path / "w", action=("both",))) == ()
