@@ -51,7 +51,9 @@ def plan(
         float | None, typer.Option(help="Time for one plan; episodes are then played one by one.")
     ] = None,
     where: Annotated[str, typer.Option(help="world, simulator, or both where there is one.")] = "both",
-    video: Annotated[bool, typer.Option(help="Film a few episodes beside what the plans imagined.")] = False,
+    video: Annotated[
+        bool, typer.Option(help="Film a few episodes, beside what the plans imagined where the world draws pictures.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/plan"),
     device: Device = "cpu",
     dtype: Dtype = "",

@@ -24,7 +24,8 @@ def triage(
     ] = None,
     world: Annotated[str, typer.Option(help="World folder, or the name of a shipped world.")] = "push",
     k: Annotated[
-        int | None, typer.Option(min=1, help="How many best are wanted. \\[default: 10, or a sixth of the policies]")
+        int | None,
+        typer.Option(min=1, help="How many best are wanted. \\[default: a sixth of the policies, at most 10]"),
     ] = None,
     budget: Annotated[
         int | None, typer.Option(min=1, max=MAX_BUDGET, help="Rollouts in the world. \\[default: 40 per policy]")

@@ -5,8 +5,11 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
+from worldsim.actions import ActionPart, ActionSpec
 from worldsim.triage.engine.batches import RolloutResult
+from worldsim.triage.engine.rollouts import share_at_limits
 from worldsim.triage.engine.store import Record
 from worldsim.triage.report import ReportData, render
 from worldsim.triage.report.data import find_divergence
@@ -80,9 +83,22 @@ def test_films_part_where_they_differ_for_good() -> None:
 
 
 def test_marks_of_a_film_stand_in_time(sample: ReportData) -> None:
-    clip = dataclasses.replace(sample.clips[0], truth=None, solved_at=12)
+    clip = dataclasses.replace(sample.clips[0], truth=None, solved_at=12, closest_at=30, at_limits=0.25)
     assert clip.marks == ((1.2, "solved in the world"),)
-    assert "solved in the world after 1.2 s" in render(dataclasses.replace(sample, clips=(clip,)))
+    page = render(dataclasses.replace(sample, clips=(clip,)))
+    assert "solved in the world after 1.2 s" in page and "25\u202f% of action values at a limit" in page
+    lost = dataclasses.replace(clip, solved_at=None)
+    assert lost.marks == ((3.0, "most progress in the world"),)
+
+
+def test_the_share_at_limits_leaves_choices_out() -> None:
+    parts = (
+        ActionPart(name="x", shape=(1,), path=("x",)),
+        ActionPart(name="turn", kind="discrete", dtype="int64", path=("turn",)),
+    )
+    spec = ActionSpec(names=("x", "turn"), units=("m", "1"), low=(-1, 0), high=(1, 2), rate_hz=10, parts=parts)
+    action_TA = torch.tensor([[0.5, 0.0], [1.0, 2.0], [-3.0, 0.0], [0.0, 1.0]])
+    assert share_at_limits(action_TA, spec) == 0.5
 
 
 def test_runs_are_found_by_the_steps_in_their_names(sample: ReportData) -> None:

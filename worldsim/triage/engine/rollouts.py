@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldsim.actions import ActionSpec
 from worldsim.core import Verdict
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.protocols import Judge, Policy, Startable, require_drawable
@@ -81,12 +82,24 @@ class FilmedRow:
         frames: uint8 [T + 1, H, W, 3], beginning with the start.
         success: As the run judges it; None where its judge is not loaded.
         rate_hz: Frames per second.
+        at_limits: Share of the numbers of its actions that lie at a limit or beyond, where they are clipped.
+        closest_at: Action after which progress was largest.
     """
 
     row: int
     frames: Frames
     success: float | None
     rate_hz: float
+    at_limits: float = 0.0
+    closest_at: int = 0
+
+
+def share_at_limits(action_TA: Tensor, spec: ActionSpec) -> float:
+    """Share of the numbers of actions [..., A] that lie at a limit or beyond it; choices, which have no limits, aside."""
+    free_A = torch.tensor([not part.is_discrete for part in spec.parts for _ in range(part.size)])
+    low_A, high_A = torch.tensor(spec.low), torch.tensor(spec.high)
+    at_TA = ((action_TA <= low_A) | (action_TA >= high_A))[..., free_A]
+    return float(at_TA.float().mean()) if at_TA.numel() else 0.0
 
 
 class Rollouts:
@@ -170,11 +183,19 @@ class Rollouts:
         judge = self._judge_of(batch.kind)
         if judge is not None or batch.kind != WORLD or not self._request.judge:
             success = [*_verdict(batch, recording, self._rule(batch.kind), judge).success.tolist()]
-        filmed = []
+        filmed, action = [], world.spec.action
         for row in alive:
             frames = torch.cat([first[row][None].cpu(), draw(rollout.latent[row]).flatten(0, -4).cpu()])
-            rate_hz = world.spec.action.rate_hz
-            filmed.append(FilmedRow(row=row, frames=frames.numpy(), success=success[row], rate_hz=rate_hz))
+            filmed.append(
+                FilmedRow(
+                    row=row,
+                    frames=frames.numpy(),
+                    success=success[row],
+                    rate_hz=action.rate_hz,
+                    at_limits=share_at_limits(rollout.action[row].cpu(), action),
+                    closest_at=(int(rollout.progress[row].argmax()) + 1) * world.spec.actions_per_step,
+                )
+            )
         return tuple(filmed)
 
     def time(self, batch: Batch, lost: Mapping[int, Crash], steps: Sequence[int]) -> list[float]:

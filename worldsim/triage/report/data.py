@@ -122,6 +122,8 @@ class Clip:
         truth_success: Success in 0..1 there.
         truth_progress: Progress in 0..1 there.
         solved_at: Action after which the world's own heads first called it solved; None where they did not, or it is not known.
+        closest_at: Action after which progress in the world was largest; None where it is not known.
+        at_limits: Share of the numbers of its actions in the world that lie at a limit; None where it is not known.
     """
 
     policy: int
@@ -134,12 +136,19 @@ class Clip:
     truth_success: float | None = None
     truth_progress: float | None = None
     solved_at: int | None = None
+    closest_at: int | None = None
+    at_limits: float | None = None
 
     @property
     def marks(self) -> tuple[tuple[float, str], ...]:
-        """What happened when, as (seconds, words): when it was solved, and when world and truth part."""
+        """What happened when, as (seconds, words): solved, or closest to it; and when world and truth part."""
         parted = None if self.truth is None else find_divergence(self.world, self.truth)
-        found = [(self.solved_at, "solved in the world"), (parted, "world and truth part")]
+        closest = self.closest_at if self.solved_at is None else None
+        found = [
+            (self.solved_at, "solved in the world"),
+            (closest, "most progress in the world"),
+            (parted, "world and truth part"),
+        ]
         return tuple(sorted((at / self.rate_hz, words) for at, words in found if at is not None))
 
     @property
