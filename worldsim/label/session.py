@@ -63,8 +63,9 @@ class RecordedDataset:
         return join_frames([episode.frames[camera.key] for camera in self._dataset.cameras])
 
     def task(self, index: int) -> str:
-        """The sentence of an episode that was looked at, else of the dataset."""
-        return self._tasks.get(index) or self._dataset.task
+        """The sentence of an episode that was looked at, else of the dataset; some recordings hold only separators."""
+        found = self._tasks.get(index) or self._dataset.task
+        return found if any(map(str.isalnum, found)) else ""
 
 
 def join_frames(videos: Sequence[Bytes]) -> Bytes:
