@@ -301,6 +301,16 @@ def test_an_environment_that_does_not_repeat_itself_is_refused_with_the_reason()
         SimulatorWorld(lambda: Drifting(Counter()), horizon=5)
 
 
+def test_a_state_that_is_no_vector_is_not_kept() -> None:
+    class Talking(Counter):
+        def get_state(self):
+            return {"number": self.number}
+
+    world = SimulatorWorld(Talking, horizon=4)
+    assert world.is_replayed and world.starts(torch.tensor([7]))[SIMULATOR].tolist() == [[7]]
+    check_world(world)
+
+
 def test_success_and_rewards_of_wrappers_are_used() -> None:
     rewarded = gymnasium.wrappers.TransformReward(PushEnv(), lambda reward: reward + 5)
     view = EnvView(success=success_rule("reward > 4.9"))

@@ -88,7 +88,9 @@ class SimulatorWorld:
         limit = made.spec.max_episode_steps if made.spec is not None else None
         horizon = horizon if horizon is not None else limit
         if horizon is None or horizon < 1:
-            raise InvalidInputError(f"An episode needs at least one step; got horizon={horizon}. Pass horizon=.")
+            raise InvalidInputError(
+                f"An episode needs at least one step; got horizon={horizon}. Pass horizon= (--steps)."
+            )
         adapter = EnvAdapter(made, view)
         seeded = seeded or (starts is not None and starts.rows[SIMULATOR].shape[1] == 1)
         self._simulator = _simulator(adapter, make, horizon=horizon, camera=camera, seeded=seeded)

@@ -90,12 +90,15 @@ def has_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 def has_own_state(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether it has `get_state` and `set_state` of one vector."""
+    """Whether it has `get_state` and `set_state` of one vector of numbers; the environment has been reset."""
     inner: Any = env.unwrapped
-    if not callable(getattr(inner, "get_state", None)):
-        return False
     # Gymnasium's MujocoEnv has a set_state(qpos, qvel) of another meaning, and no get_state
-    return callable(getattr(inner, "set_state", None))
+    if not (callable(getattr(inner, "get_state", None)) and callable(getattr(inner, "set_state", None))):
+        return False
+    try:
+        return np.asarray(inner.get_state(), np.float64).ndim == 1
+    except (TypeError, ValueError):  # a dictionary or an object of the environment's own
+        return False
 
 
 def pure_wrappers(env: gymnasium.Env[Any, Any]) -> tuple[list[Change], list[Change], list[Change]] | str:
