@@ -4,7 +4,6 @@ import dataclasses
 
 from worldsim.arrays import Bools
 from worldsim.errors import InvalidInputError
-from worldsim.stats.intervals import clopper_pearson
 
 _GROUP = 20  # solved and unsolved episodes each, from which a group's own rates are used
 
@@ -29,6 +28,8 @@ class Proportion:
     @property
     def interval(self) -> tuple[float, float]:
         """Exact 95 % interval, lower and upper end."""
+        from worldsim.stats.intervals import clopper_pearson  # scipy, which training does without
+
         low, high = clopper_pearson([self.hits], [self.count])
         return float(low[0]), float(high[0])
 
