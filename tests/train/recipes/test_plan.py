@@ -89,6 +89,17 @@ def test_a_time_shortens_every_schedule_and_one_that_is_too_short_is_refused() -
     assert (shorten(schedule, 0.25).steps, shorten(schedule, 0.25).warmup) == (250, 25)
 
 
+def test_a_time_that_was_too_short_binds_nothing(data: Path, tmp_path: Path) -> None:
+    def kill(stage: str, step: int, steps: int, values: object) -> None:
+        if stage == "latents":
+            raise Killed
+
+    with pytest.raises(InvalidInputError, match="is too short"):
+        train_world(settings(data, tmp_path / "world", minutes=1e-6))
+    with pytest.raises(Killed):  # it has begun
+        train_world(settings(data, tmp_path / "world", minutes=60.0), progress=kill)
+
+
 class Killed(Exception):
     """Stands for a kill at an awkward moment."""
 

@@ -52,6 +52,7 @@ def rehearse(
         took = time_call(
             lambda: few.append(encode_some(dataset, tokenizer, config, chosen, Path(scratch) / "latents", key=""))
         )
+    took = dataclasses.replace(took, core_s=max(took.core_s, took.wall_s))  # videos are decoded in another process
     lengths = [dataset.length(i) for i in range(dataset.episodes)]
     stages = {"tokenizer": Cost(), "latents": took * (sum(lengths) / max(sum(lengths[i] for i in chosen), 1))}
     for key, one in () if config.state else fitted.items():

@@ -111,7 +111,11 @@ def _plan(
         return fitted, storage.from_json(TrainingPlan, storage.read_json(path))
     progress("rehearsal", 0, 1, {})
     plan = rehearse(dataset, fitted, config, labelled=labelled)
-    plan = plan.fit(config.minutes, spent_s=time.perf_counter() - began)
+    try:
+        plan = plan.fit(config.minutes, spent_s=time.perf_counter() - began)
+    except InvalidInputError:
+        shutil.rmtree(work / "tokenizer", ignore_errors=True)  # so that another time may be asked for
+        raise
     progress("rehearsal", 1, 1, {})
     storage.write_json(path, storage.to_json(plan))
     return fitted, plan
