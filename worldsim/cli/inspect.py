@@ -82,7 +82,7 @@ def _print(found: "Inspection") -> None:
         *[("note", note) for note in found.notes],
         *[("can" if use.possible else "cannot", f"{use.what}: {use.why}") for use in found.uses],
     ]
-    faults = [
+    faults: list[tuple[str, str]] = [
         (fault.kind, f"{fault.where + ', ' if fault.where else ''}{places}. {fault.meaning} {fault.remedy}")
         for fault, places in group_faults(found.faults)
     ]

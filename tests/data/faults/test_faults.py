@@ -234,6 +234,19 @@ def test_a_gripper_that_snaps_in_every_episode_is_no_fault(recordings: list[Epis
     assert faults_of([with_state(e, grip) for e in recordings]) == ()
 
 
+def test_velocities_and_pushed_things_leap_by_nature(recordings: list[Episode]) -> None:
+    """An object that lies still and is kicked in one episode, and its velocity."""
+    r = np.random.default_rng(3)
+    kicked = []
+    for i, e in enumerate(recordings):
+        place, speed = np.zeros(61), 0.01 * r.normal(size=61)
+        if i == BAD:
+            place[30:], speed[30:33] = 0.4, (9, 4, 2)
+        state = np.column_stack([e.proprio, place, speed]).astype(np.float32)
+        kicked.append(dataclasses.replace(e, proprio=state))
+    assert faults_of(kicked) == ()
+
+
 @pytest.mark.parametrize(("unknown", "share"), [(6, 1.0), (3, 0.5)])
 def test_missing_labels(recordings: list[Episode], unknown: int, share: float) -> None:
     nothing = np.full(61, np.nan, np.float32)

@@ -67,7 +67,7 @@ def _compare(
         if not {(still.where, None), (still.where, still.episode)} & late:
             yield still
     gaps = {(f.episode, f.frames) for f in leaps if f.kind == "dropped_frames"}  # in which joints leap anyway
-    for jump in channels.find_joint_jumps(signals, proprio_names=proprio_names):
+    for jump in channels.find_joint_jumps(signals, usual, proprio_names=proprio_names):
         if (jump.episode, jump.frames) not in gaps:
             yield jump
 

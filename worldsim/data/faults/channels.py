@@ -104,17 +104,17 @@ def _dead_in_one(signals: Sequence[Signals], names: Sequence[str]) -> Iterator[F
             yield Fault(kind="constant", episode=s.episode, where=where, value=value, threshold=0.0)
 
 
-def find_joint_jumps(signals: Sequence[Signals], *, proprio_names: Sequence[str] = ()) -> Iterator[Fault]:
+def find_joint_jumps(signals: Sequence[Signals], usual: Usual, *, proprio_names: Sequence[str] = ()) -> Iterator[Fault]:
     """Channels of proprioception that leap, and angles that wrap; the value is how far, in units of the channel.
 
-    A wrapping angle is reported once, where it wraps first.
+    A wrapping angle is reported once, where it wraps first. Only smooth channels are looked at for leaps.
     """
     for channel in range(signals[0].proprio.shape[1]):
         where = _channel("state", proprio_names, channel)
         steps = [np.abs(np.diff(s.proprio[:, channel])) for s in signals]
         every = np.concatenate(steps)
         moving = every[every > 1e-6 * float(every.max())]
-        limit = JUMP * float(np.quantile(moving, 0.95)) if len(moving) else math.inf
+        limit = JUMP * float(np.quantile(moving, 0.95)) if usual.smooth[channel] else math.inf
         wraps = [(s.episode, r, _largest(x, r)) for s, x in zip(signals, steps, strict=True) for r in _turns(x)]
         if wraps:
             episode, (first, stop), value = wraps[0]

@@ -86,7 +86,7 @@ def _repeats(episode: int, key: str, runs: Sequence[tuple[int, int]], *, moving:
 def find_leaps(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
     """Missing rows (robot and picture leap), and pictures that leap alone; the value is a ratio to what is usual."""
     for s, motion in zip(signals, usual.motion, strict=True):
-        gaps = {} if usual.by_actions else _gaps(s, motion, usual)
+        gaps = _gaps(s, motion, usual) if usual.smooth.any() else {}
         for t, ratio in gaps.items():
             yield Fault(kind="dropped_frames", episode=s.episode, frames=(t, t + 1), value=ratio, threshold=DROPPED)
         for key, change in s.changes.items():

@@ -13,6 +13,9 @@ import numpy as np
 from worldsim.arrays import Bools, Bytes, Float64s
 from worldsim.data.episode import Episode
 
+STEADY, MOVING = 0.25, 0.5
+"""A channel is smooth if 95 % of its steps are below such a part of its range, and it moves in such a part of the steps."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Signals:
@@ -92,7 +95,9 @@ class Usual:
     """What a dataset does most of the time.
 
     Attributes:
-        scale: [P], range of each channel of proprioception that varies, else infinity.
+        smooth: bool [P], channels of proprioception that move steadily, as joints and positions do; velocities, grippers and
+            pushed things leap by nature.
+        scale: [P], range of each channel that varies and is smooth (of all that vary where none is), else infinity.
         reach: [A], range of each channel of the actions that varies, else infinity.
         motion: [T] of each episode: how far the robot moves, in ranges of its channels; by its actions where there is no
             proprioception.
@@ -103,6 +108,7 @@ class Usual:
         leap: By camera, the change that 95 % of transitions do not exceed.
     """
 
+    smooth: Bools
     scale: Float64s
     reach: Float64s
     motion: tuple[Float64s, ...]
@@ -116,6 +122,8 @@ class Usual:
 def measure_usual(signals: Sequence[Signals]) -> Usual:
     """What these episodes do most of the time; each has an action, and no NaN."""
     scale, reach = (_range(np.concatenate([getattr(s, n) for s in signals])) for n in ("proprio", "action"))
+    smooth = _steady(signals, scale)
+    scale = np.where(smooth, scale, np.inf) if smooth.any() else scale
     by_actions = not np.isfinite(scale).any()
     if by_actions:
         motion = [np.linalg.norm((s.action - s.idle) / reach, axis=1) for s in signals]
@@ -127,6 +135,7 @@ def measure_usual(signals: Sequence[Signals]) -> Usual:
     changes = {key: np.concatenate([s.changes[key] for s in signals]) for key in signals[0].changes}
     seen = {key: c[every >= typical] for key, c in changes.items()}
     return Usual(
+        smooth=smooth,
         scale=scale,
         reach=reach,
         motion=tuple(motion),
@@ -144,4 +153,12 @@ def _range(values: Float64s) -> Float64s:
     result: Float64s = np.where(
         high > low, high - low, np.where(np.ptp(values, axis=0) > 0, np.ptp(values, axis=0), np.inf)
     )
+    return result
+
+
+def _steady(signals: Sequence[Signals], scale: Float64s) -> Bools:
+    """Which channels of proprioception move in most steps, and by a small part of their range, [P]."""
+    steps = np.abs(np.concatenate([np.diff(s.proprio, axis=0) for s in signals]))
+    large = np.quantile(steps, 0.95, axis=0) <= STEADY * scale
+    result: Bools = np.isfinite(scale) & large & ((steps > 1e-6 * steps.max(axis=0)).mean(axis=0) >= MOVING)
     return result
