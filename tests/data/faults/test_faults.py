@@ -226,6 +226,30 @@ def test_a_wrapping_angle_is_reported_once(recordings: list[Episode]) -> None:
     assert (fault.kind, fault.where, fault.episode) == ("angle_wrap", "state shoulder", 0)
 
 
+def test_glitches_in_half_of_the_episodes_are_no_habit(recordings: list[Episode]) -> None:
+    found = faults_of([with_state(e, spike) if i % 2 else e for i, e in enumerate(recordings)])
+    assert [(f.kind, f.episode, f.frames) for f in found] == [("joint_jump", i, (39, 41)) for i in (1, 3, 5)]
+
+
+def test_a_robot_that_creeps_is_no_frozen_camera(recordings: list[Episode]) -> None:
+    """Steps too small to be seen, however many."""
+
+    def creep(e: Episode) -> Episode:
+        held = keep(e, [*range(20), *[20] * 41])
+        proprio = held.proprio.copy()
+        proprio[20:] += np.linspace(0, 0.1, 41, dtype=np.float32)[:, None]
+        return dataclasses.replace(held, proprio=proprio)
+
+    assert faults_of([creep(e) if i == BAD else e for i, e in enumerate(recordings)]) == ()
+
+
+def test_waiting_where_the_task_stands_solved_is_no_pause(recordings: list[Episode]) -> None:
+    waiting = wait(recordings[BAD])
+    solved = np.where(np.arange(45) >= 15, 1, 0).astype(np.float32)
+    done = dataclasses.replace(waiting, success=solved)
+    assert faults_of([done if i == BAD else e for i, e in enumerate(recordings)]) == ()
+
+
 def test_a_gripper_that_snaps_in_every_episode_is_no_fault(recordings: list[Episode]) -> None:
     def grip(proprio: Any) -> None:
         proprio[:, 1] = np.linspace(0, 0.01, 61)

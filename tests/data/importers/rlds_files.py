@@ -54,6 +54,13 @@ def picture(shade: int, *, size: tuple[int, int] = (12, 16), kind: str = "png") 
     return buffer.getvalue()
 
 
+def flat() -> bytes:
+    """A picture of one colour, of the same size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 12)).save(buffer, "png")
+    return buffer.getvalue()
+
+
 def tensor(*shape: int, dtype: str = "float32") -> dict[str, Any]:
     return {"tensor": {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype, "encoding": "none"}}
 

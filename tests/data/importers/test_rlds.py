@@ -77,6 +77,13 @@ def test_what_cannot_be_taken_is_left_out_and_said(tmp_path: Path) -> None:
     assert made.episodes == 1 and "no pictures of wrist" in " ".join(made.notes)
 
 
+def test_a_camera_that_begins_dark_is_kept(tmp_path: Path) -> None:
+    dark = rlds.steps(0)
+    dark["steps/observation/wrist"] = [rlds.flat(), *dark["steps/observation/wrist"][1:]]
+    made = import_dataset(rlds.write(tmp_path / "toy", [dark]), tmp_path / "d", RATE)
+    assert [c.key for c in open_dataset(made.out).cameras] == [FRONT, WRIST]
+
+
 def test_the_rate_must_be_known(tmp_path: Path) -> None:
     path = rlds.write(tmp_path / "toy", [rlds.steps(0)])
     with pytest.raises(InvalidInputError, match="Give the rate"):

@@ -165,8 +165,8 @@ def idle_steps(s: Signals, motion: Float64s, usual: Usual) -> Bools:
 
 
 def find_idle(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
-    """Episodes in which mostly nothing happens; the value is the share of such steps."""
+    """Episodes in which mostly nothing happens though nothing is solved; the value is the share of such steps."""
     for s, motion in zip(signals, usual.motion, strict=True):
-        share = float(idle_steps(s, motion, usual).mean())
+        share = float((idle_steps(s, motion, usual) & ~s.solved).mean())
         if share >= IDLE_SHARE:
             yield Fault(kind="idle", episode=s.episode, value=share, threshold=IDLE_SHARE)

@@ -34,6 +34,8 @@ SKEW_FRAMES, LATENCY_S = 2, 0.25
 SKEW_CORRELATION, SKEW_CORRELATION_ONE = 0.35, 0.6
 """Correlation at the best delay that a dataset, and that a single episode, must reach for its delay to be believed."""
 SKEW_CONFIDENCE = 0.999
+SKEW_CHANCE_ONE = 1e-4
+"""Chance of a false alarm that single episodes of a dataset may have together; pauses make signals alike by chance."""
 SKEW_LONGEST = 10
 """Largest delay that is looked for, in rows."""
 
@@ -63,7 +65,8 @@ def find_still_pictures(signals: Sequence[Signals], usual: Usual) -> Iterator[Fa
 
 def _moves(motion_T: Float64s, first: int, stop: int, *, least: int, typical: float) -> bool:
     """Whether the robot moves far enough between two rows for a picture to show it."""
-    return bool(motion_T[first:stop].sum() >= typical * min(stop - first, least))
+    needed = max(min(stop - first, least), (stop - first) / 2)  # many steps that are too small to be seen are no motion
+    return bool(motion_T[first:stop].sum() >= typical * needed)
 
 
 def _repeats(episode: int, key: str, runs: Sequence[tuple[int, int]], *, moving: int) -> Iterator[Fault]:
@@ -187,7 +190,7 @@ def _skew_of_one(s: Signals, activity: Float64s, key: str, *, expected: int, tri
     own = measure_lag([(activity, s.changes[key])], most=most, expected=expected)
     if own is None or abs(own.frames - expected) < SKEW_FRAMES or own.correlation < SKEW_CORRELATION_ONE:
         return
-    if own.confidence >= 1 - 0.01 / tried:  # one false alarm in a hundred datasets
+    if own.confidence >= 1 - SKEW_CHANCE_ONE / tried:
         yield Fault(
             kind="time_skew",
             episode=s.episode,

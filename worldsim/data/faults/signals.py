@@ -28,6 +28,7 @@ class Signals:
         idle: float64 [A], the action that does nothing.
         proprio: float64 [T + 1, P], physical units; may hold NaN. One column of zeros stands for none.
         changes: By camera, float64 [T]: mean absolute difference of neighbouring frames, 0..255; see `picture_changes`.
+        solved: bool [T], whether the task stands solved before each action, as far as that is known.
         success_known: Whether success is known at its end.
         progress_known: Whether progress is known at its end.
     """
@@ -38,6 +39,7 @@ class Signals:
     idle: Float64s
     proprio: Float64s
     changes: Mapping[str, Float64s]
+    solved: Bools
     success_known: bool = True
     progress_known: bool = True
 
@@ -64,6 +66,7 @@ def signals_of(index: int, episode: Episode, *, rate_hz: float, idle: Sequence[f
         idle=np.array(idle, np.float64),
         proprio=episode.proprio.astype(np.float64),
         changes={key: picture_changes(frames) for key, frames in episode.frames.items()},
+        solved=episode.success[:-1] > 0.5,
         success_known=bool(np.isfinite(episode.success[-1])),
         progress_known=bool(np.isfinite(episode.progress[-1])),
     )
