@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from typing import TYPE_CHECKING, Protocol
 
 from worldsim.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Progress(Protocol):
@@ -41,6 +40,10 @@ def progress_bars(*, clock: Callable[[], float] = time.monotonic) -> Iterator[Pr
     Args:
         clock: Tells the time, s.
     """
+    from rich.console import Console  # here, since trainings report their progress where rich is missing too
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain_lines(console, clock)
@@ -63,7 +66,7 @@ def progress_bars(*, clock: Callable[[], float] = time.monotonic) -> Iterator[Pr
         yield show
 
 
-def _plain_lines(console: Console, clock: Callable[[], float]) -> Progress:
+def _plain_lines(console: "Console", clock: Callable[[], float]) -> Progress:
     """A line now and then, without colour or control sequences."""
     last = clock()
 
