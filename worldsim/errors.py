@@ -61,7 +61,7 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameErro
     if len(names) <= _MOST_LISTED:
         return UnknownNameError(f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
     others = f" Close to it: {', '.join(close[1:])}." if len(close) > 1 else ""
-    return UnknownNameError(f"Unknown {kind} {given!r}.{hint}{others} ({len(names)} are known.)")
+    return UnknownNameError(f"Unknown {kind} {given!r}.{hint}{others} {len(names)} names are known.")
 
 
 def missing_extra(module: str, extra: str) -> MissingExtraError:

@@ -114,7 +114,7 @@ def test_bad_questions_are_shown_and_too_many_stop_it(place: Path, tmp_path: Pat
         ({"--datasets": "ava"}, UnknownNameError, "Did you mean 'av'"),
         ({"--wording": "letter"}, UnknownNameError, "letters"),
         ({"--dtype": "float3"}, UnknownNameError, "float32"),
-        ({"--device": "toaster"}, InvalidInputError, "Try cpu"),
+        ({"--device": "toaster"}, InvalidInputError, "Choose one of: cpu"),
         ({"--limit": 0}, AssertionError, "--limit"),
         ({"--frames": 0}, AssertionError, "--frames"),
         ({"--batch": 0}, AssertionError, "--batch"),

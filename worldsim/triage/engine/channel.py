@@ -26,8 +26,12 @@ _CHUNK_BYTES = 1 << 16
 _SHOWN_CHARACTERS = 1 << 16  # of what one worker prints
 
 
-class BrokenChannelError(Exception):
-    """The channel has closed, or something that is no message came through it."""
+class ClosedChannelError(Exception):
+    """The worker's end has closed."""
+
+
+class GarbledChannelError(Exception):
+    """What came through the channel is no message."""
 
 
 def draw_token() -> bytes:
@@ -60,11 +64,12 @@ class Inbox:
         """Return the next answer, or None while none is complete. Does not wait.
 
         Raises:
-            BrokenChannelError: The worker's end has closed, or what came does not begin with the token or is no pickle.
+            ClosedChannelError: The worker's end has closed.
+            GarbledChannelError: What came does not begin with the token, or is no pickle.
         """
         closed = self._read()
         if not self._token.startswith(bytes(self._bytes[:_TOKEN_BYTES])):
-            raise BrokenChannelError
+            raise GarbledChannelError
         if len(self._bytes) >= _HEAD_BYTES:
             (size,) = _LENGTH.unpack_from(self._bytes, _TOKEN_BYTES)
             if len(self._bytes) >= _HEAD_BYTES + size:
@@ -73,9 +78,9 @@ class Inbox:
                 try:
                     return pickle.loads(data)  # noqa: S301 - what bears the token was written by our own code
                 except Exception as error:  # unpickling raises almost anything
-                    raise BrokenChannelError from error
+                    raise GarbledChannelError from error
         if closed:
-            raise BrokenChannelError
+            raise ClosedChannelError
         return None
 
     def _read(self) -> bool:

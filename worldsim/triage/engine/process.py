@@ -24,7 +24,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.triage.engine.batches import Batch, Crash
 from worldsim.triage.engine.channel import (
     Board,
-    BrokenChannelError,
+    ClosedChannelError,
+    GarbledChannelError,
     Inbox,
     Pipe,
     divert_output,
@@ -128,7 +129,10 @@ class WorkerProcess:
         """Return what has come back, if anything has."""
         try:
             answer = self._inbox.receive()
-        except BrokenChannelError:  # it has closed, or a policy has written into it
+        except ClosedChannelError:
+            return Gone()
+        except GarbledChannelError:  # a policy has written into it
+            self._process.kill()
             return Gone()
         if answer is not None:
             return answer if isinstance(answer, Done | Refusal) else Gone()
