@@ -260,6 +260,64 @@ def test_fewer_copies_than_episodes_change_nothing() -> None:
     assert torch.equal(rollouts[0].latent, rollouts[1].latent) and torch.equal(rollouts[0].proprio, rollouts[1].proprio)
 
 
+def test_a_step_is_one_step_of_the_environment_however_many_rows_are_equal() -> None:
+    played: list[int] = []
+
+    class Counted(Sum):
+        def step(self, action):
+            played.append(1)
+            return super().step(action)
+
+        def render(self):
+            drawn.append(1)
+            return super().render()
+
+    drawn: list[int] = []
+    world = SimulatorWorld(lambda: Counted(Counter()), horizon=6)
+    rows = torch.tensor([4, 9, *[4] * 30])  # a batch is filled up with its first start
+    actions = torch.tensor([[[4.0, 1, 0], [3.0, 0, 1], *[[4.0, 1, 0]] * 30]]).repeat(6, 1, 1)
+    starts = world.starts(rows)
+    played.clear()
+    state, rollout = world.rollout(world.reset(starts, rows), actions.transpose(0, 1))
+    assert len(played) == 2 * 6
+    played.clear()
+    world.decode(rollout.latent[:2])
+    assert len(played) == 2 * 5  # an episode is drawn in one playing; where it ended a copy still stands
+    drawn.clear()
+    frames = world.decode(rollout.latent[:, -1])
+    assert len(drawn) == 2 and torch.equal(frames[0], frames[-1]) and not torch.equal(frames[0], frames[1])
+    again = world.reset(starts, rows)
+    for t in range(6):
+        again, step = world.step(again, actions[t])
+        assert torch.equal(step.latent, rollout.latent[:, t]) and torch.equal(step.proprio, rollout.proprio[:, t])
+    assert torch.equal(again.simulator, state.simulator)
+
+
+def test_episodes_that_take_turns_and_repeat_steps_go_as_they_do_alone() -> None:
+    draw = np.random.default_rng(7)
+    world = SimulatorWorld(lambda: Sum(Counter()), horizon=6)
+    alone = {}
+    for seed in (4, 9):
+        for plan in range(3):
+            actions = torch.tensor(
+                np.random.default_rng(plan).integers([3, 0, 0], [7, 2, 2], (6, 3)), dtype=torch.float32
+            )
+            fresh = SimulatorWorld(lambda: Sum(Counter()), horizon=6)
+            starts = fresh.starts(torch.tensor([seed]))
+            alone[seed, plan] = actions, fresh.rollout(fresh.reset(starts, torch.zeros(1)), actions[None])[1]
+    states = {key: [world.reset(world.starts(torch.tensor([key[0]])), torch.zeros(1))] for key in alone}
+    for _ in range(150):
+        seed, plan = [*alone][draw.integers(len(alone))]
+        t = int(draw.integers(min(6, len(states[seed, plan]))))  # the next step, or one that was taken before
+        actions, expected = alone[seed, plan]
+        following, step = world.step(states[seed, plan][t], actions[None, t])
+        for name in ("latent", "proprio", "success", "progress"):
+            assert torch.equal(getattr(step, name), getattr(expected, name)[:, t])
+        assert torch.equal(world.decode(step.latent), fresh.decode(expected.latent[:, t]))
+        if t + 1 == len(states[seed, plan]):
+            states[seed, plan].append(following)
+
+
 class Pretending(Pendulum):
     """A goal that MuJoCo's state does not hold, as gymnasium-robotics keeps it."""
 

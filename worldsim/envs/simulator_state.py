@@ -216,14 +216,15 @@ class ReplayedSimulator:
             raise InvalidInputError(
                 f"An episode of this simulator has {self.horizon} actions; a further one was given."
             )
-        run = self._at(state)
         following = state.copy()
         following[1] = count + 1
         following[2 + count * dim : 2 + (count + 1) * dim] = action_A
-        del self._runs[_key(state)]
-        self._step(run, action_A)
-        self._runs[_key(following)] = run
-        return following, run.reading
+        if _key(following) not in self._runs:
+            run = self._at(state)
+            del self._runs[_key(state)]
+            self._step(run, action_A)
+            self._runs[_key(following)] = run
+        return following, self._at(following).reading
 
     def draw(self, state: Float64s | None, camera: str) -> Bytes:
         """See `Simulator.draw`."""
@@ -231,14 +232,17 @@ class ReplayedSimulator:
         return run.adapter.frames(run.observation)[camera]
 
     def _at(self, state: Float64s) -> _Run:
-        """A copy that stands in this state; the one used longest ago is played again where there is none."""
+        """A copy that stands in this state, or one that stood earlier in its episode, or one that is played from the seed."""
         key = _key(state)
-        if key in self._runs:
-            self._runs.move_to_end(key)
-            return self._runs[key]
-        run = self._played(self._free(), state)
-        self._runs[key] = run
-        return run
+        if key not in self._runs:
+            earlier = {to: _key(self._shortened(state, to)) for to in reversed(range(int(state[1])))}
+            at = next((to for to, place in earlier.items() if place in self._runs), None)
+            run = self._reset(state) if at is None else self._runs.pop(earlier[at])
+            for action_A in self._actions(state)[at or 0 :]:
+                self._step(run, action_A)
+            self._runs[key] = run
+        self._runs.move_to_end(key)
+        return self._runs[key]
 
     def _free(self) -> EnvAdapter:
         """A copy that can begin another episode."""
@@ -249,14 +253,23 @@ class ReplayedSimulator:
         self._made += 1
         return EnvAdapter(self._make(), self._view)
 
-    def _played(self, adapter: EnvAdapter, state: Float64s) -> _Run:
-        """Play the actions of a state from its seed."""
-        count, dim = int(state[1]), self.adapter.action.dim
+    def _reset(self, state: Float64s) -> _Run:
+        """A copy at the beginning of an episode; the one used longest ago where no other can be had."""
+        adapter = self._free()
         observation, info = adapter.reset(int(state[0]))
-        run = _Run(adapter=adapter, observation=observation, reading=adapter.numbers(observation, info))
-        for action_A in state[2 : 2 + count * dim].reshape(count, dim).astype(np.float32):
-            self._step(run, action_A)
-        return run
+        return _Run(adapter=adapter, observation=observation, reading=adapter.numbers(observation, info))
+
+    def _shortened(self, state: Float64s, count: int) -> Float64s:
+        """The state after the first `count` of its actions."""
+        shorter = self.first(state[:1])
+        shorter[1] = count
+        shorter[2 : 2 + count * self.adapter.action.dim] = state[2 : 2 + count * self.adapter.action.dim]
+        return shorter
+
+    def _actions(self, state: Float64s) -> Float32s:
+        """The actions of a state, float32 [count, A]."""
+        count, dim = int(state[1]), self.adapter.action.dim
+        return state[2 : 2 + count * dim].reshape(count, dim).astype(np.float32)
 
     @staticmethod
     def _step(run: _Run, action_A: Float32s) -> None:
