@@ -135,6 +135,8 @@ def test_evaluators_find_what_they_ask_for(dots) -> None:
     envs.reset(seed=[0, 1], options={"lerobot_new_rollout": True})
     assert envs.call("_max_episode_steps") == (6, 6)
     assert envs.call("task") == envs.get_attr("task_description") == ("Move the dot to the right.",) * 2
+    assert envs.get_attr("action_space") == (envs.single_action_space,) * 2
+    assert envs.get_attr("observation_space") == (envs.single_observation_space,) * 2
     assert np.stack(envs.call("render")).shape == (2, 8, 6, 3)
     assert envs.unwrapped.metadata["render_fps"] == 5
     with pytest.raises(AttributeError):

@@ -56,9 +56,10 @@ def test_what_is_no_box_is_refused(value: object) -> None:
         Bounds.of(value)
 
 
-def test_an_unbounded_space_has_to_give_a_range() -> None:
+@pytest.mark.parametrize("limit", [np.inf, np.finfo(np.float32).max])
+def test_an_unbounded_space_has_to_give_a_range(limit: float) -> None:
     with pytest.raises(InvalidInputError, match="finite.*range that the robot may use"):
-        Bounds.of(gymnasium.spaces.Box(-np.inf, np.inf, (2,)))
+        Bounds.of(gymnasium.spaces.Box(-limit, limit, (2,)))
 
 
 def test_half_centre_and_clip() -> None:

@@ -212,8 +212,8 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[dict[str, Any], EnvAction, NDArr
         return None if self.render_mode is None else self.frames()
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The attribute, or the result of the method, of every episode."""
-        value = getattr(self, name)
+        """The attribute, or the result of the method, of every episode; spaces are those of one episode."""
+        value = getattr(self, f"single_{name}" if name in ("action_space", "observation_space") else name)
         if name == "render":
             return self.frames() if self.render_mode else (None,) * self.num_envs
         return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from worldsim.actions import ActionSpec
+from worldsim.actions import LARGEST, ActionSpec
 from worldsim.errors import InvalidInputError
 
 
@@ -27,7 +27,8 @@ class Bounds:
         high: [A], finite, above `low`.
 
     Raises:
-        InvalidInputError: A limit is not finite, low is not below high, or the two differ in shape.
+        InvalidInputError: A limit is not finite or beyond `worldsim.actions.LARGEST`, low is not below high, or the two
+            differ in shape.
     """
 
     low: Tensor
@@ -39,10 +40,10 @@ class Bounds:
             raise InvalidInputError(
                 f"Bounds are two float vectors [A]; got {low.dtype} {tuple(low.shape)} and {tuple(high.shape)}."
             )
-        if not bool((low.isfinite() & high.isfinite()).all()):
+        if not bool(((low.abs() <= LARGEST) & (high.abs() <= LARGEST)).all()):
             raise InvalidInputError(
-                f"Bounds must be finite; got low={low.tolist()}, high={high.tolist()}. A planner samples all of the box: "
-                "give the range that the robot may use."
+                f"Bounds must be finite, at most {LARGEST:g}; got low={low.tolist()}, high={high.tolist()}. A planner "
+                "samples all of the box: give the range that the robot may use."
             )
         if not bool((low < high).all()):
             raise InvalidInputError(f"Bounds are crossed or empty: low={low.tolist()} must be below {high.tolist()}.")

@@ -1,3 +1,4 @@
+import asyncio
 import math
 
 import pytest
@@ -145,3 +146,18 @@ def test_tasks_that_rewards_cannot_teach_are_named(right, form, word):
     assert len(asked) == 64 and {len(i.options) for i in asked} == {2}
     warnings = reward_warnings({"accuracy/side": right, "format/side": form}, asked)
     assert len(warnings) == (word is not None) and all(word in text and "side" in text for text in warnings)
+
+
+def test_an_asynchronous_reward_is_waited_for() -> None:
+    async def later(completions, bad=()):
+        await asyncio.sleep(0)
+        if bad and bad[0]:
+            raise ValueError("slow and wrong")
+        return [float(len(c)) for c in completions]
+
+    async def notebook():
+        return check_reward(later)(["a", "bcd"])
+
+    assert check_reward(later)(["a", "bcd"]) == asyncio.run(notebook()) == [1.0, 3.0]
+    with pytest.raises(InvalidInputError, match="item 0.*slow and wrong"):
+        check_reward(later)(["a"], bad=[True])

@@ -5,9 +5,12 @@ full. Nothing is earned by answering twice, inside the thoughts, or by smuggling
 occur exactly once and in order.
 """
 
+import asyncio
+import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from worldsim.errors import InvalidInputError
@@ -106,7 +109,7 @@ def check_reward(reward: Reward, *, name: str | None = None) -> Reward:
     """Make a reward whose failures name the item: one that raises, or gives NaN, infinity or too few numbers.
 
     Args:
-        reward: A reward function.
+        reward: A reward function; an asynchronous one is waited for.
         name: What to call it; by default its own name. The trainer logs under it.
 
     Returns:
@@ -117,7 +120,7 @@ def check_reward(reward: Reward, *, name: str | None = None) -> Reward:
     def checked(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """The reward's values, each a number."""
         try:
-            values = list(reward(completions, **columns))
+            values = list(_call(reward, completions, columns))
         except Exception as error:
             number, cause = _culprit(reward, completions, columns, error)
             raise InvalidInputError(
@@ -138,6 +141,19 @@ def check_reward(reward: Reward, *, name: str | None = None) -> Reward:
 
     checked.__name__ = called
     return checked
+
+
+def _call(reward: Reward, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Sequence[float | None]:
+    """What the reward returns; one that is asynchronous gets an event loop of its own, in a thread."""
+    values: Any = reward(completions, **columns)
+    if not inspect.isawaitable(values):
+        return values
+
+    async def wait(value: Awaitable[Sequence[float | None]]) -> Sequence[float | None]:
+        return await value
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait(values)).result()
 
 
 def _content(content: object) -> str:
@@ -171,7 +187,7 @@ def _culprit(
     for number in range(count):
         own = {k: [v[number]] if _is_column(v, count) else v for k, v in columns.items()}
         try:
-            reward([completions[number]], **own)
+            _call(reward, [completions[number]], own)
         except Exception as cause:
             return number, cause
     _LOG.debug("No single completion makes the reward fail.")
