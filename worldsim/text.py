@@ -1,8 +1,10 @@
-"""Text that comes from outside (names, paths, messages of a crash), made fit to be shown to people.
+"""Text that comes from outside (names, paths, messages of a crash, the command), made fit to be shown to people.
 
 Never for identity: that is the name itself, and the digest.
 """
 
+import shlex
+import sys
 import unicodedata
 from collections.abc import Sequence
 
@@ -24,6 +26,11 @@ def printable(text: object, *, lines: bool = False) -> str:
     return "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else blank.get(c, _UNPRINTABLE) for c in str(text)
     )
+
+
+def command_text() -> str:
+    """The command that this process runs, with its arguments, quoted so that a shell would run it again."""
+    return shlex.join(["worldsim", *sys.argv[1:]])
 
 
 def shorten(text: str, *, width: int) -> str:

@@ -225,3 +225,8 @@ def test_more_suggestions_than_can_be_tried_are_refused() -> None:
 def test_another_horizon() -> None:
     plan = with_horizon(small("hybrid"), 9).plan(Quadratic(torch.ones(1, 9, 2)), bounds=BOUNDS)
     assert plan.actions.shape == (1, 9, 2)
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"no options \['sed'\].*'seed'"):
+        small("cem").plan(quadratic(2, 4), bounds=BOUNDS, sed=3)  # type: ignore[call-arg]

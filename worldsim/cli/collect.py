@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import Device, Dtype, say
+from worldsim.cli.console import say
+from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, Timeout
 from worldsim.errors import InvalidInputError
-from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX, MAX_SEED, MAX_TIMEOUT_S
+from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX
 
 if TYPE_CHECKING:
     from worldsim.data.collect.fill import RecordingCost, RecordingSummary
@@ -20,14 +21,8 @@ if TYPE_CHECKING:
 
 
 def collect(
-    env: Annotated[
-        str | None,
-        typer.Option(help="push, a Gymnasium id, module:id, or module:function that makes one (default: push)."),
-    ] = None,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Module or file to import first, which registers environments; repeatable."),
-    ] = None,
+    env: Env = None,
+    imports: Imports = None,
     world: Annotated[
         str | None,
         typer.Option(help="Instead of an environment: a world folder or a shipped world, in which policies act."),
@@ -46,9 +41,7 @@ def collect(
     out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path(
         "data/push"
     ),
-    seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Everything follows from it and the episode's number.")
-    ] = 0,
+    seed: Seed = 0,
     behaviours: Annotated[str, typer.Option(help="Who acts: auto, push, demonstrations, general.")] = "auto",
     policies: Annotated[
         list[str] | None,
@@ -75,29 +68,16 @@ def collect(
             help="Size into which frames are scaled; their aspect is kept, and what is missing is black.",
         ),
     ] = None,
-    success: Annotated[
-        str | None,
-        typer.Option(
-            help="When the task is solved, where the environment does not tell: 'info.coverage > 0.95', "
-            "'observation.NAME < 1', 'reward == 1', or module:function of (observation, info, reward)."
-        ),
-    ] = None,
+    success: Success = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_COUNT, help="Longest episode (default: the environment's limit, else 1000)."),
     ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001, max=MAX_TIMEOUT_S, help="Seconds after which a call into the environment counts as hung."
-        ),
-    ] = 300.0,
+    timeout: Timeout = 300.0,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
     device: Device = "cpu",
     dtype: Dtype = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Try a few episodes and say what the rest would cost.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     r"""Record episodes: failures, noise and contact included, each durable on its own.
 

@@ -1,8 +1,5 @@
-"""What commands share: plain output, in which nothing is taken for markup or control sequences, and options with their ranges."""
+"""Plain output, in which nothing is taken for markup or control sequences, and no cell is cut."""
 
-from typing import Annotated
-
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -29,9 +26,3 @@ def show(table: Table) -> None:
     console = Console()
     needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     Console(width=max(console.width, needed)).print(table, soft_wrap=True, highlight=False)
-
-
-Device = Annotated[str, typer.Option(help="Where tensors are computed: cpu, cuda or cuda:N.")]
-Dtype = Annotated[
-    str, typer.Option(help="Of the weights: float32, bfloat16 or float16. \\[default: as stored]", show_default=False)
-]

@@ -1,6 +1,5 @@
 """`worldsim plan`: a planner acts, in the world it plans in and in the true environment, on the same starts."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,18 +8,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import Device, Dtype, say, show
-from worldsim.limits import MAX_COUNT, MAX_SEED
-from worldsim.text import printable
+from worldsim.cli.console import say, show
+from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, WorldName
+from worldsim.limits import MAX_COUNT
+from worldsim.text import command_text, printable
 
 if TYPE_CHECKING:
     from worldsim.evaluate.play import Summary
 
 
 def plan(
-    world: Annotated[
-        str, typer.Option(help="World folder, or the name of a shipped world: push, push_state.")
-    ] = "push",
+    world: WorldName = "push",
+    env: Env = None,
+    imports: Imports = None,
+    success: Success = None,
     planner: Annotated[str, typer.Option(help="weighted, hybrid, cem, icem, mppi, gradient, ...")] = "weighted",
     episodes: Annotated[
         int, typer.Option(min=1, max=MAX_COUNT, help="Episodes in each place; may grow when the command is repeated.")
@@ -46,7 +47,7 @@ def plan(
         float,
         typer.Option(help="Weight of what the world's members disagree about, to rank the best plans again."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of starts and noise.")] = 0,
+    seed: Seed = 0,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Time for one plan; episodes are then played one by one.")
     ] = None,
@@ -57,9 +58,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/plan"),
     device: Device = "cpu",
     dtype: Dtype = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and what it would cost, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Plan inside a learned world, act, and compare what was promised with what came.
 
@@ -102,7 +101,7 @@ def plan(
             say(job.estimate())
             return
         with progress_bars() as progress:
-            command = " ".join(["worldsim", *sys.argv[1:]])
+            command = command_text()
             made = job.run(out, video=video, command=command, progress=progress)
     show(_table(made.places))
     say(f"{made.files[0]}{''.join(f', {p.name}' for p in made.files[1:])}")

@@ -1,6 +1,5 @@
 """`worldsim reason ...`: calibrate a critic, examine one on a benchmark, write questions as a benchmark."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -9,10 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import Device, say, show
-from worldsim.limits import MAX_COUNT, MAX_IMAGE_PX, MAX_SEED
+from worldsim.cli.console import say, show
+from worldsim.cli.options import Device, DryRun, Seed
+from worldsim.limits import MAX_COUNT, MAX_IMAGE_PX
 from worldsim.progress import progress_bars
-from worldsim.text import printable
+from worldsim.text import command_text, printable
 
 if TYPE_CHECKING:
     from worldsim.reason.benchmark.ask import BenchmarkResult
@@ -53,9 +53,7 @@ def calibrate(
         float, typer.Option(min=0, max=0.5, help="Abstain where the probability is closer to 1/2 than this.")
     ] = 0.1,
     bias: Annotated[bool, typer.Option(help="Fit a bias beside the temperature.")] = True,
-    seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Parts the policies into those that fit and those that try.")
-    ] = 0,
+    seed: Seed = 0,
     batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Episodes judged at once.")] = 16,
     device: Device = "cpu",
 ) -> None:
@@ -83,7 +81,7 @@ def calibrate(
             seed=seed,
             batch=batch,
             device=device,
-            command=" ".join(["worldsim", *sys.argv[1:]]),
+            command=command_text(),
             progress=progress,
         )
     _show_calibration(made, unlabelled=unlabelled)
@@ -157,10 +155,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, max=MAX_COUNT, help="Most questions of each dataset; may grow later.")
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, max=MAX_SEED, help="Draws the questions of --limit, and the frames of the blind control."),
-    ] = 0,
+    seed: Seed = 0,
     blind: Annotated[bool, typer.Option(help="Ask once more with the frames of other questions.")] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Longest reply.")] = 1024,
     batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Questions at a time.")] = 16,
@@ -176,9 +171,7 @@ def evaluate(
     ] = "",
     sheet: Annotated[Path | None, typer.Option(help="Also draw a few questions as the model sees them, a PNG.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/reason_eval"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Open every clip, ask one question, say what the rest would cost.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Examine a vision-language model on multiple-choice questions about videos.
 
@@ -244,7 +237,7 @@ def _run(prepared: "Prepared", out: Path) -> "BenchmarkResult":
     with hold_folder(out), progress_bars() as progress:
         return prepared.run(
             out,
-            command=" ".join(["worldsim", *sys.argv[1:]]),
+            command=command_text(),
             progress=progress,
         )
 
@@ -302,7 +295,7 @@ def items(
     with one_thread():
         asked = ItemsConfig(tasks=names, videos=videos, held_out=held_out, by=cast("By", by))
         made_items = open_task_items(data, asked, size=size, seed=0)
-        command = " ".join(["worldsim", *sys.argv[1:]])
+        command = command_text()
         made = write_items(made_items.held_out(count), out, origin={"command": command, "data": data})
     skipped = f", {len(made_items.bad)} bad videos skipped" if made_items.bad else ""
     say(f"{count} questions of each of {len(names)} tasks{skipped}: {made}, {made / SHEET}")

@@ -1,14 +1,15 @@
 """`worldsim triage`: rank checkpoints inside a world, print the leaderboard, write the report."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import Device, Dtype, say
-from worldsim.limits import MAX_BUDGET, MAX_SEED, MAX_TIMEOUT_S, MAX_WORKERS
+from worldsim.cli.console import say
+from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, Timeout, WorldName
+from worldsim.limits import MAX_BUDGET, MAX_WORKERS
+from worldsim.text import command_text
 
 if TYPE_CHECKING:
     from worldsim.triage.report import ReportData
@@ -22,7 +23,7 @@ def triage(
             "None: the shipped bank."
         ),
     ] = None,
-    world: Annotated[str, typer.Option(help="World folder, or the name of a shipped world.")] = "push",
+    world: WorldName = "push",
     k: Annotated[
         int | None,
         typer.Option(min=1, help="How many best are wanted. \\[default: a sixth of the policies, at most 10]"),
@@ -44,31 +45,18 @@ def triage(
             help="Paired simulator episodes per policy, 0 for none. \\[default: 12 where possible]",
         ),
     ] = None,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            help="The world's true environment: a Gymnasium id, module:id or module:function. \\[default: the registered "
-            "environment of the world's task]"
-        ),
-    ] = None,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="With --env: module or file to import first; repeatable."),
-    ] = None,
-    success: Annotated[
-        str | None, typer.Option(help="With --env: when the task is solved there, as for worldsim collect.")
-    ] = None,
+    env: Env = None,
+    imports: Imports = None,
+    success: Success = None,
     roundtrip: Annotated[
         int, typer.Option(min=0, max=MAX_BUDGET, help="Simulator episodes per policy on encoded and decoded frames.")
     ] = 0,
     videos: Annotated[int, typer.Option(min=0, max=100, help="Films of each kind in the report.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the episode table.")] = 0,
+    seed: Seed = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes. \\[default: one per core, at most 8]")
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, max=MAX_TIMEOUT_S, help="Seconds after which a policy counts as hung.")
-    ] = 120.0,
+    timeout: Timeout = 120.0,
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Give every policy worker processes of its own, as code gets them anyway.")
     ] = False,
@@ -77,9 +65,7 @@ def triage(
     ] = False,
     device: Device = "cpu",
     dtype: Dtype = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the run will cost and can tell, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Rank policy checkpoints inside a learned world, with honest confidence.
 
@@ -129,7 +115,7 @@ def triage(
             data = job.run(
                 out,
                 videos=videos,
-                command=" ".join(["worldsim", *sys.argv[1:]]),
+                command=command_text(),
                 progress=progress,
                 retry_crashed=retry_crashed,
             )

@@ -8,7 +8,7 @@ Shape legend: B episodes, N candidates, H steps, A action width, P suggested can
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from worldsim.planners.limits import Halt, Limits
 from worldsim.planners.noise import Noise, Streams, episode_keys
 from worldsim.planners.objective import Objective
 from worldsim.planners.rules.base import Rule, Setting
-from worldsim.planners.search import Plan, PlanStats, Search
+from worldsim.planners.search import Given, Plan, PlanOptions, PlanStats, Search
 from worldsim.planners.splines import Spline
 
 
@@ -85,104 +85,30 @@ class Planner:
         return finalists + (2 if self.returns == "best" else 0)
 
     @torch.no_grad()
-    def plan(
-        self,
-        objective: Objective,
-        *,
-        bounds: Any,
-        batch: int | None = None,
-        initial: Tensor | None = None,
-        state: Search | None = None,
-        prior: Tensor | None = None,
-        keys: Tensor | None = None,
-        seed: int = 0,
-        limits: Limits | None = None,
-        noise: Noise | None = None,
-    ) -> Plan:
+    def plan(self, objective: Objective, *, bounds: Any, **options: Unpack[PlanOptions]) -> Plan:
         """Search the best action sequence of each of B episodes.
 
         Args:
             objective: actions [B, N, H, A] -> costs [B, N], or costs and violations; see `worldsim.planners.objective`.
             bounds: Whatever `Bounds.of` reads. Its device and float type are the plan's.
-            batch: B, where nothing else tells; 1 by default.
-            initial: [B, H, A], the plan to beat; by default the warm start's mean, or standing still: zero, or what of
-                the bounds is nearest to it.
-            state: A finished search, shifted: `plan.state.shift(k)`.
-            prior: [B, P, H, A], candidates that somebody suggests, a policy's own for example.
-            keys: int64 [B], one noise key per episode; by default made from `seed` and the episode's number.
-            seed: Same seed, same plan.
-            limits: Deadline, budget and tolerance.
-            noise: Another source of randomness.
+            options: See `PlanOptions`: batch, initial, state, prior, keys, seed, limits, noise.
 
         Raises:
             InvalidInputError: Shapes that do not fit together, crossed or infinite bounds, or an objective that gives
                 the wrong shape. What the objective itself raises passes through.
         """
         box = Bounds.of(bounds)
-        given = _Given.read(self, box, batch=batch, initial=initial, state=state, prior=prior, keys=keys)
-        keys = episode_keys(given.batch, seed) if keys is None else keys
-        draw = noise or Streams(keys, device=box.low.device, dtype=box.low.dtype)
-        return _Run(self, objective, box, given, limits or Limits(), draw).plan()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Given:
-    """What a call of `plan` was given, checked and completed."""
-
-    batch: int
-    initial: Tensor  # [B, H, A], inside the bounds
-    search: Search
-    prior: Tensor  # [B, P, H, A], inside the bounds
-
-    @classmethod
-    def read(
-        cls,
-        planner: Planner,
-        box: Bounds,
-        *,
-        batch: int | None,
-        initial: Tensor | None,
-        state: Search | None,
-        prior: Tensor | None,
-        keys: Tensor | None,
-    ) -> "_Given":
-        """Check shapes and fill in what is missing."""
-        sizes_of = {
-            "initial": None if initial is None else len(initial),
-            "state": None if state is None else state.batch,
-            "prior": None if prior is None else len(prior),
-            "keys": None if keys is None else len(keys),
-            "batch": batch,
-        }
-        sizes = {k: v for k, v in sizes_of.items() if v is not None}
-        if len(set(sizes.values())) > 1 or 0 in sizes.values():
-            raise InvalidInputError(f"A plan needs one number of episodes B >= 1; got {sizes}.")
-        b, h, a = next(iter(sizes.values()), 1), planner.horizon, box.dim
-        for name, value, lead in (
-            ("initial", initial, 0),
-            ("prior", prior, 1),
-            ("state.mean", None if state is None else state.mean, 0),
-        ):
-            if value is not None and tuple(value.shape[1 + lead :]) != (h, a):
-                raise InvalidInputError(f"{name} must end in [H, A] = [{h}, {a}]; got {tuple(value.shape)}.")
-        if initial is None:
-            initial = state.mean if state is not None else box.low.new_zeros(b, h, a)
-        first = box.clip(torch.nan_to_num(initial.to(box.low)))
-        nothing = first.new_empty(b, 0, h, a)
-        search = Search(
-            mean=first,
-            std=box.half.expand(b, h, a) if state is None else state.std.to(first),
-            elites=nothing if state is None else box.clip(state.elites.to(first)),
-        )
-        prior = nothing if prior is None else box.clip(torch.nan_to_num(prior.to(first)))
-        return cls(batch=b, initial=first, search=search, prior=prior)
+        given, keys = Given.read(options, box=box, horizon=self.horizon), options.get("keys")
+        keys = episode_keys(given.batch, options.get("seed", 0)) if keys is None else keys
+        draw = options.get("noise") or Streams(keys, device=box.low.device, dtype=box.low.dtype)
+        return _Run(self, objective, box, given, options.get("limits") or Limits(), draw).plan()
 
 
 class _Run:
     """One search from beginning to end."""
 
     def __init__(
-        self, planner: Planner, objective: Objective, box: Bounds, given: _Given, limits: Limits, noise: Noise
+        self, planner: Planner, objective: Objective, box: Bounds, given: Given, limits: Limits, noise: Noise
     ) -> None:
         device = box.low.device
         self._planner, self._box, self._given, self._noise = planner, box, given, noise

@@ -6,14 +6,16 @@ Shape legend: B episodes, P suggested candidates, K kept candidates, H steps, A 
 """
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from worldsim.core import Rows
 from worldsim.errors import InvalidInputError
+from worldsim.planners.bounds import Bounds
 from worldsim.planners.limits import Limits
+from worldsim.planners.noise import Noise
 from worldsim.planners.objective import Objective
 
 
@@ -97,25 +99,96 @@ class Plan:
     stats: PlanStats
 
 
+class PlanOptions(TypedDict, total=False):
+    """What a call of `plan` may be given beside objective and bounds; see `Given.read` for what does not fit together.
+
+    Attributes:
+        batch: B, where nothing else tells; 1 by default.
+        initial: [B, H, A], the plan to beat; by default the warm start's mean, or standing still: zero, or what of the
+            bounds is nearest to it.
+        state: A finished search, shifted: `plan.state.shift(k)`.
+        prior: [B, P, H, A], candidates that somebody suggests, a policy's own for example.
+        keys: int64 [B], one noise key per episode; by default made from `seed` and the episode's number.
+        seed: Same seed, same plan.
+        limits: Deadline, budget and tolerance.
+        noise: Another source of randomness.
+    """
+
+    batch: int | None
+    initial: Tensor | None
+    state: Search | None
+    prior: Tensor | None
+    keys: Tensor | None
+    seed: int
+    limits: Limits | None
+    noise: Noise | None
+
+
 @runtime_checkable
 class PlannerLike(Protocol):
-    """What a planner offers; arguments as `worldsim.planners.Planner.plan`."""
+    """What a planner offers."""
 
     @property
     def horizon(self) -> int:
         """Steps H of a plan."""
 
-    def plan(
-        self,
-        objective: Objective,
-        *,
-        bounds: Any,
-        batch: int | None = None,
-        initial: Tensor | None = None,
-        state: Search | None = None,
-        prior: Tensor | None = None,
-        keys: Tensor | None = None,
-        seed: int = 0,
-        limits: Limits | None = None,
-    ) -> Plan:
-        """Search the best action sequence of each of B episodes, [B, H, A]."""
+    def plan(self, objective: Objective, *, bounds: Any, **options: Unpack[PlanOptions]) -> Plan:
+        """Search the best action sequence of each of B episodes, [B, H, A]; see `worldsim.planners.Planner.plan`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a call of `plan` was given, checked and completed."""
+
+    batch: int
+    initial: Tensor  # [B, H, A], inside the bounds
+    search: Search
+    prior: Tensor  # [B, P, H, A], inside the bounds
+
+    @classmethod
+    def read(cls, options: PlanOptions, *, box: Bounds, horizon: int) -> "Given":
+        """Check shapes and fill in what is missing.
+
+        Args:
+            options: As the caller wrote them.
+            box: Bounds of A numbers.
+            horizon: H.
+
+        Raises:
+            TypeError: An option that there is not.
+            InvalidInputError: Shapes that do not fit together.
+        """
+        if unknown := sorted(options.keys() - PlanOptions.__annotations__.keys()):
+            raise TypeError(f"plan() has no options {unknown}; it has {sorted(PlanOptions.__annotations__)}.")
+        initial, state, prior = options.get("initial"), options.get("state"), options.get("prior")
+        b, a = _batch(options), box.dim
+        for name, value, lead in (
+            ("initial", initial, 0),
+            ("prior", prior, 1),
+            ("state.mean", None if state is None else state.mean, 0),
+        ):
+            if value is not None and tuple(value.shape[1 + lead :]) != (horizon, a):
+                raise InvalidInputError(f"{name} must end in [H, A] = [{horizon}, {a}]; got {tuple(value.shape)}.")
+        if initial is None:
+            initial = state.mean if state is not None else box.low.new_zeros(b, horizon, a)
+        first = box.clip(torch.nan_to_num(initial.to(box.low)))
+        nothing = first.new_empty(b, 0, horizon, a)
+        search = Search(
+            mean=first,
+            std=box.half.expand(b, horizon, a) if state is None else state.std.to(first),
+            elites=nothing if state is None else box.clip(state.elites.to(first)),
+        )
+        prior = nothing if prior is None else box.clip(torch.nan_to_num(prior.to(first)))
+        return cls(batch=b, initial=first, search=search, prior=prior)
+
+
+def _batch(options: PlanOptions) -> int:
+    """B, on which everything that was given must agree."""
+    rows = {name: options.get(name) for name in ("initial", "prior", "keys")}
+    sizes = {name: len(value) for name, value in rows.items() if isinstance(value, Tensor)}
+    state, batch = options.get("state"), options.get("batch")
+    sizes |= {} if state is None else {"state": state.batch}
+    sizes |= {} if batch is None else {"batch": batch}
+    if len(set(sizes.values())) > 1 or 0 in sizes.values():
+        raise InvalidInputError(f"A plan needs one number of episodes B >= 1; got {sizes}.")
+    return next(iter(sizes.values()), 1)

@@ -11,7 +11,7 @@ Shape legend: B environments, S candidates, H steps of a plan, A width of a step
 import copy
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.noise import fold
-from worldsim.planners import Bounds, Limits, Objective, Plan, Planner, PlanStats, Search, make_planner
+from worldsim.planners import Bounds, Objective, Plan, Planner, PlanStats, Search, make_planner
 from worldsim.planners.evaluate import Evaluator
 from worldsim.planners.noise import Noise, episode_keys
 from worldsim.planners.registry import with_horizon
+from worldsim.planners.search import Given, PlanOptions
 
 _FAR = 2.0**20
 """Half width of a box that nothing reaches; a power of two, so that scaling by it loses no bit."""
@@ -284,39 +285,21 @@ class SolverPlanner:
             raise InvalidInputError(f"Expected a solver with configure and solve, and horizon >= 1; got {solver!r}.")
         self._solver, self.horizon = solver, horizon
 
-    def plan(
-        self,
-        objective: Objective,
-        *,
-        bounds: Any,
-        batch: int | None = None,
-        initial: Tensor | None = None,
-        state: Search | None = None,
-        prior: Tensor | None = None,
-        keys: Tensor | None = None,
-        seed: int = 0,
-        limits: Limits | None = None,
-        noise: Noise | None = None,
-    ) -> Plan:
+    def plan(self, objective: Objective, *, bounds: Any, **options: Unpack[PlanOptions]) -> Plan:
         """See `worldsim.planners.Planner.plan`; the solver has one stream of noise, so only the first key counts.
 
         Raises:
             InvalidInputError: Limits or noise, which these solvers cannot be given.
         """
-        if limits is not None or noise is not None:
+        if options.get("limits") is not None or options.get("noise") is not None:
             raise InvalidInputError("A stable-worldmodel solver takes neither limits nor noise from outside.")
         box = Bounds.of(bounds)
-        start = initial if initial is not None or state is None else state.mean
-        lengths = [len(v) for v in (start, prior, keys) if v is not None]
-        b = lengths[0] if lengths else batch or 1
-        first = box.low.new_zeros(b, self.horizon, box.dim) if start is None else start.to(box.low)
-        first = box.clip(first)
-        model = _BoxedModel(objective, box, b)
-        seed = seed if keys is None else int(keys[0]) & (2**63 - 1)
+        given, keys = Given.read(options, box=box, horizon=self.horizon), options.get("keys")
+        first, seed = given.initial, options.get("seed", 0) if keys is None else int(keys[0]) & (2**63 - 1)
+        model = _BoxedModel(objective, box, given.batch)
         out = self._solve(model, box, (first - box.centre) / box.half, seed)
         found = model.actions(out["actions"].clone().to(first))[:, None]  # a clone: theirs are inference tensors
-        others = [] if prior is None else [box.clip(prior.to(first))]
-        last = model.evaluate(torch.cat([first[:, None], *others, found], dim=1))
+        last = model.evaluate(torch.cat([first[:, None], given.prior, found], dim=1))
         best = last.pick(last.rank.argmin(1, keepdim=True))
         actions, cost = best.candidates[:, 0], best.cost[:, 0]
         violation = torch.zeros_like(cost) if best.violation is None else best.violation[:, 0]

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from worldsim.reason.train.evaluation import evaluate_items
 from worldsim.reason.vlm.load import KIND, quiet_transformers
 from worldsim.reason.vlm.model import VLM
 from worldsim.runs import open_run, require_same_request
+from worldsim.text import command_text
 
 SPENT = "core_seconds.json"
 """Written last into a checkpoint, so that one without it counts for nothing."""
@@ -244,7 +244,7 @@ def made_with() -> dict[str, Any]:
     """The command and the versions a model was made with."""
     from importlib.metadata import version
 
-    command = " ".join(["worldsim", *sys.argv[1:]])
+    command = command_text()
     versions = {name: version(name) for name in ("transformers", "trl")}
     return {"command": command, "versions": {**versions, "torch": torch.__version__, "worldsim": __version__}}
 

@@ -8,7 +8,6 @@ Shape legend: N examples, M of a batch, H W image, K chunk, A action.
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from worldsim.policies.discovery import KIND
 from worldsim.policies.trained import TrainedPolicy
 from worldsim.progress import Progress, silent
 from worldsim.runs import open_run, require_same_request
+from worldsim.text import command_text
 from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
 
 
@@ -269,5 +269,5 @@ def _recipe(run: Run, config: TrainPolicy, dataset: Dataset) -> dict[str, Any]:
 
 def _origin() -> dict[str, Any]:
     """The command and the versions that the weights were made with."""
-    command = " ".join(["worldsim", *sys.argv[1:]])
+    command = command_text()
     return {"command": command, "versions": {"torch": torch.__version__, "worldsim": __version__}}

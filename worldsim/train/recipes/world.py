@@ -8,7 +8,6 @@ simulator; those that do (millimetres and degrees of an object) are `benchmarks/
 import dataclasses
 import functools
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from worldsim.optimize import Schedule, fit
 from worldsim.predict.base import Predictor
 from worldsim.progress import Progress, silent
 from worldsim.runs import open_run
+from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
@@ -148,7 +148,7 @@ def _train(
     measured = measure_held_out(world, held_out, dataset)
     cost = {"tokenizer": seconds, "predictor": spent, "heads": last}
     manifest = {
-        "command": " ".join(["worldsim", *sys.argv[1:]]),
+        "command": command_text(),
         "data_digest": dataset.digest,
         "config": storage.to_json(asked),
         "plan": storage.to_json(plan),
