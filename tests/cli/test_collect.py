@@ -67,12 +67,12 @@ def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"world": "push", "env": "push"}, "--env and --world"),
+        ({"world": "push", "env": "push"}, "--env, --import and --success with --world"),
         ({"simulator": True, "policies": ["bank"]}, "--simulator without --world"),
         ({"world": "push", "behaviours": "push"}, "--behaviours"),
         ({"world": "push", "image_px": 32}, "--image-px"),
-        ({"world": "push", "success": "info.a > 1"}, "--import and --success with --world"),
-        ({"world": "push", "imports": ["os"]}, "--import and --success with --world"),
+        ({"world": "push", "success": "info.a > 1"}, "--env, --import and --success with --world"),
+        ({"world": "push", "imports": ["os"]}, "--env, --import and --success with --world"),
         ({"image_px": "64x0"}, "--image-px takes N or HEIGHTxWIDTH"),
         ({"success": "is_success"}, "no success rule"),
         ({"batch": 3}, "--batch without policies"),

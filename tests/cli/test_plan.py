@@ -122,6 +122,11 @@ def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
         (("--deadline-ms", "-3"), "deadline"),
         (("--receding", "99"), "between 1 and the horizon"),
         (("--caution", "2", "--deadline-ms", "50"), "rerank="),
+        (("--where", "world", "--env", "push"), "--where world leaves it out"),
+        (("--env", "worldsim/Pusch-v0"), "worldsim/Push-v0"),
+        (("--env", "CartPole-v1", "--success", "reward > 2"), "takes actions of Discrete"),
+        (("--success", "info.coverage > 0.9"), "does not say when its task is solved"),
+        (("--success", "coverage"), "no success rule"),
     ],
 )
 def test_a_mistake_is_answered_before_anything_is_begun(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:

@@ -1,27 +1,33 @@
 """The true environment of a world: any that the user names, looked at as the data was recorded, paired by start."""
 
 import dataclasses
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from worldsim import storage
 from worldsim.core import SIMULATOR, Observation, WorldSpec
 from worldsim.data.collect.random_exploration import Behaviour, Wander
 from worldsim.data.collect.record import RecordingOptions, collect
 from worldsim.data.collect.success import success_rule
+from worldsim.data.lerobot.join import open_datasets
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import EnvError, InvalidInputError
+from worldsim.evaluate.closed_loop import prepare as prepare_plan
 from worldsim.evaluate.environments import MakeEnv
-from worldsim.evaluate.loaders import SimulatorArena, arenas, world_ref
+from worldsim.evaluate.loaders import SimulatorArena, arenas, find_true_env, world_ref
 from worldsim.evaluate.policies import SHIPPED_FOLDER
 from worldsim.evaluate.triage import prepare
 from worldsim.evaluate.true_env import TrueEnv
 from worldsim.rollout.wrappers import WrappedWorld
 from worldsim.spaces import action_spec_of
+from worldsim.worlds import world_folder
 
 GAME = '''
 import gymnasium
@@ -141,3 +147,66 @@ def test_triage_takes_the_environment_that_is_named(tmp_path: Path, monkeypatch:
     (tmp_path / "broken_game.py").write_text("raise RuntimeError('boom')\n")
     with pytest.raises(EnvError, match="broken_game:make raised RuntimeError: boom while it was imported"):
         prepare(policies, world="push_state", env=TrueEnv(env="broken_game:make"), budget=8)
+
+
+RULE = "info.progress > 0.5"
+
+
+def recorded_world(folder: Path, *, task_id: str = "worldsim/Push-v0", **recorded: str) -> str:
+    """The shipped state world, as if its data had been recorded so."""
+    made = shutil.copytree(world_folder("push_state"), folder / "world", dirs_exist_ok=True)
+    manifest, config = (json.loads((made / name).read_text()) for name in ("manifest.json", "config.json"))
+    config["spec"]["task_id"] = task_id
+    (made / "config.json").write_text(json.dumps(config))
+    manifest["sha256"]["config.json"] = storage.digest_file(made / "config.json")
+    (made / "manifest.json").write_text(json.dumps({**manifest, "recorded": recorded}))
+    return str(made)
+
+
+def test_a_dataset_keeps_the_rule_and_the_name_of_its_environment(lender: Lender, tmp_path: Path) -> None:
+    assert (lender.dataset.success_rule, lender.dataset.env) == (NAMED.success, "")  # its id says which environment
+    make = MakeEnv("slide_game:Slide")
+    mixture = (Behaviour(name="wander", policy=Wander(action_spec_of(make()))),)
+    rule = success_rule("info.away < 9")
+    options = RecordingOptions(image_px=16, success=rule, env=make.name, steps=8)
+    collect(make, mixture, episodes=1, out=tmp_path / "e", options=options)
+    assert open_dataset(tmp_path / "e").env == "slide_game:Slide"
+    both = open_datasets((str(tmp_path / "d"), str(tmp_path / "e")))
+    assert (both.success_rule, both.env) == ("", "")
+    assert "Success was recorded by different rules" in both.notes[0] and "info.away < 9" in both.notes[0]
+
+
+def test_the_rule_of_the_data_judges_the_true_environment(tmp_path: Path) -> None:
+    world, push = recorded_world(tmp_path, success=RULE), "worldsim/Push-v0"
+    assert find_true_env("push_state", None) == (None, ())
+    found, said = find_true_env(world, None)
+    assert found == TrueEnv(env=push, success=RULE) and "as in the world's data" in said[0]
+    other, said = find_true_env(world, TrueEnv(env="push", success="info.progress > 0.9"))
+    assert other == TrueEnv(env="push", success="info.progress > 0.9")
+    assert "0.9" in said[0] and RULE in said[0] and "different things" in said[0] and len(said) == 1
+    assert find_true_env("push_state", TrueEnv(success=RULE))[0] == TrueEnv(env=push, success=RULE)
+    job = prepare([str(SHIPPED_FOLDER / "n20_s0/000060")], world=world, budget=8)
+    assert job.env == found and any("as in the world's data" in remark for remark in job.remarks)
+    planned = prepare_plan(world, where="simulator", episodes=1)
+    assert planned.request["env"]["success"] == RULE and planned.places[0].name == push
+    plant = planned.places[0].plant
+    first = planned.world.starts(torch.arange(6))
+    _, step = plant.step(plant.reset(first, torch.arange(6)), torch.zeros(6, 2))
+    assert torch.equal(step.success, (step.progress > 0.5).float()) and set(step.success.tolist()) == {0.0, 1.0}
+
+
+def test_code_that_a_world_names_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil_rule.py").write_text("open('ran', 'w')\ndef make(*args): return 1\n")
+    world = recorded_world(tmp_path, success="evil_rule:make", env="evil_rule:make")
+    found, said = find_true_env(world, TrueEnv(env="worldsim/Push-v0"))
+    assert found == TrueEnv(env="worldsim/Push-v0") and "--success evil_rule:make" in said[0]
+    assert prepare_plan(world, episodes=1).places[1].name == "simulator"
+    world = recorded_world(tmp_path, task_id="evil_rule:make", success=RULE)
+    with pytest.raises(InvalidInputError, match="Name it with --env"):
+        find_true_env(world, TrueEnv(success=RULE))
+    world = recorded_world(tmp_path, task_id="", env="evil_rule:make")
+    with pytest.raises(InvalidInputError, match=r"Name its true environment with --env evil_rule:make"):
+        prepare_plan(world, where="simulator", episodes=1)
+    assert "recorded in evil_rule:make" in find_true_env(world, TrueEnv(env="push"))[1][0]
+    assert not (tmp_path / "ran").exists()

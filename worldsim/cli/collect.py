@@ -103,7 +103,10 @@ def collect(
     from worldsim.evaluate.environments import MakeEnv
     from worldsim.evaluate.policies import SHIPPED
     from worldsim.evaluate.recording import policies_in_environment, policies_in_world
+    from worldsim.evaluate.true_env import TrueEnv
 
+    acting, there = bool(policies or world), TrueEnv.from_options(env, imports=imports, success=success)
+    make = MakeEnv("push" if world else env or "push", imports=() if world else imports or ())
     recordings = RecordingOptions(
         cameras=tuple(camera) if camera else None,
         image_px=None if image_px is None else image_size(image_px),
@@ -111,15 +114,14 @@ def collect(
         video=video,
         success=None if success is None else success_rule(success),
         timeout_s=timeout,
+        env=make.name,
     )
     rollouts = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
-    make, acting = MakeEnv(env or "push", imports=imports or ()), bool(policies or world)
     _check(
         {
             "--simulator without --world": simulator and not world,
             "--behaviours with policies": acting and behaviours != "auto",
-            "--env and --world": bool(env and world),
-            "--import and --success with --world": bool(world) and bool(imports or success),
+            "--env, --import and --success with --world, without --simulator": bool(world and not simulator and there),
             "--camera and --image-px with --world": bool(world) and bool(camera or image_px),
             "--batch without policies": not acting and batch is not None,
             "--device and --dtype without policies": not acting and (device != "cpu" or bool(dtype)),
@@ -128,7 +130,13 @@ def collect(
     with one_thread():
         if world:
             job = policies_in_world(
-                world, policies or [SHIPPED], simulator=simulator, options=rollouts, device=device, dtype=dtype
+                world,
+                policies or [SHIPPED],
+                simulator=simulator,
+                options=rollouts,
+                env=there,
+                device=device,
+                dtype=dtype,
             )
         elif policies:
             view = recordings.view
@@ -140,6 +148,8 @@ def collect(
 
 def _record_policies(job: "PolicyRecording", out: Path, *, episodes: int, dry_run: bool) -> None:
     """Record policies, or say what it would cost."""
+    for remark in job.remarks:
+        say(remark, error=True)
     if dry_run:
         _say_cost(f"{episodes} episodes of {len(job.policies)} policies", job.estimate(episodes=episodes))
         return

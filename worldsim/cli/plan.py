@@ -69,6 +69,7 @@ def plan(
     from worldsim.compute import one_thread
     from worldsim.evaluate.closed_loop import prepare
     from worldsim.evaluate.planner_refs import PlannerSettings
+    from worldsim.evaluate.true_env import TrueEnv
     from worldsim.progress import progress_bars
 
     settings = PlannerSettings(
@@ -92,6 +93,7 @@ def plan(
             goal=goal,
             seed=seed,
             deadline_ms=deadline_ms,
+            env=TrueEnv.from_options(env, imports=imports, success=success),
             device=device,
             dtype=dtype,
         )

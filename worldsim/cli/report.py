@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worldsim.cli.options import Env, Imports, Success
+from worldsim.text import command_text
+
 if TYPE_CHECKING:
     from worldsim.core import WorldSpec
     from worldsim.triage.engine.replay import Results
@@ -20,24 +23,30 @@ def report(
         list[str] | None,
         typer.Option(help="A module:function policy of the run that may be imported for its films; repeatable."),
     ] = None,
+    env: Env = None,
+    imports: Imports = None,
+    success: Success = None,
     picture: Annotated[Path | None, typer.Option(help="Also write one PNG: ranking, agreement, frames.")] = None,
 ) -> None:
     """Redraw report.html, and print the leaderboard.
 
-    Nothing that the run folder names is imported, unless you name it too, with --code.
+    Nothing that the run folder names is imported, unless you name it too: policies with --code, the true environment with
+    --env, --import and --success as the run did.
     """
     from worldsim import storage
     from worldsim.cli.triage import show_report
     from worldsim.compute import one_thread
     from worldsim.evaluate.policies import load_ref
     from worldsim.evaluate.triage import report_of
+    from worldsim.evaluate.true_env import TrueEnv
     from worldsim.triage.report import draw_picture
     from worldsim.triage.run import read_results
 
     with one_thread():
         results = read_results(run)
         load_policy = functools.partial(load_ref, code=tuple(code or ()), spec=_spec(results))
-        data = report_of(results, load_policy=load_policy, command=f"worldsim report {run}", videos=videos)
+        there = TrueEnv.from_options(env, imports=imports, success=success)
+        data = report_of(results, load_policy=load_policy, command=command_text(), videos=videos, env=there)
         if picture is not None:
             storage.write_bytes(picture, draw_picture(data))
         show_report(data, run)

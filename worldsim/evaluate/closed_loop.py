@@ -67,6 +67,7 @@ class ClosedLoop:
         episodes: Starts and noise keys.
         deadline_s: Time for one plan; None for no limit.
         request: What decides the result.
+        said: What the user should know of the true environment.
     """
 
     settings: PlannerSettings
@@ -76,11 +77,12 @@ class ClosedLoop:
     episodes: Block
     deadline_s: float | None
     request: Mapping[str, Any]
+    said: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the user should know before."""
-        return self.settings.remarks(self.world.spec)
+        return (*self.said, *self.settings.remarks(self.world.spec))
 
     @property
     def batch(self) -> int:
@@ -160,6 +162,7 @@ def prepare(
     goal: Path | None = None,
     seed: int = 0,
     deadline_ms: float | None = None,
+    env: TrueEnv | None = None,
     device: str = "cpu",
     dtype: str = "",
 ) -> ClosedLoop:
@@ -173,6 +176,7 @@ def prepare(
         goal: A picture of the goal, for the cost ``"goal"``.
         seed: Of starts and noise.
         deadline_ms: Time for one plan; episodes are then played one by one.
+        env: The world's true environment, or parts of it; what is missing is what the world says of its data.
         device: Where the world computes.
         dtype: Of its weights; empty keeps the stored one.
 
@@ -180,9 +184,10 @@ def prepare(
         WorldsimError: Something cannot be found or read, a number is out of range, or parts do not go together.
     """
     settings = settings or PlannerSettings()
-    _check(settings, episodes=episodes, where=where, goal=goal, seed=seed, deadline_ms=deadline_ms)
+    _check(settings, episodes=episodes, where=where, goal=goal, seed=seed, deadline_ms=deadline_ms, env=env)
     find_device(device)
     ref = loaders.world_ref(world)
+    env, said = (None, ()) if where == "world" else loaders.find_true_env(ref.source, env)
     loaded = load_world(ref.source, device=device, dtype=find_dtype(dtype))
     request = {
         **settings.identity,
@@ -191,15 +196,17 @@ def prepare(
         "seed": seed,
         "deadline_ms": deadline_ms,
         **({"dtype": dtype} if dtype else {}),
+        **({} if env is None else {"env": storage.to_json(env)}),
     }
     made = ClosedLoop(
         settings=settings,
         world=loaded,
-        places=_places(loaded, ref, where),
+        places=_places(loaded, ref, where, env),
         goal=None if goal is None else _goal(loaded, goal),
         episodes=block("plan", seed=seed, episodes=episodes, num_starts=loaded.num_starts),
         deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
         request=request,
+        said=said,
     )
     made.controller()  # what does not fit together fails here, before a folder is begun
     return made
@@ -222,7 +229,7 @@ def evaluate(
         out: The run folder.
         progress: Called with how many steps are done in each place.
         video: Film a few episodes.
-        options: Further options of `prepare`: episodes, where, goal, seed, deadline_ms, device, dtype.
+        options: Further options of `prepare`: episodes, where, goal, seed, deadline_ms, env, device, dtype.
 
     Raises:
         WorldsimError: As `prepare` and `ClosedLoop.run`.
@@ -231,11 +238,22 @@ def evaluate(
 
 
 def _check(
-    settings: PlannerSettings, *, episodes: int, where: str, goal: Path | None, seed: int, deadline_ms: float | None
+    settings: PlannerSettings,
+    *,
+    episodes: int,
+    where: str,
+    goal: Path | None,
+    seed: int,
+    deadline_ms: float | None,
+    env: TrueEnv | None,
 ) -> None:
     """Refuse what is out of range or does not go together."""
     if where not in PLACES:
         raise unknown_name("place", where, PLACES)
+    if where == "world" and env is not None:
+        raise InvalidInputError(
+            "--env, --import and --success are about the simulator, and --where world leaves it out."
+        )
     if not 1 <= episodes <= MAX_EPISODES or not 0 <= seed < 2**63:
         raise InvalidInputError(
             f"Episodes lie in 1..{MAX_EPISODES} and the seed in 0..2**63-1; got {episodes} and {seed}."
@@ -246,16 +264,17 @@ def _check(
         raise InvalidInputError(f"A goal picture was given, but the cost is {settings.cost!r}. Use --cost goal.")
 
 
-def _places(world: LearnedWorld, ref: Ref, where: str) -> tuple[Place, ...]:
+def _places(world: LearnedWorld, ref: Ref, where: str, env: TrueEnv | None) -> tuple[Place, ...]:
     """Where to play; the true environment last."""
-    name, there = ref.name, loaders.has_simulator(ref.source)
-    if where == "simulator" and not there:
-        raise InvalidInputError(
-            f"World {name!r} has no simulator here (its task is {world.spec.task_id or 'unknown'!r}). Use --where world."
-        )
-    places = [Place(where="world", name=f"world {name}", plant=world)] if where != "simulator" else []
+    there = env is not None or loaders.has_simulator(ref.source)
+    if not there and where == "simulator":
+        raise InvalidInputError(f"{loaders.no_simulator(ref)} Use --where world otherwise.")
+    places = [Place(where="world", name=f"world {ref.name}", plant=world)] if where != "simulator" else []
     if there and where != "world":
-        places.append(Place(where="simulator", name="simulator", plant=TrueEnv(env=world.spec.task_id).around(world)))
+        true = env or TrueEnv(env=world.spec.task_id)
+        true.require_success(world.spec, seeded=loaders.starts_width(ref.source) == 1)
+        plant = true.around(world)
+        places.append(Place(where="simulator", name="simulator" if env is None else env.env, plant=plant))
     return tuple(places)
 
 

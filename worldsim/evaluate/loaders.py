@@ -4,6 +4,7 @@ They join worlds, environments and critics for a triage.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -12,6 +13,7 @@ from worldsim import storage
 from worldsim.core import SIMULATOR
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.evaluate.environments import ALIASES
 from worldsim.evaluate.planner_refs import draws_what_it_sees
 from worldsim.evaluate.true_env import TrueEnv
 from worldsim.protocols import Startable
@@ -21,6 +23,7 @@ from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
 from worldsim.worlds import world_folder, world_spec
+from worldsim.worlds.labelling import Recorded, recorded_of
 from worldsim.worlds.latent import STARTS, LatentWorld
 
 
@@ -135,11 +138,7 @@ def arenas(ref: Ref, *, truth: int, roundtrip: int, env: TrueEnv | None = None) 
         return []
     spec = world_spec(ref.source)
     if (env is None and not has_simulator(ref.source)) or not starts_width(ref.source):
-        raise InvalidInputError(
-            f"World {ref.name!r} has no simulator here (its task is {spec.task_id or 'unknown'!r} and its starts "
-            f"{'hold' if starts_width(ref.source) else 'lack'} simulator states). Name its true environment with --env ID "
-            "(--env module:ID where a package registers it), or use --truth 0 --roundtrip 0."
-        )
+        raise InvalidInputError(f"{no_simulator(ref)} Use --truth 0 --roundtrip 0 otherwise.")
     if roundtrip and not draws_what_it_sees(spec):
         raise InvalidInputError(
             f"World {ref.name!r} draws no pictures, so nothing can be seen through it. Use --roundtrip 0, or a world of pixels."
@@ -154,6 +153,70 @@ def arenas(ref: Ref, *, truth: int, roundtrip: int, env: TrueEnv | None = None) 
     through = dataclasses.replace(bare, through=True)
     made = [Arena(kind="truth", world=there, load=bare, episodes=truth)] if truth else []
     return made + ([Arena(kind="roundtrip", world=seen, load=through, episodes=roundtrip)] if roundtrip else [])
+
+
+def find_true_env(folder: str | Path, named: TrueEnv | None) -> tuple[TrueEnv | None, tuple[str, ...]]:
+    """The true environment of a world and the rule by which its success is judged. Loads no weights, imports nothing.
+
+    What is not named is taken from what the world says of its data: its task's id, and the rule by which success was
+    recorded. Code that a world names is not taken.
+
+    Args:
+        folder: A world folder or a shipped name.
+        named: What the caller names; parts may be empty.
+
+    Returns:
+        The environment, None where nothing is named or known but the id of the world's task; and sentences for people.
+
+    Raises:
+        InvalidInputError: Imports or a rule are given, and it is not known for which environment.
+        UnknownNameError: No such folder or shipped world.
+        StorageError: The folder is corrupt.
+    """
+    spec, said = world_spec(folder), recorded_of(folder)
+    task_id = "" if ":" in spec.task_id else spec.task_id
+    if named is not None and not named.env and not task_id:
+        raise InvalidInputError(
+            "--import and --success are about the true environment, and this world does not say which it is. Name it with --env."
+        )
+    rule = "" if ":" in said.success else said.success
+    if named is None and (not rule or task_id not in gymnasium.registry):
+        return None, ()
+    given = named or TrueEnv()
+    chosen = dataclasses.replace(given, env=given.env or task_id, success=given.success or rule)
+    return chosen, tuple(_differences(chosen, task_id, said, judged="success" not in spec.unlabelled))
+
+
+def _differences(env: TrueEnv, task_id: str, said: Recorded, *, judged: bool) -> Iterator[str]:
+    """How the true environment differs from the one that a world's data was recorded in."""
+    known = {name for name in (task_id, said.env) if name}
+    if known and not known & {env.env, ALIASES.get(env.env), env.env.rpartition(":")[2]}:
+        yield f"The true environment is {env.env}; the world's data was recorded in {said.env or task_id}."
+    if env.success == said.success:
+        if env.success:
+            yield f"Solved in the true environment means {env.success}, as in the world's data."
+    elif not env.success:
+        yield (
+            f"The success of the world's data was judged by the code {said.success}, which is not imported unless you name it: "
+            f"--success {said.success}. Without it the true environment's own word counts."
+        )
+    elif said.success or judged:
+        yield (
+            f"Solved in the true environment means {env.success}; in the world's data it means "
+            f"{said.success or 'what was reported or labelled'}. The two rates are of different things."
+        )
+
+
+def no_simulator(ref: Ref) -> str:
+    """Why a world cannot be compared with its simulator here, and what to do about it."""
+    spec, said = world_spec(ref.source), recorded_of(ref.source)
+    if not starts_width(ref.source):
+        return f"World {ref.name!r} has no simulator: its starts lack simulator states. Record its data with worldsim collect."
+    how = f"--env {said.env}" if said.env else "--env ID (--env module:ID where a package registers it)"
+    return (
+        f"World {ref.name!r} has no simulator here: its task {spec.task_id or 'unknown'!r} is not registered. Name its true "
+        f"environment with {how}."
+    )
 
 
 def has_simulator(folder: str | Path) -> bool:

@@ -14,7 +14,9 @@ from worldsim.errors import InvalidInputError
 from worldsim.evaluate import loaders
 from worldsim.evaluate.environments import MakeEnv
 from worldsim.evaluate.policies import load_policy, policy_refs
+from worldsim.evaluate.true_env import TrueEnv
 from worldsim.protocols import Policy, Startable
+from worldsim.rollout.wrappers import BorrowedStarts
 from worldsim.worlds import load_world
 
 _REPLAYED = 24
@@ -29,11 +31,13 @@ class PolicyRecording:
         world: Where they act; it brings the starts.
         policies: By name.
         options: How to record, with the digests of both.
+        remarks: What the user should know before.
     """
 
     world: Startable
     policies: Mapping[str, Policy]
     options: RolloutOptions
+    remarks: tuple[str, ...] = ()
 
     def estimate(self, *, episodes: int) -> RecordingCost:
         """What recording so many episodes would cost, from a few."""
@@ -83,6 +87,7 @@ def policies_in_world(
     *,
     simulator: bool,
     options: RolloutOptions,
+    env: TrueEnv | None = None,
     device: str = "cpu",
     dtype: str = "",
 ) -> PolicyRecording:
@@ -93,6 +98,7 @@ def policies_in_world(
         policies: As for `worldsim triage`, or "bank"; planners plan in this world where they name none.
         simulator: Play in the true environment instead; episodes pair by number.
         options: How to record.
+        env: The world's true environment, or parts of it; what is missing is what the world says of its data.
         device: Where world and policies compute.
         dtype: Of their weights; empty keeps the stored one.
 
@@ -104,14 +110,16 @@ def policies_in_world(
     source = {"world_digest": ref.digest}
     if not simulator:
         return _prepare(loaded, policies, ref.source, options, source, ref.name, device=device, dtype=dtype)
-    if not loaders.has_simulator(ref.source):
-        raise InvalidInputError(
-            f"World {ref.name!r} has no simulator here (its task is {loaded.spec.task_id or 'unknown'!r}), or its starts "
-            "lack simulator states. Leave --simulator out, or name an environment: --env."
-        )
-    horizon = options.steps or loaded.spec.horizon
-    there = SimulatorWorld(MakeEnv(loaded.spec.task_id), horizon=horizon, starts=loaded.first_observations)
-    return _prepare(there, policies, ref.source, options, source, loaded.spec.task_id, device=device, dtype=dtype)
+    env, said = loaders.find_true_env(ref.source, env)
+    if env is None and not loaders.has_simulator(ref.source):
+        raise InvalidInputError(f"{loaders.no_simulator(ref)} Leave --simulator out otherwise.")
+    like = dataclasses.replace(loaded.spec, horizon=options.steps or loaded.spec.horizon, actions_per_step=1)
+    seeded = loaders.starts_width(ref.source) == 1
+    there = (env or TrueEnv(env=loaded.spec.task_id)).world(like, seeded=seeded)
+    source |= {} if env is None else {"env": env.env} | ({"success": env.success} if env.success else {})
+    options = dataclasses.replace(options, has_success=there.tells_success, has_progress=there.tells_progress)
+    made = _prepare(there, policies, ref.source, options, source, there.spec.task_id, device=device, dtype=dtype)
+    return dataclasses.replace(made, world=BorrowedStarts(there, lender=loaded), remarks=said)
 
 
 def _prepare(

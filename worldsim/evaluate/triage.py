@@ -12,7 +12,7 @@ from typing import Any
 from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
-from worldsim.evaluate.loaders import Judging, arenas, has_simulator, judge_of, starts_width, world_ref
+from worldsim.evaluate.loaders import Judging, arenas, find_true_env, has_simulator, judge_of, starts_width, world_ref
 from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, planner_remarks, shared_world
 from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
 from worldsim.evaluate.true_env import TrueEnv
@@ -21,7 +21,7 @@ from worldsim.progress import Progress, silent
 from worldsim.rollout.judge import WorldJudge
 from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.engine.replay import Results
-from worldsim.triage.engine.rollouts import JudgeLoader, PolicyLoader, WorldLoader
+from worldsim.triage.engine.rollouts import ArenaLoader, JudgeLoader, PolicyLoader, WorldLoader
 from worldsim.triage.estimate import Forecast, forecast
 from worldsim.triage.film import film
 from worldsim.triage.report import Clip, ReportData, assemble, choose
@@ -153,7 +153,7 @@ def prepare(
         judge: A critic's folder, ``"reason"`` for the shipped one; None takes the world's own heads.
         truth: Paired simulator episodes per policy; None is 12 where there is a simulator.
         roundtrip: Simulator episodes per policy on encoded and decoded frames.
-        env: The world's true environment; None for the one that is registered under its task.
+        env: The world's true environment, or parts of it; what is missing is what the world says of its data.
         workers: Processes; None is one per core, at most 8.
         device: Where world and policies compute.
         dtype: Of their weights; empty keeps the stored one.
@@ -179,14 +179,17 @@ def prepare(
         **options,
     )
     _require_judgeable(where, judged=judging is not None)
+    env, said = find_true_env(where.source, env)
     if truth is None:
         truth = _TRUTH if env is not None or has_simulator(where.source) else 0
     truth = min(truth, request.triage_episodes)
     arenas(where, truth=truth, roundtrip=roundtrip, env=env)  # what cannot be had is refused before work begins
-    if env is not None and truth + roundtrip:
-        env.require_success(world_spec(where.source), seeded=starts_width(where.source) == 1)
+    if truth + roundtrip:
+        spec = world_spec(where.source)
+        true = env or TrueEnv(env=spec.task_id)
+        true.require_success(spec, seeded=starts_width(where.source) == 1)
     folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
-    remarks = _remarks_on_folders(folders)
+    remarks = [*_remarks_on_folders(folders), *(said if truth + roundtrip else ())]
     remarks += planner_remarks(refs)
     remarks += _remarks_on_labels(where.source, judged=judging is not None)
     return Triage(
@@ -257,14 +260,16 @@ def report_of(
         videos: Films of each kind; 0 for none.
         command: How the report was asked for.
         here: The run was computed by this process and its children, so their processor time is its cost.
-        env: The world's true environment, as given to the run.
+        env: The world's true environment, or parts of it, as given to the run.
         remarks: Further cautions, one sentence each.
     """
     clips: list[Clip] = []
     remarks = list(remarks)
     try:
         load = load_world or functools.partial(worlds.load_world, results.plan.request.world.source)
-        clips = _film(results, load, load_policy, load_judge, each=videos, env=env) if videos else []
+        real, why = _true_world(results, env) if videos else (None, [])
+        clips = _film(results, load, load_policy, load_judge, real, each=videos) if videos else []
+        remarks += why
     except WorldsimError as error:  # a state world draws nothing; the ranking stands
         remarks.append(f"Episodes could not be filmed: {error}")
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -276,21 +281,34 @@ def report_of(
     return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks, held_out=held_out)
 
 
+def _true_world(results: Results, env: TrueEnv | None) -> tuple[ArenaLoader | None, list[str]]:
+    """What builds the true environment of a run, None where there is none or it is another one here; and why, for people."""
+    where: Ref = results.plan.request.world
+    truth = next((a for a in results.plan.arenas if a.kind == "truth"), None)
+    if truth is None:
+        return None, []
+    env, _ = find_true_env(where.source, env)
+    if env is not None or has_simulator(where.source):
+        place = arenas(where, truth=truth.episodes, roundtrip=0, env=env)[0]
+        if place.world.digest == truth.world.digest:
+            return place.load, []
+    return None, [
+        f"Films show the world alone: the run's true environment {truth.world.name} was named by its command. Name it in the "
+        "same words (--env, --import, --success) to see it beside the world."
+    ]
+
+
 def _film(
     results: Results,
     load: WorldLoader,
     load_policy: PolicyLoader,
     load_judge: JudgeLoader | None,
+    real: ArenaLoader | None,
     *,
     each: int,
-    env: TrueEnv | None,
 ) -> list[Clip]:
-    """Film a few episodes of a finished run; those of a true environment that is not at hand are left out."""
-    where: Ref = results.plan.request.world
-    truth = [a for a in results.plan.arenas if a.kind == "truth"] if env or has_simulator(where.source) else []
-    places = arenas(where, truth=truth[0].episodes, roundtrip=0, env=env) if truth else []
+    """Film a few episodes of a finished run, beside the true environment where it is at hand."""
     pairs = choose(results.ranking, world=results.triage, truth=results.arenas.get("truth"), each=each)
-    real = places[0].load if places else None
     return film(results, pairs, load_world=load, load_policy=load_policy, load_truth=real, load_judge=load_judge)
 
 

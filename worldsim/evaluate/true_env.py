@@ -19,27 +19,20 @@ class TrueEnv:
     """The true environment of a world; picklable.
 
     Attributes:
-        env: Its name, as for `MakeEnv`.
+        env: Its name, as for `MakeEnv`; empty for the world's own, see `worldsim.evaluate.loaders.find_true_env`.
         imports: Modules or files to import first.
         success: A success rule (`worldsim.data.collect.success`); empty for what the environment's info says.
     """
 
-    env: str
+    env: str = ""
     imports: tuple[str, ...] = ()
     success: str = ""
 
     @classmethod
     def from_options(cls, env: str | None, *, imports: Sequence[str] | None, success: str | None) -> "TrueEnv | None":
-        """What the options of a command name; None where they name no environment.
-
-        Raises:
-            InvalidInputError: There are options of an environment, and no environment.
-        """
-        if env is None:
-            if imports or success:
-                raise InvalidInputError("--import and --success are about the true environment; name it with --env.")
-            return None
-        return cls(env=env, imports=tuple(imports or ()), success=success or "")
+        """What the options of a command name; None where they name nothing."""
+        named = cls(env=env or "", imports=tuple(imports or ()), success=success or "")
+        return None if named == cls() else named
 
     def world(self, like: WorldSpec, *, seeded: bool = False) -> SimulatorWorld:
         """The environment as a world that takes the same actions and shows the same cameras in the same sizes.

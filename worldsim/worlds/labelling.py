@@ -1,5 +1,6 @@
-"""What a world folder says of itself: its figures on held-out episodes, the labels its heads learned from; loads no weights."""
+"""What a world folder says of itself: figures on held-out episodes, labels, how its data was recorded; loads no weights."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,33 @@ def held_out_of(name: str | Path) -> HeldOut | None:
     return HeldOut.of_manifest(read_json(world_folder(name) / MANIFEST))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """How the data of a world was recorded, as far as its manifest says. These names come from a file: import none of them.
+
+    Attributes:
+        env: What the environment was called; empty where `WorldSpec.task_id` says it, or nothing does.
+        success: The success rule; empty where success is what the environment reported, or labels.
+    """
+
+    env: str = ""
+    success: str = ""
+
+
+def recorded_of(name: str | Path) -> Recorded:
+    """How the data of a world was recorded.
+
+    Args:
+        name: A world folder or a shipped name.
+
+    Raises:
+        UnknownNameError: No such folder or shipped world.
+        StorageError: Its manifest is missing or corrupt.
+    """
+    said = _entry(name, "recorded")
+    return Recorded(**{field.name: str(said.get(field.name, "")) for field in dataclasses.fields(Recorded)})
+
+
 def describe_labels(name: str | Path) -> str:
     """What the success of a world rests on, in a sentence or a few lines.
 
@@ -39,7 +67,7 @@ def describe_labels(name: str | Path) -> str:
             "No success labels: this world cannot say which episodes are solved, and triage will not rank by it. Label "
             "some episodes (worldsim label DATASET) and train again with labels=FILE, or give triage a judge (--judge)."
         )
-    said = _labels(name)
+    said = _entry(name, "labels")
     if not said:
         return "Success labels: those of the data."
     counts = ", ".join(f"{said.get(kind, 0)} {kind}" for kind in ("solved", "failed", "unclear"))
@@ -65,15 +93,15 @@ def label_rates(name: str | Path) -> JudgeRates | None:
         UnknownNameError: No such folder or shipped world.
         StorageError: Its manifest is missing or corrupt.
     """
-    found = _labels(name).get("rates")
+    found = _entry(name, "labels").get("rates")
     try:
         return None if found is None else from_json(JudgeRates, found)
     except (InvalidInputError, LookupError) as error:
         raise StorageError(f"The manifest of {name} holds wrong rates of its labels ({error}). Restore it.") from error
 
 
-def _labels(name: str | Path) -> dict[str, Any]:
-    """The entry of a world's manifest; empty where it has none."""
+def _entry(name: str | Path, key: str) -> dict[str, Any]:
+    """An entry of a world's manifest; empty where it has none."""
     manifest = read_json(world_folder(name) / MANIFEST)
-    found = manifest.get("labels") if isinstance(manifest, dict) else None
+    found = manifest.get(key) if isinstance(manifest, dict) else None
     return found if isinstance(found, dict) else {}

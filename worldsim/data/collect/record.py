@@ -55,6 +55,7 @@ class RecordingOptions:
         video: Store mp4 instead of lossless pictures.
         success: When the task is solved; None for what the environment's info says.
         timeout_s: How long one call into the environment may take; None for ever.
+        env: What the environment is called, to be kept where its id does not say it.
     """
 
     cameras: tuple[str, ...] | None = None
@@ -65,6 +66,7 @@ class RecordingOptions:
     video: bool = False
     success: SuccessRule | None = None
     timeout_s: float | None = None
+    env: str = ""
 
     @property
     def view(self) -> EnvView:
@@ -193,6 +195,7 @@ def _request(
         "camera": None if options.cameras is None else list(options.cameras),
         "image_px": options.image_px,
         **({} if options.success is None else {"success": options.success.text}),
+        **({} if options.env in ("", adapter.task_id) else {"env": options.env}),
     }
 
 

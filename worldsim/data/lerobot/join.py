@@ -93,9 +93,24 @@ class JoinedDatasets(Dataset):
         return ids.pop() if len(ids) == 1 else ""
 
     @property
+    def env(self) -> str:
+        """What the environment was called, where all have the same."""
+        names = {part.env for part in self._parts}
+        return names.pop() if len(names) == 1 else ""
+
+    @property
+    def success_rule(self) -> str:
+        """By which rule success was recorded, where all have the same."""
+        rules = {part.success_rule for part in self._parts}
+        return rules.pop() if len(rules) == 1 else ""
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """What is left out, joined or assumed in any of them."""
-        return tuple(dict.fromkeys(note for part in self._parts for note in part.notes))
+        """What is left out, joined or assumed in any of them, and where their success means different things."""
+        rules = [part.success_rule for part in self._parts]
+        said = "; ".join(f"{part.name}: {part.success_rule or 'as it was reported'}" for part in self._parts)
+        mixed = [f"Success was recorded by different rules ({said})."] if len(set(rules)) > 1 else []
+        return tuple(dict.fromkeys([*mixed, *(note for part in self._parts for note in part.notes)]))
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:

@@ -134,6 +134,16 @@ class Dataset:
         return self._contents.task_id
 
     @property
+    def env(self) -> str:
+        """What the environment was called when it was recorded, for example ``module:function``; or empty."""
+        return self._contents.env
+
+    @property
+    def success_rule(self) -> str:
+        """By which rule success was recorded, see `worldsim.data.collect.success`; empty for the environment's own."""
+        return self._contents.success_rule
+
+    @property
     def success_at(self) -> Literal["end", "any"]:
         """Whether an episode is solved at its last step or at any step."""
         return self._contents.success_at

@@ -45,6 +45,8 @@ class Contents:
         rate_hz: Rows per second.
         tasks: Sentences by task index.
         task_id: Gymnasium id, or empty.
+        env: What the environment was called when it was recorded, for example ``module:function``; or empty.
+        success_rule: By which rule success was recorded (`worldsim.data.collect.success`); empty for the environment's own.
         success_at: When an episode counts as solved.
         dreamed_by: Name of the learned world that drew the frames, or empty.
         data_path: Template of data files.
@@ -64,6 +66,8 @@ class Contents:
     rate_hz: float
     tasks: Mapping[int, str]
     task_id: str
+    env: str
+    success_rule: str
     success_at: Literal["end", "any"]
     dreamed_by: str
     data_path: str
@@ -130,7 +134,8 @@ def _read(
     """As `read_contents`, with the errors of Python's own types."""
     features: Features = dict(info["features"])
     own_file = storage.inside_folder(path, layout.EXTRA)
-    extra = storage.read_json(own_file)["spec"] if own_file.exists() else {}
+    written = storage.read_json(own_file) if own_file.exists() else {}
+    extra, request = written["spec"] if written else {}, written.get("request", {})
     rows = _rows(path, info)
     data_path, video_path = (
         _template(info, key, default)
@@ -160,6 +165,8 @@ def _read(
         rate_hz=spec.rate_hz,
         tasks=_tasks(path),
         task_id=str(extra.get("task_id", "")),
+        env=str(request.get("env", "")),
+        success_rule=str(request.get("success", "")),
         success_at="any" if extra.get("success_at") == "any" else "end",
         dreamed_by=str(extra.get("dreamed_by", "")),
         data_path=data_path,

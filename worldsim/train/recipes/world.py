@@ -150,6 +150,7 @@ def _train(
     manifest = {
         "command": command_text(),
         "data_digest": dataset.digest,
+        **_recorded(dataset),
         "config": storage.to_json(asked),
         "plan": storage.to_json(plan),
         "core_seconds": {k: round(v, 1) for k, v in cost.items()},
@@ -162,6 +163,12 @@ def _train(
     pictures = {} if measured.picture is None else {PICTURE: measured.picture}
     world.save_pretrained(Path(config.out), manifest=manifest, files=pictures)
     return measured
+
+
+def _recorded(dataset: Dataset) -> dict[str, Any]:
+    """Where and by which success rule the data was recorded, for the manifest; nothing where the data does not say."""
+    said = {"env": dataset.env, "success": dataset.success_rule}
+    return {"recorded": known} if (known := {k: v for k, v in said.items() if v}) else {}
 
 
 def _conclude(out: Path, measured: Measured) -> str:
