@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import say
+from worldsim.cli.console import remark, say
 from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, Timeout
 from worldsim.errors import InvalidInputError
 from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX
@@ -105,7 +105,7 @@ def collect(
     from worldsim.evaluate.recording import policies_in_environment, policies_in_world
     from worldsim.evaluate.true_env import TrueEnv
 
-    acting, there = bool(policies or world), TrueEnv.from_options(env, imports=imports, success=success)
+    acting, there = policies or [SHIPPED][: bool(world)], TrueEnv.from_options(env, imports=imports, success=success)
     make = MakeEnv("push" if world else env or "push", imports=() if world else imports or ())
     recordings = RecordingOptions(
         cameras=tuple(camera) if camera else None,
@@ -120,7 +120,7 @@ def collect(
     _check(
         {
             "--simulator without --world": simulator and not world,
-            "--behaviours with policies": acting and behaviours != "auto",
+            "--behaviours with policies": bool(acting) and behaviours != "auto",
             "--env, --import and --success with --world, without --simulator": bool(world and not simulator and there),
             "--camera and --image-px with --world": bool(world) and bool(camera or image_px),
             "--batch without policies": not acting and batch is not None,
@@ -128,28 +128,19 @@ def collect(
         }
     )
     with one_thread():
-        if world:
-            job = policies_in_world(
-                world,
-                policies or [SHIPPED],
-                simulator=simulator,
-                options=rollouts,
-                env=there,
-                device=device,
-                dtype=dtype,
-            )
-        elif policies:
-            view = recordings.view
-            job = policies_in_environment(make, policies, options=rollouts, view=view, device=device, dtype=dtype)
-        else:
+        if not acting:
             return _explore(make, behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
+        kind = {"device": device, "dtype": dtype}
+        if world:
+            job = policies_in_world(world, acting, simulator=simulator, options=rollouts, env=there, **kind)
+        else:
+            job = policies_in_environment(make, acting, options=rollouts, view=recordings.view, **kind)
         _record_policies(job, out, episodes=episodes, dry_run=dry_run)
 
 
 def _record_policies(job: "PolicyRecording", out: Path, *, episodes: int, dry_run: bool) -> None:
     """Record policies, or say what it would cost."""
-    for remark in job.remarks:
-        say(remark, error=True)
+    remark(job.remarks)
     if dry_run:
         _say_cost(f"{episodes} episodes of {len(job.policies)} policies", job.estimate(episodes=episodes))
         return

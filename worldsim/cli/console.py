@@ -1,5 +1,7 @@
 """Plain output, in which nothing is taken for markup or control sequences, and no cell is cut."""
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +21,12 @@ def say(text: str, *, error: bool = False, style: str | None = None) -> None:
     """
     console = Console(stderr=error, soft_wrap=True)
     console.print(printable(text, lines=True), style=style, markup=False, highlight=False, emoji=False)
+
+
+def remark(texts: Iterable[str]) -> None:
+    """Print sentences that the user should know before a long job, on standard error."""
+    for text in texts:
+        say(text, error=True)
 
 
 def show(table: Table) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from worldsim.cli.console import say, show
+from worldsim.cli.console import remark, say, show
 from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, WorldName
 from worldsim.limits import MAX_COUNT
 from worldsim.text import command_text, printable
@@ -97,14 +97,12 @@ def plan(
             device=device,
             dtype=dtype,
         )
-        for remark in job.remarks:
-            say(remark, error=True)
+        remark(job.remarks)
         if dry_run:
             say(job.estimate())
             return
         with progress_bars() as progress:
-            command = command_text()
-            made = job.run(out, video=video, command=command, progress=progress)
+            made = job.run(out, video=video, command=command_text(), progress=progress)
     show(_table(made.places))
     say(f"{made.files[0]}{''.join(f', {p.name}' for p in made.files[1:])}")
 

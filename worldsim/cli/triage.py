@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import say
+from worldsim.cli.console import remark, say
 from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, Timeout, WorldName
 from worldsim.limits import MAX_BUDGET, MAX_WORKERS
 from worldsim.text import command_text
@@ -106,8 +106,7 @@ def triage(
             timeout_s=timeout,
             isolate=isolate,
         )
-        for remark in (*job.remarks, *filter(None, [job.warning])):
-            say(remark, error=True)
+        remark([*job.remarks, *filter(None, [job.warning])])
         if dry_run:
             say(str(job.estimate()))
             return

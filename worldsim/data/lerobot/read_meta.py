@@ -133,9 +133,7 @@ def _read(
 ) -> Contents:
     """As `read_contents`, with the errors of Python's own types."""
     features: Features = dict(info["features"])
-    own_file = storage.inside_folder(path, layout.EXTRA)
-    written = storage.read_json(own_file) if own_file.exists() else {}
-    extra, request = written["spec"] if written else {}, written.get("request", {})
+    extra, request = _own(path)
     rows = _rows(path, info)
     data_path, video_path = (
         _template(info, key, default)
@@ -153,14 +151,13 @@ def _read(
     first = storage.inside_folder(path, _filled(data_path, rows[0], "data")) if rows else path
     vectors = {key: fill_widths(vector, functools.partial(_parquet, first)) for key, vector in vectors.items()}
     spec, more = _action(path, info, extra if wanted[layout.ACTION] is None else {}, vectors[layout.ACTION], rows)
-    tables = {key: f for key, f in features.items() if f.get("dtype") != "video"}
     return Contents(
         path=path,
         ours=bool(extra),
         cameras=tuple(found.values()),
         features={camera.key: name for name, camera in found.items()},
         vectors=vectors,
-        columns=frozenset(tables),
+        columns=frozenset(key for key, feature in features.items() if feature.get("dtype") != "video"),
         action=spec,
         rate_hz=spec.rate_hz,
         tasks=_tasks(path),
@@ -175,6 +172,13 @@ def _read(
         rows=rows,
         notes=(*notes, *said, *more),
     )
+
+
+def _own(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What worldsim wrote of a dataset, and the request that it was recorded by; both empty for those of others."""
+    file = storage.inside_folder(path, layout.EXTRA)
+    written = storage.read_json(file) if file.exists() else {"spec": {}}
+    return written["spec"], written.get("request", {})
 
 
 def _vectors(
