@@ -1,6 +1,4 @@
-import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,77 +9,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from worldsim.cli import app
+from worldsim.cli import app, main
 from worldsim.cli.console import show
-from worldsim.decode import read_video
-from worldsim.triage.run import read_ranking
 
 
 def worldsim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a folder with modules of their own."""
     command = [str(Path(sys.executable).with_name("worldsim")), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dataset and a small world of somebody else's environment, both made by the command."""
-    place = tmp_path_factory.mktemp("user")
-    shutil.copy(Path(__file__).with_name("arena.py"), place / "dot_arena.py")
-    env = ["--env", "dot_arena:make", "--steps", "12"]
-    done = worldsim("collect", *env, "--episodes", "60", "--out", "data/dot", cwd=place)
-    assert done.returncode == 0, done.stderr
-    quick = ["tokenizer.schedule.steps=20", "predictor.schedule.steps=300", "predictor.unrolls=[[1,0.5],[3,1.0]]"]
-    quick += ["predictor.options.width=64", "heads.steps=800", "predictor.schedule.batch=64"]
-    done = worldsim("train", "world", "data=data/dot", "out=worlds/dot", *quick, cwd=place)
-    assert done.returncode == 0, done.stderr
-    return place
-
-
-def test_policies_of_ones_own_are_ranked_in_a_world_of_ones_own(place: Path) -> None:
-    names = ["bad", "good", "lazy", "broken"]
-    refs = [f"dot_arena:{n}" for n in names]
-    done = worldsim(
-        "triage",
-        *refs,
-        "--world",
-        "worlds/dot",
-        "--k",
-        "1",
-        "--budget",
-        "60",
-        "--workers",
-        "1",
-        "--out",
-        "runs/x",
-        cwd=place,
-    )
-    assert done.returncode == 0, done.stderr
-    ranking = read_ranking(place / "runs/x")
-    assert ranking.top[0].name == "dot_arena:good"
-    failed = {line.name: line.failed for line in ranking.policies if line.failed}
-    assert list(failed) == ["dot_arena:broken"]
-    assert "broken" in done.stdout
-    page = (place / "runs/x/report.html").read_text()
-    assert "<video" in page
-    again = worldsim("report", "runs/x", "--picture", "picture.png", cwd=place)
-    assert again.returncode == 0, again.stderr
-    assert (place / "picture.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
-    few = ["--samples", "16", "--iterations", "2", "--horizon", "5", "--repeat", "1", "--episodes", "2"]
-    done = worldsim("plan", "--world", "worlds/dot", *few, "--video", "--out", "runs/p", cwd=place)
-    assert done.returncode == 0, done.stderr
-    saved = json.loads((place / "runs/p/plan.json").read_text())
-    assert [p["where"] for p in saved["places"]] == ["world"]  # no simulator is known of this task
-    assert saved["places"][0]["progress"] > 0.7
-    frames, rate_hz = read_video(next((place / "runs/p").glob("world_*.mp4")))
-    assert rate_hz == 5
-    assert frames.shape == (13, 256, 520, 3)
-    refused = worldsim("plan", "--world", "worlds/dot", "--where", "simulator", cwd=place)
-    assert refused.returncode == 2
-    assert "--where world" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -120,13 +55,31 @@ def test_a_planner_drives_in_a_world_of_ones_own(place: Path) -> None:
         (("triage", "--bugdet", "3"), "--budget"),
     ],
 )
-def test_a_mistake_is_answered_in_one_clear_line(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    done = worldsim(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert done.stderr.startswith("worldsim: ") and done.stderr.count("\n") == 1
-    assert re.search(r"[^.?]\.$", done.stderr) and not re.search(r"([^.?]|[.?]\.) See worldsim ", done.stderr)
+def test_a_mistake_is_answered_in_one_clear_line(
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["worldsim", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert words in said
+    assert said.startswith("worldsim: ") and said.count("\n") == 1
+    assert re.search(r"[^.?]\.$", said) and not re.search(r"([^.?]|[.?]\.) See worldsim ", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_the_process_with_2(tmp_path: Path) -> None:
+    done = worldsim("triage", "--world", "pusch", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("worldsim: ") and "push" in done.stderr
 
 
 def test_nothing_from_outside_reaches_the_terminal_as_markup_or_control(tmp_path: Path) -> None:
