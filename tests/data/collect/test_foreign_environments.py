@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.wrappers import FrameStackObservation, RescaleAction
@@ -345,6 +346,14 @@ def leave() -> Any:
     raise SystemExit(0)
 
 
+def panic() -> Any:
+    raise BaseException("rust")
+
+
+def stop() -> Any:
+    raise StopIteration
+
+
 def hang() -> Any:
     while True:
         time.sleep(0.01)
@@ -352,7 +361,14 @@ def hang() -> Any:
 
 @pytest.mark.parametrize("place", ["reset", "step", "render"])
 @pytest.mark.parametrize(
-    ("trouble", "words"), [(boom, "raised RuntimeError: boom"), (leave, "raised SystemExit"), (hang, "hung")]
+    ("trouble", "words"),
+    [
+        (boom, "raised RuntimeError: boom"),
+        (leave, "raised SystemExit"),
+        (panic, "raised BaseException: rust"),
+        (stop, "raised StopIteration"),
+        (hang, "hung"),
+    ],
 )
 def test_an_environment_that_fails_is_named_with_the_episode(
     place: str, trouble: Any, words: str, tmp_path: Path
@@ -377,10 +393,21 @@ def test_an_environment_that_fails_is_named_with_the_episode(
             (vector(0), 0.0, False, {}),
             r"step .* must return observation, reward.*tuple of 4 in step 2 of episode",
         ),
-        ("step", (vector(0), [1, 2], False, False, {}), r"reward must be one number"),
+        ("step", (vector(0), [1, 2], False, False, {}), r"In step 2 of episode \d+: reward must be one number"),
+        (
+            "step",
+            (vector(0), 0.0, np.array([True, False]), False, {}),
+            r"step 2 of episode \d+: terminated must be one",
+        ),
+        ("step", (None, 0.0, False, False, {}), r"step 2 of episode \d+: The observation 'observation' is a NoneType"),
         ("reset", vector(0), r"reset .* must return observation and info; got a ndarray in reset of episode"),
-        ("render", picture(0, (16, 16, 3)), r"cameras .* \(16, 16\)} after step 2 of episode \d+; before they were"),
-        ("render", None, r"no RGB pixels"),
+        (
+            "render",
+            picture(0, (16, 16, 3)),
+            r"Camera 'image' .* gives 16x16 in step 2 of episode \d+; before it was 32x40",
+        ),
+        ("render", None, r"In step 2 of episode \d+: .*no RGB pixels"),
+        ("render", (picture(0), picture(1)), r"In step 2 of episode \d+: .*no RGB pixels"),
     ],
 )
 def test_another_shape_later_is_named_with_the_episode(place: str, returned: Any, words: str, tmp_path: Path) -> None:
@@ -448,3 +475,18 @@ def test_what_was_read_is_said(tmp_path: Path) -> None:
 def test_states_are_kept_by_seed_where_nothing_else_is_offered(tmp_path: Path) -> None:
     e = recorded(Foreign(), tmp_path / "d").episode(0)
     assert e.simulator.tolist() == [e.seed]
+
+
+def test_behaviours_that_watch_never_see_a_camera_that_changes_size(tmp_path: Path) -> None:
+    env = Foreign(see=lambda i: picture(i, (32, 40, 3) if i < 50 else (16, 16, 3)))
+    with pytest.raises(EnvError, match="Camera 'image' .* gives 16x16 in step 2 of episode 0; before it was 32x40"):
+        collect(lambda: env, varied_behaviours(action_spec_of(env)), episodes=1, out=tmp_path / "d")
+
+
+def test_tensors_and_cameras_with_slashes_are_read(tmp_path: Path) -> None:
+    cameras = {"a/b": RGB, "c": RGB}
+    see = lambda i: {"pixels": {key: torch.from_numpy(picture(i)) for key in cameras}, "agent_pos": torch.ones(3)}  # noqa: E731
+    recorded(Foreign(Dict(pixels=Dict(cameras), agent_pos=NUMBERS), see), tmp_path / "d", episodes=1)
+    dataset = open_dataset(tmp_path / "d")
+    assert [camera.key for camera in dataset.cameras] == ["observation.images.a_b", "observation.images.c"]
+    assert dataset.episode(0).proprio[0].tolist() == [1, 1, 1]

@@ -41,6 +41,7 @@ _AGENT_POS, _TRUE_STATE, _PIXELS = "agent_pos", "environment_state", "pixels"
 _FIRST = ("state", "observation")
 _LARGEST_MATRIX = 1024
 """Arrays of several axes with more numbers than this are neither pictures nor proprioception."""
+_ENDS = {2: "terminated", 3: "truncated"}
 _SLACK = 1e-3
 """Progress may leave 0..1 by this much, by rounding; it is clipped."""
 Path = tuple[str | int, ...]
@@ -168,7 +169,8 @@ class EnvAdapter:
             made = self.env.step(action)
         if not isinstance(made, tuple) or len(made) != 5 or not isinstance(made[4], Mapping):
             raise self._broken("step", "observation, reward, terminated, truncated and info", made)
-        return made[0], one_number(made[1], name="reward"), bool(made[2]) or bool(made[3]), made[4]
+        over = any(one_number(made[i], name=_ENDS[i]) == 1 for i in _ENDS)
+        return made[0], one_number(made[1], name="reward"), over, made[4]
 
     def read(self, observation: Any, info: Mapping[str, Any], reward: float = math.nan) -> EnvObservation:
         """Take an observation apart.
@@ -217,7 +219,7 @@ class EnvAdapter:
         if not found:
             with self._call("in render"):
                 drawn = self.env.render()
-            if isinstance(drawn, list | tuple) and drawn:
+            if isinstance(drawn, list) and drawn:
                 drawn = drawn[-1]
             if drawn is None or isinstance(drawn, list | tuple | str):
                 raise InvalidInputError(
@@ -256,6 +258,11 @@ class EnvAdapter:
         at = f" {self._step}" if doing == "in step" else f" after step {self._step}" if self._step else ""
         return f"{doing}{at}{f' of {self.episode}' if self.episode else ''}"
 
+    @property
+    def where(self) -> str:
+        """Where the last observation was given, for errors."""
+        return self.place("in step" if self._step else "in reset")
+
     def _call(self, doing: str) -> Any:
         return env_call(self.name, self.place(doing), timeout_s=self.view.timeout_s)
 
@@ -280,8 +287,13 @@ class EnvAdapter:
         """A copy of a picture in the size that is wanted."""
         frame = rgb(value, name=camera_name(key), space=space)
         fit = self.fits.get(key)
-        if fit is None or fit.source != frame.shape[:2]:
+        if fit is None:
             fit = self.fits[key] = Fit.of((frame.shape[0], frame.shape[1]), self.view.image_px)
+        if fit.source != frame.shape[:2]:
+            before, now = (f"{h}x{w}" for h, w in (fit.source, frame.shape[:2]))
+            raise EnvError(
+                f"Camera {camera_name(key)!r} of the environment {self.name} gives {now} {self.where}; before it was {before}."
+            )
         return fit(frame)
 
     def _proprio(self, leaves: Mapping[Path, tuple[Any, Any]]) -> Float32s:
@@ -302,8 +314,7 @@ class EnvAdapter:
             self._layout = layout
         if layout != self._layout:
             raise EnvError(
-                f"The environment {self.name} observes {_shown(layout)} {self.place('in step') if self._step else 'now'}; "
-                f"before it was {_shown(self._layout)}."
+                f"The environment {self.name} observes {_shown(layout)} {self.where}; before it was {_shown(self._layout)}."
             )
         return np.concatenate(vectors) if vectors else np.zeros(1, np.float32)
 
@@ -314,16 +325,16 @@ class EnvAdapter:
         except ValueError:  # ragged
             array = np.asarray(None)
         if array.dtype.kind not in "fiub" or (array.ndim > 1 and array.size > _LARGEST_MATRIX):
+            kind = f"{array.dtype} {array.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
             raise InvalidInputError(
-                f"The observation {name!r} is {array.dtype} {array.shape}, which is read neither as a picture nor as "
+                f"The observation {name!r} is {kind}, which is read neither as a picture nor as "
                 "proprioception. Leave it out (gymnasium.wrappers.FilterObservation) or turn it into numbers."
             )
         vector = array.astype(np.float32).ravel()
         if not np.isfinite(vector).all():
             raise InvalidInputError(
-                f"The observation {name!r} of the environment {self.name} holds NaN or infinity "
-                f"{self.place('in step') if self._step else self.place('in reset')}. Find out which sensor gave it, or leave "
-                "it out (gymnasium.wrappers.FilterObservation)."
+                f"The observation {name!r} of the environment {self.name} holds NaN or infinity {self.where}. Find out which "
+                "sensor gave it, or leave it out (gymnasium.wrappers.FilterObservation)."
             )
         return vector
 
@@ -345,6 +356,7 @@ def _leaves(value: Any, space: Any, path: Path = ()) -> Iterator[tuple[Path, tup
     elif isinstance(value, tuple):
         entries = list(enumerate(value))
     else:
+        value = value.numpy(force=True) if isinstance(value, Tensor) else value
         yield path, (value, space if isinstance(space, spaces.Space) else None)
         return
     inner = space.spaces if isinstance(space, spaces.Dict | spaces.Tuple) else {}
@@ -363,7 +375,9 @@ def _pictures(observation: Any, space: Any) -> list[tuple[Path, tuple[Any, space
 def _camera_key(path: Path) -> str:
     """Observation key of the camera whose pictures are at a path."""
     names = [str(p) for p in (path[1:] if path[:1] == (_PIXELS,) else path)]
-    return IMAGE if names in ([], [camera_name(IMAGE)]) and path != (_PIXELS, "image") else IMAGES + "_".join(names)
+    if names in ([], [camera_name(IMAGE)]) and path != (_PIXELS, "image"):
+        return IMAGE
+    return IMAGES + "_".join(names).replace("/", "_")
 
 
 def _rank(path: Path) -> tuple[int, tuple[str, ...]]:

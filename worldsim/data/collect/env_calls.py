@@ -63,7 +63,11 @@ def env_call(name: str, doing: str, *, timeout_s: float | None = None) -> Iterat
         raise
     except _TimeoutError:
         raise EnvError(f"The environment {name} hung {doing}: it took more than {timeout_s:g} s.") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except StopIteration as error:  # contextlib takes a RuntimeError caused by one for the one itself
+        raise _explained(name, doing, error) from None
+    except BaseException as error:
         raise _explained(name, doing, error) from error
 
 

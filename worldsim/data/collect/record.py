@@ -239,7 +239,13 @@ class Recorder:
         self.adapter.episode = f"episode {index}"
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(seed)
-            episode = self._play(behaviour, key, seed)
+            try:
+                episode = self._play(behaviour, key, seed)
+            except InvalidInputError as error:
+                if self.adapter.episode in str(error):
+                    raise
+                where = self.adapter.where
+                raise InvalidInputError(f"{where[0].upper()}{where[1:]}: {error}") from error
         if keep:
             self._kept = episode
             return episode
