@@ -1,16 +1,20 @@
 """The graded policies of tasks of other packages: each fits its task, and less noise is better."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import third_party_policies as graded
-from benchmarks.third_party import SCENES, _affordable
+from benchmarks.third_party import SCENES, Budget, Result, _affordable, _done, _horizons_beaten
+from worldsim import storage
 from worldsim.core import STATE
 from worldsim.data.collect.success import success_rule
 from worldsim.policies.function import load_function
 
-WIDTHS = {"pusht": 5, "fetch_reach": 16, "reacher": 10, "pusher": 23, "dm_reacher": 6, "mountain_car": 2}
+WIDTHS = {"pusht": 5, "fetch_push": 31, "reacher": 10, "pusher": 23, "dm_reacher": 6, "mountain_car": 2}
 
 
 def test_every_task_has_its_policies_and_a_rule_that_reads() -> None:
@@ -25,7 +29,7 @@ def test_every_task_has_its_policies_and_a_rule_that_reads() -> None:
 def test_policies_give_actions_that_fit(scene: str) -> None:
     seen = {STATE: torch.rand(3, WIDTHS[scene], generator=torch.Generator().manual_seed(0))}
     acted = {}
-    for level in graded.LEVELS:
+    for level in graded.levels(scene):
         policy = load_function(f"benchmarks.third_party_policies:{scene}_{level}")
         acted[level], _ = policy.act(seen, policy.initial(3), torch.arange(3))
         assert acted[level].shape[0] == 3 and bool(acted[level].isfinite().all())
@@ -51,5 +55,47 @@ def test_the_arm_comes_nearer_to_its_target() -> None:
     assert (np.linalg.norm(target - tip(q), axis=1) < 0.5 * before).all()
 
 
+def test_the_gripper_goes_behind_the_cube_and_pushes_it_to_the_goal() -> None:
+    grip, cube, goal = np.array([[1.3, 0.7, 0.5]]), np.array([[1.35, 0.8, 0.425]]), np.array([[1.25, 0.7, 0.425]])
+    for _ in range(60):
+        s = np.concatenate([grip, cube, np.zeros((1, 22)), goal], 1)
+        grip = grip + 0.03 * graded.fetch_push(s)[:, :3]
+        ahead = (goal - cube)[:, :2] / max(np.linalg.norm((goal - cube)[:, :2]), 1e-6)
+        gap = 0.03 + float(((grip - cube)[:, :2] * ahead).sum())
+        if grip[0, 2] < 0.45 and gap > 0 and np.linalg.norm((grip - cube)[:, :2]) < 0.04:
+            cube[:, :2] += gap * ahead
+    assert np.linalg.norm(goal - cube) < 0.05
+
+
+def test_the_disc_goes_round_the_block_before_it_pushes() -> None:
+    wanted = graded._middle_of_block(np.full((1, 2), 256.0), np.full(1, np.pi / 4))
+    block = np.array([[300.0, 150.0, np.pi / 4]])
+    middle = graded._middle_of_block(block[:, :2], block[:, 2])
+    ahead = (wanted - middle) / np.linalg.norm(wanted - middle)
+    behind, before = middle - 70 * ahead, middle + 70 * ahead
+    pushed = graded.pusht(np.concatenate([behind, block], 1)) - behind
+    assert float((pushed * ahead).sum()) > 40
+    avoided = graded.pusht(np.concatenate([before, block], 1)) - middle
+    assert abs(float((avoided * [-ahead[0, 1], ahead[0, 0]]).sum())) > 100
+
+
 def test_time_buys_episodes() -> None:
-    assert _affordable(6.0, 6, 60.0) == 60 and _affordable(6.0, 6, 1.0) == 6 and _affordable(0.1, 6, 600.0) == 600
+    assert _affordable(6.0, 6, 60.0) == 60 and _affordable(6.0, 6, 1.0) == 6 and _affordable(0.1, 6, 600.0) == 240
+
+
+def test_a_task_that_is_done_is_not_done_again_with_the_same_budget(tmp_path: Path) -> None:
+    budget = Budget(seconds=1, image_px=32, truth=1, rollouts=1)
+    done = Result(scene="reacher", task="", budget=budget, commit="abc", rates={"random": (None, 0.5)})
+    scene = next(scene for scene in SCENES if scene.name == "reacher")
+    assert _done(scene, budget, tmp_path) is None
+    storage.write_json(tmp_path / "reacher" / "result.json", storage.to_json(done))
+    assert _done(scene, budget, tmp_path) == done
+    assert _done(scene, dataclasses.replace(budget, truth=2), tmp_path) is None
+    failed = dataclasses.replace(done, commands={"train": "no space left"})
+    storage.write_json(tmp_path / "reacher" / "result.json", storage.to_json(failed))
+    assert _done(scene, budget, tmp_path) is None and _done(scene, budget, tmp_path, failed=True) == failed
+
+
+def test_copying_is_beaten_where_the_picture_is_nearer() -> None:
+    figures = {"psnr_db_h8": 30.0, "copy_psnr_db_h8": 29.0, "psnr_db_h16": 20.0, "copy_psnr_db_h16": 21.0}
+    assert _horizons_beaten({**figures, "success_accuracy": 1.0}) == [8]
