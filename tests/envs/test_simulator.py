@@ -282,7 +282,7 @@ def test_a_step_is_one_step_of_the_environment_however_many_rows_are_equal() -> 
     assert len(played) == 2 * 6
     played.clear()
     world.decode(rollout.latent[:2])
-    assert len(played) == 2 * 5  # an episode is drawn in one playing; where it ended a copy still stands
+    assert len(played) == 2 * 6  # an episode is drawn in one playing
     drawn.clear()
     frames = world.decode(rollout.latent[:, -1])
     assert len(drawn) == 2 and torch.equal(frames[0], frames[-1]) and not torch.equal(frames[0], frames[1])
@@ -291,6 +291,25 @@ def test_a_step_is_one_step_of_the_environment_however_many_rows_are_equal() -> 
         again, step = world.step(again, actions[t])
         assert torch.equal(step.latent, rollout.latent[:, t]) and torch.equal(step.proprio, rollout.proprio[:, t])
     assert torch.equal(again.simulator, state.simulator)
+
+
+def test_copies_whose_episodes_have_ended_play_the_next_ones() -> None:
+    made: list[int] = []
+
+    def make() -> gymnasium.Env:
+        made.append(1)
+        return Sum(Counter())
+
+    world = SimulatorWorld(make, horizon=6)
+    for begin in range(0, 15, 3):
+        seeds = torch.arange(begin, begin + 3)
+        starts = world.starts(seeds)
+        rollout = world.rollout(world.reset(starts, seeds), torch.tensor([[[4.0, 1, 0]] * 6] * 3))[1]
+        alone = SimulatorWorld(Sum(Counter()), horizon=6)
+        expected = alone.rollout(alone.reset(starts, seeds), torch.tensor([[[4.0, 1, 0]] * 6] * 3))[1]
+        assert torch.equal(rollout.proprio, expected.proprio)
+        assert torch.equal(world.decode(rollout.latent), alone.decode(expected.latent))
+    assert len(made) <= 5  # three at a time, and what is tried at the beginning
 
 
 def test_episodes_that_take_turns_and_repeat_steps_go_as_they_do_alone() -> None:

@@ -156,11 +156,12 @@ class RestoredSimulator:
 
 @dataclasses.dataclass(kw_only=True)
 class _Run:
-    """A copy of the environment and how far its episode is."""
+    """A copy of the environment and how far its episode is; `over` where the environment has ended it."""
 
     adapter: EnvAdapter
     observation: Any
     reading: EnvReading
+    actions: int = 0
     over: bool = False
 
 
@@ -245,9 +246,12 @@ class ReplayedSimulator:
         return self._runs[key]
 
     def _free(self) -> EnvAdapter:
-        """A copy that can begin another episode."""
+        """A copy that can begin another episode: one in use only where all actions of its episode are played, or no more may be made."""
         if self._spare:
             return self._spare.pop()
+        ended = next((key for key, run in self._runs.items() if run.actions == self.horizon), None)
+        if ended is not None:
+            return self._runs.pop(ended).adapter
         if self._make is None or self._made >= _COPIES:
             return self._runs.popitem(last=False)[1].adapter
         self._made += 1
@@ -274,6 +278,7 @@ class ReplayedSimulator:
     @staticmethod
     def _step(run: _Run, action_A: Float32s) -> None:
         """One action more, unless the episode is over; what is not reported stays what it was."""
+        run.actions += 1
         if run.over:
             return
         adapter, before = run.adapter, run.reading
