@@ -15,7 +15,7 @@ pytest.importorskip("diffusers", reason="the lerobot extra is not installed")
 pytest.importorskip("transformers", reason="the reason extra is not installed")
 
 sys.path.append(str(Path(__file__).parent))
-from hub_cache import cached_model, edit, tiny_clip, tiny_smolvlm
+from hub_cache import cached_model, edit, shrink_pi, tiny_clip, tiny_smolvlm, tiny_tokenizer
 
 from worldsim.core import IMAGE, STATE, TASK, text_rows
 from worldsim.errors import MissingExtraError, PolicyError, StorageError
@@ -237,3 +237,56 @@ def test_a_smolvla_runs_offline_and_reads_tasks(tmp_path, monkeypatch):
     action, _ = policy.act(observation(["push the block", "pull the block", "push the block"]), policy.initial(3), same)
     assert not torch.allclose(action[0], action[1], atol=1e-5)
     torch.testing.assert_close(action[0], action[2])
+
+
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_a_pi0_runs_offline_reads_tasks_and_moves_relative_to_where_a_chunk_begins(kind, tmp_path, monkeypatch):
+    name = "google/paligemma-3b-pt-224"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    snapshot = cached_model(tmp_path / "cache", name, tiny_tokenizer)
+    module, factory = lerobot(f"policies.{kind}.modeling_{kind}"), lerobot("policies.factory")
+    shrink_pi(module, monkeypatch)
+    tokenizer, processors = lerobot("processor").TokenizerProcessorStep, lerobot(f"policies.{kind}.processor_{kind}")
+    monkeypatch.setattr(processors, "TokenizerProcessorStep", lambda tokenizer_name, **k: tokenizer(str(snapshot), **k))
+    config = factory.make_policy_config(
+        kind,
+        input_features={IMAGE: feature("VISUAL", 3, 32, 32), STATE: feature("STATE", 2)},
+        output_features={"action": feature("ACTION", 2)},
+        device="cpu",
+        push_to_hub=False,
+        chunk_size=4,
+        n_action_steps=2,
+        num_inference_steps=2,
+        image_resolution=(56, 56),
+        tokenizer_max_length=8,
+        max_state_dim=4,
+        max_action_dim=4,
+        use_relative_actions=True,
+    )
+    vector = {"mean": torch.tensor([0.1, -0.1]), "std": torch.tensor([0.5, 0.2])}
+    vector |= {"q01": torch.tensor([-0.4, -0.4]), "q99": torch.tensor([0.4, 0.4])}
+    with warnings.catch_warnings(action="ignore"):
+        parts = [factory.get_policy_class(kind)(config)]
+        parts += factory.make_pre_post_processors(config, dataset_stats={STATE: vector, "action": vector})
+        for part in parts:
+            part.save_pretrained(tmp_path / "p")
+    edit(tmp_path / "p" / "policy_preprocessor.json", lambda c: _rename_tokenizer(c, name))
+    policy, same = load(tmp_path / "p"), torch.full((3,), 7)
+    assert policy.needs == {IMAGE, STATE, TASK}
+    seen = observation(["push the block", "pull the block", "push the block"])
+    action, carry = policy.act(seen, policy.initial(3), same)
+    assert not torch.allclose(action[0], action[1], atol=1e-5)
+    torch.testing.assert_close(action[0], action[2])
+    following, _ = policy.act(observation(["push the block"] * 3, step=1), carry, same)
+    for file in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        edit(tmp_path / "p" / file, _make_absolute)
+    plain = load(tmp_path / "p")
+    offset, carry = plain.act(seen, plain.initial(3), same)
+    torch.testing.assert_close(action, offset + seen[STATE])
+    torch.testing.assert_close(following, plain.act(seen, carry, same)[0] + seen[STATE])
+
+
+def _make_absolute(content):
+    for step in content["steps"]:
+        if step["registry_name"] in ("relative_actions_processor", "absolute_actions_processor"):
+            step["config"]["enabled"] = False

@@ -33,6 +33,7 @@ STEPS = (
     "device_processor",
     "image_crop_resize_processor",
     "normalizer_processor",
+    "pi05_prepare_state_tokenizer_processor_step",
     "pi0_new_line_processor",
     "relative_actions_processor",
     "rename_observations_processor",

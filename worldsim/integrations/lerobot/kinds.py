@@ -7,8 +7,10 @@ Shape legend: n episodes, T observations of history, K chunk, A action, C H W im
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -70,7 +72,7 @@ def ask(kind: str, network: Any, batch: Mapping[str, Tensor], memory: Tensor | N
     seen = dict(batch)
     if KINDS[kind].queues:
         _fill(network, seen)
-    with _cropped_to_a_length() if kind == "smolvla" else nullcontext():
+    with _BESIDE_NEWER_TRANSFORMERS.get(kind, nullcontext)():
         chunk: Tensor = network.predict_action_chunk(seen)
     network.reset()
     return chunk, None
@@ -87,6 +89,29 @@ def _cropped_to_a_length() -> Iterator[None]:
         yield
     finally:
         DynamicLayer.crop = crop
+
+
+@contextmanager
+def _masked_without_positions() -> Iterator[None]:
+    """Let pi0 hand positions to the mask and call caches as LeRobot 0.6 does; newer transformers take none, and warn."""
+    from lerobot.policies import pi_gemma
+
+    make = pi_gemma.create_causal_mask
+    pi_gemma.create_causal_mask = lambda cache_position=None, **given: make(
+        **given, **({"cache_position": cache_position} if "cache_position" in signature(make).parameters else {})
+    )
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
+    finally:
+        pi_gemma.create_causal_mask = make
+
+
+_BESIDE_NEWER_TRANSFORMERS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
+    "pi0": _masked_without_positions,
+    "pi05": _masked_without_positions,
+    "smolvla": _cropped_to_a_length,
+}
 
 
 def _fill(network: Any, batch: dict[str, Tensor]) -> None:

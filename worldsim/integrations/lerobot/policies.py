@@ -307,8 +307,10 @@ class LeRobotPolicy:
             first, ensemble, counts = self._blend(chunk, carry)
             chunk = first[:, None]
         chunk = chunk[:, : self._executed]
-        action = self._checkpoint.after(chunk.flatten(0, 1))
-        action = checked_action(action, policy=self.name, n=chunk.shape[0] * chunk.shape[1], dim=self.action_dim)
+        action = self._checkpoint.after(chunk)  # whole chunks: relative actions add the state in which one begins
+        action = checked_action(
+            action.flatten(0, 1), policy=self.name, n=len(chunk) * chunk.shape[1], dim=self.action_dim
+        )
         return action.reshape(chunk.shape).cpu(), ensemble, counts
 
     def _blend(self, chunk: Tensor, carry: LeRobotCarry) -> tuple[Tensor, Tensor, Tensor]:
