@@ -101,13 +101,13 @@ def tiny_smolvlm(folder):
 def shrink_pi(module, monkeypatch):
     """Let pi0 or pi0.5 be built with two layers of 32 numbers; LeRobot knows sizes of billions only."""
     size = module.GemmaConfig(width=32, depth=2, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=16)
-    whole, expert = module.PaliGemmaForConditionalGenerationWithPiGemma, module.PiGemmaForCausalLM
+    full, expert = module.PaliGemmaForConditionalGenerationWithPiGemma, module.PiGemmaForCausalLM
 
     def small(config):
         config.text_config.vocab_size, vision = 64, config.vision_config
         vision.hidden_size = vision.intermediate_size = 16
         vision.num_hidden_layers, vision.num_attention_heads, vision.projection_dim = 1, 2, 32
-        return whole(config=config)
+        return full(config=config)
 
     def small_expert(config):
         config.vocab_size = 64

@@ -344,3 +344,18 @@ def test_a_droid_episode(tmp_path: Path) -> None:
     episode = dataset.episode(0)
     assert episode.frames[camera].shape == (722, 360, 640, 3) and episode.proprio.shape == (722, 8)
     assert episode.action[0].tolist() == pytest.approx([0, 0.08102965]) and episode.last_action is not None
+
+
+def test_matrices_are_read_row_by_row_whatever_type_they_are_stored_as(path: Path) -> None:
+    matrix = {"dtype": "float32", "shape": [2, 3], "names": None}
+    toys.edit_info(path, features=toys.features(path) | {STATE: matrix, "action": matrix})
+    (path / "meta/stats.json").unlink()
+    for file in path.glob("data/*/*.parquet"):
+        table = pq.read_table(file)
+        rows = np.arange(6.0 * len(table), dtype=np.float32).reshape(-1, 2, 3)
+        tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(rows)
+        for name, column in (("action", tensors), (STATE, pa.array(rows.tolist()))):
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        pq.write_table(table, file)
+    episode = open_dataset(path).episode(0)
+    assert episode.action[1].tolist() == episode.proprio[1].tolist() == [6, 7, 8, 9, 10, 11]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldsim.arrays import Float32s, Float64s
-from worldsim.data.lerobot.features import Vector
+from worldsim.data.lerobot.features import Vector, stored
 
 RATE_TOLERANCE = 0.05
 """How far the usual distance of rows may be from what info.json says, as a share of it."""
@@ -70,7 +70,7 @@ def read_column(table: pa.Table, name: str, width: int | None) -> Float32s:
         KeyError: There is no such column.
         ValueError: Rows are uneven or empty, or of another width than `width`, where that is known.
     """
-    array = table[name].combine_chunks()
+    array = stored(table[name])
     flat, lengths = array, np.ones(len(array), np.int64)
     while pa.types.is_nested(flat.type):
         if flat.null_count:

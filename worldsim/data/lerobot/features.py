@@ -270,9 +270,15 @@ def _seen(tables: Iterable[pa.Table], name: str, width: int | None) -> tuple[lis
     return found[:, 0].min(0).tolist(), found[:, 1].max(0).tolist()
 
 
+def stored(column: pa.ChunkedArray) -> pa.Array:
+    """A column as lists and numbers; matrices become extension types where a process has imported `datasets`."""
+    array = column.combine_chunks()
+    return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+
+
 def _rectangles(column: pa.ChunkedArray) -> Iterator[Float64s]:
     """The filled rows of a column, as [rows, width] for each width."""
-    array = column.combine_chunks().drop_null()
+    array = stored(column).drop_null()
     if not pa.types.is_nested(array.type):
         yield array.cast(pa.float64()).to_numpy(zero_copy_only=False)[:, None]
         return

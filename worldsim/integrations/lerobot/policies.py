@@ -307,7 +307,7 @@ class LeRobotPolicy:
             first, ensemble, counts = self._blend(chunk, carry)
             chunk = first[:, None]
         chunk = chunk[:, : self._executed]
-        action = self._checkpoint.after(chunk)  # whole chunks: relative actions add the state in which one begins
+        action = self._checkpoint.after(chunk)  # entire chunks: relative actions add the state in which one begins
         action = checked_action(
             action.flatten(0, 1), policy=self.name, n=len(chunk) * chunk.shape[1], dim=self.action_dim
         )
