@@ -53,5 +53,22 @@ def test_the_shipped_worlds_read_right() -> None:
     }
     assert held["push"] is not None and held["push"].usable
     assert "pictures after 32 actions 31.3 dB (copying: 21.9 dB)" in held["push"].summary()
-    assert held["push_state"] is not None and held["push_state"].usable is None
-    assert "not known" in held["push_state"].verdict
+    assert held["push_state"] is not None and held["push_state"].usable
+    assert "states after 32 actions 0.164 sd (copying: 0.638 sd)" in held["push_state"].summary()
+    for world in held.values():
+        assert world is not None and list(world.uncertainty) == [1, 8, 16, 32]
+        assert world.unaware == "" and world.verdict.endswith("first frame does.")
+
+
+def test_uncertainty_that_falls_while_errors_rise_is_said() -> None:
+    curve = {"uncertainty_h1": 0.94, "uncertainty_h8": 0.7}
+    held = HeldOut(figures={**GOOD, **curve})
+    assert held.usable and held.verdict.endswith(
+        "It is unaware of its errors: from 1 to 8 actions ahead its uncertainty falls from 0.94 to 0.7, while pictures get "
+        "worse, from 30.0 dB to 28.0 dB."
+    )
+    assert ("uncertainty after 8 actions", "0.7", "-") in held.rows()
+    states = {"state_error_h1": 0.1, "state_error_h8": 0.2, "copy_state_error_h8": 0.9, **curve}
+    assert "states get worse, from 0.100 sd to 0.200 sd" in HeldOut(figures=states).unaware
+    for other in ({"uncertainty_h8": 0.93}, {"psnr_db_h8": 31.0}, {"uncertainty_h1": 0.5}):
+        assert HeldOut(figures={**GOOD, **curve, **other}).unaware == ""

@@ -11,6 +11,7 @@ from worldsim.cli.console import remark, say
 from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, Timeout
 from worldsim.errors import InvalidInputError
 from worldsim.limits import MAX_COUNT, MAX_EPISODES, MAX_IMAGE_PX
+from worldsim.progress import progress_bars
 
 if TYPE_CHECKING:
     from worldsim.data.collect.fill import RecordingCost, RecordingSummary
@@ -144,7 +145,8 @@ def _record_policies(job: "PolicyRecording", out: Path, *, episodes: int, dry_ru
     if dry_run:
         _say_cost(f"{episodes} episodes of {len(job.policies)} policies", job.estimate(episodes=episodes))
         return
-    made = job.run(out, episodes=episodes)
+    with progress_bars() as progress:
+        made = job.run(out, episodes=episodes, progress=progress)
     say(
         f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {_solved(made)}, in "
         f"{out}\nNext: worldsim train reason-sft data={out} out=critics/{out.name}"
@@ -177,7 +179,10 @@ def _explore(
         cost = recording.estimate_collect(make, mixture, episodes=episodes, seed=seed, options=options)
         _say_cost(f"{episodes} episodes", cost)
         return
-    made = recording.collect(make, mixture, episodes=episodes, out=out, seed=seed, options=options)
+    with progress_bars() as progress:
+        made = recording.collect(
+            make, mixture, episodes=episodes, out=out, seed=seed, options=options, progress=progress
+        )
     say(
         f"Read as {made.read_as}\n{made.episodes} episodes, {made.frames} frames, {_solved(made)}, in {out}\n"
         f"Next: worldsim train world data={out} out=worlds/{out.name}"

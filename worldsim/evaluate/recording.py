@@ -15,6 +15,7 @@ from worldsim.evaluate import loaders
 from worldsim.evaluate.environments import MakeEnv
 from worldsim.evaluate.policies import load_policy, policy_refs
 from worldsim.evaluate.true_env import TrueEnv
+from worldsim.progress import Progress, silent
 from worldsim.protocols import Policy, Startable
 from worldsim.rollout.wrappers import BorrowedStarts
 from worldsim.worlds import load_world
@@ -43,9 +44,11 @@ class PolicyRecording:
         """What recording so many episodes would cost, from a few."""
         return estimate_rollouts(self.world, self.policies, episodes=episodes, options=self.options)
 
-    def run(self, out: Path, *, episodes: int) -> RecordingSummary:
+    def run(self, out: Path, *, episodes: int, progress: Progress = silent) -> RecordingSummary:
         """Record until the dataset holds so many episodes; the same call continues; see `record_rollouts`."""
-        return record_rollouts(self.world, self.policies, episodes=episodes, out=out, options=self.options)
+        return record_rollouts(
+            self.world, self.policies, episodes=episodes, out=out, options=self.options, progress=progress
+        )
 
 
 def policies_in_environment(

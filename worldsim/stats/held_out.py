@@ -12,6 +12,9 @@ _LEARNABLE = 0.02
 _WRONG = 0.05
 """Share of steps by which success may be read worse than by saying what the first frame says."""
 _PER_HORIZON = re.compile(r"(psnr_db|state_error)_h(\d+)(/.*)?")
+_UNCERTAINTY = re.compile(r"uncertainty_h(\d+)")
+_FALLEN = 0.95
+"""Uncertainty below this share of the first counts as fallen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,8 @@ class HeldOut:
     Attributes:
         figures: `psnr_db_h8` of decoded frames 8 actions ahead (other cameras: `psnr_db_h8/NAME`), `state_error_h8` of true
             states (root mean square, in standard deviations), `success_accuracy` and `progress_mae` of the heads; each
-            with `copy_` in front for repeating the first frame, its state or its label.
+            with `copy_` in front for repeating the first frame, its state or its label; and `uncertainty_h8`, the world's
+            own, on average.
         stated: Why the world is not usable, as its manifest says; empty where it says nothing of the kind.
     """
 
@@ -72,13 +76,39 @@ class HeldOut:
         if self.usable is None:
             return f"It is not known whether this world is usable: {self.reasons[0]}"
         if self.usable:
-            return "This world is usable: it predicts held-out episodes better than copying their first frame does."
+            said = "This world is usable: it predicts held-out episodes better than copying their first frame does."
+            return f"{said} {self.unaware}".rstrip()
         return f"This world is NOT usable: {' '.join(self.reasons)}"
+
+    @property
+    def uncertainty(self) -> dict[int, float]:
+        """Mean uncertainty by how many actions ahead, in order; empty where it was not measured."""
+        found = [(_UNCERTAINTY.fullmatch(name), value) for name, value in self.figures.items()]
+        return dict(sorted((int(match[1]), value) for match, value in found if match is not None))
+
+    @property
+    def unaware(self) -> str:
+        """That the uncertainty falls along the horizon while the error rises, in a sentence; empty where it does not."""
+        curve = self.uncertainty
+        for kind in ("psnr_db", "state_error"):
+            reached = [h for h in curve if f"{kind}_h{h}" in self.figures]
+            if len(reached) < 2:
+                continue
+            first, last = (self.figures[f"{kind}_h{h}"] for h in (reached[0], reached[-1]))
+            worse = last < first if kind == "psnr_db" else last > first
+            if worse and curve[reached[-1]] < _FALLEN * curve[reached[0]]:
+                return (
+                    f"It is unaware of its errors: from {reached[0]} to {_actions(reached[-1])} ahead its uncertainty falls from "
+                    f"{curve[reached[0]]:.3g} to {curve[reached[-1]]:.3g}, while {'pictures' if kind == 'psnr_db' else 'states'} "
+                    f"get worse, from {_figure(kind, first)} to {_figure(kind, last)}."
+                )
+        return ""
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table: what was measured, of the world, of copying; a dash where there is nothing."""
-        found = [(_label(n), _figure(n, self.figures[n]), self._copied(n)) for n in self._names()]
-        return found + [(_label(n), _figure(n, self.figures[n]), self._copied(n)) for n in _LABELS if n in self.figures]
+        names = [*self._names(), *(n for n in _LABELS if n in self.figures)]
+        found = [(_label(n), _figure(n, self.figures[n]), self._copied(n)) for n in names]
+        return found + [(f"uncertainty after {_actions(h)}", f"{v:.3g}", "-") for h, v in self.uncertainty.items()]
 
     def table(self) -> str:
         """The rows as aligned text under headings."""
@@ -138,7 +168,11 @@ def _label(name: str) -> str:
     if not horizon:
         return {"success_accuracy": "success right", "progress_mae": "progress off by"}[kind]
     what = "pictures" if kind == "psnr_db" else "states"
-    return f"{what}{f' of {camera}' if camera else ''} after {horizon} action{'s' if horizon > 1 else ''}"
+    return f"{what}{f' of {camera}' if camera else ''} after {_actions(horizon)}"
+
+
+def _actions(count: int) -> str:
+    return f"{count} action{'s' if count > 1 else ''}"
 
 
 def _figure(name: str, value: float) -> str:

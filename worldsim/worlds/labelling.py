@@ -11,6 +11,9 @@ from worldsim.stats.judge_rates import JudgeRates, Proportion
 from worldsim.storage import MANIFEST, read_json
 from worldsim.worlds import world_folder, world_spec
 
+RARE = 0.02
+"""Share of frames below which a label is called rare."""
+
 
 def held_out_of(name: str | Path) -> HeldOut | None:
     """Figures of a world on episodes that it was not trained on; None where its manifest holds none.
@@ -69,7 +72,7 @@ def describe_labels(name: str | Path) -> str:
         )
     said = _entry(name, "labels")
     if not said:
-        return "Success labels: those of the data."
+        return f"Success labels: those of the data.{_describe_positives(name)}"
     counts = ", ".join(f"{said.get(kind, 0)} {kind}" for kind in ("solved", "failed", "unclear"))
     lines = [f"Success labels of people: {counts}.", *map(str, said.get("agreements", ()))]
     rates = label_rates(name)
@@ -81,6 +84,21 @@ def describe_labels(name: str | Path) -> str:
     lines.append(f"Heads trained without them judge as labelled: {right}")
     lines += [f"  of the solved: {rates.sensitivity}", f"  of the failed: {rates.specificity}"]
     return "\n".join(lines)
+
+
+def _describe_positives(name: str | Path) -> str:
+    """How much of a world's data is solved or nearly, and what to do where that is rare; empty where it does not say."""
+    said = {k: v for k, v in _entry(name, "positives").items() if isinstance(v, int | float)}
+    words = {"success": "solved", "progress": "with progress above one half"}
+    parts = [f"{100 * said[kind]:.2g} % of frames are {text}" for kind, text in words.items() if kind in said]
+    if not parts:
+        return ""
+    advice = (
+        " That is rare, and what is learned of it is little: add recordings that succeed (data=[a,b] weights=[1,1])."
+        if min(said.values()) < RARE
+        else ""
+    )
+    return f" {'; '.join(parts)}.{advice}"
 
 
 def label_rates(name: str | Path) -> JudgeRates | None:

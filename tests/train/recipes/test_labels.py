@@ -26,7 +26,7 @@ from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
 from worldsim.worlds import load_world, world_spec
-from worldsim.worlds.labelling import describe_labels, label_rates
+from worldsim.worlds.labelling import RARE, describe_labels, label_rates
 
 EPISODES = 24
 
@@ -98,7 +98,10 @@ def test_labels_make_the_success_head_and_are_weighed(data: Path, labels: Path, 
 def test_a_world_from_labelled_data_is_as_before(tmp_path: Path) -> None:
     folder = train_world(recipe(toy.write(tmp_path / "data", episodes=12), tmp_path / "world"))
     assert world_spec(folder).unlabelled == () and label_rates(folder) is None
-    assert "those of the data" in describe_labels(folder)
+    shares = json.loads((folder / "manifest.json").read_text())["positives"]
+    said = describe_labels(folder)
+    assert f"those of the data. {100 * shares['success']:.2g} % of frames are solved; " in said
+    assert ("That is rare" in said) == (min(shares.values()) < RARE)
 
 
 def test_labels_of_one_outcome_or_none_are_refused_before_training(data: Path, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.write import EpisodeWriter
 from worldsim.errors import StorageError
+from worldsim.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,25 +64,27 @@ def extrapolate(trial: Callable[[Path], RecordingSummary], *, episodes: int) -> 
     return RecordingCost(frames=round(tried.frames * scale), bytes=round(size * scale), seconds=seconds * scale)
 
 
-def fill(writer: EpisodeWriter, make: Callable[[int], Iterable[Episode]], *, episodes: int) -> RecordingSummary:
+def fill(
+    writer: EpisodeWriter, make: Callable[[int], Iterable[Episode]], *, episodes: int, progress: Progress = silent
+) -> RecordingSummary:
     """Write episodes until the folder holds as many as it shall.
 
     Args:
         writer: An open writer; what it holds already stays.
         make: Gives the episodes from a number on, one or more.
         episodes: How many the folder shall hold in the end.
+        progress: Called with how many it holds.
 
     Raises:
         StorageError: The disk is full, or will be: the first new episode tells.
     """
     before = writer.count
-    with _progress(episodes, before) as advance:
-        while writer.count < episodes:
-            for episode in itertools.islice(make(writer.count), episodes - writer.count):
-                writer.write(episode)
-                if writer.count == before + 1:
-                    _check_disk(writer, episodes)
-                advance()
+    while writer.count < episodes:
+        for episode in itertools.islice(make(writer.count), episodes - writer.count):
+            writer.write(episode)
+            if writer.count == before + 1:
+                _check_disk(writer, episodes)
+            progress("episodes", writer.count, episodes, {})
     return _summary(writer, before)
 
 
@@ -115,15 +117,3 @@ def _summary(writer: EpisodeWriter, before: int) -> RecordingSummary:
         solved=sum(known) / len(known) if known else math.nan,
         behaviours={n: names.count(n) for n in sorted(set(names))},
     )
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's standard error, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("collecting", total=total, completed=done)
-        yield lambda: bar.advance(task)

@@ -31,6 +31,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import EXTRA, RecordSpec
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import EnvError, InvalidInputError, unknown_name
+from worldsim.progress import Progress, silent
 from worldsim.rollout import POLICY_STREAM
 from worldsim.rollout.fence import check_actions
 
@@ -83,6 +84,7 @@ def collect(
     out: str | Path,
     seed: int = 0,
     options: RecordingOptions | None = None,
+    progress: Progress = silent,
 ) -> RecordingSummary:
     """Record episodes into a LeRobotDataset v3.0 folder, continuing where an earlier call stopped.
 
@@ -93,6 +95,7 @@ def collect(
         out: The folder.
         seed: Everything follows from it and the episode's number.
         options: How the environment is observed and recorded.
+        progress: Called with how many episodes the folder holds.
 
     Raises:
         InvalidInputError: The environment gives no pixels or what cannot be read, a behaviour gives bad actions or needs
@@ -112,7 +115,7 @@ def collect(
         recorder = Recorder(adapter, behaviours, seed=seed, steps=options.steps)
         spec = _record_spec(recorder, options, out)
         with episode_writer(out, spec, request=_request(adapter, behaviours, seed, options)) as writer:
-            filled = fill(writer, lambda number: [recorder.episode(number)], episodes=episodes)
+            filled = fill(writer, lambda number: [recorder.episode(number)], episodes=episodes, progress=progress)
         return dataclasses.replace(filled, read_as=adapter.describe())
     finally:
         env.close()

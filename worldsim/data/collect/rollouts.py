@@ -25,6 +25,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.lerobot.format import RecordSpec
 from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError
+from worldsim.progress import Progress, silent
 from worldsim.protocols import Policy, Startable, require_drawable
 from worldsim.rollout import Actor, Played, play
 
@@ -81,6 +82,7 @@ def record_rollouts(
     episodes: int,
     out: str | Path,
     options: RolloutOptions | None = None,
+    progress: Progress = silent,
 ) -> RecordingSummary:
     """Record episodes into a LeRobotDataset v3.0 folder, continuing where an earlier call stopped.
 
@@ -94,6 +96,7 @@ def record_rollouts(
         episodes: How many the folder shall hold in the end. More may be asked for later.
         out: The folder.
         options: Seed, size of batches and so on.
+        progress: Called with how many episodes the folder holds.
 
     Raises:
         InvalidInputError: No policy or episode; a policy gives bad actions or needs what is not there; the world cannot
@@ -114,7 +117,7 @@ def record_rollouts(
         **options.source,
     }
     with episode_writer(Path(out), player.record_spec(), request=request) as writer:
-        return fill(writer, player.episodes, episodes=episodes)
+        return fill(writer, player.episodes, episodes=episodes, progress=progress)
 
 
 def estimate_rollouts(

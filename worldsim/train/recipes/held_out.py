@@ -74,6 +74,11 @@ def measure_held_out(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Da
     figures = _compare_pictures(world, drawn, frames, reachable)
     if isinstance(world, StateWorld):
         figures |= _compare_states(rollout, _true_states(episodes, horizon + 1), reachable, per_step)
+    figures |= {
+        f"uncertainty_h{h}": float(rollout.uncertainty[:, h // per_step - 1].mean())
+        for h in reachable
+        if bool(rollout.uncertainty.any())  # all zero: there are no members that could differ
+    }
     figures |= _compare_labels(rollout, episodes, range(per_step, horizon + 1, per_step))
     held = HeldOut(figures={k: round(v, 4) for k, v in figures.items()})
     return Measured(held_out=held, picture=_show(drawn, frames, reachable) if drawn else None)

@@ -140,6 +140,13 @@ def _success(frames: int, label: Agreed, success_at: Rule, stride: int) -> Tenso
     return success_F
 
 
+def share_of_positives(encoded: EncodedEpisodes) -> dict[str, float]:
+    """Share of frames that are solved, and of those with progress above one half; without what has no labels."""
+    labels = {name: torch.cat([getattr(e, f"{name}_F") for e in encoded.episodes]) for name in ("success", "progress")}
+    known = {name: label_N[label_N.isfinite()] for name, label_N in labels.items()}
+    return {name: round(float((label_N > 0.5).float().mean()), 5) for name, label_N in known.items() if len(label_N)}
+
+
 def unlabelled(encoded: EncodedEpisodes, labels: Mapping[int, Agreed]) -> tuple[Literal["success", "progress"], ...]:
     """Which heads have nothing to learn from: no frame after an episode's first has a label."""
     known = {

@@ -35,7 +35,7 @@ from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
 from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
-from worldsim.train.recipes.labels import LOOKED_AT, read_labels, unlabelled, weigh_labels
+from worldsim.train.recipes.labels import LOOKED_AT, read_labels, share_of_positives, unlabelled, weigh_labels
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse, shorten_all
 from worldsim.train.recipes.settings import TrainWorld, open_data, split_episodes
@@ -157,6 +157,7 @@ def _train(
         "figures": measured.held_out.figures,
         "usable": measured.held_out.usable,
         "why": list(measured.held_out.reasons),
+        "positives": share_of_positives(trained),
         "labels": _weigh(encoded, labels, dataset, config, train_heads),
         "versions": {"torch": torch.__version__},
     }

@@ -66,7 +66,11 @@ def _world(data: ReportData) -> tuple[Reliance, ...]:
     if held_out is None:
         return ()
     answer: Answer = "unknown" if held_out.usable is None else "yes" if held_out.usable else "no"
-    said = [*held_out.reasons, f"{text[0].upper()}{text[1:]}." if (text := held_out.summary()) else ""]
+    said = [
+        *held_out.reasons,
+        f"{text[0].upper()}{text[1:]}." if (text := held_out.summary()) else "",
+        held_out.unaware,
+    ]
     claim = "The world predicts episodes that it was not trained on"
     return (Reliance(claim=claim, answer=answer, reason=" ".join(filter(None, said))),)
 
