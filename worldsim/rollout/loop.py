@@ -39,7 +39,7 @@ from worldsim.rollout.fence import Fence, Stage, action_rows
 POLICY_STREAM = 0xAC7
 """Separates the policies' noise from the world's, which both grow from the episode's key."""
 Detail = Literal["heads", "latents", "frames"]
-"""What a recording keeps: success, progress and uncertainty; full steps too; frames too."""
+"""What a recording keeps: actions, success, progress and uncertainty; full steps too; frames too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,9 +109,9 @@ class Recording:
         """Record one step, the actions [B, A] or [B, s, A] that led to it and, of what was seen after it, the frames kept."""
         self.actions += 1 if action.ndim == 2 else action.shape[1]
         self._heads.append((step.success, step.progress, step.uncertainty))
+        self._actions.append(action)
         if self.keep != "heads":
             self._steps.append(step)
-            self._actions.append(action)
         for key, frames in self._frames.items():
             frames.append(seen[key].cpu())
 
@@ -119,9 +119,13 @@ class Recording:
         """Success, progress and uncertainty after each step, [B, T / s] each."""
         return [torch.stack(head, dim=1) for head in zip(*self._heads, strict=True)]
 
+    def executed(self) -> Tensor:
+        """The actions within their limits, [B, T, A], or [B, T / s, s, A] where a step takes several."""
+        return torch.stack(self._actions, dim=1)
+
     def rollout(self) -> Rollout:
         """All steps [B, T / s, ...]; not for a recording of heads."""
-        return Rollout.stack(self._steps, torch.stack(self._actions, dim=1))
+        return Rollout.stack(self._steps, self.executed())
 
     def played(self) -> Played:
         """Everything around the actions; only for a recording of frames."""
@@ -134,7 +138,7 @@ class Recording:
         return Played(
             frames={key: torch.stack(frames, dim=1) for key, frames in self._frames.items()},
             proprio=proprio,
-            action=torch.stack(self._actions, dim=1).cpu(),
+            action=self.executed().cpu(),
             success=success,
             progress=progress,
             true_state=torch.stack(true, dim=1) if len(true) == len(self._steps) else None,

@@ -95,6 +95,8 @@ def _clip(results: Results, pair: Pair, world: FilmedRow, truth: FilmedRow | Non
         solved_at=solved[0] if solved else None,
         closest_at=world.closest_at,
         at_limits=world.at_limits,
+        world_moved_at=world.moved_at,
+        truth_moved_at=None if truth is None else truth.moved_at,
         truth=None if truth is None else truth.frames,
         truth_success=float(real.success[pair]) if truth is not None and real is not None else None,
         truth_progress=float(real.progress[pair]) if truth is not None and real is not None else None,

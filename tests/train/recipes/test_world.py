@@ -59,6 +59,7 @@ def test_the_manifest_says_how_it_was_made(folder: Path, data: Path) -> None:
     manifest = storage.read_manifest(folder, kind="world")
     assert manifest["config"]["data"] == str(data)
     assert manifest["figures"]["psnr_db_h1"] > manifest["figures"]["copy_psnr_db_h1"]
+    assert manifest["figures"]["uncertainty_h1"] > 0
     assert set(manifest["core_seconds"]) == {"tokenizer", "predictor", "heads"}
 
 

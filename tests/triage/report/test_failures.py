@@ -9,9 +9,10 @@ import torch
 
 from worldsim.actions import ActionPart, ActionSpec
 from worldsim.triage.engine.batches import RolloutResult
-from worldsim.triage.engine.rollouts import share_at_limits
+from worldsim.triage.engine.rollouts import find_movement, share_at_limits
 from worldsim.triage.engine.store import Record
 from worldsim.triage.report import ReportData, render
+from worldsim.triage.report.assemble import average_at_limits
 from worldsim.triage.report.data import find_divergence
 from worldsim.triage.report.failures import group_failures, name_failure
 from worldsim.triage.report.training import training_runs
@@ -89,6 +90,24 @@ def test_marks_of_a_film_stand_in_time(sample: ReportData) -> None:
     assert "solved in the world after 1.2 s" in page and "25\u202f% of action values at a limit" in page
     lost = dataclasses.replace(clip, solved_at=None)
     assert lost.marks == ((3.0, "most progress in the world"),)
+    touched = dataclasses.replace(clip, world_moved_at=5, truth_moved_at=6)
+    assert [words for _, words in touched.marks[:2]] == [
+        f"an object first moves in the {w}" for w in ("world", "truth")
+    ]
+
+
+def test_every_policy_has_its_share_at_limits(sample: ReportData) -> None:
+    best, second = (line.policy for line in sample.ranking.policies[:2])
+    page = render(dataclasses.replace(sample, at_limits={best: 0.37}))
+    assert ">at limits</th>" in page and page.count('data-label="at limits">37\u202f%') == 1
+    assert second != best and 'data-label="at limits">–' in page and ">at limits</th>" not in render(sample)
+
+
+def test_shares_are_averaged_over_all_episodes_that_have_one() -> None:
+    shares = {0: (0.5, 0.25, -1.0), 1: (-1.0,)}
+    rows = {p: [record(i, result(at_limits=share)) for i, share in enumerate(found)] for p, found in shares.items()}
+    results = types.SimpleNamespace(rollouts=rows)
+    assert average_at_limits(results) == {0: 0.375}  # type: ignore[arg-type]
 
 
 def test_the_share_at_limits_leaves_choices_out() -> None:
@@ -98,7 +117,15 @@ def test_the_share_at_limits_leaves_choices_out() -> None:
     )
     spec = ActionSpec(names=("x", "turn"), units=("m", "1"), low=(-1, 0), high=(1, 2), rate_hz=10, parts=parts)
     action_TA = torch.tensor([[0.5, 0.0], [1.0, 2.0], [-3.0, 0.0], [0.0, 1.0]])
-    assert share_at_limits(action_TA, spec) == 0.5
+    assert share_at_limits(action_TA[None], spec).tolist() == [0.5]
+    assert share_at_limits(action_TA[:, None], spec).tolist() == [0, 1, 1, 0]
+
+
+def test_a_touch_is_where_what_stood_still_moves() -> None:
+    still, away = torch.zeros(3, 2), torch.tensor([[0.0, 0.01], [0.0, 0.5], [0.0, 1.0]])
+    assert find_movement(torch.cat([still, away])) == 5  # one hundredth of the way is still
+    assert find_movement(still) is None
+    assert find_movement(torch.arange(5.0)[:, None]) is None  # something moves from the beginning: no touch
 
 
 def test_runs_are_found_by_the_steps_in_their_names(sample: ReportData) -> None:

@@ -113,6 +113,9 @@ class RolloutResult:
     uncertainty_max: float
     solved_at: int  # first step, from 1, at which success was more likely than not; -1 if never
     steps: int  # actions taken
+    at_limits: float = (
+        -1.0
+    )  # share of the numbers of its actions at a limit, where they are clipped; -1 where not known
     unseen: int = 0  # actions chosen without a frame newer than the one before; 0 where each step is one action
     abstained: bool = False  # the judge declined to say; `success` is then its probability
     note: str = ""  # the judge's words

@@ -84,6 +84,7 @@ class FilmedRow:
         rate_hz: Frames per second.
         at_limits: Share of the numbers of its actions that lie at a limit or beyond, where they are clipped.
         closest_at: Action after which progress was largest.
+        moved_at: Action after which an object first moved; None where that is not known.
     """
 
     row: int
@@ -92,14 +93,33 @@ class FilmedRow:
     rate_hz: float
     at_limits: float = 0.0
     closest_at: int = 0
+    moved_at: int | None = None
 
 
-def share_at_limits(action_TA: Tensor, spec: ActionSpec) -> float:
-    """Share of the numbers of actions [..., A] that lie at a limit or beyond it; choices, which have no limits, aside."""
+def share_at_limits(action_B: Tensor, spec: ActionSpec) -> Tensor:
+    """Share [B] of the numbers of each row's actions [B, ..., A] that lie at a limit or beyond it; choices, which have no limits, aside."""
     free_A = torch.tensor([not part.is_discrete for part in spec.parts for _ in range(part.size)])
     low_A, high_A = torch.tensor(spec.low), torch.tensor(spec.high)
-    at_TA = ((action_TA <= low_A) | (action_TA >= high_A))[..., free_A]
-    return float(at_TA.float().mean()) if at_TA.numel() else 0.0
+    at_B = ((action_B <= low_A) | (action_B >= high_A))[..., free_A].flatten(1)
+    return at_B.float().mean(1) if at_B.shape[1] else torch.zeros(len(action_B))
+
+
+_STILL = 0.02
+"""Share of its largest departure in an episode from which a true state counts as moved."""
+
+
+def find_movement(state_TE: Tensor) -> int | None:
+    """The action after which the task's objects first move.
+
+    Args:
+        state_TE: True state after each action, [T, E].
+
+    Returns:
+        From 2 on; None where nothing moves, or where something does from the first action on: that is no touch.
+    """
+    away_T = (state_TE - state_TE[0]).abs().amax(dim=1)
+    moved = (away_T > _STILL * away_T.max()).nonzero().flatten().tolist()
+    return moved[0] + 1 if moved and moved[0] > 1 else None
 
 
 class Rollouts:
@@ -160,6 +180,8 @@ class Rollouts:
         rollouts: list[RolloutResult] = []
         if alive := self._names(batch, crashes):
             rollouts, broken = _judge(batch, alive, recording, rule, judge)
+            at_limits = share_at_limits(recording.executed().cpu(), world.spec.action).tolist()
+            rollouts = [dataclasses.replace(end, at_limits=at_limits[end.row]) for end in rollouts]
             found += broken
         found.sort(key=lambda crash: crash.policy)
         return BatchResult(batch=batch, rollouts=tuple(rollouts), crashes=tuple(found))
@@ -183,7 +205,8 @@ class Rollouts:
         judge = self._judge_of(batch.kind)
         if judge is not None or batch.kind != WORLD or not self._request.judge:
             success = [*_verdict(batch, recording, self._rule(batch.kind), judge).success.tolist()]
-        filmed, action = [], world.spec.action
+        filmed, action, states = [], world.spec.action, rollout.true_state
+        at_limits = share_at_limits(rollout.action.cpu(), action).tolist()
         for row in alive:
             frames = torch.cat([first[row][None].cpu(), draw(rollout.latent[row]).flatten(0, -4).cpu()])
             filmed.append(
@@ -192,8 +215,9 @@ class Rollouts:
                     frames=frames.numpy(),
                     success=success[row],
                     rate_hz=action.rate_hz,
-                    at_limits=share_at_limits(rollout.action[row].cpu(), action),
+                    at_limits=at_limits[row],
                     closest_at=(int(rollout.progress[row].argmax()) + 1) * world.spec.actions_per_step,
+                    moved_at=None if states is None else find_movement(states[row].cpu()),
                 )
             )
         return tuple(filmed)

@@ -23,7 +23,8 @@ from worldsim.text import printable
 from worldsim.triage.engine.batches import Batch, BatchResult, Crash, RolloutResult, Scope
 
 DATABASE = "rollouts.db"
-_VERSION = 2
+_VERSION, _OLD = 3, 2
+"""Formats that are written and read. The old one lacks `at_limits`, which is then -1, not known, and in no checksum."""
 _WAIT_S = 10.0
 _SCHEMA = (
     """CREATE TABLE rollouts(
@@ -31,7 +32,7 @@ _SCHEMA = (
     judge TEXT NOT NULL, block TEXT NOT NULL, episode INTEGER NOT NULL, batch TEXT NOT NULL, success REAL NOT NULL,
     probability REAL NOT NULL, progress REAL NOT NULL, progress_max REAL NOT NULL, uncertainty_min REAL NOT NULL,
     uncertainty_mean REAL NOT NULL, uncertainty_max REAL NOT NULL, solved_at INTEGER NOT NULL, steps INTEGER NOT NULL,
-    unseen INTEGER NOT NULL, abstained INTEGER NOT NULL, note TEXT NOT NULL, checksum TEXT NOT NULL,
+    at_limits REAL NOT NULL DEFAULT -1.0, unseen INTEGER NOT NULL, abstained INTEGER NOT NULL, note TEXT NOT NULL, checksum TEXT NOT NULL,
     PRIMARY KEY(world, policy, start, noise, judge)
     ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE crashes(
@@ -109,7 +110,10 @@ class Store:
                 connection = _reader(path, Path(copy))
             with closing(connection):
                 with _storage_errors(path):
-                    _check_format(connection, path)
+                    if _check_format(connection, path) == _OLD:
+                        connection.execute(
+                            "CREATE TEMP VIEW rollouts AS SELECT *, -1.0 AS at_limits FROM main.rollouts"
+                        )
                 yield cls(path, connection=connection)
 
     def known(self, scope: Scope) -> dict[Key, tuple[float, float]]:
@@ -146,7 +150,7 @@ class Store:
             slot = batch.slots[end.row]
             key = (batch.kind, scope.world, scope.policies[slot.policy].digest, slot.start, slot.key, scope.judge)
             values = tuple(_plain(name, getattr(end, name)) for name in _VALUES)
-            rows.append(_with_checksum((*key, batch.block, slot.episode, batch.id, *values)))
+            rows.append(_row((*key, batch.block, slot.episode, batch.id, *values)))
         crashes = [
             _with_checksum((batch.id, scope.policies[c.policy].digest, c.stage, c.step, c.reason, c.detail))
             for c in result.crashes
@@ -195,7 +199,7 @@ class Store:
             places[n] for n in ("world", "policy", "start", "noise", "judge", "success", "progress")
         )
         for row in self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM rollouts"):  # noqa: S608
-            if row != _with_checksum(row[:-1]):
+            if row != _row(row[:-1]):
                 raise _edited(
                     self._path, f"rollout of policy {row[policy][:12]}, start {row[start]}, noise {row[noise]}"
                 )
@@ -241,6 +245,13 @@ def _plain(name: str, value: float | str) -> float | str:
     return float(value) + 0.0 if _KINDS[name] is float else int(value)
 
 
+def _row(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A rollout with its checksum, which leaves out `at_limits` where that is not known, as in the old format."""
+    at = _COLUMNS.index("at_limits")
+    known = values if values[at] != -1 else values[:at] + values[at + 1 :]
+    return (*values, _with_checksum(known)[-1])
+
+
 def _with_checksum(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """A row with its checksum at the end."""
     return (*values, hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest())
@@ -271,8 +282,13 @@ def _reader(path: Path, copy: Path) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Lay out the tables of a new database, or check an old one."""
-    if connection.execute("PRAGMA user_version").fetchone()[0]:
+    if version := connection.execute("PRAGMA user_version").fetchone()[0]:
         _check_format(connection, path)
+        if version == _OLD:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ALTER TABLE rollouts ADD COLUMN at_limits REAL NOT NULL DEFAULT -1.0")
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("COMMIT")
         return
     _check_pages(connection, path)
     connection.execute("BEGIN IMMEDIATE")
@@ -281,15 +297,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a damaged file, and one of another version."""
+def _check_format(connection: sqlite3.Connection, path: Path) -> int:
+    """Refuse a damaged file, and one of another version; returns the version."""
     _check_pages(connection, path)
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != _VERSION:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version not in (_VERSION, _OLD):
         raise StorageError(
             f"{path} has format {version}, this version of worldsim writes format {_VERSION}. Use the version that "
             "made it, or start a new folder."
         )
+    return version
 
 
 def _check_pages(connection: sqlite3.Connection, path: Path) -> None:

@@ -81,7 +81,18 @@ def assemble(
         remarks=(*unfinished, *chunked, *crashed, *remarks),
         held_out=held_out,
         failures=group_failures(results),
+        at_limits=average_at_limits(results),
     )
+
+
+def average_at_limits(results: Results) -> dict[int, float]:
+    """Share of the numbers of each policy's actions that lie at a limit, over all its episodes in the world, by row.
+
+    Args:
+        results: Of the run; episodes that were stored without this figure are left out.
+    """
+    known = {p: [r.result.at_limits for r in rows if r.result.at_limits >= 0] for p, rows in results.rollouts.items()}
+    return {policy: float(np.mean(shares)) for policy, shares in known.items() if shares}
 
 
 def split_rounds(evidence: Evidence, ends: Sequence[int], *, audit: Evidence | None = None) -> tuple[Round, ...]:

@@ -124,6 +124,8 @@ class Clip:
         solved_at: Action after which the world's own heads first called it solved; None where they did not, or it is not known.
         closest_at: Action after which progress in the world was largest; None where it is not known.
         at_limits: Share of the numbers of its actions in the world that lie at a limit; None where it is not known.
+        world_moved_at: Action after which an object first moved in the world; None where it is not known.
+        truth_moved_at: The same in the truth.
     """
 
     policy: int
@@ -138,15 +140,19 @@ class Clip:
     solved_at: int | None = None
     closest_at: int | None = None
     at_limits: float | None = None
+    world_moved_at: int | None = None
+    truth_moved_at: int | None = None
 
     @property
     def marks(self) -> tuple[tuple[float, str], ...]:
-        """What happened when, as (seconds, words): solved, or closest to it; and when world and truth part."""
+        """What happened when, as (seconds, words): touched, solved, or closest to it; and when world and truth part."""
         parted = None if self.truth is None else find_divergence(self.world, self.truth)
         closest = self.closest_at if self.solved_at is None else None
         found = [
             (self.solved_at, "solved in the world"),
             (closest, "most progress in the world"),
+            (self.world_moved_at, "an object first moves in the world"),
+            (self.truth_moved_at, "an object first moves in the truth"),
             (parted, "world and truth part"),
         ]
         return tuple(sorted((at / self.rate_hz, words) for at, words in found if at is not None))
@@ -224,6 +230,8 @@ class ReportData:
         remarks: Further cautions, one sentence each.
         held_out: Figures of the world on episodes that it was not trained on; None where it states none.
         failures: Failed episodes, grouped; None where there are none.
+        at_limits: Share of the numbers of a policy's actions that lie at a limit, in all its episodes in the world, by row;
+            policies of which it is not known are missing.
     """
 
     ranking: Ranking
@@ -240,6 +248,7 @@ class ReportData:
     remarks: tuple[str, ...] = ()
     held_out: HeldOut | None = None
     failures: Failures | None = None
+    at_limits: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def alive(self) -> tuple[RankedPolicy, ...]:
