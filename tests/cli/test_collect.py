@@ -9,7 +9,7 @@ import pytest
 from worldsim.cli.collect import collect
 from worldsim.data.collect.rollouts import RolloutOptions
 from worldsim.data.lerobot.read import open_dataset
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.policies import SHIPPED_FOLDER
 from worldsim.evaluate.recording import policies_in_world
 
@@ -77,12 +77,14 @@ def test_the_bank_acts_in_a_world_by_default(tmp_path: Path, capsys: pytest.Capt
         ({"success": "is_success"}, "no success rule"),
         ({"batch": 3}, "--batch without policies"),
         ({"dtype": "bfloat16"}, "--device and --dtype without policies"),
+        ({"world": "push", "simulator": True, "policies": PAIR[:1], "success": "info.progres > 1"}, "info.progress"),
+        ({"policies": PAIR[:1], "success": "info.progres > 1"}, "info.progress"),
         ({"policies": ["bank"], "device": "cuda:99"}, "cuda:99"),
         ({"policies": ["bank"], "steps": 0}, "steps and batch of 1 or more"),
     ],
 )
 def test_what_does_not_go_together_is_named(options: dict[str, object], words: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=words):
+    with pytest.raises(WorldsimError, match=words):
         collect(out=tmp_path / "d", episodes=1, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "d").exists()
 

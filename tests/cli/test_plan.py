@@ -68,8 +68,10 @@ def test_a_run_leaves_numbers_pictures_and_films(straight: Path) -> None:
     assert len(films) == 2
     frames, rate_hz = read_video(films[0])
     assert (len(frames), rate_hz) == (51, 10)
-    assert frames.shape[1:3] == (256, 256)  # a state world draws nothing: the truth alone
-    assert frames[0].std() > 5
+    assert frames.shape[1:3] == (256, 2 * 256 + 8)  # what the simulator did, beside what plans imagined, drawn by it
+    real, imagined = frames[:, :, :256].astype(float), frames[:, :, -256:].astype(float)
+    assert abs(real[0] - imagined[0]).mean() < 1 < abs(real[0] - real[-1]).mean()
+    assert real[0].std() > 5
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
@@ -125,7 +127,7 @@ def test_a_folder_of_other_settings_is_refused(straight: Path) -> None:
         (("--where", "world", "--env", "push"), "--where world leaves it out"),
         (("--env", "worldsim/Pusch-v0"), "worldsim/Push-v0"),
         (("--env", "CartPole-v1", "--success", "reward > 2"), "takes actions of Discrete"),
-        (("--success", "info.coverage > 0.9"), "does not say when its task is solved"),
+        (("--success", "info.progres > 0.9"), "Did you mean 'info.progress'"),
         (("--success", "coverage"), "no success rule"),
     ],
 )

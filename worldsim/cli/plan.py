@@ -53,7 +53,10 @@ def plan(
     ] = None,
     where: Annotated[str, typer.Option(help="world, simulator, or both where there is one.")] = "both",
     video: Annotated[
-        bool, typer.Option(help="Film a few episodes, beside what the plans imagined where the world draws pictures.")
+        bool,
+        typer.Option(
+            help="Film a few episodes, beside what the plans imagined where the world, or its environment, can draw it."
+        ),
     ] = False,
     out: Annotated[Path, typer.Option(help="Run folder; the same command continues it.")] = Path("runs/plan"),
     device: Device = "cpu",

@@ -199,6 +199,11 @@ class SimulatorWorld:
         return isinstance(self._simulator, ReplayedSimulator)
 
     @property
+    def names(self) -> list[str]:
+        """What success rules can name, as the last observation and info had it."""
+        return self._simulator.adapter.names
+
+    @property
     def tells_progress(self) -> bool:
         """Whether the environment says at its first step how far the task has got."""
         simulator = self._simulator

@@ -67,7 +67,12 @@ class MakeEnv:
             return self.name
         if is_code_ref(self.name):
             with env_call(self.name, "while it was imported"):
-                return import_name(self.name)
+                found = import_name(self.name)
+            if not callable(found):
+                raise InvalidInputError(
+                    f"{self.name} is a {type(found).__name__}; expected a function that makes an environment."
+                )
+            return found
         module, _, identity = self.name.rpartition(":")
         if module and all(part.isidentifier() for part in module.split(".")):
             self._import(module, self.name)

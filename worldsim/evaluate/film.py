@@ -8,12 +8,13 @@ Shape legend: T steps, H W image.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim import storage
-from worldsim.core import IMAGE, TASK, Observation, WorldStep, is_image
+from worldsim.core import IMAGE, TASK, Observation, Rollout, WorldStep, is_image
 from worldsim.evaluate.environments import frame_extent
 from worldsim.evaluate.planner_refs import image_world
 from worldsim.evaluate.play import Place
@@ -75,7 +76,10 @@ def worth_filming(records: Sequence[Record]) -> list[Record]:
 
 
 def film(world: LearnedWorld, place: Place, record: Record, controller: MPC, out: Path) -> Path | None:
-    """Film an episode: what happened, and beside it what the plans along the way imagined, if the world can draw.
+    """Film an episode: what happened, and beside it what the plans along the way imagined.
+
+    A world of pictures draws that itself; what a world of states imagines is drawn by its task's environment, where that
+    has a `draw_state(environment_state, agent_pos)`.
 
     Args:
         world: Where it was planned.
@@ -105,18 +109,14 @@ def _replay(world: LearnedWorld, place: Place, record: Record, controller: MPC) 
     key, actions = torch.tensor([record["key"]]), torch.tensor([record["actions"]])
     dreams = {d["step"]: torch.tensor([d["actions"]]) for d in record["dreams"]}
     seen: Observation = {k: first[k] for k in needs if k in first}
-    state, belief = plant.reset(first, key), world.reset(seen, keys_t[0])
+    state, belief, draw = plant.reset(first, key), world.reset(seen, keys_t[0]), _imagination(world)
     draws, camera = place.where != "world" or image_world(world), next((k for k in first if is_image(k)), IMAGE)
     real, imagined, look = [first[camera]] if draws else [], list[Tensor](), world.spec.actions_per_step
     for t in range(0, actions.shape[1], look):
-        if t in dreams and image_world(world):
-            path = predict_rollout(world, belief, dreams[t])
+        if t in dreams and draw is not None:
             imagined += imagined[-1:] * (t - len(imagined))  # a plan has run out before the next was filmed
-            imagined = [
-                *imagined[:t],
-                _frames(world, world.present(belief).latent)[-1],
-                *_frames(world, path.latent[0]),
-            ]
+            now, path = world.present(belief), predict_rollout(world, belief, dreams[t])
+            imagined = [*imagined[:t], draw(now)[-1], *draw(path)]
         taken = actions[:, t : t + look]
         for part in taken.split(plant.spec.actions_per_step, dim=1):
             state, step = plant.step(state, part if plant.spec.actions_per_step > 1 else part[:, 0])
@@ -124,6 +124,24 @@ def _replay(world: LearnedWorld, place: Place, record: Record, controller: MPC) 
         seen = _observe_again(plant, step, seen, needs)
         belief = world.see(belief, seen, taken if look > 1 else taken[:, 0])
     return _film_of(real), _film_of(imagined)
+
+
+def _imagination(world: LearnedWorld) -> Callable[[WorldStep | Rollout], list[Tensor]] | None:
+    """What draws T imagined steps as frames uint8 [1, H, W, 3] after every action; None where nothing does."""
+    if image_world(world):
+        return lambda steps: _frames(world, steps.latent if isinstance(steps, WorldStep) else steps.latent[0])
+    task_id = world.spec.task_id
+    env = gymnasium.make(task_id).unwrapped if task_id in gymnasium.registry else None
+    draw = getattr(env, "draw_state", None)
+    if not callable(draw):
+        return None
+
+    def draw_all(steps: WorldStep | Rollout) -> list[Tensor]:
+        assert steps.true_state is not None
+        states, bodies = (value.flatten(0, -2).cpu().numpy() for value in (steps.true_state, steps.proprio))
+        return [torch.from_numpy(draw(state, body))[None] for state, body in zip(states, bodies, strict=True)]
+
+    return draw_all
 
 
 def _observe_again(plant: World, step: WorldStep, seen: Observation, needs: frozenset[str]) -> Observation:

@@ -10,7 +10,7 @@ from worldsim.data.collect.env_adapter import EnvView
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary
 from worldsim.data.collect.rollouts import RolloutOptions, estimate_rollouts, record_rollouts
 from worldsim.envs.simulator import SimulatorWorld
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate import loaders
 from worldsim.evaluate.environments import MakeEnv
 from worldsim.evaluate.policies import load_policy, policy_refs
@@ -80,7 +80,7 @@ def policies_in_environment(
     source |= {} if view.success is None else {"success": view.success.text}
     source |= {} if view.image_px is None else {"image_px": view.image_px}
     source |= {} if view.cameras is None else {"camera": list(view.cameras)}
-    options = dataclasses.replace(options, has_success=place.tells_success, has_progress=place.tells_progress)
+    options = _labelled(options, place, rule="" if view.success is None else view.success.text)
     return _prepare(place, policies, None, options, source, make.name, device=device, dtype=dtype)
 
 
@@ -120,9 +120,21 @@ def policies_in_world(
     seeded = loaders.starts_width(ref.source) == 1
     there = (env or TrueEnv(env=loaded.spec.task_id)).world(like, seeded=seeded)
     source |= {} if env is None else {"env": env.env} | ({"success": env.success} if env.success else {})
-    options = dataclasses.replace(options, has_success=there.tells_success, has_progress=there.tells_progress)
+    options = _labelled(options, there, rule="" if env is None else env.success)
     made = _prepare(there, policies, ref.source, options, source, there.spec.task_id, device=device, dtype=dtype)
     return dataclasses.replace(made, world=BorrowedStarts(there, lender=loaded), remarks=said)
+
+
+def _labelled(options: RolloutOptions, place: SimulatorWorld, *, rule: str) -> RolloutOptions:
+    """The options with what an environment can say of success and progress.
+
+    Raises:
+        UnknownNameError: The rule names what is not there in all of an episode.
+    """
+    has_success = place.tells_success
+    if rule and not has_success:
+        raise unknown_name("name in the success rule", rule, place.names)
+    return dataclasses.replace(options, has_success=has_success, has_progress=place.tells_progress)
 
 
 def _prepare(

@@ -9,7 +9,7 @@ from worldsim.core import SIMULATOR, WorldSpec
 from worldsim.data.collect.env_adapter import EnvView
 from worldsim.data.collect.success import success_rule
 from worldsim.envs.simulator import SimulatorWorld
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate.environments import MakeEnv
 from worldsim.protocols import Startable
 
@@ -84,10 +84,15 @@ class TrueEnv:
 
         Raises:
             InvalidInputError: It never says whether the task is solved.
+            UnknownNameError: The rule names what is not there in all of an episode.
             WorldsimError: As `world`.
         """
-        if not self.world(like, seeded=seeded).tells_success:
-            raise InvalidInputError(
-                f"The true environment {self.env} does not say when its task is solved, so nothing can be compared with it. Say "
-                'it with --success "info.NAME > NUMBER" or --success module:function, as for worldsim collect.'
-            )
+        made = self.world(like, seeded=seeded)
+        if made.tells_success:
+            return
+        if self.success:
+            raise unknown_name("name in the success rule", self.success, made.names)
+        raise InvalidInputError(
+            f"The true environment {self.env} does not say when its task is solved, so nothing can be compared with it. Say "
+            'it with --success "info.NAME > NUMBER" or --success module:function, as for worldsim collect.'
+        )

@@ -313,3 +313,13 @@ def test_bad_sizes_are_answered() -> None:
         PushVectorEnv(0)
     with pytest.raises(InvalidInputError, match="at least 1"):
         PushVectorEnv(1, max_episode_steps=0)
+
+
+def test_a_true_state_is_drawn_and_nothing_moves() -> None:
+    env = PushEnv("all", variation={"size": 1.1})
+    there, _ = env.reset(seed=3)
+    kept, state, body = env.get_state(), there["environment_state"], there["agent_pos"]
+    other = env.draw_state(np.array([0, 0, 0, 1], np.float32), body)
+    assert np.array_equal(env.get_state(), kept) and np.array_equal(env.pixels(), there["pixels"])
+    assert np.abs(env.draw_state(state, body).astype(int) - there["pixels"]).mean() < 0.1
+    assert np.abs(other.astype(int) - there["pixels"]).mean() > 1

@@ -211,6 +211,15 @@ class PushEnv(gymnasium.Env[PushObservation, Float32s]):
         self._data.qpos[:] = [*block, *pusher]
         self._place()
 
+    def draw_state(self, environment_state: Float32s, agent_pos: Float32s) -> Bytes:
+        """The frame uint8 [64, 64, 3] of what observations call `environment_state` [4] and `agent_pos` [2]; nothing moves."""
+        x, y, cosine, sine = environment_state.tolist()
+        kept = self.get_state()
+        self.place(block=(x, y, math.atan2(sine, cosine)), pusher=(float(agent_pos[0]), float(agent_pos[1])))
+        frame = self.pixels()
+        self.set_state(kept)
+        return frame
+
     def get_state(self) -> Float64s:
         """Everything needed to resume here bit for bit, float64 [S]; the generator of starts is not part of it."""
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
