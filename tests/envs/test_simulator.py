@@ -374,7 +374,7 @@ def test_an_environment_that_does_not_repeat_itself_is_refused_with_the_reason()
             observation, *rest = super().step(action)
             return observation + np.random.default_rng().random(1).astype(np.float32), *rest  # not seeded by reset
 
-    with pytest.raises(EnvError, match=r"cannot be replayed.*proprio differs at step 1.*reset\(seed=\.\.\.\)"):
+    with pytest.raises(EnvError, match=r"cannot be replayed.*proprio differs at step [12].*reset\(seed=\.\.\.\)"):
         SimulatorWorld(lambda: Drifting(Counter()), horizon=5)
 
 
