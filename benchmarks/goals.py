@@ -127,7 +127,10 @@ GOALS: Mapping[str, Goals] = {
         "judge minus small head, dreams: balanced accuracy, 95 % interval, high (below 0: worse)": at_least(0),
         "critic, batch 16, 8 frames 64x64": at_least(60),
     },
-    "third_party": {"tasks on which all commands work": at_least(6)},
+    "third_party": {
+        "tasks on which all commands work": at_least(6),
+        "reports that recommend what is clearly not best in truth": at_most(0),
+    },
     "triage_budget": {
         "wide: rollouts, uniform over halving at 100": at_least(8),
         "narrow: rollouts, uniform over halving at 100": at_least(8),

@@ -5,7 +5,8 @@
 
 The order of the policies is known only roughly; what counts is the true environment's. A task that is done is kept in the
 folder and not done again, and the record is made of all that are there, so that tasks may be run one by one. Time is
-processor time of a command and all that it starts. The extra pins MuJoCo 3.5.0.
+processor time of a command and all that it starts; a training is fitted to its time as `minutes=` does, by the processor
+time of its steps on a rehearsal. The extra pins MuJoCo 3.5.0.
 """
 
 import contextlib
@@ -39,6 +40,8 @@ _POLICIES = "benchmarks.third_party_policies"
 _TRIED, _MOST = 6, 240
 """Episodes that show how long one takes, and most episodes of a dataset; a multiple of the policies."""
 _SHOWN = ("pearson", "spearman", "mmrv", "bias")
+_CLEAR = 0.1
+"""Success by which a policy is clearly better than another."""
 _SUBREAPER = 36
 """Linux: what a command leaves behind becomes a child of this process, so that its time is counted."""
 _LINGER_S = 20.0
@@ -160,6 +163,13 @@ class Result:
     rates: dict[str, tuple[float | None, float | None]] = dataclasses.field(default_factory=dict)  # world, truth
     verdict: dict[str, str] = dataclasses.field(default_factory=dict)
     conclusion: str = ""
+    recommends: bool = False
+    set_regret: float | None = None  # success in truth that the recommended lose on the best
+
+    @property
+    def misleads(self) -> bool:
+        """Whether the report recommends policies that are clearly not the best in truth."""
+        return self.recommends and (self.set_regret is None or self.set_regret > _CLEAR)
 
     @property
     def works(self) -> bool:
@@ -192,8 +202,6 @@ def try_scene(scene: Scene, budget: Budget, out: Path) -> Result:
         *("--out", str(out / "triage")),
     ]
     _command("triage", rank, result)
-    if result.works:
-        _read(result, world, out / "triage")
     return result
 
 
@@ -235,11 +243,12 @@ def _children_core_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _read(result: Result, world: Path, folder: Path) -> None:
-    """What the world says of itself, agreement, rates and what the report concludes, from a triage's folder."""
+def _read(result: Result, out: Path) -> None:
+    """What the world of a task says of itself, agreement, rates and what the report concludes."""
     try:
-        held_out = held_out_of(world)
-        data = assemble(read_results(folder), command="", made="", core_s=None, clips=[], remarks=[], held_out=held_out)
+        held_out = held_out_of(out / "world")
+        found = read_results(out / "triage")
+        data = assemble(found, command="", made="", core_s=None, clips=[], remarks=[], held_out=held_out)
     except WorldsimError as error:
         result.commands["read"] = str(error)
         return
@@ -249,11 +258,14 @@ def _read(result: Result, world: Path, folder: Path) -> None:
         result.beats_copying = _horizons_beaten(held_out.figures)
     if data.truth is not None:
         result.agreement = _shown(data.truth.success)
+        regret = data.truth.success.get("set_regret")
+        result.set_regret = None if regret is None else regret.value
         for policy in data.truth.policies:
             level = data.labels[policy.policy].rpartition(f":{result.scene}_")[2]
             result.rates[level] = (policy.world.success, policy.truth.success)
     result.verdict = {reliance.claim: reliance.answer for reliance in assess_reliance(data)}
     result.conclusion = conclude(data).title
+    result.recommends = result.conclusion.startswith("Try ")
 
 
 def _shown(found: Agreement) -> dict[str, list[float | None]]:
@@ -287,9 +299,14 @@ def main(
             result = try_scene(scene, budget, out / scene.name)
             storage.write_json(out / scene.name / "result.json", storage.to_json(result))
     results = [found for scene in SCENES if (found := _done(scene, budget, out, failed=True)) is not None]
+    for result in results:
+        if result.works:
+            _read(result, out / result.scene)
     _print(results)
     figures = [
         Figure(name="tasks on which all commands work", value=sum(r.works for r in results), unit=f"of {len(SCENES)}"),
+        Figure(name="worlds that are usable by their own figures", value=sum(bool(r.usable) for r in results)),
+        Figure(name="reports that recommend what is clearly not best in truth", value=sum(r.misleads for r in results)),
         *(
             Figure(name=f"{r.scene}: {name} of success", value=(r.agreement.get(name) or [None])[0], reason=_reason(r))
             for r in results
@@ -313,7 +330,7 @@ def _print(results: Sequence[Result]) -> None:
     table = Table(title="worlds of other people's tasks", title_justify="left")
     for column in (
         *("task", "commands", "record core-s", "train core-s", "triage core-s", "usable", "beats copying after"),
-        *(*_SHOWN, "success, world / truth"),
+        *(*_SHOWN, "success, world / truth", "the report says"),
     ):
         table.add_column(column)
     for r in results:
@@ -331,6 +348,7 @@ def _print(results: Sequence[Result]) -> None:
             ", ".join(map(str, r.beats_copying)) or "never",
             *("undefined" if v is None else f"{v:.2f}" for v in values),
             "\n".join(f"{level} {_percent(a)} / {_percent(b)}" for level, (a, b) in r.rates.items()),
+            r.conclusion,
         )
     Console(width=200).print(table)
 

@@ -99,3 +99,11 @@ def test_a_task_that_is_done_is_not_done_again_with_the_same_budget(tmp_path: Pa
 def test_copying_is_beaten_where_the_picture_is_nearer() -> None:
     figures = {"psnr_db_h8": 30.0, "copy_psnr_db_h8": 29.0, "psnr_db_h16": 20.0, "copy_psnr_db_h16": 21.0}
     assert _horizons_beaten({**figures, "success_accuracy": 1.0}) == [8]
+
+
+def test_a_report_misleads_where_what_it_recommends_is_clearly_not_the_best() -> None:
+    result = Result(scene="reacher", task="", budget=Budget(seconds=1, image_px=32, truth=1, rollouts=1), commit="abc")
+    assert not dataclasses.replace(result, set_regret=0.5).misleads
+    assert dataclasses.replace(result, recommends=True, set_regret=0.5).misleads
+    assert not dataclasses.replace(result, recommends=True, set_regret=0.05).misleads
+    assert dataclasses.replace(result, recommends=True).misleads  # nothing is known
