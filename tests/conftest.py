@@ -12,7 +12,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +23,15 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("worldsim", deadline=None, derandomize=True)  # a busy machine is no failure
 hypothesis.settings.load_profile("worldsim")
 _connect = socket.socket.connect
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Who asks for the tests marked extras wants them run: one that is skipped has failed."""
+    report = yield
+    if report.skipped and item.get_closest_marker("extras"):
+        report.outcome, report.longrepr = "failed", f"A test marked extras was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)
