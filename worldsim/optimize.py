@@ -48,6 +48,18 @@ class Schedule:
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
+def scale(steps: int, share: float) -> int:
+    """A share of some steps, at least one."""
+    return max(1, int(steps * share))
+
+
+def shorten_schedule(schedule: Schedule, share: float) -> Schedule:
+    """A schedule of a share of the steps, warm-up included; the same where that is 1."""
+    if share == 1.0:
+        return schedule
+    return dataclasses.replace(schedule, steps=scale(schedule.steps, share), warmup=scale(schedule.warmup, share))
+
+
 def fit(
     model: nn.Module, loss_at: LossAt, schedule: Schedule, *, folder: Path, stage: str, progress: Progress = silent
 ) -> float:

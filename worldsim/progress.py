@@ -29,6 +29,10 @@ def silent(stage: str, done: int, total: int, values: Mapping[str, float | str],
     """Report nothing; see `Progress`."""
 
 
+def ignore(text: str) -> None:
+    """Say nothing: stands for what takes lines for people."""
+
+
 EVERY_S = 30.0
 """Seconds between two lines of progress where there is no terminal; what takes less prints none."""
 

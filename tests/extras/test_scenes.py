@@ -39,7 +39,7 @@ class Scene:
 
 
 SCENES = {
-    "pusht": Scene(env="gym_pusht:gym_pusht/PushT-v0", action=2, proprio=2, success="info.coverage > 0.9"),
+    "pusht": Scene(env="gym_pusht:gym_pusht/PushT-v0", action=2, proprio=5, success="info.coverage > 0.9"),
     "fetch": Scene(env="gymnasium_robotics:FetchReach-v4", action=4, proprio=16),
     "reacher": Scene(env="Reacher-v5", action=2, proprio=10, success="info.reward_dist > -0.05"),
     "dm_control": Scene(env="shimmy:dm_control/reacher-easy-v0", action=2, proprio=6, success="reward > 0.5"),

@@ -20,6 +20,7 @@ from worldsim.arrays import Bytes, Float64s
 from worldsim.core import Camera
 from worldsim.data.episode import Episode
 from worldsim.data.faults import Fault, Signals, find_faults, idle_shares, signals_of
+from worldsim.data.faults.screen import sample_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress, silent
@@ -170,7 +171,8 @@ def inspect_dataset(
     dataset = open_dataset(path)
     if not dataset.episodes:
         raise InvalidInputError(f"{dataset.path} holds no episode. Record some, or check where it comes from.")
-    chosen = list(range(dataset.episodes)) if everything else _sample(dataset)
+    everyone = list(range(dataset.episodes))
+    chosen = everyone if everything else sample_episodes(dataset, most_bytes=SAMPLE_BYTES, most=SAMPLE)
     look = _Look(dataset)
     for number, index in enumerate(chosen):
         look.at(index)
@@ -179,15 +181,6 @@ def inspect_dataset(
         index, reason = next(iter(look.unreadable.items()))
         raise StorageError(f"None of the {len(chosen)} episodes that were tried can be read; episode {index}: {reason}")
     return _summarise(look), Pictures(frames=look.shown, action=np.concatenate([s.action for s in look.signals]))
-
-
-def _sample(dataset: Dataset) -> list[int]:
-    """Numbers of evenly spread episodes, as many as are looked at unasked."""
-    size = sum(3 * c.height * c.width for c in dataset.cameras) * np.mean(
-        [dataset.length(i) for i in range(dataset.episodes)]
-    )
-    count = max(1, min(dataset.episodes, SAMPLE, int(SAMPLE_BYTES / max(1.0, float(size)))))
-    return sorted({round(x) for x in np.linspace(0, dataset.episodes - 1, count)})
 
 
 class _Look:

@@ -15,26 +15,30 @@ from worldsim import storage
 from worldsim.compute import find_device
 from worldsim.data.lerobot.join import open_datasets
 from worldsim.errors import InvalidInputError, unknown_name
-from worldsim.progress import Progress, silent
+from worldsim.progress import Progress, ignore, silent
 from worldsim.reason.train.grpo import TrainReasonGrpo, train_reason_grpo
 from worldsim.reason.train.sft import TrainReasonSft, train_reason_sft
 from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.policy import TrainPolicy, train_policy
-from worldsim.train.recipes.world import TrainWorld, ignore, plan_world, train_world
+from worldsim.train.recipes.world import TrainWorld, plan_world, train_world
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A config class, the function that runs it and returns the folder it made, and the one that says what it would cost."""
+    """A config class, the function that runs it and returns the folder it made, and the one that says what it would cost.
+
+    `says`: the first function takes `say`, which gets lines for people.
+    """
 
     config: Any
     make: Callable[..., Path]
+    says: bool = False
     plan: Callable[..., TrainingPlan] | None = None
 
 
 RECIPES = {
-    "world": Recipe(TrainWorld, train_world, plan_world),
-    "policy": Recipe(TrainPolicy, train_policy),
+    "world": Recipe(TrainWorld, train_world, says=True, plan=plan_world),
+    "policy": Recipe(TrainPolicy, train_policy, says=True),
     "reason-sft": Recipe(TrainReasonSft, train_reason_sft),
     "reason-grpo": Recipe(TrainReasonGrpo, train_reason_grpo),
 }
@@ -43,7 +47,7 @@ RECIPES = {
 def run(what: str, config: Any, *, progress: Progress = silent, say: Callable[[str], None] = ignore) -> Path:
     """Run a recipe; `say` takes lines for people."""
     recipe = RECIPES[what]
-    return recipe.make(config, progress=progress, **({} if recipe.plan is None else {"say": say}))
+    return recipe.make(config, progress=progress, **({"say": say} if recipe.says else {}))
 
 
 def plan(what: str, config: Any, *, progress: Progress = silent) -> str:

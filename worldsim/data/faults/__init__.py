@@ -61,15 +61,25 @@ def _compare(
     yield from channels.find_constant(signals, action_names=action_names, proprio_names=proprio_names)
     yield from channels.find_idle(signals, usual)
     skew, leaps = list(pictures.find_skew(signals, usual)), list(pictures.find_leaps(signals, usual))
-    yield from (*skew, *leaps)
     late = {(f.where, f.episode) for f in skew}  # whose pictures stand still at other times than the robot anyway
-    for still in pictures.find_still_pictures(signals, usual):
-        if not {(still.where, None), (still.where, still.episode)} & late:
-            yield still
+    stills = [
+        still
+        for still in pictures.find_still_pictures(signals, usual)
+        if not {(still.where, None), (still.where, still.episode)} & late
+    ]
+    yield from (*skew, *stills, *(leap for leap in leaps if not _follows(leap, [*skew, *stills])))
     gaps = {(f.episode, f.frames) for f in leaps if f.kind == "dropped_frames"}  # in which joints leap anyway
     for jump in channels.find_joint_jumps(signals, usual, proprio_names=proprio_names):
         if (jump.episode, jump.frames) not in gaps:
             yield jump
+
+
+def _follows(leap: Fault, others: Sequence[Fault]) -> bool:
+    """Whether a gap of a video is what a picture that is late or stood still before looks like."""
+    if leap.kind != "dropped_frames" or leap.frames is None:
+        return False
+    same = [f for f in others if f.where == leap.where and f.episode in (None, leap.episode)]
+    return any(f.frames is None or f.frames[0] <= leap.frames[1] for f in same)
 
 
 def idle_shares(signals: Sequence[Signals]) -> dict[int, float]:

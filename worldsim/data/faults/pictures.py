@@ -9,6 +9,7 @@ import numpy as np
 
 from worldsim.arrays import Float64s
 from worldsim.data.faults.fault import Fault
+from worldsim.data.faults.gaps import find_gaps
 from worldsim.data.faults.lag import Lag, measure_lag
 from worldsim.data.faults.signals import Signals, Usual, find_runs
 
@@ -22,13 +23,6 @@ REPEATED_SHARE = 0.25
 """Share of repeats among moving transitions from which they are one fault: every fourth frame is no chance."""
 LEAP = 5.0
 """A picture leaps where it changes so many times as much as in 95 % of transitions; contact and lighting stay below."""
-DROPPED = 2.5
-"""Rows are missing where a step is so many times as long as those before and after..."""
-BEYOND, FAR_BEYOND = 1.5, 2.5
-"""... and so many times as long as 95 % of all steps: a robot may speed up, but not beyond what it can do. The first is
-enough where the step goes the same way as those around it."""
-CHANNELS = 0.2
-"""Rows are missing where a second channel leaps at least by this share of what the first does."""
 SKEW_FRAMES, LATENCY_S = 2, 0.25
 """Delays from which skew is reported. Robots answer up to about a quarter of a second late, which is no fault."""
 SKEW_CORRELATION, SKEW_CORRELATION_ONE = 0.35, 0.6
@@ -86,48 +80,44 @@ def _repeats(episode: int, key: str, runs: Sequence[tuple[int, int]], *, moving:
         )
 
 
+MISSING_FRAMES = (
+    "The picture leaps, and runs ahead of the robot from there on: frames of the video are missing.",
+    "Cut the episode there; check the recorder's load.",
+)
+
+
 def find_leaps(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
-    """Missing rows (robot and picture leap), and pictures that leap alone; the value is a ratio to what is usual."""
-    for s, motion in zip(signals, usual.motion, strict=True):
-        gaps = _gaps(s, motion, usual) if usual.smooth.any() else {}
-        for t, ratio in gaps.items():
-            yield Fault(kind="dropped_frames", episode=s.episode, frames=(t, t + 1), value=ratio, threshold=DROPPED)
-        for key, change in s.changes.items():
-            limit = usual.leap[key] * LEAP
-            for first, stop in find_runs(change > limit) if limit > 0 else ():
-                if not any(first <= t < stop for t in gaps):
-                    value = float(change[first:stop].max()) / usual.leap[key]
-                    yield Fault(
-                        kind="picture_jump",
-                        episode=s.episode,
-                        frames=(first, stop),
-                        where=key,
-                        value=value,
-                        threshold=LEAP,
-                    )
-
-
-def _gaps(s: Signals, motion: Float64s, usual: Usual) -> dict[int, float]:
-    """Steps that are too long for a robot or for the steps around them, in several channels; how many times as long."""
-    steps = np.diff(s.proprio, axis=0) / usual.scale
-    found = {}
-    for t in range(1, len(steps) - 1):
-        around = motion[[t - 1, t + 1]]
-        ratio = motion[t] / max(float(around.mean()), 1e-12)
-        if ratio < DROPPED or motion[t] < BEYOND * usual.fast or _is_one_channel(steps[t]):
-            continue
-        same_way = min(float(steps[t] @ steps[n]) / max(motion[t] * motion[n], 1e-12) for n in (t - 1, t + 1)) > 0.5
-        along = same_way and around.min() > 0.3 * usual.typical
-        seen = any(c[t] >= (c[t - 1] + c[t + 1]) / 2 for c in s.changes.values()) or not s.changes
-        if seen and (along or motion[t] > FAR_BEYOND * usual.fast):
-            found[t] = float(ratio)
-    return found
-
-
-def _is_one_channel(step_P: Float64s) -> bool:
-    """Whether one channel leaps and the others go on: a fault of the channel, not of the rows."""
-    largest = np.sort(np.abs(step_P))[::-1]
-    return len(largest) > 1 and bool(largest[1] < CHANNELS * largest[0])
+    """Missing rows and frames (`worldsim.data.faults.gaps`), and pictures that leap alone; the value is a ratio to what is usual."""
+    for s, gaps in zip(signals, find_gaps(signals, usual), strict=True):
+        jumps = [
+            (key, first, stop)
+            for key, change in s.changes.items()
+            for first, stop in (find_runs(change > usual.leap[key] * LEAP) if usual.leap[key] > 0 else ())
+            if not any(first <= gap.t < stop for gap in gaps if not gap.camera)
+        ]
+        for gap in gaps:
+            if gap.camera and any(key == gap.camera and first <= gap.t < stop for key, first, stop in jumps):
+                continue
+            meaning, remedy = MISSING_FRAMES if gap.camera else ("", "")
+            yield Fault(
+                kind="dropped_frames",
+                episode=s.episode,
+                frames=(gap.t, gap.t + 1),
+                where=gap.camera,
+                value=gap.value,
+                threshold=gap.threshold,
+                meaning=meaning,
+                remedy=remedy,
+            )
+        for key, first, stop in jumps:
+            yield Fault(
+                kind="picture_jump",
+                episode=s.episode,
+                frames=(first, stop),
+                where=key,
+                value=float(s.changes[key][first:stop].max()) / usual.leap[key],
+                threshold=LEAP,
+            )
 
 
 def find_skew(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:

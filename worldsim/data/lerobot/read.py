@@ -5,11 +5,12 @@
 Shape legend: T actions, T + 1 observations (rows), H W image, P proprio, A action, E true state.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +65,7 @@ class Dataset:
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
+        self._left_out: frozenset[int] = frozenset()
         self.path = contents.path
 
     @property
@@ -80,6 +82,22 @@ class Dataset:
     def episodes(self) -> int:
         """How many episodes there are."""
         return len(self._contents.rows)
+
+    def without(self, indices: Collection[int]) -> Self:
+        """The same episodes under the same numbers, of which some are not to be used; see `used`."""
+        other = copy.copy(self)
+        other._left_out = self._left_out | frozenset(indices)
+        return other
+
+    @property
+    def used(self) -> list[int]:
+        """Numbers of the episodes that are to be used: all but those that were left out."""
+        return [i for i in range(self.episodes) if i not in self._left_out]
+
+    @property
+    def left_out(self) -> list[int]:
+        """Numbers of the episodes that were left out by `without`."""
+        return sorted(self._left_out)
 
     @property
     def cameras(self) -> tuple[Camera, ...]:

@@ -11,8 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from worldsim.data.faults.screen import Screening
 from worldsim.errors import InvalidInputError
-from worldsim.optimize import LossAt, Schedule
+from worldsim.optimize import LossAt, Schedule, scale
 from worldsim.runs import show_duration
 from worldsim.train.recipes.predictor import PreparedPredictor
 from worldsim.train.recipes.tokenizer import FittedTokenizer, TokenizerRecipe, tokenizer_loss
@@ -65,6 +66,8 @@ class TrainingPlan:
         memory_bytes: Largest memory of the process.
         share: Of the steps that the schedules ask for, in (0, 1].
         minutes: The time that was asked for; 0 for as long as the schedules take.
+        reason: Where the steps come from, a phrase; empty where they were all asked for.
+        screenings: Faults of the data, and of the dataset that the starts come from where that is another.
     """
 
     choices: tuple[Choice, ...]
@@ -75,12 +78,16 @@ class TrainingPlan:
     memory_bytes: int
     share: float = 1.0
     minutes: float = 0.0
+    reason: str = ""
+    screenings: tuple[Screening, ...] = ()
 
     def __str__(self) -> str:
         """Lines for people."""
-        lines = [f"Tokenizer{f' of {c.camera}' if c.camera else ''}: {c.tokenizer} ({c.why})" for c in self.choices]
+        lines = [*map(str, self.screenings)]
+        lines += [f"Tokenizer{f' of {c.camera}' if c.camera else ''}: {c.tokenizer}. {c.why}." for c in self.choices]
         lines.append(f"Predictor: {self.predictor} ({self.suits or 'as asked for'})")
-        lines.append("Steps: " + ", ".join(f"{name} {number:,}" for name, number in self.steps.items()))
+        steps = ", ".join(f"{name} {number:,}" for name, number in self.steps.items())
+        lines.append(f"Steps: {steps}{f' ({self.reason})' if self.reason else ''}")
         total = sum(self.stages.values(), Cost())
         parts = ", ".join(f"{name} {cost.core_s:,.0f}" for name, cost in self.stages.items())
         lines.append(
@@ -123,18 +130,6 @@ class TrainingPlan:
             share=share,
             minutes=minutes,
         )
-
-
-def scale(steps: int, share: float) -> int:
-    """A share of some steps, at least one."""
-    return max(1, int(steps * share))
-
-
-def shorten(schedule: Schedule, share: float) -> Schedule:
-    """A schedule of a share of the steps, warm-up included; the same where that is 1."""
-    if share == 1.0:
-        return schedule
-    return dataclasses.replace(schedule, steps=scale(schedule.steps, share), warmup=scale(schedule.warmup, share))
 
 
 def time_call(call: Callable[[], object]) -> Cost:

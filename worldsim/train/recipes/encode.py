@@ -3,6 +3,7 @@
 Shape legend: N frames of a sample, F frames of an episode, C H W pixels, P proprio, E true state.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from worldsim.core import TRUE_STATE, Camera
 from worldsim.data.episode import Episode
 from worldsim.data.latents import BATCH, EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
@@ -83,24 +84,29 @@ def _true_state(episode: Episode) -> Tensor:
 
 
 def training_frames(dataset: Dataset, key: str) -> Iterator[Tensor]:
-    """One camera's frames of the episodes that are trained on, uint8 [F, H, W, 3] each."""
+    """One camera's frames of the episodes that are trained on and can be read, uint8 [F, H, W, 3] each."""
     for index in split_episodes(dataset)[0]:
-        yield torch.tensor(dataset.episode(index).frames[key])
+        try:
+            episode = dataset.episode(index)
+        except (StorageError, InvalidInputError):
+            continue  # encoding counts and names them
+        yield torch.tensor(episode.frames[key])
 
 
 def encode_all(
     dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld, work: Path, progress: Progress
 ) -> EncodedEpisodes:
-    """Latents of every episode, from the cache if they are there."""
+    """Latents of every episode that is used, from the cache if they are there."""
+    used, left_out = dataset.used, dataset.left_out
     weights = storage.digest_bytes(b"".join(v.numpy().tobytes() for v in _weights(tokenizer)))
     return encode_some(
         dataset,
         tokenizer,
         config,
-        range(dataset.episodes),
+        used,
         work / "latents",
-        key=f"{dataset.digest} {weights}",
-        on_episode=lambda done: progress("latents", done, dataset.episodes, {}),
+        key=f"{dataset.digest} {weights}" + (f" without {left_out}" if left_out else ""),
+        on_episode=lambda done: progress("latents", done, len(used), {}),
     )
 
 
@@ -114,7 +120,7 @@ def encode_some(
     key: str,
     on_episode: Callable[[int], None] | None = None,
 ) -> EncodedEpisodes:
-    """Latents of some episodes, kept in `path`; their indices are places in `chosen`."""
+    """Latents of some episodes, kept in `path`."""
     stride = tokenizer.temporal_stride
 
     def encode(episode: Episode) -> Tensor:
@@ -130,7 +136,7 @@ def encode_some(
         models = ({k: to_model(x)[:, :, None] for k, x in zip(frames, part, strict=True)} for part in parts)
         return torch.cat([encode_frames(tokenizer, model)[:, :, 0] for model in models])
 
-    return encode_episodes(
+    encoded = encode_episodes(
         lambda place: dataset.episode(chosen[place]),
         len(chosen),
         encode=encode,
@@ -140,6 +146,7 @@ def encode_some(
         stride=stride,
         on_episode=on_episode,
     )
+    return dataclasses.replace(encoded, indices=tuple(chosen[place] for place in encoded.indices))
 
 
 def _weights(tokenizer: LatentSpace) -> list[Tensor]:

@@ -73,7 +73,7 @@ def read_demonstrations(
     spec = dataset.action_spec
     wanted = needs | (teacher.needs if teacher is not None else frozenset())
     observations, actions = [], []
-    for index in range(dataset.episodes):
+    for index in dataset.used:
         observation = _observation(dataset.episode(index), wanted, where=f"episode {index} of {dataset.name}")
         recorded = observation.pop(_ACTION)
         policy = DegradedPolicy(teacher or _Replay(recorded), action=spec, how=quality)

@@ -18,6 +18,7 @@ from torch import Tensor
 from worldsim import __version__, storage
 from worldsim.compute import find_device
 from worldsim.core import STATE, TRUE_STATE, is_image
+from worldsim.data.faults.screen import FaultRule, screen
 from worldsim.data.lerobot.join import Data, open_datasets
 from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError, unknown_name
@@ -27,7 +28,7 @@ from worldsim.policies import POLICIES
 from worldsim.policies.degraded import Degradation
 from worldsim.policies.discovery import KIND
 from worldsim.policies.trained import TrainedPolicy
-from worldsim.progress import Progress, silent
+from worldsim.progress import Progress, ignore, silent
 from worldsim.runs import open_run, require_same_request
 from worldsim.text import command_text
 from worldsim.train.recipes.imitation import Demonstrations, Examples, read_demonstrations
@@ -56,6 +57,7 @@ class TrainPolicy:
         schedule: Steps, batch and learning rate of each run.
         shift_px: Each frame is shifted by up to this much in x and y, edges repeated.
         half: Store weights as float16.
+        faults: What is done about episodes with faults: ``leave_out``, ``say`` (named and used all the same), or ``refuse``.
         device: Where to train.
 
     Raises:
@@ -77,6 +79,7 @@ class TrainPolicy:
     schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=1200, batch=128, lr=2e-3))
     shift_px: int = 2
     half: bool = True
+    faults: FaultRule = "leave_out"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -104,12 +107,13 @@ class Run:
         return f"{size}_s{self.seed}" + (f"_q{self.quality}" if len(config.qualities) > 1 else "")
 
 
-def train_policy(config: TrainPolicy, *, progress: Progress = silent) -> Path:
+def train_policy(config: TrainPolicy, *, progress: Progress = silent, say: Callable[[str], None] = ignore) -> Path:
     """Train every run of `config`, continuing where an earlier run of the same command stopped.
 
     Args:
         config: What to do.
         progress: Called as it advances.
+        say: Takes lines for people: the faults of the data.
 
     Returns:
         `config.out`; `worldsim.policies.discovery.discover` lists what it holds.
@@ -125,6 +129,9 @@ def train_policy(config: TrainPolicy, *, progress: Progress = silent) -> Path:
     dataset = open_datasets(config.data, cameras=config.cameras, action=config.action, proprio=config.proprio)
     work = Path(config.out) / ".training"
     with open_run(work, {"config": config, "data_digest": dataset.digest}):
+        screening = screen(dataset, rule=config.faults, progress=progress)
+        say(str(screening))
+        dataset = dataset.without(screening.indices)
         for quality, how in enumerate(config.qualities):
             recorded = _read(config, dataset, how)
             for episodes in config.episodes:
@@ -166,6 +173,7 @@ def _train_run(run: Run, recorded: Demonstrations, dataset: Dataset, config: Tra
 
         def leave(step: int, core_seconds: float | None = None) -> None:
             manifest = {"step": step, "core_seconds": core_seconds, "recipe": recipe, **_origin()}
+            manifest |= {"left_out": dataset.left_out} if dataset.left_out else {}
             policy.save_pretrained(_place(folder, step), half=config.half, manifest=manifest)
 
         loss_at = cloning_loss(policy, examples, batch=config.schedule.batch, seed=run.seed, shift_px=config.shift_px)

@@ -35,7 +35,7 @@ class PredictorRecipe:
 
     name: str = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=6000, batch=256, lr=2e-3))
+    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=256, lr=2e-3))
     unrolls: tuple[tuple[int, float], ...] = ((1, 0.2), (2, 0.35), (4, 0.55), (8, 0.8), (12, 1.0))
     eventful: float = 0.7
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
+from worldsim.optimize import shorten_schedule
 from worldsim.tokenizers import join_cameras
 from worldsim.train.recipes.cost import (
     Choice,
     Cost,
     TrainingPlan,
     peak_memory,
-    shorten,
     time_call,
     time_predictor,
     time_step,
@@ -53,8 +53,8 @@ def rehearse(
             lambda: few.append(encode_some(dataset, tokenizer, config, chosen, Path(scratch) / "latents", key=""))
         )
     took = dataclasses.replace(took, core_s=max(took.core_s, took.wall_s))  # videos are decoded in another process
-    lengths = [dataset.length(i) for i in range(dataset.episodes)]
-    stages = {"tokenizer": Cost(), "latents": took * (sum(lengths) / max(sum(lengths[i] for i in chosen), 1))}
+    lengths = {i: dataset.length(i) for i in dataset.used}
+    stages = {"tokenizer": Cost(), "latents": took * (sum(lengths.values()) / max(sum(lengths[i] for i in chosen), 1))}
     for key, one in () if config.state else fitted.items():
         frames = functools.partial(training_frames, dataset, key)
         stages["tokenizer"] += time_tokenizer(one, frames, config.tokenizer, seed=config.seed)
@@ -67,7 +67,7 @@ def rehearse(
     )
     more = LABELS_COST if labelled else 1.0
     stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * more)
-    latents_bytes = 4 * math.prod(tokenizer.latent_shape) * sum(lengths) // tokenizer.temporal_stride
+    latents_bytes = 4 * math.prod(tokenizer.latent_shape) * sum(lengths.values()) // tokenizer.temporal_stride
     suits = "" if config.predictor.name != "auto" else f"the one for latents that are {tokenizer.family}"
     return TrainingPlan(
         choices=tuple(
@@ -88,6 +88,8 @@ def rehearse(
 
 def shorten_all(config: TrainWorld, share: float) -> TrainWorld:
     """The settings with a share, in (0, 1], of the steps of every schedule."""
-    tokenizer = dataclasses.replace(config.tokenizer, schedule=shorten(config.tokenizer.schedule, share))
-    predictor = dataclasses.replace(config.predictor, schedule=shorten(config.predictor.schedule, share))
-    return dataclasses.replace(config, tokenizer=tokenizer, predictor=predictor, heads=shorten(config.heads, share))
+    tokenizer = dataclasses.replace(config.tokenizer, schedule=shorten_schedule(config.tokenizer.schedule, share))
+    predictor = dataclasses.replace(config.predictor, schedule=shorten_schedule(config.predictor.schedule, share))
+    return dataclasses.replace(
+        config, tokenizer=tokenizer, predictor=predictor, heads=shorten_schedule(config.heads, share)
+    )

@@ -2,15 +2,20 @@
 
 import dataclasses
 
+from worldsim.data.faults.screen import FaultRule
 from worldsim.data.latents import hold_out
 from worldsim.data.lerobot.join import Data, open_datasets
 from worldsim.data.lerobot.read import Dataset
-from worldsim.optimize import Schedule
+from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 
 HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
+EPOCHS = 200
+"""Passes over the data after which a schedule ends whose steps are not asked for."""
+MOST_STEPS = {"tokenizer": 400, "predictor": 6000, "heads": 2000}
+"""Where such a schedule ends at the latest: about ten passes over the shipped worlds' data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,8 @@ class TrainWorld:
         starts: Dataset that they come from; empty for the held-out episodes, and then, where those are too few, the others.
         labels: File of labels that people gave to the episodes (`worldsim label`); they replace the success that the data
             holds.
+        faults: What is done about episodes with faults (`worldsim.data.faults.screen`): ``leave_out``, ``say`` (named and used
+            all the same), or ``refuse``.
         state: Learn a state world from the data's true states instead of its pictures.
         minutes: Time that the training may take on this machine when nothing else runs; the schedules are shortened to fit,
             by a share that is measured once and kept. 0 trains as long as they say.
@@ -37,6 +44,8 @@ class TrainWorld:
         tokenizer: How frames become latents.
         predictor: How latents move.
         heads: Schedule of proprioception, progress and success.
+
+    A schedule whose steps are 0, as by default, takes as many as the data is worth; see `settle_schedules`.
     """
 
     data: Data
@@ -50,12 +59,13 @@ class TrainWorld:
     num_starts: int = 400
     starts: str = ""
     labels: str = ""
+    faults: FaultRule = "leave_out"
     state: bool = False
     minutes: float = 0.0
     device: str = "cpu"
     tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
     predictor: PredictorRecipe = dataclasses.field(default_factory=PredictorRecipe)
-    heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=2000, batch=512, lr=2e-3))
+    heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=512, lr=2e-3))
 
 
 def open_data(config: TrainWorld) -> Dataset:
@@ -65,7 +75,42 @@ def open_data(config: TrainWorld) -> Dataset:
     )
 
 
+def settle_schedules(config: TrainWorld, dataset: Dataset) -> TrainWorld:
+    """The same settings with steps in every schedule: `EPOCHS` passes over the transitions that are trained on, or what is asked for.
+
+    No stage takes more than `MOST_STEPS`; a schedule that takes fewer also warms up in fewer.
+    """
+    transitions = _transitions(dataset)
+
+    def settle(schedule: Schedule, stage: str) -> Schedule:
+        if schedule.steps:
+            return schedule
+        most = dataclasses.replace(schedule, steps=MOST_STEPS[stage])
+        return shorten_schedule(most, min(1.0, EPOCHS * transitions / (schedule.batch * most.steps)))
+
+    return dataclasses.replace(
+        config,
+        tokenizer=dataclasses.replace(config.tokenizer, schedule=settle(config.tokenizer.schedule, "tokenizer")),
+        predictor=dataclasses.replace(config.predictor, schedule=settle(config.predictor.schedule, "predictor")),
+        heads=settle(config.heads, "heads"),
+    )
+
+
+def explain_schedules(config: TrainWorld, dataset: Dataset) -> str:
+    """Where the steps of the settled schedules come from, in a phrase; empty where all were asked for."""
+    if all(s.steps for s in (config.tokenizer.schedule, config.predictor.schedule, config.heads)):
+        return ""
+    most = ", ".join(f"{name} {steps:,}" for name, steps in MOST_STEPS.items())
+    return f"by default {EPOCHS} passes over {_transitions(dataset):,} transitions, at most {most}"
+
+
+def _transitions(dataset: Dataset) -> int:
+    """Pairs of frames with the action between them, in the episodes that are trained on."""
+    return sum(dataset.length(i) - 1 for i in split_episodes(dataset)[0])
+
+
 def split_episodes(dataset: Dataset) -> tuple[list[int], list[int]]:
-    """The episodes to train on, and those to hold out; errors as `hold_out`."""
-    aside = hold_out(dataset.lengths, every=HELD_OUT_EVERY, source=dataset.name)
-    return [i for i in range(dataset.episodes) if i not in aside], sorted(aside)
+    """The episodes to train on, and those to hold out, of those that are used; errors as `hold_out`."""
+    used = dataset.used
+    places = hold_out([dataset.length(i) for i in used], every=HELD_OUT_EVERY, source=dataset.name)
+    return [i for place, i in enumerate(used) if place not in places], [used[place] for place in sorted(places)]

@@ -47,7 +47,7 @@ class TokenizerRecipe:
 
     name: str = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=400, batch=64, lr=2e-3))
+    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=64, lr=2e-3))
     lr_layers: float = 4e-3
 
 
@@ -176,17 +176,17 @@ def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: Tokenizer
         raise InvalidInputError(
             f"A state world has no pictures for tokenizer.name={recipe.name}. Use auto, poses or identity."
         )
-    nothing, why = torch.empty(0), "as asked for"
+    nothing, why = torch.empty(0), "As asked for"
     if recipe.name != "identity":
         try:
             poses = PosesTokenizer.fit(true_state_NE, proprio_NP)
             return FittedTokenizer(
-                name="poses", tokenizer=poses, frames_NCHW=nothing, why="the states are planar poses"
+                name="poses", tokenizer=poses, frames_NCHW=nothing, why="The states are planar poses"
             )
         except InvalidInputError as error:
             if recipe.name == "poses":
                 raise
-            why = f"the states are no planar poses ({str(error).rstrip('.')})"
+            why = f"The states are no planar poses: {_first_sentence(error)}"
     identity = IdentityTokenizer(IdentityConfig(size=true_state_NE.shape[1]))
     return FittedTokenizer(name="identity", tokenizer=identity, frames_NCHW=nothing, why=why)
 
@@ -246,19 +246,24 @@ def _fit_closed_form(
             fitted, share = _judge_layers(layers, x, x_NCHW, recipe, seed=seed, folder=folder, progress=progress)
             if recipe.name == "layers" or share >= EXPLAINED:
                 return fitted
-            tried = f"{fitted.why}, and auto asks for {EXPLAINED:.0%}; tokenizer.name=layers takes them all the same. "
+            tried = f"{fitted.why}, which is less than {EXPLAINED:.0%}; tokenizer.name=layers takes them all the same. "
         except InvalidInputError as error:
             if recipe.name == "layers":
                 raise
-            tried = f"layers do not fit these pictures ({str(error).rstrip('.')}). "
+            tried = f"Layers, which are tried first, do not fit: {_first_sentence(error)}. "
     name = "haar_pca" if recipe.name == "auto" else recipe.name
     tokenizer = TOKENIZERS.build(name, {"image_size": list(x.shape[-2:]), **recipe.options})
-    asked = "the family for scenes of any kind" if recipe.name == "auto" else "as asked for"
+    asked = f"{name} takes pictures of any kind" if recipe.name == "auto" else "As asked for"
     measured = ""
     if isinstance(tokenizer, ClosedForm):
         tokenizer.fit_frames(x)
-        measured = f"; its closed form explains {explained(tokenizer, x_NCHW):.1%} of what changes"
+        measured = f"; its closed form explains {explained(tokenizer, x_NCHW):.1%} of what changes between frames"
     return FittedTokenizer(name=name, tokenizer=tokenizer, frames_NCHW=x_NCHW, why=f"{tried}{asked}{measured}")
+
+
+def _first_sentence(error: Exception) -> str:
+    """What was wrong, without what to do about it."""
+    return str(error).split(". ")[0].rstrip(".")
 
 
 def _judge_layers(
@@ -273,7 +278,7 @@ def _judge_layers(
 ) -> tuple[FittedTokenizer, float]:
     """Layers that were fitted, and the share of the changes they explain: where auto would refuse them, after training too."""
     share = layers.explained(x[:512])
-    why = f"layers explain {share:.1%} of what changes"
+    why = f"Layers explain {share:.1%} of what changes between frames"
     fitted = FittedTokenizer(name="layers", tokenizer=layers, frames_NCHW=x_NCHW, why=why)
     if recipe.name != "auto" or not EXPLAINED - TRAINED_GAIN <= share < EXPLAINED:
         return fitted, share

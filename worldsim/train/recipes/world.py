@@ -19,6 +19,7 @@ import torch
 from worldsim import storage
 from worldsim.compute import find_device
 from worldsim.core import STATE, TASK, TRUE_STATE, WorldSpec
+from worldsim.data.faults.screen import Screening, screen
 from worldsim.data.guess import Described, describe_episodes
 from worldsim.data.labels import Agreed
 from worldsim.data.latents import EncodedEpisodes
@@ -27,7 +28,7 @@ from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, fit
 from worldsim.predict.base import Predictor
-from worldsim.progress import Progress, silent
+from worldsim.progress import Progress, ignore, silent
 from worldsim.runs import open_run
 from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
@@ -38,7 +39,7 @@ from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
 from worldsim.train.recipes.labels import LOOKED_AT, read_labels, share_of_positives, unlabelled, weigh_labels
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse, shorten_all
-from worldsim.train.recipes.settings import TrainWorld, open_data, split_episodes
+from worldsim.train.recipes.settings import TrainWorld, explain_schedules, open_data, settle_schedules, split_episodes
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 from worldsim.worlds.heads import Heads
 from worldsim.worlds.latent import LatentWorld, LearnedWorld, drawable_shape
@@ -46,10 +47,6 @@ from worldsim.worlds.state import StateWorld
 
 __all__ = ["TrainWorld", "plan_world", "train_world"]
 PLAN = "plan.json"
-
-
-def ignore(text: str) -> None:
-    """Say nothing."""
 
 
 def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callable[[str], None] = ignore) -> Path:
@@ -76,9 +73,9 @@ def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callabl
     labels = read_labels(config.labels, config.data)
     asked = {"config": config, "data_digest": dataset.digest}
     with open_run(work, asked | ({"labels": labels} if labels else {})):
-        fitted, plan = _plan(dataset, config, work, progress, labelled=bool(labels))
-        say(str(plan))
-        measured = _train(dataset, fitted, plan, config, labels, work, progress)
+        prepared = _plan(dataset, config, work, progress, labelled=bool(labels))
+        say(str(prepared.plan))
+        measured = _train(prepared, config, labels, work, progress)
     shutil.rmtree(work, ignore_errors=True)
     say(_conclude(out, measured))
     return out
@@ -97,20 +94,36 @@ def plan_world(config: TrainWorld, *, progress: Progress = silent) -> TrainingPl
     find_device(config.device)
     dataset = open_data(config)
     with tempfile.TemporaryDirectory(prefix="worldsim-plan-") as scratch:
-        return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels))[1]
+        return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels)).plan
 
 
-def _plan(
-    dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool
-) -> tuple[dict[str, FittedTokenizer], TrainingPlan]:
-    """Tokenizers by camera, fitted, and the plan: that of the run where it has one, else from a rehearsal."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """What a training begins with: the data that is used, tokenizers fitted to each camera, and the plan.
+
+    `config` has steps in every schedule, as before they are fitted to a time.
+    """
+
+    dataset: Dataset
+    config: TrainWorld
+    fitted: Mapping[str, FittedTokenizer]
+    plan: TrainingPlan
+
+
+def _plan(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool) -> _Prepared:
+    """Screen the data, fit tokenizers, and make the plan, by a rehearsal; the plan of a run that was begun is kept."""
     began = time.perf_counter()
-    fitted = fit_tokenizers(dataset, config, work, progress)
     path = work / PLAN
-    if path.exists():
-        return fitted, storage.from_json(TrainingPlan, storage.read_json(path))
+    kept = storage.from_json(TrainingPlan, storage.read_json(path)) if path.exists() else None
+    screenings = _screen(dataset, config, progress) if kept is None else kept.screenings
+    dataset = dataset.without(screenings[0].indices)
+    reason, config = explain_schedules(config, dataset), settle_schedules(config, dataset)
+    fitted = fit_tokenizers(dataset, config, work, progress)
+    if kept is not None:
+        return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=kept)
     progress("rehearsal", 0, 1, {})
     plan = rehearse(dataset, fitted, config, labelled=labelled)
+    plan = dataclasses.replace(plan, screenings=screenings, reason=reason)
     try:
         plan = plan.fit(config.minutes, spent_s=time.perf_counter() - began)
     except InvalidInputError:
@@ -118,33 +131,45 @@ def _plan(
         raise
     progress("rehearsal", 1, 1, {})
     storage.write_json(path, storage.to_json(plan))
-    return fitted, plan
+    return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=plan)
+
+
+def _screen(dataset: Dataset, config: TrainWorld, progress: Progress) -> tuple[Screening, ...]:
+    """Faults of the data, and of the dataset that the starts come from where there is one."""
+    others = [_starts_of(config)] if config.starts else []
+    screenings = tuple(screen(one, rule=config.faults, progress=progress) for one in (dataset, *others))
+    split_episodes(dataset.without(screenings[0].indices))  # before anything is made
+    return screenings
 
 
 def _train(
-    dataset: Dataset,
-    fitted: Mapping[str, FittedTokenizer],
-    plan: TrainingPlan,
-    config: TrainWorld,
+    prepared: _Prepared,
+    asked: TrainWorld,
     labels: Mapping[int, Agreed],
     work: Path,
     progress: Progress,
 ) -> Measured:
     """Train every stage as planned, and write the world folder."""
-    asked, config = config, shorten_all(config, plan.share)
+    dataset, fitted, plan = prepared.dataset, prepared.fitted, prepared.plan
+    config = shorten_all(prepared.config, plan.share)
     tokenizer, seconds = train_tokenizers(fitted, dataset, config, work, progress)
     encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
     trained, held_out = encoded.split(split_episodes(dataset)[1])
-    prepared = prepare_predictor(
+    predictor = prepare_predictor(
         trained, tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
     )
-    stage, schedule = f"predictor {prepared.name}", config.predictor.schedule
-    spent = fit(prepared.module, prepared.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress)
+    stage, schedule = f"predictor {predictor.name}", config.predictor.schedule
+    spent = fit(
+        predictor.module, predictor.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress
+    )
     looked = describe_episodes(dataset, most=LOOKED_AT, all_frames=True, progress=progress) if labels else None
     train_heads = functools.partial(_train_heads, trained, encoded, looked, tokenizer, dataset, config, work, progress)
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels)
-    world = _assemble(tokenizer, prepared.predictor, heads, dataset, config, trained, held_out, unlabelled=without)
+    starts = _starts(dataset, config, [*held_out.indices, *trained.indices], plan.screenings)
+    world = _assemble(
+        tokenizer, predictor.predictor, heads, dataset, config, trained, held_out, starts, unlabelled=without
+    )
     measured = measure_held_out(world, held_out, dataset)
     cost = {"tokenizer": seconds, "predictor": spent, "heads": last}
     manifest = {
@@ -158,6 +183,7 @@ def _train(
         "usable": measured.held_out.usable,
         "why": list(measured.held_out.reasons),
         "positives": share_of_positives(trained),
+        "left_out": _left_out(dataset, encoded, plan.screenings[0]),
         "labels": _weigh(encoded, labels, dataset, config, train_heads),
         "versions": {"torch": torch.__version__},
     }
@@ -170,6 +196,12 @@ def _recorded(dataset: Dataset) -> dict[str, Any]:
     """Where and by which success rule the data was recorded, for the manifest; nothing where the data does not say."""
     said = {"env": dataset.env, "success": dataset.success_rule}
     return {"recorded": known} if (known := {k: v for k, v in said.items() if v}) else {}
+
+
+def _left_out(dataset: Dataset, encoded: EncodedEpisodes, screening: Screening) -> dict[str, str]:
+    """Why episodes were not learned from, by their numbers; those that are not screened show when they are encoded."""
+    missing = sorted({*dataset.used} - {*encoded.indices})
+    return {**{str(i): "cannot be read" for i in missing}, **{str(o.episode): o.why for o in screening.left_out}}
 
 
 def _conclude(out: Path, measured: Measured) -> str:
@@ -215,10 +247,11 @@ def _assemble(
     config: TrainWorld,
     trained: EncodedEpisodes,
     held_out: EncodedEpisodes,
+    starts: Starts,
     *,
     unlabelled: tuple[Literal["success", "progress"], ...],
 ) -> LearnedWorld:
-    """Put the parts together, with starts from held-out episodes first."""
+    """Put the parts together."""
     stride = tokenizer.temporal_stride * predictor.frames_per_step
     cameras = () if config.state else dataset.cameras
     text = (TASK,) if "text" in predictor.reads and len(dataset.tasks) > 1 else ()
@@ -236,7 +269,6 @@ def _assemble(
         unlabelled=unlabelled,
     )
     kind = StateWorld if config.state else LatentWorld
-    starts = _starts(dataset, config, [*held_out.indices, *trained.indices])
     return kind(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts).cpu()
 
 
@@ -260,11 +292,16 @@ def _weigh(
     ).to_json()
 
 
-def _starts(dataset: Dataset, config: TrainWorld, episodes: Sequence[int]) -> Starts:
-    """The first observations of other data, or of these episodes in order."""
+def _starts(dataset: Dataset, config: TrainWorld, episodes: Sequence[int], screenings: Sequence[Screening]) -> Starts:
+    """The first observations of other data, less what was left out of it, or of these episodes in order."""
     if not config.starts:
         return dataset.starts(episodes[: config.num_starts])
-    source = open_data(dataclasses.replace(config, data=config.starts, weights=()))
+    source = _starts_of(config).without(screenings[1].indices)
     if source.cameras != dataset.cameras:
         raise InvalidInputError(f"Cameras of {source.name} are {source.cameras}, of {dataset.name} {dataset.cameras}.")
-    return source.starts(range(min(config.num_starts, source.episodes)))
+    return source.starts(source.used[: config.num_starts])
+
+
+def _starts_of(config: TrainWorld) -> Dataset:
+    """The dataset that the starts come from."""
+    return open_data(dataclasses.replace(config, data=config.starts, weights=()))
