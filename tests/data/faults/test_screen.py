@@ -1,4 +1,4 @@
-"""Screening: what would teach something wrong leaves its episode out, the rest is only said, and what is done is told."""
+"""Screening: what would teach something wrong leaves its episode out, the rest is only said, and what is done about it is reported."""
 
 import dataclasses
 from collections.abc import Callable

@@ -18,7 +18,6 @@ environment that changes them is stopped, as is one that raises or hangs, and th
 Shape legend: H W image, P proprio, A action, E true state.
 """
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +31,10 @@ from torch import Tensor
 from worldsim.actions import ActionSpec
 from worldsim.arrays import Bytes, Float32s
 from worldsim.core import IMAGE, IMAGES, camera_name
-from worldsim.data.collect.env_calls import env_call
+from worldsim.data.collect.env_calls import env_call, place_camera
 from worldsim.data.collect.pictures import Fit, ImageSize, looks_like_picture, rgb
 from worldsim.data.collect.success import SuccessRule, entry_names, one_number, reported_success
-from worldsim.errors import EnvError, InvalidInputError, WorldsimError, unknown_name
+from worldsim.errors import EnvError, InvalidInputError, unknown_name
 from worldsim.spaces import EnvAction, action_spec_of, fit_spec, from_env, to_env
 
 _AGENT_POS, _TRUE_STATE, _PIXELS = "agent_pos", "environment_state", "pixels"
@@ -45,8 +44,6 @@ _LARGEST_MATRIX = 1024
 _ENDS = {2: "terminated", 3: "truncated"}
 _SLACK = 1e-3
 """Progress may leave 0..1 by this much, by rounding; it is clipped."""
-_CAMERA_SEED = 0
-"""Of the start that MuJoCo's camera is aimed at, where it is aimed by what it first sees."""
 Path = tuple[str | int, ...]
 
 
@@ -156,23 +153,14 @@ class EnvAdapter:
             EnvError, MissingExtraError, InvalidInputError: As `env_call`; or it returned something else.
         """
         self._step = 0
-        self._place_camera()
+        if not self._camera_placed:
+            place_camera(self.env, self.name, timeout_s=self.view.timeout_s)
+            self._camera_placed = True
         with self._call("in reset"):
             made = self.env.reset(seed=seed)
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Mapping):
             raise self._broken("reset", "observation and info", made)
         return made[0], made[1]
-
-    def _place_camera(self) -> None:
-        """Let Gymnasium's drawing of MuJoCo, which aims at where things are when it first draws, aim at the same start always.
-
-        Pictures of the same state would differ else between a recording and its true environment.
-        """
-        if not self._camera_placed and hasattr(self.env.unwrapped, "mujoco_renderer"):
-            with contextlib.suppress(WorldsimError), self._call("in render"):  # who draws in earnest is told
-                self.env.reset(seed=_CAMERA_SEED)
-                self.env.render()
-        self._camera_placed = True
 
     def step(self, action: EnvAction) -> tuple[Any, float, bool, Mapping[str, Any]]:
         """Advance; observation, reward (nan where it gives None), whether the episode is over, and info.

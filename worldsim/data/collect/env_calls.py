@@ -7,10 +7,11 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+import gymnasium
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
 
@@ -29,6 +30,8 @@ _PACKAGES = {
     "shimmy": '"shimmy[dm-control]"',
 }
 """What to install for a module that environments are known to need, where it is not the module's own name."""
+_CAMERA_SEED = 0
+"""Of the start that a camera is aimed at which aims at what it sees first."""
 _MISSING = (DependencyNotInstalled, ImportError)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _OPENGL = re.compile(r"OpenGL|GLFW|\bEGL|OSMesa|MUJOCO_GL|GLContext|glad|DISPLAY", re.IGNORECASE)
@@ -114,3 +117,15 @@ def _alarm(timeout_s: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
         if left_s:
             signal.setitimer(signal.ITIMER_REAL, left_s, interval_s)
+
+
+def place_camera(env: gymnasium.Env[Any, Any], name: str, *, timeout_s: float | None) -> None:
+    """Let Gymnasium's drawing of MuJoCo, which aims at where things are when it first draws, always aim at the same start.
+
+    Pictures of the same state would differ else between a recording and its true environment. Whatever fails is left to the first
+    drawing that is asked for.
+    """
+    if hasattr(env.unwrapped, "mujoco_renderer"):
+        with suppress(WorldsimError), env_call(name, "in render", timeout_s=timeout_s):
+            env.reset(seed=_CAMERA_SEED)
+            env.render()

@@ -42,7 +42,7 @@ _CLIP = 9.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gap:
-    """Something missing between observations `t` and `t + 1`; `camera` is empty where whole rows are missing."""
+    """Something missing between observations `t` and `t + 1`; `camera` is empty where entire rows are missing."""
 
     t: int
     value: float
@@ -199,12 +199,12 @@ def _video_gaps(signals: Sequence[Signals], usual: Usual) -> list[list[Gap]]:
         seen = [np.log(np.maximum(s.changes[key], 1e-3)) for s in signals]
         lowest = a + b * floor
         shown = [np.maximum(y, lowest) for y in seen]
-        told = [a + b * np.maximum(np.log(m + 1e-9), floor) for m in usual.motion]
-        misses = np.concatenate([(y - x)[(y > lowest) | (x > lowest)] for y, x in zip(shown, told, strict=True)])
+        moved = [a + b * np.maximum(np.log(m + 1e-9), floor) for m in usual.motion]
+        misses = np.concatenate([(y - x)[(y > lowest) | (x > lowest)] for y, x in zip(shown, moved, strict=True)])
         spread = max(1.4826 * float(np.median(np.abs(misses - np.median(misses)))), 0.05)
         line = a, b, float(floor)
         places = [s.proprio[:, np.isfinite(usual.scale)] / usual.scale[np.isfinite(usual.scale)] for s in signals]
-        rows = list(zip(shown, told, places, strict=True))
+        rows = list(zip(shown, moved, places, strict=True))
         best = [_best_gap(y, x, place, line, spread) for y, x, place in rows]
         chance = [_best_gap(y[::-1], x[::-1], place[::-1], line, spread)[1] for y, x, place in rows]
         limit = max(FRAMES_SURE, OVER_CHANCE * max(chance))
@@ -217,25 +217,25 @@ def _video_gaps(signals: Sequence[Signals], usual: Usual) -> list[list[Gap]]:
 
 
 def _best_gap(
-    shown_T: Float64s, told_T: Float64s, place: Float64s, line: tuple[float, float, float], spread: float
+    shown_T: Float64s, moved_T: Float64s, place: Float64s, line: tuple[float, float, float], spread: float
 ) -> tuple[int, float]:
     """The most likely gap of a video, and the logarithm of its likelihood ratio: where, and 0 where there is none.
 
     Args:
         shown_T: Logarithm of how much the picture changes.
-        told_T: The same as the robot's motion tells it.
+        moved_T: The same as it belongs to the robot's motion.
         place: Where the robot is, [T + 1, P], in usual ranges.
         line: a, b of log change = a + b log motion, and the least log motion.
-        spread: Of shown less told, in steps without a gap.
+        spread: Of shown less moved, in steps without a gap.
     """
     a, b, floor = line
-    plain = np.minimum(np.square((shown_T - told_T) / spread), _CLIP)
+    plain = np.minimum(np.square((shown_T - moved_T) / spread), _CLIP)
     best = (0, 0.0)
     for k in range(1, FRAMES_LONGEST + 1):
         count = len(shown_T) - k  # steps that are still shown
         if count <= FRAMES_AFTER:
             break
-        ahead = np.minimum(np.square((shown_T[:count] - told_T[k:]) / spread), _CLIP)
+        ahead = np.minimum(np.square((shown_T[:count] - moved_T[k:]) / spread), _CLIP)
         far = np.linalg.norm(place[k + 1 :] - place[: -k - 1], axis=1)  # of all that a leaping picture skips
         leap = a + b * np.maximum(np.log(far + 1e-9), floor)
         leapt = np.minimum(np.square((shown_T[: len(leap)] - leap) / spread), _CLIP)
@@ -244,6 +244,6 @@ def _best_gap(
         total = after[: len(leap)] + (plain[: len(leap)] - leapt) / 2
         t = int(total[: count - FRAMES_AFTER].argmax())
         better = float(ahead[t + 1 :].sum()) <= FRAMES_BETTER * float(plain[t + 1 : count].sum())
-        if total[t] > best[1] and shown_T[t] >= told_T[t] and better:
+        if total[t] > best[1] and shown_T[t] >= moved_T[t] and better:
             best = (t, float(total[t]))
     return best

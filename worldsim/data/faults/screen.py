@@ -173,6 +173,6 @@ def _refusal(dataset: Dataset, bad: dict[int, str]) -> str:
     named = "; ".join(f"episode {i}: {bad[i]}" for i in sorted(bad)[:_NAMED])
     more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     return (
-        f"{len(bad)} episodes of {dataset.name} are faulty, and faults=refuse was asked for: {named}{more}. Mend or remove "
+        f"{len(bad)} episodes of {dataset.name} are faulty, and faults=refuse was asked for: {named}{more}. Repair or remove "
         "them (worldsim inspect shows where), or use faults=leave_out."
     )

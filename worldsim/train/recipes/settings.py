@@ -12,8 +12,9 @@ from worldsim.train.recipes.tokenizer import TokenizerRecipe
 
 HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
-EPOCHS = 200
-"""Passes over the data after which a schedule ends whose steps are not asked for."""
+EPOCHS = 400
+"""Passes over the data after which a schedule ends whose steps are not asked for. On 450 transitions of the push task a plain
+network is 0.61, 0.59, 0.56 and 0.56 standard deviations off after 16 steps with 100, 200, 400 and 800 passes."""
 MOST_STEPS = {"tokenizer": 400, "predictor": 6000, "heads": 2000}
 """Where such a schedule ends at the latest: about ten passes over the shipped worlds' data."""
 
