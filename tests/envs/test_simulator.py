@@ -1,3 +1,6 @@
+import time
+from collections.abc import Callable
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -416,3 +419,17 @@ def test_environments_that_cannot_be_used_are_refused_with_the_reason(push_world
         push_world.reset({SIMULATOR: starts[SIMULATOR][:, :5]}, torch.arange(2))
     with pytest.raises(InvalidInputError, match=r"\[\.\.\., S, 1, 1\]"):
         push_world.decode(torch.zeros(2, 8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(lambda: 1 / 0, "raised ZeroDivisionError: division by zero in step"), (lambda: time.sleep(9), "hung in step")],
+)
+def test_a_restored_environment_that_fails_is_named(
+    fault: Callable[[], object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = SimulatorWorld(PushEnv, horizon=3, view=EnvView(timeout_s=0.2))
+    state = world.reset(world.starts(torch.tensor([1])), torch.tensor([0]))
+    monkeypatch.setattr(PushEnv, "advance", lambda self, action: fault())
+    with pytest.raises(EnvError, match=words):
+        world.step(state, ACTIONS[:1, 0])

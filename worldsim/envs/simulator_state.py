@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 import gymnasium
@@ -21,6 +22,7 @@ import numpy as np
 from worldsim.arrays import Bytes, Float32s, Float64s
 from worldsim.core import IMAGE, IMAGES
 from worldsim.data.collect.env_adapter import EnvAdapter, EnvReading, EnvView
+from worldsim.data.collect.env_calls import env_call
 from worldsim.data.collect.env_state import (
     EnvState,
     StateKind,
@@ -102,7 +104,8 @@ class RestoredSimulator:
 
     def begin(self, seed: int) -> EnvReading:
         """See `Simulator.begin`."""
-        observation, info = self._inner.reset(seed=seed)
+        with self._call("in reset"):
+            observation, info = self._inner.reset(seed=seed)
         return self._read(observation, info, math.nan)
 
     def start(self) -> Float64s:
@@ -116,19 +119,25 @@ class RestoredSimulator:
     def act(self, state: Float64s, action_A: Float32s) -> tuple[Float64s, EnvReading]:
         """See `Simulator.act`."""
         self._keeper.restore(state)
-        action = to_env(self.adapter.action, action_A)
+        with self._call("in step"):
+            observation, reward, info = self._advance(to_env(self.adapter.action, action_A))
+        return self._keeper.read(), self._read(observation, info, reward)
+
+    def _advance(self, action: Any) -> tuple[Any, float, Mapping[str, Any]]:
+        """Act; observation, reward and info as the environment gives them, the first two only where they are needed."""
         for change in self._act:
             action = change(action)
-        observation: Any = None
-        reward = math.nan
         if callable(getattr(self._inner, "advance", None)) and self.adapter.view.success is None:
             self._inner.advance(action)
-            info: Mapping[str, Any] = self._inner.info()
-        else:
-            observation, reward, _, _, info = self._inner.step(action)
-            for change in self._pay:
-                reward = change(reward)
-        return self._keeper.read(), self._read(observation, info, reward)
+            return None, math.nan, self._inner.info()
+        observation, reward, _, _, info = self._inner.step(action)
+        for change in self._pay:
+            reward = change(reward)
+        return observation, reward, info
+
+    def _call(self, doing: str) -> AbstractContextManager[None]:
+        """A call into the environment: what it raises is named, and it may not hang."""
+        return env_call(self.adapter.name, doing, timeout_s=self.adapter.view.timeout_s)
 
     def draw(self, state: Float64s | None, camera: str) -> Bytes:
         """See `Simulator.draw`.

@@ -13,6 +13,9 @@ from worldsim.errors import InvalidInputError, unknown_name
 from worldsim.evaluate.environments import MakeEnv
 from worldsim.protocols import Startable
 
+_HUNG_S = 300.0
+"""Seconds after which a call into the environment counts as hung, where it runs in the main thread."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrueEnv:
@@ -51,6 +54,7 @@ class TrueEnv:
             image_px=sizes.pop() if len(sizes) == 1 else None,
             action=like.action,
             success=success_rule(self.success) if self.success else None,
+            timeout_s=_HUNG_S,
         )
         made = SimulatorWorld(MakeEnv(self.env, imports=self.imports), horizon=like.horizon, view=view, seeded=seeded)
         given, wanted = (
