@@ -147,3 +147,5 @@ def test_disagreement_is_unclear_until_a_third_decides(tmp_path: Path) -> None:
     file.add(episode=0, outcome="failed", frame=7, who="eve")
     decided = agree(file.labels)[0]
     assert (decided.outcome, decided.frame, decided.disputed) == ("failed", 7, False)
+    file.add(episode=0, outcome="solved", frame=2, who="ann")
+    assert agree(file.labels)[0].frame == 7  # what those mark who say something else does not count

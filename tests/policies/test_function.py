@@ -129,6 +129,7 @@ def test_digest_follows_source_and_name(module, tmp_path):
     [
         (np.zeros((3, 2)) * np.nan, "NaN"),
         (np.full((3, 2), np.inf), "infinity"),
+        (np.full((3, 2), 1e300), "infinity"),
         (np.zeros(2), r"shape \(2,\)"),
         (np.zeros((2, 2)), r"shape \(2, 2\)"),
         (np.zeros((3, 0)), r"shape \(3, 0\)"),

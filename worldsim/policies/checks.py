@@ -52,7 +52,8 @@ def checked_action(value: object, *, policy: str, n: int, dim: int | None = None
                 f"Policy {policy} returned {type(value).__name__}, which is no array of real numbers; expected "
                 f"actions of shape [{n}, {dim or 'A'}]."
             )
-        action = torch.from_numpy(array.astype(np.float32))
+        with np.errstate(over="ignore"):
+            action = torch.from_numpy(array.astype(np.float32))
     width = dim if dim is not None else (action.shape[-1] if action.ndim else 0)
     if action.is_complex() or tuple(action.shape) != (n, width) or width == 0:
         raise PolicyError(
