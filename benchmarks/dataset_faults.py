@@ -4,7 +4,7 @@ Twenty random recordings are written by LeRobot, and each kind of fault is plant
 must equal what LeRobot's own reader gives, or, where LeRobot shows it wrongly or not at all, what was recorded; or worldsim
 must refuse it by a typed error that says what is wrong. Some kinds are no faults and must be read. Then 40 other random
 recordings (cameras, sizes, rates, codecs, pictures and video, one file or several, tasks, thinned rows) are compared with
-LeRobot's reader in every row and pixel.
+LeRobot's reader in every row and pixel. Last, rows and frames are taken out of made-up recordings of smooth, jerky and mostly idle motion.
 
     python -m benchmarks.dataset_faults
 """
@@ -24,7 +24,7 @@ import numpy as np
 import typer
 
 from benchmarks import dataset_plants as plants
-from benchmarks import record, recordings
+from benchmarks import motions, record, recordings
 from benchmarks.record import Figure
 from benchmarks.recordings import Recording
 from worldsim import decode
@@ -205,6 +205,7 @@ def main(
             table, wrong = plant_all(lerobot, place, seeds)
             equal, unlike = compare_random(lerobot, place, others)
             ratio = decode_ratio(place)
+    gaps = motions.tally_all(range(seeds))
     for line in (*wrong, *unlike):
         print(line)
     counts = {outcome: sum(row.get(outcome, 0) for row in table.values()) for outcome in Outcome.__args__}  # type: ignore[attr-defined]
@@ -219,10 +220,25 @@ def main(
             ),
             Figure(name="planted faults that were read wrongly without a word", value=counts["silently wrong"]),
             Figure(name="random recordings equal to LeRobot's reader", value=100 * equal / others, unit="%"),
+            *(
+                Figure(name=f"gaps found ({name})", value=round(100 * t.found / max(t.planted, 1), 1), unit="%")
+                for name, t in gaps.items()
+            ),
+            Figure(
+                name="false alarms in a thousand clean episodes",
+                value=round(
+                    1000 * sum(t.false_alarms for t in gaps.values()) / sum(t.episodes for t in gaps.values()), 2
+                ),
+            ),
             Figure(name="core time of decoding in a process of its own, to decoding here", value=round(ratio, 2)),
         ],
         seeds=range(seeds),
-        details={"outcomes": table, "wrong": [*wrong, *unlike], "recordings": others},
+        details={
+            "outcomes": table,
+            "gaps": {name: vars(t) for name, t in gaps.items()},
+            "wrong": [*wrong, *unlike],
+            "recordings": others,
+        },
     )
 
 

@@ -56,6 +56,10 @@ GOALS: Mapping[str, Goals] = {
         "planted faults read as LeRobot reads them, or named": at_least(100),
         "planted faults that were read wrongly without a word": at_most(0),
         "random recordings equal to LeRobot's reader": at_least(100),
+        "gaps found (smooth, rows)": at_least(80),
+        "gaps found (jerky, rows)": at_least(80),
+        "gaps found (idle, rows)": at_least(80),
+        "false alarms in a thousand clean episodes": at_most(2),
         "core time of decoding in a process of its own, to decoding here": at_most(1.6),
     },
     "house": {

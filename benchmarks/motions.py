@@ -93,12 +93,12 @@ DROPS: Mapping[str, Callable[[Episode, int, int], Episode]] = {"rows": drop_rows
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """Gaps that were planted where the robot moves, those found at their row, and alarms where there is nothing."""
+    """Gaps that were planted where the robot moves, those found at their row, and alarms in episodes where there is nothing."""
 
     planted: int = 0
     found: int = 0
     false_alarms: int = 0
-    steps: int = 0
+    episodes: int = 0
 
 
 def faults_of(episodes: list[Episode]) -> tuple[Fault, ...]:
@@ -115,7 +115,7 @@ def tally(motion: str, drop: str, seeds: range) -> Tally:
         velocities = [MOTIONS[motion](r) for _ in range(EPISODES)]
         clean = [record(v, r, targets=bool(seed % 2)) for v in velocities]
         count.false_alarms += len(faults_of(clean))
-        count.steps += STEPS * EPISODES
+        count.episodes += 2 * EPISODES - len(range(0, EPISODES, 4))
         planted = {}
         for i in range(0, EPISODES, 4):
             gap = int(r.integers(1, LONGEST + 1))
@@ -135,7 +135,6 @@ def tally(motion: str, drop: str, seeds: range) -> Tally:
     return count
 
 
-if __name__ == "__main__":
-    for motion in MOTIONS:
-        for drop in DROPS:
-            print(motion, drop, tally(motion, drop, range(20)))
+def tally_all(seeds: range) -> dict[str, Tally]:
+    """A tally of every kind of motion and of what is missing, by ``motion, what``."""
+    return {f"{motion}, {drop}": tally(motion, drop, seeds) for motion in MOTIONS for drop in DROPS}
