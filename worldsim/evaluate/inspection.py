@@ -257,11 +257,18 @@ def _summarise(look: _Look) -> Inspection:
 
 
 def _state_names(dataset: Dataset) -> tuple[str, ...]:
-    """Names of the proprioception where meta/info.json lists them; none where worldsim numbered them."""
-    info = storage.read_json(dataset.path / "meta" / "info.json")
-    names = info["features"].get("observation.state", {}).get("names")
-    listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    return tuple(printable(n) for n in names) if listed and not str(names[:1]).startswith("['state_") else ()
+    """Names of the proprioception: those of meta/info.json, or of the features that are joined; none where there are none."""
+    features = storage.read_json(dataset.path / "meta" / "info.json")["features"]
+    several, found = len(dataset.proprio_features) > 1, list[str]()
+    for feature, width in dataset.proprio_features:
+        names, short = features.get(feature, {}).get("names"), feature.rpartition(".")[2]
+        if isinstance(names, list) and len(names) == width and all(isinstance(n, str) for n in names):
+            found += [] if str(names[0]).startswith("state_") else names
+        elif several and width is not None:
+            found += [short] if width == 1 else [f"{short} {i}" for i in range(width)]
+        else:
+            return ()
+    return tuple(map(printable, found))
 
 
 def _channels(values: Float64s, names: Sequence[str], units: Sequence[str]) -> Iterator[Channel]:
@@ -377,4 +384,5 @@ def _family(look: _Look) -> str:
     except InvalidInputError as error:
         return f"haar_pca with conv; no layers are found in {camera.name} ({shorten(printable(error), width=100)})"
     family = "layers with rigid" if share >= LAYERS_FROM else "haar_pca with conv"
-    return f"{family}: layers explain {share:.0%} of what changes in {len(frames)} frames of {camera.name}, asked are {LAYERS_FROM:.0%}"
+    found = f"layers explain {share:.0%} of what changes in {len(frames)} frames of {camera.name}"
+    return f"{family}: {found}; at least {LAYERS_FROM:.0%} is needed for them"

@@ -127,6 +127,12 @@ class Dataset:
         return self._contents.action
 
     @property
+    def proprio_features(self) -> tuple[tuple[str, int | None], ...]:
+        """The features that are joined to the proprioception, and how many numbers each has where info.json says."""
+        vector = self._contents.vectors.get(STATE)
+        return () if vector is None else tuple(zip(vector.names, vector.widths, strict=True))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is left out, joined or assumed, in sentences for people; empty where the data is read as it stands."""
         return self._contents.notes
