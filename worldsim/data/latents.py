@@ -80,7 +80,8 @@ def hold_out(lengths: Sequence[int], *, every: int, source: str) -> frozenset[in
     usable = [i for i, length in enumerate(lengths) if length > 1]
     if len(usable) < 2:
         raise InvalidInputError(
-            f"{source} has {len(usable)} episode{'' if len(usable) == 1 else 's'} of two or more frames; one is needed to train on and one to measure on. "
+            f"{source} has {len(usable)} episode{'' if len(usable) == 1 else 's'} of two or more frames; one is needed to "
+            "train on and one to measure on. "
             "Collect more, or longer ones."
         )
     return frozenset(usable[::every])
