@@ -38,6 +38,24 @@ def test_labels_that_hardly_change_say_nothing_against_a_world() -> None:
     assert HeldOut(figures={**GOOD, "success_accuracy": 0.98, "copy_success_accuracy": 1.0}).usable
 
 
+def outcomes(solved: float, of: int, unsolved: float, out_of: int) -> dict[str, float]:
+    return {"solved_right": solved, "solved_episodes": of, "unsolved_right": unsolved, "unsolved_episodes": out_of}
+
+
+def test_a_world_that_calls_no_episode_solved_is_not_usable() -> None:
+    held = HeldOut(figures={**GOOD, **outcomes(0.0, 12, 1.0, 8)})
+    assert held.usable is False and "calls solved 0.0 % of the 12 that end solved, and 0.0 % of the 8" in held.verdict
+    assert ("solved episodes end alike", "0.0 %", "-") in held.rows()
+    assert HeldOut(figures={**GOOD, **outcomes(1.0, 12, 0.0, 8)}).usable is False  # it calls all solved
+    assert HeldOut(figures={**GOOD, **outcomes(0.5, 12, 0.75, 8)}).usable and not HeldOut(figures=GOOD).untold
+
+
+def test_few_episodes_of_an_outcome_say_nothing_for_or_against() -> None:
+    for figures in (outcomes(0.0, 2, 1.0, 22), {"unsolved_right": 1.0, "unsolved_episodes": 24}):
+        held = HeldOut(figures={**GOOD, **figures})
+        assert held.usable and "is not known" in held.verdict and "24 held-out episodes end solved" in held.verdict
+
+
 def test_a_manifest_is_read_as_far_as_it_makes_sense() -> None:
     assert HeldOut.of_manifest({}) is None and HeldOut.of_manifest([]) is None
     odd = {"figures": {**GOOD, "psnr_db_h16": "high", "progress_mae": float("nan")}}

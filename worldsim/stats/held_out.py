@@ -11,6 +11,9 @@ _LEARNABLE = 0.02
 """Progress that copying misses by less than this changes too little to say whether a world predicts it."""
 _WRONG = 0.05
 """Share of steps by which success may be read worse than by saying what the first frame says."""
+_OUTCOMES = ("solved", "unsolved")
+_FEW = 3
+"""Episodes of an outcome; of fewer nothing is said."""
 _PER_HORIZON = re.compile(r"(psnr_db|state_error)_h(\d+)(/.*)?")
 _UNCERTAINTY = re.compile(r"uncertainty_h(\d+)")
 _FALLEN = 0.95
@@ -25,7 +28,9 @@ class HeldOut:
         figures: `psnr_db_h8` of decoded frames 8 actions ahead (other cameras: `psnr_db_h8/NAME`), `state_error_h8` of true
             states (root mean square, in standard deviations), `success_accuracy` and `progress_mae` of the heads; each
             with `copy_` in front for repeating the first frame, its state or its label; and `uncertainty_h8`, the world's
-            own, on average.
+            own, on average. Of entire episodes: `solved_right` and `unsolved_right`, the shares of those that end solved and
+            of those that do not which the world ends alike, and `solved_episodes` and `unsolved_episodes`, how many there
+            are.
         stated: Why the world is not usable, as its manifest says; empty where it says nothing of the kind.
     """
 
@@ -68,6 +73,13 @@ class HeldOut:
             found.append(
                 f"Success is right in {_percent(right)} of steps; that of the first frame in {_percent(copied)}."
             )
+        solved, unsolved = (self.figures.get(f"{name}_right") for name in _OUTCOMES)
+        if solved is not None and unsolved is not None and self._counts_outcomes and solved + unsolved <= 1:
+            many, others = (int(self.figures[f"{name}_episodes"]) for name in _OUTCOMES)
+            found.append(
+                f"It cannot tell solved from unsolved episodes: it calls solved {_percent(solved)} of the {many} that end solved, "
+                f"and {_percent(1 - unsolved)} of the {others} that do not."
+            )
         return tuple(found)
 
     @property
@@ -77,7 +89,7 @@ class HeldOut:
             return f"It is not known whether this world is usable: {self.reasons[0]}"
         if self.usable:
             said = "This world is usable: it predicts held-out episodes better than copying their first frame does."
-            return f"{said} {self.unaware}".rstrip()
+            return " ".join(filter(None, (said, self.untold, self.unaware)))
         return f"This world is NOT usable: {' '.join(self.reasons)}"
 
     @property
@@ -104,10 +116,25 @@ class HeldOut:
                 )
         return ""
 
+    @property
+    def untold(self) -> str:
+        """That too few held-out episodes tell whether it sees success, in a sentence; empty where they are enough, or not counted."""
+        counts = [self.figures.get(f"{name}_episodes") for name in _OUTCOMES]
+        if counts == [None, None] or self._counts_outcomes:
+            return ""
+        solved, unsolved = (int(count or 0) for count in counts)
+        return (
+            f"Whether it tells solved from unsolved episodes is not known: {solved} of {solved + unsolved} held-out episodes end "
+            "solved."
+        )
+
     def rows(self) -> list[tuple[str, str, str]]:
         """The table: what was measured, of the world, of copying; a dash where there is nothing."""
         names = [*self._names(), *(n for n in _LABELS if n in self.figures)]
         found = [(_label(n), _figure(n, self.figures[n]), self._copied(n)) for n in names]
+        for name in _OUTCOMES:
+            if f"{name}_right" in self.figures:
+                found.append((f"{name} episodes end alike", _percent(self.figures[f"{name}_right"]), "-"))
         return found + [(f"uncertainty after {_actions(h)}", f"{v:.3g}", "-") for h, v in self.uncertainty.items()]
 
     def table(self) -> str:
@@ -121,6 +148,11 @@ class HeldOut:
         parts = [f"{_label(n)} {_figure(n, self.figures[n])} (copying: {self._copied(n)})" for n in last]
         parts += [f"{_label(n)} {_figure(n, self.figures[n])}" for n in _LABELS if n in self.figures]
         return "; ".join(parts)
+
+    @property
+    def _counts_outcomes(self) -> bool:
+        """Whether there are episodes enough of both outcomes."""
+        return all(self.figures.get(f"{name}_episodes", 0) >= _FEW for name in _OUTCOMES)
 
     def _names(self) -> list[str]:
         """Keys of pictures and states, by camera and then by horizon."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from worldsim.core import STATE, TASK, TRUE_STATE, Rollout, text_rows
+from worldsim.core import STATE, TASK, TRUE_STATE, Observation, Rollout, text_rows
 from worldsim.data.episode import Episode
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
@@ -80,6 +80,7 @@ def measure_held_out(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Da
         if bool(rollout.uncertainty.any())  # all zero: there are no members that could differ
     }
     figures |= _compare_labels(rollout, episodes, range(per_step, horizon + 1, per_step))
+    figures |= _compare_outcomes(world, starts, torch.tensor(chosen), episodes)
     held = HeldOut(figures={k: round(v, 4) for k, v in figures.items()})
     return Measured(held_out=held, picture=_show(drawn, frames, reachable) if drawn else None)
 
@@ -147,6 +148,36 @@ def _compare_labels(rollout: Rollout, episodes: Sequence[Episode], steps: range)
         figures["progress_mae"] = float((rollout.progress - progress[:, 1:]).abs()[known].mean())
         copied = (progress[:, :1].nan_to_num() - progress[:, 1:]).abs()
         figures["copy_progress_mae"] = float(copied[known].mean())
+    return figures
+
+
+@torch.no_grad()
+def _compare_outcomes(
+    world: LearnedWorld, starts: Observation, keys: Tensor, episodes: Sequence[Episode]
+) -> dict[str, float]:
+    """How many episodes end solved, and how many do not, and the shares of both that the world ends alike."""
+    spec, per_step = world.spec, world.spec.actions_per_step
+    ends = [min(len(e.action), spec.horizon) // per_step for e in episodes]
+    idle = torch.tensor(spec.action.idle, dtype=torch.float32).expand(max(ends) * per_step, -1)
+    actions = torch.stack(
+        [torch.cat([torch.tensor(e.action[: len(idle)]), idle[len(e.action) :]]) for e in episodes]
+    ).unflatten(1, (-1, per_step))
+    state, said = world.reset(starts, keys), []
+    for t in range(max(ends)):  # step by step: latents of entire episodes need not be kept
+        state, step = world.step(state, actions[:, t, 0] if per_step == 1 else actions[:, t])
+        said.append(step.success > 0.5)
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for row, (end, episode) in enumerate(zip(ends, episodes, strict=True)):
+        reported, truth = torch.stack(said)[:end, row], torch.tensor(episode.success[1 : end * per_step + 1])
+        if not bool(truth.isfinite().all()):
+            continue
+        at_end = spec.success_at == "end"
+        solved = bool(truth[-1] > 0.5) if at_end else bool((truth > 0.5).any())
+        found[solved].append((bool(reported[-1]) if at_end else bool(reported.any())) == solved)
+    figures: dict[str, float] = {}
+    for name, alike in (("solved", found[True]), ("unsolved", found[False])):
+        if alike:
+            figures |= {f"{name}_right": sum(alike) / len(alike), f"{name}_episodes": float(len(alike))}
     return figures
 
 

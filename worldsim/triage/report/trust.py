@@ -69,6 +69,7 @@ def _world(data: ReportData) -> tuple[Reliance, ...]:
     said = [
         *held_out.reasons,
         f"{text[0].upper()}{text[1:]}." if (text := held_out.summary()) else "",
+        held_out.untold,
         held_out.unaware,
     ]
     claim = "The world predicts episodes that it was not trained on"
