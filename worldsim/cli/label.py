@@ -1,13 +1,17 @@
-"""`worldsim label`: say of recorded episodes whether they were solved, on a local page."""
+"""`worldsim label`: say of recorded episodes whether they were solved, on a local page, or let a source say it."""
 
 import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsim.cli.console import say
+from worldsim.cli.console import Device, say
 from worldsim.limits import MAX_EPISODES
+
+if TYPE_CHECKING:
+    from worldsim.label.automatic import Automatic
+    from worldsim.worlds.latent import LatentWorld
 
 
 def label(
@@ -22,6 +26,32 @@ def label(
         int, typer.Option(min=1, max=MAX_EPISODES, help="Episodes to choose from; evenly many of more.")
     ] = 400,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 0,
+    world: Annotated[
+        str | None, typer.Option(help="A world of this data: episodes of which its heads are unsure are asked first.")
+    ] = None,
+    goal: Annotated[
+        Path | None, typer.Option(help="No page: solved is what ends like this picture of the main camera.")
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            help="With --goal: how near; 0 is the goal, 1 where most begin. \\[default: as labels of people say]"
+        ),
+    ] = None,
+    success: Annotated[
+        str | None,
+        typer.Option(help="No page: a rule on the recording, 'reward > 0.9' or 'observation.state.2 < 0.1'."),
+    ] = None,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            help="No page: a reward model of LeRobot, its progress file (.parquet) or a reward classifier's folder."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="No page: a critic's folder, or 'reason' for the shipped one.")
+    ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Label recorded episodes: solved, failed, unclear, and where. Opens a page on this machine; one key each.
 
@@ -30,17 +60,66 @@ def label(
         worldsim train world data=data/robot out=worlds/robot labels=labels.jsonl
 
     It asks for the episodes from which most is learned; a few dozen are often enough. Labels are kept at once: stop
-    whenever you like, the same command continues.
+    whenever you like, the same command continues. A goal picture, a rule, a reward model or a critic can label
+    instead; where people have spoken too, they count, and how far both agree is shown.
     """
     from worldsim.compute import one_thread
+    from worldsim.label.automatic import Automatic
+
+    automatic = Automatic(goal=goal, within=within, success=success, rewards=rewards, judge=judge)
+    with one_thread():
+        seen = _world(world, device)
+        if automatic:
+            _label_by(automatic, data, out, seen, device)
+        else:
+            _serve(data, out, who or getpass.getuser(), most, port, seen)
+
+
+def _world(name: str | None, device: str) -> "LatentWorld | None":
+    """The world whose heads help; it must see pictures."""
+    from worldsim.errors import InvalidInputError
+    from worldsim.worlds import load_world
+    from worldsim.worlds.latent import LatentWorld
+
+    if name is None:
+        return None
+    found = load_world(name, device=device)
+    if not isinstance(found, LatentWorld):
+        raise InvalidInputError(f"World {name!r} sees no pictures, so its heads cannot judge recordings. Name another.")
+    return found
+
+
+def _label_by(automatic: "Automatic", data: str, out: Path, world: "LatentWorld | None", device: str) -> None:
+    """Let a source label all episodes, and say how far it agrees with everybody else."""
+    from worldsim.data.labels import compare
+    from worldsim.label.session import open_labels
+    from worldsim.label.sources import label_by
+    from worldsim.progress import progress_bars
+
+    dataset, file = open_labels(data, out)
+    source = automatic.open(dataset, file, world=world, device=device)
+    with progress_bars() as progress:
+        found = label_by(source, dataset, file, progress=progress)
+    if automatic.goal is not None:
+        say(str(source))
+    say(f"{found}. Labels are in {out}.")
+    for index, reason in list(found.unreadable.items())[:3]:
+        say(f"Episode {index} was left out: {reason}", error=True)
+    for comparison in compare(file.labels):
+        if source.who in comparison.people:
+            say(f"{comparison}. People count where both have spoken.")
+    say(f"Look at those of which most is learned yourself: worldsim label {data} --out {out}")
+
+
+def _serve(data: str, out: Path, who: str, most: int, port: int, world: "LatentWorld | None") -> None:
+    """Open the page, and serve it until the process is interrupted."""
     from worldsim.label.server import LabelServer, require_server
     from worldsim.label.session import open_session
     from worldsim.progress import progress_bars
 
     require_server()
-    with one_thread():
-        with progress_bars() as progress:
-            session = open_session(data, out, who=who or getpass.getuser(), most=most, progress=progress)
-        server = LabelServer(session, port=port)
-        say(f"Open {server.address} in a browser. Stop with Ctrl-C; labels are in {out}.")
-        server.run()
+    with progress_bars() as progress:
+        session = open_session(data, out, who=who, most=most, world=world, progress=progress)
+    server = LabelServer(session, port=port)
+    say(f"Open {server.address} in a browser. Stop with Ctrl-C; labels are in {out}.")
+    server.run()

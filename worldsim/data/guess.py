@@ -93,10 +93,11 @@ def fit_reduction(rows_NX: Float32s) -> Callable[[Float32s], Float64s]:
 def _look(episode: Episode, *, all_frames: bool) -> Float32s:
     """Mean colours of parts of every camera's frames, [F, X]."""
     first = 0 if all_frames else -1
-    return np.concatenate([_colours(frames[first:]) for frames in episode.frames.values()], axis=1)
+    return np.concatenate([mean_colours(frames[first:]) for frames in episode.frames.values()], axis=1)
 
 
-def _colours(frames_FHWC: Bytes) -> Float32s:
+def mean_colours(frames_FHWC: Bytes) -> Float32s:
+    """Mean colours of 8 x 8 parts of frames uint8 [F, H, W, 3], [F, X]."""
     x_FCHW = torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(0, 3, 1, 2)
     parts = [F.adaptive_avg_pool2d(x.float(), _SIDE).flatten(1) for x in x_FCHW.split(_TOGETHER)]
     return np.asarray(torch.cat(parts).numpy())

@@ -1,7 +1,8 @@
-"""Outcomes that people gave to recorded episodes: `labels.jsonl`, one line each, never inside the recording.
+"""Outcomes that people, or sources such as a reward, gave to recorded episodes: `labels.jsonl`, never inside the recording.
 
 Lines are only ever appended, and are on the disk when `LabelFile.add` returns. The last line of a person about an episode
-is what they say of it; people who disagree leave it unclear until more than half of them agree.
+is what they say of it; people who disagree leave it unclear until more than half of them agree. Sources count only where no
+person has spoken.
 """
 
 import dataclasses
@@ -25,19 +26,23 @@ from worldsim.storage import MAX_JSON_BYTES
 Outcome = Literal["solved", "failed", "unclear"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 MAX_NAME = 64
-"""Characters that the name of a person may have."""
+"""Characters that the name of a person or source may have."""
+_SHOWN = 8
+"""Episodes that a sentence lists at most."""
+SOURCES = ("goal", "judge", "reward")
+"""Kinds of sources; a source is called ``KIND: NAME``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Label:
-    """What one person says of one episode.
+    """What one person or source says of one episode.
 
     Attributes:
         dataset: Digest of the dataset (`Dataset.digest` of the folder, opened with all its cameras).
         episode: Index of the episode.
         outcome: How it ended.
         frame: First frame at which it shows: where it failed, or from where on it stands solved; None where that was not said.
-        who: Name of the person.
+        who: Name of the person, or ``KIND: NAME`` of a source (`SOURCES`).
         when: ISO 8601, with its offset from UTC.
 
     Raises:
@@ -67,25 +72,38 @@ class Label:
         except ValueError as error:
             raise InvalidInputError(f"Label.when must be a time in ISO 8601; got {shown(self.when)}.") from error
 
+    @property
+    def automatic(self) -> bool:
+        """Whether a source says it, not a person."""
+        return is_source(self.who)
+
+
+def is_source(who: str) -> bool:
+    """Whether a name is that of a source, not of a person."""
+    kind, colon, _ = who.partition(":")
+    return bool(colon) and kind.strip().lower() in SOURCES
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreed:
-    """What people together say of an episode.
+    """What people together say of an episode, or sources where no person has spoken.
 
     Attributes:
         outcome: What more than half of them say; unclear where there is no such outcome.
         frame: The median of the frames that they marked; None where none was.
         disputed: No outcome has more than half of them.
+        automatic: No person has spoken.
     """
 
     outcome: Outcome
     frame: int | None
     disputed: bool
+    automatic: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How far two people agree on the episodes that both labelled.
+    """How far two people or sources agree on the episodes that both labelled; a source that says unclear says nothing.
 
     Attributes:
         people: Their names.
@@ -101,7 +119,9 @@ class Comparison:
 
     def __str__(self) -> str:
         kappa = "" if self.kappa is None else f", Cohen's kappa {self.kappa:.2f}"
-        return f"{self.people[0]} and {self.people[1]} agree on {self.agreement}{kappa}"
+        shown = ", ".join(map(str, self.differing[:_SHOWN])) + (" and more" if len(self.differing) > _SHOWN else "")
+        differ = f"; they differ on {shown}" if shown else ""
+        return f"{self.people[0]} and {self.people[1]} agree on {self.agreement}{kappa}{differ}"
 
 
 class LabelFile:
@@ -179,7 +199,7 @@ class LabelFile:
 
 
 def by_episode(labels: Iterable[Label]) -> dict[int, dict[str, Label]]:
-    """Episode -> person -> the last label that they gave to it."""
+    """Episode -> person or source -> the last label that they gave to it."""
     found: dict[int, dict[str, Label]] = {}
     for label in labels:
         found.setdefault(label.episode, {})[label.who] = label
@@ -187,22 +207,29 @@ def by_episode(labels: Iterable[Label]) -> dict[int, dict[str, Label]]:
 
 
 def agree(labels: Iterable[Label]) -> dict[int, Agreed]:
-    """What people together say of each labelled episode."""
+    """What people together, or else sources, say of each labelled episode."""
     return {episode: _agree(list(said.values())) for episode, said in by_episode(labels).items()}
 
 
 def _agree(said: Sequence[Label]) -> Agreed:
+    people = [label for label in said if not label.automatic]
+    said = people or [label for label in said if label.outcome != "unclear"]
+    if not said:
+        return Agreed(outcome="unclear", frame=None, disputed=False, automatic=True)
     outcome, votes = Counter(label.outcome for label in said).most_common(1)[0]
     if 2 * votes <= len(said):
-        return Agreed(outcome="unclear", frame=None, disputed=True)
+        return Agreed(outcome="unclear", frame=None, disputed=True, automatic=not people)
     frames = [label.frame for label in said if label.outcome == outcome and label.frame is not None]
-    return Agreed(outcome=outcome, frame=median_low(frames) if frames else None, disputed=False)
+    return Agreed(outcome=outcome, frame=median_low(frames) if frames else None, disputed=False, automatic=not people)
 
 
 def compare(labels: Iterable[Label]) -> list[Comparison]:
-    """Every two people who labelled an episode in common, by name."""
-    said = by_episode(labels)
-    people = sorted({who for given in said.values() for who in given})
+    """Every two people or sources who labelled an episode in common, people first, by name."""
+    said = {
+        episode: {who: label for who, label in given.items() if not (label.automatic and label.outcome == "unclear")}
+        for episode, given in by_episode(labels).items()
+    }
+    people = sorted({who for given in said.values() for who in given}, key=lambda who: (is_source(who), who))
     found = []
     for first, second in itertools.combinations(people, 2):
         both = {e: (g[first].outcome, g[second].outcome) for e, g in said.items() if first in g and second in g}

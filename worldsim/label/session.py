@@ -15,20 +15,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from worldsim.arrays import Bytes, Float64s
 from worldsim.data.guess import describe_episodes
-from worldsim.data.labels import Label, LabelFile, Outcome, agree, by_episode, compare
+from worldsim.data.labels import SOURCES, Label, LabelFile, Outcome, agree, by_episode, compare, is_source
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.label.choose import order_episodes
 from worldsim.progress import Progress, silent
+from worldsim.rollout.judge import WorldJudge
 from worldsim.video import encode_mp4, side_by_side
+from worldsim.worlds.latent import LatentWorld
 
 _LOG = logging.getLogger(__name__)
 _KEPT_FILMS = 4
 _SMALLEST_PX = 256
 """Films less high than this are enlarged."""
+_TRUST: dict[Outcome, float] = {"solved": 0.9, "failed": 0.1, "unclear": 0.5}
+"""Probability of success where a source says so: it may be wrong."""
 _OVERLAP = 0.25
 """Share of a person's questions that others have answered too, so that they can be compared."""
 
@@ -120,7 +125,7 @@ class Session:
         chance_N: Probability of success by a head or judge that exists already, [N].
 
     Raises:
-        InvalidInputError: The numbers do not fit the episodes.
+        InvalidInputError: The numbers do not fit the episodes, or the name is that of a source.
     """
 
     def __init__(
@@ -133,6 +138,10 @@ class Session:
         skip: Sequence[int] = (),
         chance_N: Float64s | None = None,
     ) -> None:
+        if is_source(who):
+            raise InvalidInputError(
+                f"{who!r} is what a source is called ({', '.join(SOURCES)}); give another name: --who."
+            )
         if len(features_ND) != len(recorded.lengths):
             raise InvalidInputError(f"Got numbers of {len(features_ND)} episodes for {len(recorded.lengths)}.")
         self.recorded, self.file, self.who = recorded, file, who
@@ -191,14 +200,16 @@ class Session:
     def _order(self, labels: Sequence[Label]) -> list[int]:
         """Disputed ones that others spoke of last, a share of what others labelled, then those that teach most."""
         mine = {label.episode for label in labels if label.who == self.who}
-        agreed, last = agree(labels), {label.episode: label.who for label in labels}
+        people = [label for label in labels if not label.automatic]
+        agreed, last = agree(people), {label.episode: label.who for label in people}
         again = [e for e in sorted(agreed) if agreed[e].disputed and last[e] != self.who]
-        others = [e for e in by_episode(labels) if e not in mine and e not in again]
-        both = sum(len(given) > 1 for given in by_episode(labels).values())
+        others = [e for e in by_episode(people) if e not in mine and e not in again]
+        both = sum(len(given) > 1 for given in by_episode(people).values())
         if others and both < _OVERLAP * (len(mine) + 1):
             again.append(others[0])
         said: dict[int, Outcome] = {e: a.outcome for e, a in agreed.items()}
-        return order_episodes(self._features_ND, said, again=again, skip=self._skip, chance_N=self._chance_N)
+        chance_N = mean_chance(labels, self._chance_N, episodes=len(self._features_ND))
+        return order_episodes(self._features_ND, said, again=again, skip=self._skip, chance_N=chance_N)
 
     def _question(self, episode: int | None, labels: Sequence[Label]) -> Question:
         said, agreed, recorded = by_episode(labels), agree(labels), self.recorded
@@ -220,12 +231,34 @@ class Session:
         return dataclasses.replace(summary, **shown, rate_hz=recorded.rate_hz, again=again)
 
 
+def mean_chance(labels: Sequence[Label], chance_N: Float64s | None, *, episodes: int) -> Float64s | None:
+    """Probability of success [N] by sources and by heads or a judge together: even where they disagree, or say nothing.
+
+    Args:
+        labels: Of which those of sources are read.
+        chance_N: By heads or a judge, [N]; None where there are none.
+        episodes: N.
+
+    Returns:
+        The mean of all that have an opinion; None where there is none at all.
+    """
+    opinions: dict[int, list[float]] = {}
+    for episode, given in by_episode(label for label in labels if label.automatic).items():
+        opinions[episode] = [_TRUST[label.outcome] for label in given.values()]
+    if not opinions:
+        return chance_N
+    own = np.full(episodes, np.nan) if chance_N is None else chance_N
+    all_N = [[p for p in (*opinions.get(i, ()), own[i]) if np.isfinite(p)] for i in range(episodes)]
+    return np.array([np.mean(found) if found else 0.5 for found in all_N])
+
+
 def open_session(
     data: str | Path,
     out: Path,
     *,
     who: str,
     most: int = 400,
+    world: LatentWorld | None = None,
     progress: Progress = silent,
 ) -> Session:
     """Open a dataset for labelling.
@@ -235,18 +268,64 @@ def open_session(
         out: The file of labels; made with the first label.
         who: Who labels.
         most: Episodes to choose from.
+        world: A world of such episodes, whose heads say where they are sure; None where there is none.
         progress: Called as episodes are looked at.
 
     Raises:
         StorageError: The dataset or the file of labels cannot be read.
         InvalidInputError: The file lies in the dataset or holds labels of another one, or no episode can be read.
     """
+    dataset, file = open_labels(data, out)
+    recorded = RecordedDataset(dataset)
+    found = describe_episodes(dataset, most=most, progress=progress)
+    skip = tuple(found.left_out)
+    chance_N = None if world is None else chance_of_heads(world, dataset, skip=skip, progress=progress)
+    return Session(recorded, file, who=who, features_ND=found.ends_ND, skip=skip, chance_N=chance_N)
+
+
+def open_labels(data: str | Path, out: Path) -> tuple[Dataset, LabelFile]:
+    """A dataset with all its cameras, and its file of labels.
+
+    Raises:
+        StorageError: The dataset or the file cannot be read.
+        InvalidInputError: The file lies in the dataset or holds labels of another one.
+    """
     dataset = open_dataset(data)
     if out.resolve().is_relative_to(dataset.path.resolve()):
         raise InvalidInputError(
             f"{out} lies inside the dataset, which stays as it was recorded. Name another place: --out."
         )
-    recorded = RecordedDataset(dataset)
-    file = LabelFile(out, digest=recorded.digest, lengths=recorded.lengths)
-    found = describe_episodes(dataset, most=most, progress=progress)
-    return Session(recorded, file, who=who, features_ND=found.ends_ND, skip=tuple(found.left_out))
+    return dataset, LabelFile.of(out, dataset)
+
+
+def chance_of_heads(
+    world: LatentWorld, dataset: Dataset, *, skip: Sequence[int] = (), progress: Progress = silent
+) -> Float64s | None:
+    """Probability of success of every episode by a world's heads, [N], even for those skipped; None where it learned none.
+
+    Args:
+        world: A world that sees what the dataset shows.
+        dataset: The episodes.
+        skip: Episodes that are not looked at.
+        progress: Called as it advances.
+
+    Raises:
+        InvalidInputError: Its cameras are not the dataset's.
+    """
+    cameras = world.spec.cameras
+    if missing := [c for c in cameras if (c.key, c.size) not in {(d.key, d.size) for d in dataset.cameras}]:
+        shown = ", ".join(f"{c.key} of {c.height} x {c.width} pixels" for c in missing)
+        raise InvalidInputError(
+            f"The world sees {shown}, which {dataset.name} does not have. Name a world of this data."
+        )
+    if "success" in world.spec.unlabelled:
+        return None
+    chance_N, judge = np.full(dataset.episodes, np.nan), WorldJudge(success_at=world.spec.success_at)
+    for index in sorted(set(range(dataset.episodes)) - set(skip)):
+        frames = dataset.episode(index).frames
+        z_FCHW = world.encode({c.key: torch.from_numpy(np.ascontiguousarray(frames[c.key])) for c in cameras})
+        with torch.no_grad():
+            success_F = world.heads.success(z_FCHW, z_FCHW[:1].expand_as(z_FCHW)).float().cpu()
+        chance_N[index] = float(judge.probability(success_F[None, 1:] if len(success_F) > 1 else success_F[None])[0])
+        progress("episodes by heads", index + 1, dataset.episodes, {})
+    return np.nan_to_num(chance_N, nan=0.5)

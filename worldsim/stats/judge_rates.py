@@ -1,6 +1,7 @@
 """How often a judge agrees with known outcomes: sensitivity and specificity, counted, with exact intervals."""
 
 import dataclasses
+import math
 
 from worldsim.arrays import Bools
 from worldsim.errors import InvalidInputError
@@ -36,6 +37,24 @@ class Proportion:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}] of {self.count}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BalancedAccuracy:
+    """The mean of sensitivity and specificity.
+
+    Attributes:
+        value: In 0..1; 0.5 is chance.
+        interval: 95 %, from the exact intervals of both (Newcombe's square-and-add, Stat. Med. 17, 1998).
+        count: Episodes.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}] of {self.count}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,3 +107,16 @@ class JudgeRates:
     def specificity(self) -> Proportion | None:
         """Share of the unsolved episodes that it calls unsolved; None where there are none."""
         return Proportion(hits=self.unsolved_right, count=self.unsolved) if self.unsolved else None
+
+    @property
+    def balanced(self) -> BalancedAccuracy | None:
+        """Their mean, which guessing cannot raise by guessing the common outcome; None where an outcome has no episode."""
+        parts = (self.sensitivity, self.specificity)
+        if parts[0] is None or parts[1] is None:
+            return None
+        value = (parts[0].value + parts[1].value) / 2
+        below, above = (
+            math.hypot(*(p.value - p.interval[side] for p in parts if p is not None)) / 2 for side in (0, 1)
+        )
+        interval = (max(0.0, value - below), min(1.0, value + above))
+        return BalancedAccuracy(value=value, interval=interval, count=self.solved + self.unsolved)

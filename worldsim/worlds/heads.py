@@ -77,12 +77,20 @@ class Heads(nn.Module):
         Returns:
             Proprioception after the action [B, P], progress logit [B], success logit [B].
         """
-        both = torch.stack([z_BCHW, start_BCHW], dim=1)
-        scaled = ((both - self.latent_mean) / self.latent_scale).clamp(-5, 5)
-        features = self.features(scaled.flatten(1, 2))
+        features = self._look(z_BCHW, start_BCHW)
         progress, success = self.task(features).unbind(-1)
         body = self.body(torch.cat([features, proprio_BP / self.proprio_scale_P, action_BA], dim=-1))
         return proprio_BP + body * self.proprio_scale_P, progress, success
+
+    def success(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
+        """Probability [B] that the task stands solved in latents of episodes that began with others."""
+        return self.task(self._look(z_BCHW, start_BCHW))[:, 1].sigmoid()
+
+    def _look(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
+        """What is read of a latent and its episode's first, [B, F]."""
+        both = torch.stack([z_BCHW, start_BCHW], dim=1)
+        scaled = ((both - self.latent_mean) / self.latent_scale).clamp(-5, 5)
+        return self.features(scaled.flatten(1, 2))  # type: ignore[no-any-return]
 
     def calibrate(self, clip: Clip) -> None:
         """Measure the scales of latents and of proprioceptive change on windows of two frames or more."""

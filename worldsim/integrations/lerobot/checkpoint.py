@@ -245,7 +245,7 @@ def _network(path: Path, config: Any) -> Any:
     weights = (adapter_base(path) or path) / WEIGHTS
     try:
         cls = lerobot("policies.factory").get_policy_class(config.type)
-        _check_weights(cls, config, weights)
+        check_weights(cls, config, weights)
         network = cls(config)
     except StorageError:
         raise
@@ -263,7 +263,7 @@ def _network(path: Path, config: Any) -> Any:
     return network.to(config.device).eval()
 
 
-def _check_weights(cls: Any, config: Any, weights: Path) -> None:
+def check_weights(cls: Any, config: Any, weights: Path) -> None:
     """Compare names and shapes of the stored weights with the network's, before anything is allocated for it.
 
     Raises:
