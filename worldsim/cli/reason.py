@@ -35,6 +35,9 @@ def calibrate(
             "\\[default: what the training of the model held out]"
         ),
     ] = None,
+    labels: Annotated[
+        str, typer.Option(help="File of labels of that dataset (worldsim label); a few dozen are enough to calibrate.")
+    ] = "",
     videos: Annotated[
         int, typer.Option(min=0, max=MAX_COUNT, help="Videos of each dataset at most, spread over it; 0 for all.")
     ] = 0,
@@ -64,8 +67,13 @@ def calibrate(
     Without --data it takes the videos that the model's training held out; train with items.by=policy, so that they are of
     other policies.
 
-    Temperature and bias are fitted on half of the policies; all figures are of the others. The critic's folder then works
-    as `worldsim triage --judge critics/push`, and its sensitivity and specificity correct the ranking.
+    Recordings of one robot, of which people labelled a few dozen episodes:
+
+        worldsim reason calibrate reason --data data/robot --labels labels.jsonl --out critics/robot
+
+    Temperature and bias are fitted on half of the policies (of the labelled episodes where none is named); all figures
+    are of the others. The critic's folder then works as `worldsim triage --judge critics/push`, and its sensitivity and
+    specificity correct the ranking.
     """
     from worldsim.compute import one_thread
     from worldsim.evaluate.critics import calibrate_critic
@@ -75,6 +83,7 @@ def calibrate(
             model,
             out,
             data=data or (),
+            labels=labels,
             videos=videos,
             settings={"frames": frames, "size": size, "task": task, "think": think, "band": band},
             bias=bias,

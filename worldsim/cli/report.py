@@ -36,6 +36,7 @@ def report(
     from worldsim import storage
     from worldsim.cli.triage import show_report
     from worldsim.compute import one_thread
+    from worldsim.evaluate.dreams import rates_of_run
     from worldsim.evaluate.policies import load_ref
     from worldsim.evaluate.triage import report_of
     from worldsim.evaluate.true_env import TrueEnv
@@ -43,7 +44,7 @@ def report(
     from worldsim.triage.run import read_results
 
     with one_thread():
-        results = read_results(run)
+        results = read_results(run, judge_rates=rates_of_run(run))
         load_policy = functools.partial(load_ref, code=tuple(code or ()), spec=_spec(results))
         there = TrueEnv.from_options(env, imports=imports, success=success)
         data = report_of(results, load_policy=load_policy, command=command_text(), videos=videos, env=there)

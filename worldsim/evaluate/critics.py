@@ -21,6 +21,7 @@ def calibrate_critic(
     out: Path,
     *,
     data: Sequence[str] = (),
+    labels: str = "",
     videos: int = 0,
     settings: Mapping[str, Any] | None = None,
     bias: bool = True,
@@ -36,6 +37,7 @@ def calibrate_critic(
         model: Folder of a critic or of any image-text-to-text model; ``"reason"`` is the shipped critic.
         out: Folder of the calibrated critic; replaced atomically.
         data: Datasets of policies that the model did not learn from; empty takes what its training held out.
+        labels: File of labels of the one dataset in `data`; empty for the outcomes that are recorded.
         videos: Videos of each dataset at most; 0 for all.
         settings: Fields of the critic's settings to change; None keeps one.
         bias: Fit a bias beside the temperature.
@@ -54,7 +56,7 @@ def calibrate_critic(
     critic = ReasonCritic.from_pretrained(model, device=find_device(device), batch=batch)
     changed = {k: v for k, v in (settings or {}).items() if v is not None}
     critic = critic.with_settings(dataclasses.replace(critic.settings, **changed))
-    paths, sources = open_data(data) if data else open_held_out(model)
+    paths, sources = open_data(data, labels) if data or labels else open_held_out(model)
     judged = judge_sources(critic, sources, most=videos, progress=progress)
     digests = {n: digest_data(p) for n, p in zip(sources, paths, strict=True)}
     made = calibrate(critic, judged, bias=bias, seed=seed, data=digests, command=command)
@@ -62,14 +64,17 @@ def calibrate_critic(
     return made, judged.unlabelled
 
 
-def open_data(data: Sequence[str]) -> tuple[list[str], dict[str, Source]]:
-    """Datasets and folders of videos, and their paths; each by its folder's name.
+def open_data(data: Sequence[str], labels: str = "") -> tuple[list[str], dict[str, Source]]:
+    """Datasets and folders of videos, and their paths; each by its folder's name, one with labels of people if there are any.
 
     Raises:
         WorldsimError: One cannot be read, or is given twice.
+        InvalidInputError: There are labels and not exactly one dataset.
     """
+    if labels and len(data) != 1:
+        raise InvalidInputError(f"Labels are of one dataset; name it with --data. Got {len(data)}.")
     return list(data), {
-        name: skip_unreadable(open_videos([path])) for name, path in zip(_names(data), data, strict=True)
+        name: skip_unreadable(open_videos([path], labels=labels)) for name, path in zip(_names(data), data, strict=True)
     }
 
 

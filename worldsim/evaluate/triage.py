@@ -12,6 +12,7 @@ from typing import Any
 from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
 from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.evaluate.dreams import rates_of_run
 from worldsim.evaluate.loaders import Judging, arenas, find_true_env, has_simulator, judge_of, starts_width, world_ref
 from worldsim.evaluate.planner_refs import draws_what_it_sees, is_planner_ref, planner_remarks, shared_world
 from worldsim.evaluate.policies import SHIPPED, load_ref, policy_refs
@@ -81,8 +82,9 @@ class Triage:
         Raises:
             WorldsimError: As `worldsim.triage.run.run`.
         """
+        labelled = rates_of_run(out)  # people said of the run's dreams how they ended
         results = run(
-            self.request,
+            dataclasses.replace(self.request, judge_rates=labelled) if labelled else self.request,
             load_world=self.load_world,
             load_policy=self.load_policy,
             out=out,

@@ -22,6 +22,7 @@ from worldsim.data.guess import describe_episodes
 from worldsim.data.labels import SOURCES, Label, LabelFile, Outcome, agree, by_episode, compare, is_source
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, StorageError
+from worldsim.evaluate.dreams import chance_of_judges
 from worldsim.label.choose import order_episodes
 from worldsim.progress import Progress, silent
 from worldsim.rollout.judge import WorldJudge
@@ -90,6 +91,7 @@ class Question:
         rate_hz: Frames per second.
         task: What it was to achieve.
         again: It is asked again, since people disagree.
+        dream: A learned world drew it.
         said: What this person said of it before; None where they did not.
         frame: The frame that they marked.
         labelled: How many episodes this person has labelled.
@@ -104,6 +106,7 @@ class Question:
     rate_hz: float = 1.0
     task: str = ""
     again: bool = False
+    dream: bool = False
     said: Outcome | None = None
     frame: int | None = None
     labelled: int
@@ -123,6 +126,8 @@ class Session:
         features_ND: What is known of each episode, [N, D] (`worldsim.data.guess`).
         skip: Episodes never to ask about.
         chance_N: Probability of success by a head or judge that exists already, [N].
+        dreams: A world drew the episodes, in random order: every second question is the first that is not labelled, so that the
+            first labels are of a random sample, by which the run's judge is measured.
 
     Raises:
         InvalidInputError: The numbers do not fit the episodes, or the name is that of a source.
@@ -137,6 +142,7 @@ class Session:
         features_ND: Float64s,
         skip: Sequence[int] = (),
         chance_N: Float64s | None = None,
+        dreams: bool = False,
     ) -> None:
         if is_source(who):
             raise InvalidInputError(
@@ -145,7 +151,7 @@ class Session:
         if len(features_ND) != len(recorded.lengths):
             raise InvalidInputError(f"Got numbers of {len(features_ND)} episodes for {len(recorded.lengths)}.")
         self.recorded, self.file, self.who = recorded, file, who
-        self._features_ND, self._chance_N = features_ND, chance_N
+        self._features_ND, self._chance_N, self._dreams = features_ND, chance_N, dreams
         self._skip = set(skip)
         self._lock = threading.RLock()  # pages ask from several threads
         self._film = functools.lru_cache(_KEPT_FILMS)(self._draw)
@@ -208,6 +214,8 @@ class Session:
         if others and both < _OVERLAP * (len(mine) + 1):
             again.append(others[0])
         said: dict[int, Outcome] = {e: a.outcome for e, a in agreed.items()}
+        if self._dreams and not again and len(mine) % 2 == 0:
+            again = [e for e in range(len(self._features_ND)) if e not in said and e not in self._skip][:1]
         chance_N = mean_chance(labels, self._chance_N, episodes=len(self._features_ND))
         return order_episodes(self._features_ND, said, again=again, skip=self._skip, chance_N=chance_N)
 
@@ -228,7 +236,7 @@ class Session:
             return summary
         shown: dict[str, Any] = {"frames": recorded.lengths[episode], "task": recorded.task(episode)}
         again = episode in agreed and agreed[episode].disputed
-        return dataclasses.replace(summary, **shown, rate_hz=recorded.rate_hz, again=again)
+        return dataclasses.replace(summary, **shown, rate_hz=recorded.rate_hz, again=again, dream=self._dreams)
 
 
 def mean_chance(labels: Sequence[Label], chance_N: Float64s | None, *, episodes: int) -> Float64s | None:
@@ -259,9 +267,10 @@ def open_session(
     who: str,
     most: int = 400,
     world: LatentWorld | None = None,
+    run: Path | None = None,
     progress: Progress = silent,
 ) -> Session:
-    """Open a dataset for labelling.
+    """Open a dataset, or the dreams of a run, for labelling.
 
     Args:
         data: The dataset folder.
@@ -269,6 +278,7 @@ def open_session(
         who: Who labels.
         most: Episodes to choose from.
         world: A world of such episodes, whose heads say where they are sure; None where there is none.
+        run: The run folder whose dreams they are (`worldsim.evaluate.dreams`); None for recordings.
         progress: Called as episodes are looked at.
 
     Raises:
@@ -280,7 +290,10 @@ def open_session(
     found = describe_episodes(dataset, most=most, progress=progress)
     skip = tuple(found.left_out)
     chance_N = None if world is None else chance_of_heads(world, dataset, skip=skip, progress=progress)
-    return Session(recorded, file, who=who, features_ND=found.ends_ND, skip=skip, chance_N=chance_N)
+    if run is not None:
+        chance_N = chance_of_judges(run)
+    features_ND, dreams = found.ends_ND, run is not None
+    return Session(recorded, file, who=who, features_ND=features_ND, skip=skip, chance_N=chance_N, dreams=dreams)
 
 
 def open_labels(data: str | Path, out: Path) -> tuple[Dataset, LabelFile]:

@@ -13,6 +13,7 @@ from worldsim import storage
 from worldsim.errors import InvalidInputError, PolicyError, StorageError
 from worldsim.progress import Progress, silent
 from worldsim.runs import hold_folder, refuse_differences
+from worldsim.stats.judge_rates import JudgeRates
 from worldsim.triage.engine.plan import PLAN, WORLD, ArenaPlan, Plan, read_plan, versions
 from worldsim.triage.engine.replay import Replay, Results
 from worldsim.triage.engine.rollouts import ArenaLoader, JudgeLoader, Loaders, PolicyLoader, WorldLoader
@@ -95,13 +96,19 @@ def run(
     return results
 
 
-def read_results(out: Path) -> Results:
+def read_results(out: Path, *, judge_rates: Sequence[JudgeRates] = ()) -> Results:
     """Read what a run has found out so far, without its world or its policies; the run may be going on.
+
+    Args:
+        out: The run folder.
+        judge_rates: How often its judge is right, as is known meanwhile; empty for what the run knew.
 
     Raises:
         StorageError: The folder is not that of a run, or is damaged.
     """
     plan = read_plan(out)
+    if judge_rates:
+        plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, judge_rates=tuple(judge_rates)))
     if not (out / DATABASE).is_file():
         raise StorageError(f"{out} has a plan but no {DATABASE} yet. Start the run again to continue it.")
     with Store.read(out / DATABASE) as store:

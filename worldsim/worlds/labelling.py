@@ -74,14 +74,15 @@ def describe_labels(name: str | Path) -> str:
     if not said:
         return f"Success labels: those of the data.{_describe_positives(name)}"
     counts = ", ".join(f"{said.get(kind, 0)} {kind}" for kind in ("solved", "failed", "unclear"))
-    lines = [f"Success labels of people: {counts}.", *map(str, said.get("agreements", ()))]
+    sources = f"; {said['sources']} of them by sources, not people" if said.get("sources") else ""
+    lines = [f"Success labels of people: {counts}{sources}.", *map(str, said.get("agreements", ()))]
     rates = label_rates(name)
     if rates is None:
         return "\n".join(
             [*lines, "Too few of each outcome to measure what they are worth: label at least two of each."]
         )
     right = Proportion(hits=rates.solved_right + rates.unsolved_right, count=rates.solved + rates.unsolved)
-    lines.append(f"Heads trained without them judge as labelled: {right}")
+    lines.append(f"Heads trained without them judge as labelled: {right}; balanced accuracy {rates.balanced}")
     lines += [f"  of the solved: {rates.sensitivity}", f"  of the failed: {rates.specificity}"]
     return "\n".join(lines)
 

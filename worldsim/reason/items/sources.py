@@ -1,5 +1,6 @@
 """Where videos come from: datasets, folders of video files, lists; joining, subsetting, holding out, skipping bad ones."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -139,6 +140,49 @@ class DatasetVideos:
             success=success,
             layout=self._layout,
         )
+
+
+class LabelledVideos:
+    """The episodes of a dataset that people have labelled, with the outcome that they gave; others have none.
+
+    Where the data does not say what acted, the labelled episodes count as those of two policies, solved and failed ones shared
+    out evenly, so that a critic can be fitted on one part and tested on the other.
+
+    Args:
+        path: The dataset folder.
+        labels: The file of labels.
+        layout: As for `DatasetVideos`.
+
+    Raises:
+        WorldsimError: As `DatasetVideos` and `worldsim.data.labels.LabelFile`.
+    """
+
+    def __init__(self, path: str | Path, labels: str | Path, *, layout: StateLayout | None = None) -> None:
+        from worldsim.data.labels import LabelFile, agree
+        from worldsim.data.lerobot.read import open_dataset
+
+        dataset = open_dataset(path)
+        self._videos = DatasetVideos(path, camera=dataset.features[0], layout=layout)
+        if not Path(labels).is_file():
+            raise StorageError(f"There is no file of labels at {labels}. Make one: worldsim label {path}")
+        said = agree(LabelFile.of(Path(labels), dataset).labels)
+        sides = [sorted(e for e, a in said.items() if a.outcome == outcome) for outcome in ("failed", "solved")]
+        self._success = {e: float(side) for side, episodes in enumerate(sides) for e in episodes}
+        self._part = {e: f"part {rank % 2 + 1}" for episodes in sides for rank, e in enumerate(episodes)}
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def provenance(self, index: int) -> Provenance:
+        """Where an episode came from; no frame is read."""
+        found = self._videos.provenance(index)
+        part = self._part.get(index)
+        return found if part is None or found.policy != "unknown" else dataclasses.replace(found, policy=part)
+
+    def video(self, index: int) -> Video:
+        """One episode, with its label."""
+        video, success = self._videos.video(index), self._success.get(index)
+        return dataclasses.replace(video, success=success, progress=None, provenance=self.provenance(index))
 
 
 class FolderVideos:

@@ -19,6 +19,7 @@ from worldsim.reason.items.sources import (
     DatasetVideos,
     FolderVideos,
     JoinedSource,
+    LabelledVideos,
     Source,
     group_of,
     skip_unreadable,
@@ -52,6 +53,8 @@ class ItemsConfig:
         final_eval: Held-out items of each task in the evaluation at the end.
         quick_eval: Held-out items of each task in evaluations during training.
         bad_share: Most videos that may be unreadable, as a share of all; they are skipped and counted.
+        labels: File of labels that people gave to the episodes (`worldsim label`), which outcomes are then asked of; the data is
+            then one dataset.
         cache_mb: Memory for frames, in units of 2**20 bytes, of training and held-out videos each.
 
     Raises:
@@ -70,6 +73,7 @@ class ItemsConfig:
     final_eval: int = 512
     quick_eval: int = 96
     bad_share: float = 0.05
+    labels: str = ""
     cache_mb: int = 2048
 
     def __post_init__(self) -> None:
@@ -166,7 +170,7 @@ def open_task_items(data: str | Sequence[str], config: ItemsConfig, *, size: int
         WorldsimError: The data cannot be read, or too much of it; or there are too few groups to hold one out.
     """
     layout = None if config.layout == StateLayout() else config.layout
-    train, held = split(open_videos(data, layout=layout), by=config.by, share=config.share)
+    train, held = split(open_videos(data, layout=layout, labels=config.labels), by=config.by, share=config.share)
     sides = [
         skip_unreadable(subsample(side, most), share=config.bad_share)
         for side, most in ((train, config.videos), (held, config.held_out))
@@ -179,20 +183,27 @@ def open_task_items(data: str | Sequence[str], config: ItemsConfig, *, size: int
     return TaskItems(train=learned, held=other, config=config, seed=seed, bad=bad)
 
 
-def open_videos(data: str | Sequence[str], *, layout: StateLayout | None = None) -> Source:
+def open_videos(data: str | Sequence[str], *, layout: StateLayout | None = None, labels: str = "") -> Source:
     """Videos of one folder or of several joined.
 
     Args:
         data: LeRobotDataset folders and folders of video files, as a list or one text separated by commas.
         layout: As for `worldsim.reason.items.sources.DatasetVideos`.
+        labels: File of labels of the one dataset; empty for the outcomes that are recorded.
 
     Raises:
         WorldsimError: One cannot be read.
-        InvalidInputError: None is named.
+        InvalidInputError: None is named, or several with labels.
     """
     names = [n.strip() for n in (data.split(",") if isinstance(data, str) else data)]
     if not names or not all(names):
         raise InvalidInputError(f"data must name one folder or several, as in data=[data/a,data/b]; got {data!r}.")
+    if labels:
+        if len(names) > 1:
+            raise InvalidInputError(
+                f"Labels are of one dataset, and data names {len(names)}. Name the one that was labelled."
+            )
+        return LabelledVideos(names[0], labels, layout=layout)
     sources: list[Source] = [
         DatasetVideos(n, layout=layout) if (Path(n) / "meta/info.json").is_file() else FolderVideos(n) for n in names
     ]

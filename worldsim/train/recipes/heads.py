@@ -29,6 +29,7 @@ def prepare_heads(
     *,
     labels: Mapping[int, Agreed],
     looked: Described | None = None,
+    dreamed: EncodedEpisodes | None = None,
     seed: int,
     device: str,
 ) -> tuple[Heads, LossAt]:
@@ -42,6 +43,7 @@ def prepare_heads(
         schedule: Its batch is used.
         labels: By index in the dataset; empty for the success that the dataset holds.
         looked: What is known of frames, to which labels then spread; None where they do not.
+        dreamed: Dreams with the success that people said (`encode_dreams`), learned from as labelled episodes are.
         seed: Of weights and batches.
         device: Where to train.
     """
@@ -58,7 +60,9 @@ def prepare_heads(
     heads.calibrate(clips.batch(table, 2, 4096, seed=seed, step=-2))
     spread = {} if looked is None else spread_labels(labels, looked, stride=stride)
     labelled = put_labels(encoded, labels, success_at=dataset.success_at, stride=stride, spread=spread)
-    extra = clips_of(labelled, history=1, action=action, stride=stride) if labels else None
+    episodes = (*(labelled.episodes if labels else ()), *(dreamed.episodes if dreamed else ()))
+    labelled = EncodedEpisodes(episodes=episodes, indices=tuple(range(len(episodes))))
+    extra = clips_of(labelled, history=1, action=action, stride=stride) if episodes else None
     sides = None if extra is None else extra.windows_by_success(2)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:

@@ -17,8 +17,10 @@ from worldsim.data.guess import Described, guess_outcomes
 from worldsim.data.labels import Agreed, LabelFile, Outcome, agree, compare
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.join import Data, open_datasets
+from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.windows import EncodedEpisode
 from worldsim.errors import InvalidInputError
+from worldsim.evaluate.dreams import FOLDER, LABELS
 from worldsim.rollout.judge import WorldJudge
 from worldsim.stats.judge_rates import JudgeRates, Proportion
 from worldsim.storage import to_json
@@ -57,6 +59,55 @@ def read_labels(path: str, data: Data) -> dict[int, Agreed]:
             f"Label more: worldsim label {data}"
         )
     return found
+
+
+def read_dreams(run: str) -> tuple[Dataset, dict[int, Agreed]] | None:
+    """The dreams of a triage run, and what people agree on of them; None where no run is named.
+
+    Args:
+        run: The run folder; empty for none.
+
+    Raises:
+        StorageError, InvalidInputError: As `LabelFile`, or its dreams are not labelled.
+    """
+    if not run:
+        return None
+    data, file = Path(run) / FOLDER, Path(run) / LABELS
+    if not file.is_file():
+        raise InvalidInputError(f"The dreams of {run} are not labelled. Label some: worldsim label {run}")
+    dataset = open_dataset(data)
+    said = {e: a for e, a in agree(LabelFile.of(file, dataset).labels).items() if a.outcome != "unclear"}
+    if not said:
+        raise InvalidInputError(f"{file} calls no dream solved or failed. Label more: worldsim label {run}")
+    return dataset, said
+
+
+def encode_dreams(
+    found: tuple[Dataset, dict[int, Agreed]] | None,
+    like: Dataset,
+    encode: Callable[[Dataset, Sequence[int]], EncodedEpisodes],
+) -> EncodedEpisodes | None:
+    """Latents of labelled dreams, with the success that people said.
+
+    Args:
+        found: As `read_dreams`; None where no run is named.
+        like: The dataset of the training, which the dreams must resemble.
+        encode: Encodes some episodes of a dataset.
+
+    Raises:
+        InvalidInputError: The dreams have other cameras, actions or proprioception.
+    """
+    if found is None:
+        return None
+    dreams, said = found
+    if [c for c in like.cameras if c not in dreams.cameras] or dreams.action_spec.names != like.action_spec.names:
+        raise InvalidInputError(
+            f"{dreams.name} dreams of other cameras or actions than {like.name}. Name a run in a world of it."
+        )
+    chosen = sorted(said)
+    encoded = dataclasses.replace(encode(dreams, chosen), indices=tuple(chosen))
+    stride = max(1, round((dreams.length(chosen[0]) - 1) / max(1, len(encoded.episodes[0].z_FCHW) - 1)))
+    return put_labels(encoded, said, success_at=like.success_at, stride=stride)
 
 
 def count(labels: Mapping[int, Agreed]) -> dict[str, int]:
@@ -167,6 +218,7 @@ class LabelWorth:
         agreements: How far people agree, one line for every two of them.
         accuracy: Labelled episodes that heads trained without them judged as labelled; None where too few are labelled.
         rates: Of the same, how often they were right on solved and on failed ones.
+        sources: Labels among them that a source gave, not a person.
     """
 
     solved: int
@@ -175,6 +227,7 @@ class LabelWorth:
     agreements: tuple[str, ...]
     accuracy: Proportion | None
     rates: JudgeRates | None
+    sources: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for a manifest; None is left out."""
@@ -208,6 +261,7 @@ def weigh_labels(
     people = compare(LabelFile.of(Path(path), open_datasets(data)).labels)
     return LabelWorth(
         **count(labels),
+        sources=sum(label.automatic for label in labels.values()),
         agreements=tuple(map(str, people)),
         accuracy=None
         if rates is None or right is None

@@ -38,6 +38,7 @@ class TrainWorld:
             holds.
         faults: What is done about episodes with faults (`worldsim.data.faults.screen`): ``leave_out``, ``say`` (named and used
             all the same), or ``refuse``.
+        dreams: Run folder of a triage whose dreams people labelled (`worldsim label RUN`): the heads learn from these too.
         state: Learn a state world from the data's true states instead of its pictures.
         minutes: Time that the training may take on this machine when nothing else runs; the schedules are shortened to fit,
             by a share that is measured once and kept. 0 trains as long as they say.
@@ -61,6 +62,7 @@ class TrainWorld:
     starts: str = ""
     labels: str = ""
     faults: FaultRule = "leave_out"
+    dreams: str = ""
     state: bool = False
     minutes: float = 0.0
     device: str = "cpu"

@@ -33,10 +33,18 @@ from worldsim.runs import open_run
 from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.cost import TrainingPlan
-from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
+from worldsim.train.recipes.encode import encode_all, encode_some, fit_tokenizers, train_tokenizers
 from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
-from worldsim.train.recipes.labels import LOOKED_AT, read_labels, share_of_positives, unlabelled, weigh_labels
+from worldsim.train.recipes.labels import (
+    LOOKED_AT,
+    encode_dreams,
+    read_dreams,
+    read_labels,
+    share_of_positives,
+    unlabelled,
+    weigh_labels,
+)
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse, shorten_all
 from worldsim.train.recipes.settings import TrainWorld, explain_schedules, open_data, settle_schedules, split_episodes
@@ -70,12 +78,14 @@ def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callabl
     work = out.with_name(out.name + ".training")
     dataset = open_data(config)
     split_episodes(dataset)  # before anything is made
-    labels = read_labels(config.labels, config.data)
+    labels, dreams = read_labels(config.labels, config.data), read_dreams(config.dreams)
     asked = {"config": config, "data_digest": dataset.digest}
-    with open_run(work, asked | ({"labels": labels} if labels else {})):
+    asked |= {"labels": labels} if labels else {}
+    asked |= {"dreams": dreams[1]} if dreams else {}
+    with open_run(work, asked):
         prepared = _plan(dataset, config, work, progress, labelled=bool(labels))
         say(str(prepared.plan))
-        measured = _train(prepared, config, labels, work, progress)
+        measured = _train(prepared, config, labels, dreams, work, progress)
     shutil.rmtree(work, ignore_errors=True)
     say(_conclude(out, measured))
     return out
@@ -146,6 +156,7 @@ def _train(
     prepared: _Prepared,
     asked: TrainWorld,
     labels: Mapping[int, Agreed],
+    dreams: tuple[Dataset, dict[int, Agreed]] | None,
     work: Path,
     progress: Progress,
 ) -> Measured:
@@ -163,9 +174,14 @@ def _train(
         predictor.module, predictor.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress
     )
     looked = describe_episodes(dataset, most=LOOKED_AT, all_frames=True, progress=progress) if labels else None
-    train_heads = functools.partial(_train_heads, trained, encoded, looked, tokenizer, dataset, config, work, progress)
+    dreamed = encode_dreams(
+        dreams, dataset, lambda data, some: encode_some(data, tokenizer, config, some, work / "dreams", key=data.digest)
+    )
+    train_heads = functools.partial(
+        _train_heads, trained, encoded, looked, dreamed, tokenizer, dataset, config, work, progress
+    )
     heads, last = train_heads(labels, config.heads, "heads")
-    without = unlabelled(trained, labels)
+    without = unlabelled(trained, labels if dreams is None else {**labels, **dreams[1]})
     starts = _starts(dataset, config, [*held_out.indices, *trained.indices], plan.screenings)
     world = _assemble(
         tokenizer, predictor.predictor, heads, dataset, config, trained, held_out, starts, unlabelled=without
@@ -215,6 +231,7 @@ def _train_heads(
     trained: EncodedEpisodes,
     encoded: EncodedEpisodes,
     looked: Described | None,
+    dreamed: EncodedEpisodes | None,
     tokenizer: LatentSpace,
     dataset: Dataset,
     config: TrainWorld,
@@ -233,6 +250,7 @@ def _train_heads(
         schedule,
         labels=labels,
         looked=looked,
+        dreamed=dreamed,
         seed=config.seed,
         device=config.device,
     )
