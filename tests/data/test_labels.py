@@ -102,6 +102,13 @@ def test_hostile_json_is_refused_by_number(tmp_path: Path, line: str) -> None:
         opened(path)
 
 
+def test_a_field_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text(json.dumps(LINE)[:-1] + ', "episode": 1}\n')
+    with pytest.raises(InvalidInputError, match=r"Line 1 of .*'episode' twice"):
+        opened(path)
+
+
 def test_a_wrong_label_is_not_written(tmp_path: Path) -> None:
     file = opened(tmp_path / "labels.jsonl")
     with pytest.raises(InvalidInputError, match="no episode 9"):

@@ -20,6 +20,7 @@ from worldsim.data.labels import Outcome
 from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress, silent
+from worldsim.stats.judge_rates import JudgeRates
 
 KEPT = 16
 """D at most."""
@@ -119,25 +120,56 @@ def guess_outcomes(
     Returns:
         The probabilities; `chance_N` before both outcomes are known.
     """
-    known = [i for i, outcome in said.items() if outcome != "unclear"]
-    target_L = np.array([1.0 if said[i] == "solved" else -1.0 for i in known])
-    if len(set(target_L.tolist())) < 2:
+    fitted = _fit(features_ND, said, chance_N)
+    if fitted is None:
         return chance_N
-    prior_N = np.full(len(features_ND), target_L.mean()) if chance_N is None else 2 * chance_N - 1
-    distance_NL = cdist(features_ND, features_ND[known])
-    unit = float(np.median(distance_NL)) or 1.0
-    rest_L = target_L - prior_N[known]
-    kernels = [np.exp(-0.5 * (distance_NL / (unit * reach)) ** 2) for reach in _REACHES]
-    kernel_NL = max(kernels, key=lambda k: _leave_one_out(k[known], rest_L))
+    prior_N, kernel_NL, known, rest_L = fitted
     factor = linalg.cho_factor(kernel_NL[known] + _NOISE * np.eye(len(known)), lower=True)
     mean_N = prior_N + kernel_NL @ linalg.cho_solve(factor, rest_L)
     variance_N = 1 - np.einsum("nl,ln->n", kernel_NL, linalg.cho_solve(factor, kernel_NL.T))
     return np.asarray(special.ndtr(mean_N / np.sqrt(variance_N.clip(0) + _NOISE)))
 
 
+def check_outcomes(features_ND: Float64s, said: Mapping[int, Outcome]) -> JudgeRates | None:
+    """How often a labelled episode is guessed right from all others, [N, D]; None before both outcomes are known.
+
+    Args:
+        features_ND: What is known of each episode.
+        said: Outcome by episode; unclear ones say nothing.
+    """
+    fitted = _fit(features_ND, said, None)
+    if fitted is None:
+        return None
+    prior_N, kernel_NL, known, rest_L = fitted
+    _, miss_L = _without_each(kernel_NL[known], rest_L)
+    solved_L = np.array([said[i] == "solved" for i in known])
+    return JudgeRates.of(prior_N[known] + rest_L - miss_L > 0, solved_L)
+
+
+def _fit(
+    features_ND: Float64s, said: Mapping[int, Outcome], chance_N: Float64s | None
+) -> tuple[Float64s, Float64s, list[int], Float64s] | None:
+    """Prior [N], kernel [N, L], the labelled episodes, and by how much their labels depart from the prior, [L]."""
+    known = [i for i, outcome in said.items() if outcome != "unclear"]
+    target_L = np.array([1.0 if said[i] == "solved" else -1.0 for i in known])
+    if len(set(target_L.tolist())) < 2:
+        return None
+    prior_N = np.full(len(features_ND), target_L.mean()) if chance_N is None else 2 * chance_N - 1
+    distance_NL = cdist(features_ND, features_ND[known])
+    unit = float(np.median(distance_NL)) or 1.0
+    rest_L = target_L - prior_N[known]
+    kernels = [np.exp(-0.5 * (distance_NL / (unit * reach)) ** 2) for reach in _REACHES]
+    return prior_N, max(kernels, key=lambda k: _leave_one_out(k[known], rest_L)), known, rest_L
+
+
 def _leave_one_out(kernel_LL: Float64s, rest_L: Float64s) -> float:
     """Log predictive probability of every label from all others."""
+    variance_L, miss_L = _without_each(kernel_LL, rest_L)
+    return float(-0.5 * (np.log(variance_L) + miss_L**2 / variance_L).sum())
+
+
+def _without_each(kernel_LL: Float64s, rest_L: Float64s) -> tuple[Float64s, Float64s]:
+    """Predictive variance and miss of every label from all others, [L] each."""
     inverse = linalg.inv(kernel_LL + _NOISE * np.eye(len(rest_L)))
     variance_L = 1 / np.diag(inverse)
-    miss_L = (inverse @ rest_L) * variance_L
-    return float(-0.5 * (np.log(variance_L) + miss_L**2 / variance_L).sum())
+    return variance_L, (inverse @ rest_L) * variance_L

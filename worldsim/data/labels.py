@@ -175,6 +175,7 @@ class LabelFile:
         where = f"Line {number} of {self.path}"
         try:
             label = from_json(Label, parse_json(line, source="it"))
+            _refuse_repeated(line)
             if label.dataset != self.digest:
                 raise InvalidInputError(
                     f"it belongs to another dataset (digest {shown(label.dataset[:12])}, expected {self.digest[:12]!r}). "
@@ -249,6 +250,18 @@ def _compare(people: tuple[str, str], both: Mapping[int, tuple[Outcome, Outcome]
         kappa=None if chance == 1 else (same / n - chance) / (1 - chance),
         differing=tuple(sorted(e for e, (a, b) in both.items() if a != b)),
     )
+
+
+def _refuse_repeated(line: bytes) -> None:
+    """Refuse a line that gives a field twice, of which a reader takes one or the other."""
+
+    def check(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise InvalidInputError(f"it gives {shown(twice[0])} twice")
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=check)
 
 
 def _complete_lines(path: Path) -> list[bytes]:

@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from worldsim.arrays import Bytes, Float64s
-from worldsim.data.guess import describe_episodes
+from worldsim.data.guess import check_outcomes, describe_episodes
 from worldsim.data.labels import SOURCES, Label, LabelFile, Outcome, agree, by_episode, compare, is_source
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.errors import InvalidInputError, StorageError
@@ -99,6 +99,7 @@ class Question:
         counts: How many episodes have each outcome.
         agreements: How far people agree, one line for every two.
         disputed: Episodes on which people disagree.
+        worth: What the labels say of each other so far, a sentence; empty while too few tell both outcomes.
     """
 
     episode: int | None
@@ -114,6 +115,7 @@ class Question:
     counts: dict[str, int]
     agreements: tuple[str, ...]
     disputed: tuple[int, ...]
+    worth: str = ""
 
 
 class Session:
@@ -219,6 +221,16 @@ class Session:
         chance_N = mean_chance(labels, self._chance_N, episodes=len(self._features_ND))
         return order_episodes(self._features_ND, said, again=again, skip=self._skip, chance_N=chance_N)
 
+    def _worth(self, said: Mapping[int, Outcome]) -> str:
+        """How well the labels foretell each other."""
+        rates = check_outcomes(self._features_ND, {e: o for e, o in said.items() if e not in self._skip})
+        if rates is None or rates.balanced is None:
+            return ""
+        return (
+            f"Each labelled episode guessed from the others by its last picture: balanced accuracy {rates.balanced}; "
+            "those asked for are the hardest"
+        )
+
     def _question(self, episode: int | None, labels: Sequence[Label]) -> Question:
         said, agreed, recorded = by_episode(labels), agree(labels), self.recorded
         own = said.get(episode, {}).get(self.who) if episode is not None else None
@@ -231,6 +243,7 @@ class Session:
             counts=dict(Counter(a.outcome for a in agreed.values())),
             agreements=tuple(map(str, compare(labels))),
             disputed=tuple(e for e, a in sorted(agreed.items()) if a.disputed),
+            worth=self._worth({e: a.outcome for e, a in agreed.items() if not a.automatic}),
         )
         if episode is None:
             return summary
