@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldsim.data.guess import guess_outcomes
+from worldsim.data.guess import check_outcomes, guess_outcomes
 from worldsim.data.labels import Outcome
 from worldsim.errors import InvalidInputError
 from worldsim.label.choose import order_episodes
@@ -85,3 +85,14 @@ def test_equal_episodes_and_single_ones_are_no_failure() -> None:
 def test_values_that_do_not_fit_are_refused(features, said, chance) -> None:
     with pytest.raises(InvalidInputError):
         order_episodes(features, said, chance_N=chance)
+
+
+def test_labels_that_foretell_each_other_are_told_from_those_that_do_not() -> None:
+    points = plane(60)
+    good = check_outcomes(points, {i: solved(points[i]) for i in range(40)})
+    draw = np.random.default_rng(1).random(40) < 0.5
+    poor = check_outcomes(points, {i: "solved" if draw[i] else "failed" for i in range(40)})
+    assert good is not None and poor is not None and good.balanced is not None and poor.balanced is not None
+    assert good.solved + good.unsolved == 40
+    assert good.balanced.value > 0.8 > poor.balanced.value + 0.1
+    assert check_outcomes(points, {0: "solved", 1: "unclear"}) is None
