@@ -103,7 +103,7 @@ def bring_code(folder: Path) -> None:
         (change_config(type=["x"]), "reward_classifier"),
         (change_config(num_classes=3), "success needs two"),
         (change_config(hidden_dim=10**12), "hidden_dim"),
-        (change_config(model_name="nobody/here"), "hub's cache lacks"),
+        (change_config(model_name="none/here"), "hub's cache lacks"),
         (change_config(model_name="../hub"), "no name on the hub"),
         (bring_code, "brings code of its own"),
         (drop_weight, "do not fit"),

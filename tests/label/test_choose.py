@@ -87,7 +87,7 @@ def test_values_that_do_not_fit_are_refused(features, said, chance) -> None:
         order_episodes(features, said, chance_N=chance)
 
 
-def test_labels_that_foretell_each_other_are_told_from_those_that_do_not() -> None:
+def test_labels_that_predict_each_other_differ_from_those_that_do_not() -> None:
     points = plane(60)
     good = check_outcomes(points, {i: solved(points[i]) for i in range(40)})
     draw = np.random.default_rng(1).random(40) < 0.5

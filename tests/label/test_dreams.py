@@ -94,7 +94,7 @@ def test_enough_labels_correct_the_ranking(run: Path, labels: LabelFile) -> None
     assert all(line.corrected is not None for line in corrected.ranking.policies)
 
 
-def test_labelled_dreams_become_lessons_of_the_heads(run: Path, labels: LabelFile) -> None:
+def test_the_heads_learn_from_labelled_dreams(run: Path, labels: LabelFile) -> None:
     with pytest.raises(InvalidInputError, match="not labelled"):
         read_dreams(str(run))
     labels.add(episode=1, outcome="unclear", who="ann")

@@ -8,7 +8,7 @@ Shape legend: F frames, X numbers that describe one, L labelled episodes, H W pi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -95,47 +95,66 @@ def goal_source(
         InvalidInputError: It is of another shape than the camera's, or labels of people do not tell both outcomes.
     """
     camera = dataset.cameras[0]
-    people = {
-        e: a.outcome == "solved" for e, a in agree(file.labels).items() if not a.automatic and a.outcome != "unclear"
-    }
-    if within is None and len(set(people.values())) < 2:
+    people = _people(dataset, file) if within is None else {}
+    if within is not None and not 0 < within < np.inf:
+        raise InvalidInputError(f"--within is a distance above 0; got {within}.")
+    ends = _ends(dataset, camera.key, look, people)
+    spread_X = np.concatenate(list(ends.values())).astype(np.float64).std(axis=0)
+    scale_X = np.maximum(spread_X, max(_QUIET * float(spread_X.max()), 1e-9))
+    goal_X = look(_read_picture(picture, camera.size)[None])[0] / scale_X
+    far = {i: np.linalg.norm(rows / scale_X - goal_X, axis=1) for i, rows in ends.items()}
+    unit = float(np.median([begin for begin, _ in far.values()])) or 1.0
+    labelled = [i for i in people if i in far]
+    far_L = np.array([far[i][1] / unit for i in labelled])
+    solved_L = np.array([people[i] for i in labelled])
+    return GoalSource(
+        who=source_name("goal", picture.name),
+        camera=camera.key,
+        success_at=dataset.success_at,
+        within=best_distance(far_L, solved_L) if within is None else within,
+        look=look,
+        goal_X=goal_X,
+        scale_X=scale_X,
+        unit=unit,
+        rates=_leave_one_out(far_L, solved_L) if within is None else None,
+    )
+
+
+def _people(dataset: Dataset, file: LabelFile) -> dict[int, bool]:
+    """Which episodes people call solved or failed.
+
+    Raises:
+        InvalidInputError: They know only one outcome.
+    """
+    found = agree(file.labels).items()
+    people = {e: a.outcome == "solved" for e, a in found if not a.automatic and a.outcome != "unclear"}
+    if len(set(people.values())) < 2:
         raise InvalidInputError(
             f"How near the goal is near enough follows from labels of people, and {file.path} has too few: label some solved and "
             f"some failed episodes first (worldsim label {dataset.name}), or say it with --within, for example 0.3 (0 is the goal, "
             "1 is where most episodes begin)."
         )
-    if within is not None and not 0 < within < np.inf:
-        raise InvalidInputError(f"--within is a distance above 0; got {within}.")
-    spread = np.linspace(0, dataset.episodes - 1, min(_SAMPLE, dataset.episodes)).round().astype(int).tolist()
+    return people
+
+
+def _ends(dataset: Dataset, camera: str, look: Look, people: Mapping[int, bool]) -> dict[int, Float32s]:
+    """What describes the first and last frame of labelled episodes and of some others, [2, X] by episode.
+
+    Raises:
+        InvalidInputError: None can be read.
+    """
+    chosen = np.linspace(0, dataset.episodes - 1, min(_SAMPLE, dataset.episodes)).round().astype(int).tolist()
     ends: dict[int, Float32s] = {}
-    for index in sorted({*spread, *(people if within is None else ())}):
+    for index in sorted({*chosen, *people}):
         try:
-            ends[index] = look(dataset.episode(index).frames[camera.key][[0, -1]])
+            ends[index] = look(dataset.episode(index).frames[camera][[0, -1]])
         except (StorageError, InvalidInputError):
             continue  # named when it is to be labelled
-    if not ends:
-        raise InvalidInputError(f"None of the episodes of {dataset.name} that were tried can be read.")
-    rows_NX = np.concatenate(list(ends.values())).astype(np.float64)
-    spread_X = rows_NX.std(axis=0)
-    scale_X = np.maximum(spread_X, max(_QUIET * float(spread_X.max()), 1e-9))
-    goal_X = look(_read_picture(picture, camera.size)[None])[0] / scale_X
-    unit = float(np.median([np.linalg.norm(rows[0] / scale_X - goal_X) for rows in ends.values()])) or 1.0
-    made = GoalSource(
-        who=source_name("goal", picture.name),
-        camera=camera.key,
-        success_at=dataset.success_at,
-        within=within or 0.0,
-        look=look,
-        goal_X=goal_X,
-        scale_X=scale_X,
-        unit=unit,
-    )
-    if within is not None:
-        return made
-    labelled = [i for i in people if i in ends]
-    far_L = np.array([np.linalg.norm(ends[i][-1] / scale_X - goal_X) / unit for i in labelled])
-    solved_L = np.array([people[i] for i in labelled])
-    return dataclasses.replace(made, within=best_distance(far_L, solved_L), rates=_leave_one_out(far_L, solved_L))
+    if not people.keys() <= ends.keys() or not ends:
+        raise InvalidInputError(
+            f"Episodes of {dataset.name} that are labelled, or all that were tried, cannot be read."
+        )
+    return ends
 
 
 def best_distance(far_L: Float64s, solved_L: Bools) -> float:

@@ -222,7 +222,7 @@ class Session:
         return order_episodes(self._features_ND, said, again=again, skip=self._skip, chance_N=chance_N)
 
     def _worth(self, said: Mapping[int, Outcome]) -> str:
-        """How well the labels foretell each other."""
+        """How well the labels predict each other."""
         rates = check_outcomes(self._features_ND, {e: o for e, o in said.items() if e not in self._skip})
         if rates is None or rates.balanced is None:
             return ""
@@ -261,15 +261,15 @@ def mean_chance(labels: Sequence[Label], chance_N: Float64s | None, *, episodes:
         episodes: N.
 
     Returns:
-        The mean of all that have an opinion; None where there is none at all.
+        The mean of all that have an estimate; None where there is none at all.
     """
-    opinions: dict[int, list[float]] = {}
+    estimates: dict[int, list[float]] = {}
     for episode, given in by_episode(label for label in labels if label.automatic).items():
-        opinions[episode] = [_TRUST[label.outcome] for label in given.values()]
-    if not opinions:
+        estimates[episode] = [_TRUST[label.outcome] for label in given.values()]
+    if not estimates:
         return chance_N
     own = np.full(episodes, np.nan) if chance_N is None else chance_N
-    all_N = [[p for p in (*opinions.get(i, ()), own[i]) if np.isfinite(p)] for i in range(episodes)]
+    all_N = [[p for p in (*estimates.get(i, ()), own[i]) if np.isfinite(p)] for i in range(episodes)]
     return np.array([np.mean(found) if found else 0.5 for found in all_N])
 
 

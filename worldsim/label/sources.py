@@ -1,4 +1,4 @@
-"""Labels that nobody has to give: success by a reward, by likeness to a goal picture, or by a critic that watches.
+"""Labels that no person has to give: success by a reward, by likeness to a goal picture, or by a critic that watches.
 
 A source writes into the same file of labels as people do, under a name of its own (`worldsim.data.labels.SOURCES`). Where a
 person has spoken, the person counts.

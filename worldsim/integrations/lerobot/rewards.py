@@ -1,7 +1,7 @@
 """LeRobot's reward classifier as what a frame is worth: read strictly and offline, its weights looked at first.
 
 Its own loader takes the encoder from the hub and runs code that it finds there; here the encoder is built from a config that
-the hub's cache holds, and encoders that need code of their own are refused. Reward models of other types look at whole
+the hub's cache holds, and encoders that need code of their own are refused. Reward models of other types look at full
 episodes: LeRobot writes what they say to a file, which `worldsim.label.sources.rewards_of_file` reads.
 
 Shape legend: F frames, C colours, H W pixels.
@@ -85,7 +85,7 @@ def _check_folder(path: Path) -> None:
     kind = config.get("type") if isinstance(config, dict) else None
     if kind != _TYPE:
         raise StorageError(
-            f"{path} holds {shown(kind)}; of LeRobot's reward models the {_TYPE!r} is read from its folder. Others watch whole "
+            f"{path} holds {shown(kind)}; of LeRobot's reward models the {_TYPE!r} is read from its folder. Others watch full "
             f"episodes: let LeRobot write what they say (python -m lerobot.rewards.{kind if str(kind).isidentifier() else 'sarm'}"
             ".compute_rabc_weights) and give that file: --rewards FILE.parquet."
         )
