@@ -31,7 +31,7 @@ from benchmarks.labels_policies import LEVELS
 from benchmarks.record import ROOT, Figure, run, write
 from worldsim.arrays import Bools
 from worldsim.data.episode import Episode
-from worldsim.data.guess import Described, describe_episodes
+from worldsim.data.guess import Described, describe_episodes, guess_outcomes
 from worldsim.data.labels import Agreed, Outcome
 from worldsim.data.latents import EncodedEpisodes, encode_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
@@ -54,12 +54,18 @@ from worldsim.worlds.latent import LatentWorld
 
 EPISODES, POOL, SEED = 400, 220, 6
 POOLS, ORDERS = 4, 5
-STEPS, BATCH, LR = 200, 256, 5e-3
-SCHEDULE = Schedule(steps=2000, batch=256, lr=2e-3)
-ASKED = (10, 15, 20, 25, 30, 35, 40, 45, 50)
-DRAWN = (10, 20, 30, 40, 50, 60, 80, 100, 140)
+STEPS, BATCH, LR = 300, 256, 5e-3
+SCHEDULE = Schedule(steps=1200, batch=256, lr=2e-3)
+ASKED = (10, 20, 30, 40, 50)
+DRAWN = (10, 20, 30, 40, 60, 80, 100, 140)
 NEAR = 0.02
 """Balanced accuracy this near to that of all labels counts as reached."""
+_SLOW = (
+    "a head of a few dozen labels is limited by the frames to which they spread and by its training, which differ by two to three "
+    "points from seed to seed, more than by which episodes were asked; tried on seed 5: targets as probabilities, targets wherever "
+    "the labels say anything, and more weight on last frames, none of which changed it. By pictures the questions tell more"
+)
+_PICTURES = "reported beside: what the labels say without a head, within 2 points of all labels"
 RECORD = {
     "push": ("--env", "push", "--policies", "bank"),
     "pusht": (
@@ -121,12 +127,14 @@ class Curves:
         full: With all labels of a pool, by pool.
         asked: With the first labels that are asked for, by pool and number.
         drawn: With the first of random orders, by order and number.
+        seen: Of what the labels say by pictures alone: with all, the first asked, and the first of random orders, by pool.
         heads: Of all heads with the last of the asked and with all labels, by pool.
     """
 
     full: list[float] = dataclasses.field(default_factory=list)
     asked: list[list[float]] = dataclasses.field(default_factory=list)
     drawn: list[list[float]] = dataclasses.field(default_factory=list)
+    seen: list[tuple[float, list[float], list[float]]] = dataclasses.field(default_factory=list)
     heads: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
@@ -156,11 +164,20 @@ def summarise(name: str, curves: Curves) -> tuple[list[Figure], dict[str, Any]]:
     never = "" if active else f"not reached with {max(ASKED)} labels"
     at_random = f"not reached with {max(DRAWN)} of {POOL}, which stands here" if random is None else ""
     share = active / (random or max(DRAWN)) if active else None
+    slow = _SLOW if share is not None and share > 0.5 else never
+    seen_full = float(np.mean([one[0] for one in curves.seen]))
+    seen_asked, seen_drawn = (np.mean([one[k] for one in curves.seen], axis=0).round(4).tolist() for k in (1, 2))
     figures = [
         Figure(name=f"{name}: balanced accuracy, all labels", value=full),
         Figure(name=f"{name}: labels until within 2 points, asked for", value=active, reason=never),
         Figure(name=f"{name}: labels until within 2 points, random", value=random or max(DRAWN), reason=at_random),
-        Figure(name=f"{name}: labels asked for over random", value=share, reason=never),
+        Figure(name=f"{name}: labels asked for over random", value=share, reason=slow),
+        Figure(
+            name=f"{name}: by pictures, labels asked for", value=reached(ASKED, seen_asked, seen_full), reason=_PICTURES
+        ),
+        Figure(
+            name=f"{name}: by pictures, labels at random", value=reached(DRAWN, seen_drawn, seen_full), reason=_PICTURES
+        ),
         Figure(name=f"{name}: balanced accuracy of all heads, all labels", value=all_labels),
         Figure(
             name=f"{name}: loss of all heads by {max(ASKED)} asked labels",
@@ -171,6 +188,11 @@ def summarise(name: str, curves: Curves) -> tuple[list[Figure], dict[str, Any]]:
     details = {
         "asked": dict(zip(map(str, ASKED), asked, strict=True)),
         "random": dict(zip(map(str, DRAWN), drawn, strict=True)),
+        "by pictures": {
+            "all": seen_full,
+            "asked": dict(zip(map(str, ASKED), seen_asked, strict=True)),
+            "random": dict(zip(map(str, DRAWN), seen_drawn, strict=True)),
+        },
         "all labels, by pool": curves.full,
         "asked, by pool": curves.asked,
         "all heads, most asked and all labels, by pool": curves.heads,
@@ -241,9 +263,13 @@ def measure(recorded: Recorded, name: str) -> Curves:
         found.full.append(score(recorded, pool, others, pool, seed=pool_seed))
         best = ask(recorded, pool, most=max(ASKED))
         found.asked.append([score(recorded, pool, others, best[:n], seed=pool_seed) for n in ASKED])
+        drawn: list[list[float]] = []
         for seed in range(ORDERS):
             random = np.random.default_rng([pool_seed, seed]).permutation(pool).tolist()
             found.drawn.append([score(recorded, pool, others, random[:n], seed=seed) for n in DRAWN])
+            drawn.append([score_guess(recorded, others, random[:n]) for n in DRAWN])
+        asked = [score_guess(recorded, others, best[:n]) for n in ASKED]
+        found.seen.append((score_guess(recorded, others, pool), asked, np.mean(drawn, axis=0).tolist()))
         if pool_seed == 0:
             few, every = (score_heads(recorded, pool, others, labelled) for labelled in (best, pool))
             found.heads.append((few, every))
@@ -298,6 +324,12 @@ def score(
     with torch.no_grad():
         last, first = (torch.stack([recorded.encoded.episodes[i].z_FCHW[at] for i in others]) for at in (-1, 0))
         return recorded.balanced(others, (head.success(last, first) > 0.5).numpy())
+
+
+def score_guess(recorded: Recorded, others: Sequence[int], labelled: Sequence[int]) -> float:
+    """Balanced accuracy on other episodes of what the labels of some say by pictures."""
+    chance_N = guess_outcomes(recorded.looked.ends_ND, {i: recorded.outcome(i) for i in labelled})
+    return 0.5 if chance_N is None else recorded.balanced(others, chance_N[list(others)] > 0.5)
 
 
 def score_heads(recorded: Recorded, pool: Sequence[int], others: Sequence[int], labelled: Sequence[int]) -> float:
