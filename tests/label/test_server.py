@@ -1,6 +1,7 @@
 """The page's server on loopback, asked by a real client, and used by keys in a real browser."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,13 @@ def server(data: Path, tmp_path: Path) -> Iterator[LabelServer]:
     yield made
     made.stop()
     thread.join()
+
+
+def test_who_opens_the_address_before_the_server_runs_is_not_refused(data: Path, tmp_path: Path) -> None:
+    made = LabelServer(open_session(data, tmp_path / "labels.jsonl", who="ann"))
+    with socket.create_connection(("127.0.0.1", made.port)):
+        pass
+    made._socket.close()
 
 
 def send(server: LabelServer, body: object, **headers: str) -> Any:
