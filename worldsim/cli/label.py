@@ -1,6 +1,7 @@
 """`worldsim label`: say of recorded episodes whether they were solved, on a local page, or let a source say it."""
 
 import getpass
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,7 +159,8 @@ def _serve(data: str, out: Path, who: str, most: int, port: int, world: "LatentW
         session = open_session(data, out, who=who, most=most, world=world, run=run, progress=progress)
     server = LabelServer(session, port=port)
     say(f"Open {server.address} in a browser. Stop with Ctrl-C; labels are in {out}.")
-    server.run()
+    with suppress(KeyboardInterrupt):
+        server.run()
     if run is not None:
         _say_rates(run)
 

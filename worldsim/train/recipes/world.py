@@ -173,13 +173,8 @@ def _train(
     spent = fit(
         predictor.module, predictor.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress
     )
-    looked = describe_episodes(dataset, most=LOOKED_AT, all_frames=True, progress=progress) if labels else None
-    dreamed = encode_dreams(
-        dreams, dataset, lambda data, some: encode_some(data, tokenizer, config, some, work / "dreams", key=data.digest)
-    )
-    train_heads = functools.partial(
-        _train_heads, trained, encoded, looked, dreamed, tokenizer, dataset, config, work, progress
-    )
+    known = _read_labelled(labels, dreams, tokenizer, dataset, config, work, progress)
+    train_heads = functools.partial(_train_heads, trained, encoded, known, tokenizer, dataset, config, work, progress)
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels if dreams is None else {**labels, **dreams[1]})
     starts = _starts(dataset, config, [*held_out.indices, *trained.indices], plan.screenings)
@@ -227,11 +222,26 @@ def _conclude(out: Path, measured: Measured) -> str:
     return "\n".join([*lines, measured.held_out.verdict])
 
 
+def _read_labelled(
+    labels: Mapping[int, Agreed],
+    dreams: tuple[Dataset, dict[int, Agreed]] | None,
+    tokenizer: LatentSpace,
+    dataset: Dataset,
+    config: TrainWorld,
+    work: Path,
+    progress: Progress,
+) -> tuple[Described | None, EncodedEpisodes | None]:
+    """The frames to which labels spread, and labelled dreams; None where there are no such labels."""
+    looked = describe_episodes(dataset, most=LOOKED_AT, all_frames=True, progress=progress) if labels else None
+    return looked, encode_dreams(
+        dreams, dataset, lambda data, some: encode_some(data, tokenizer, config, some, work / "dreams", key=data.digest)
+    )
+
+
 def _train_heads(
     trained: EncodedEpisodes,
     encoded: EncodedEpisodes,
-    looked: Described | None,
-    dreamed: EncodedEpisodes | None,
+    known: tuple[Described | None, EncodedEpisodes | None],
     tokenizer: LatentSpace,
     dataset: Dataset,
     config: TrainWorld,
@@ -249,8 +259,8 @@ def _train_heads(
         dataset,
         schedule,
         labels=labels,
-        looked=looked,
-        dreamed=dreamed,
+        looked=known[0],
+        dreamed=known[1],
         seed=config.seed,
         device=config.device,
     )
