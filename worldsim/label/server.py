@@ -93,7 +93,7 @@ def _listen(port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((HOST, port))
-        found.listen(64)  # whoever opens the address before the server runs waits, and is not refused
+        found.listen(64)  # a browser that opens the address before the server runs waits, and is not refused
     except (OSError, OverflowError) as error:
         found.close()
         raise StorageError(f"Cannot listen on port {port}: {error}. Leave --port out to take a free one.") from error
