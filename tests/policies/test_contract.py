@@ -45,6 +45,8 @@ class Reader:
     [
         ({}, ""),
         ({"cameras": (Camera(height=32, width=24),)}, "image of 16x24 pixels, the world draws 32x24"),
+        ({"cameras": (Camera(height=16, width=32),)}, "image of 16x24 pixels, the world draws 16x32"),
+        ({"rate_hz": 11.0}, "acts at 10 Hz, the world at 11 Hz"),
         (
             {"cameras": (Camera(key="observation.images.top", height=16, width=24),)},
             "the world draws observation.images.top",

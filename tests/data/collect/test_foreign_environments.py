@@ -490,3 +490,8 @@ def test_tensors_and_cameras_with_slashes_are_read(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "d")
     assert [camera.key for camera in dataset.cameras] == ["observation.images.a_b", "observation.images.c"]
     assert dataset.episode(0).proprio[0].tolist() == [1, 1, 1]
+
+
+def test_an_environment_of_several_episodes_is_named() -> None:
+    with pytest.raises(InvalidInputError, match="SyncVectorEnv plays 2 episodes at once"):
+        EnvAdapter(gymnasium.vector.SyncVectorEnv([Foreign] * 2))  # type: ignore[arg-type]

@@ -99,6 +99,11 @@ class EnvAdapter:
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], view: EnvView | None = None) -> None:
+        if isinstance(env, gymnasium.vector.VectorEnv):
+            raise InvalidInputError(
+                f"{type(env).__name__} plays {env.num_envs} episodes at once; episodes are recorded from one environment: give "
+                "one of those that it is made of."
+            )
         self.env, self.view = env, view or EnvView()
         self.action = action_spec_of(env) if self.view.action is None else fit_spec(self.view.action, env.action_space)
         self.episode = ""
