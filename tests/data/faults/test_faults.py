@@ -16,6 +16,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.faults import Fault, Signals, find_faults, idle_shares, picture_changes, signals_of
 from worldsim.data.faults.fault import EXPLANATIONS
 from worldsim.data.faults.lag import measure_lag
+from worldsim.data.faults.signals import fill_gaps
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.evaluate.behaviours import named_behaviours
 from worldsim.evaluate.environments import MakeEnv
@@ -210,6 +211,7 @@ def test_nan_is_found_by_channel_and_row(recordings: list[Episode]) -> None:
     [fault] = find_faults(signals, proprio_names=("shoulder", "elbow"))
     assert (fault.kind, fault.episode, fault.frames, fault.where) == ("not_finite", BAD, (7, 9), "state elbow")
     assert fault.value == 2
+    assert fill_gaps(signals[BAD]).proprio[[7, 9], 1].tolist() == proprio[[6, 8], 1].tolist()
 
 
 def test_dead_channels_and_cameras_of_a_dataset(recordings: list[Episode]) -> None:

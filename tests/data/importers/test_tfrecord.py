@@ -65,6 +65,7 @@ def nested(depth: int) -> bytes:
         b"\x00\x01",
         field(1, field(1, field(1, b"\xff\xfe") + field(2, b""))),
         field(1, field(1, field(1, b"n") + field(2, field(3, field(1, b"\xff"))))),
+        field(1, field(1, field(1, b"n") + field(2, field(3, field(1, b"\xff" * 10 + b"\x01"))))),
         field(1, field(1, field(1, b"n") + field(2, field(2, field(1, b"abc"))))),
     ],
 )

@@ -41,7 +41,6 @@ _AGENT_POS, _TRUE_STATE, _PIXELS = "agent_pos", "environment_state", "pixels"
 _FIRST = ("state", "observation")
 _LARGEST_MATRIX = 1024
 """Arrays of several axes with more numbers than this are neither pictures nor proprioception."""
-_ENDS = {2: "terminated", 3: "truncated"}
 _SLACK = 1e-3
 """Progress may leave 0..1 by this much, by rounding; it is clipped."""
 Path = tuple[str | int, ...]
@@ -101,8 +100,7 @@ class EnvAdapter:
     def __init__(self, env: gymnasium.Env[Any, Any], view: EnvView | None = None) -> None:
         if isinstance(env, gymnasium.vector.VectorEnv):
             raise InvalidInputError(
-                f"{type(env).__name__} plays {env.num_envs} episodes at once; episodes are recorded from one environment: give "
-                "one of those that it is made of."
+                f"{type(env).__name__} plays {env.num_envs} episodes at once: give one of its environments."
             )
         self.env, self.view = env, view or EnvView()
         self.action = action_spec_of(env) if self.view.action is None else fit_spec(self.view.action, env.action_space)
@@ -178,7 +176,7 @@ class EnvAdapter:
             made = self.env.step(action)
         if not isinstance(made, tuple) or len(made) != 5 or not isinstance(made[4], Mapping):
             raise self._broken("step", "observation, reward, terminated, truncated and info", made)
-        over = any(one_number(made[i], name=_ENDS[i]) == 1 for i in _ENDS)
+        over = any(one_number(made[i], name=name) == 1 for i, name in ((2, "terminated"), (3, "truncated")))
         return made[0], one_number(made[1], name="reward"), over, made[4]
 
     def read(self, observation: Any, info: Mapping[str, Any], reward: float = math.nan) -> EnvObservation:
@@ -384,9 +382,8 @@ def _pictures(observation: Any, space: Any) -> list[tuple[Path, tuple[Any, space
 def _camera_key(path: Path) -> str:
     """Observation key of the camera whose pictures are at a path."""
     names = [str(p) for p in (path[1:] if path[:1] == (_PIXELS,) else path)]
-    if names in ([], [camera_name(IMAGE)]) and path != (_PIXELS, "image"):
-        return IMAGE
-    return IMAGES + "_".join(names).replace("/", "_")
+    only = names in ([], [camera_name(IMAGE)]) and path != (_PIXELS, "image")
+    return IMAGE if only else IMAGES + "_".join(names).replace("/", "_")
 
 
 def _rank(path: Path) -> tuple[int, tuple[str, ...]]:
