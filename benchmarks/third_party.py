@@ -28,13 +28,18 @@ from rich.table import Table
 from benchmarks.record import ROOT, Figure, commit, run, write
 from benchmarks.third_party_policies import levels
 from worldsim import storage
+from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import WorldsimError
 from worldsim.stats.agreement import Agreement
+from worldsim.stats.held_out import HeldOut
+from worldsim.train.recipes.held_out import measure_held_out
+from worldsim.train.recipes.settings import split_episodes
 from worldsim.triage.report import assemble
 from worldsim.triage.report.conclusion import conclude
 from worldsim.triage.report.trust import assess_reliance
 from worldsim.triage.run import read_results
-from worldsim.worlds.labelling import held_out_of
+from worldsim.worlds import load_world
+from worldsim.worlds.latent import LearnedWorld
 
 _POLICIES = "benchmarks.third_party_policies"
 _TRIED, _MOST = 6, 240
@@ -246,7 +251,7 @@ def _children_core_s() -> float:
 def _read(result: Result, out: Path) -> None:
     """What the world of a task says of itself, agreement, rates and what the report concludes."""
     try:
-        held_out = held_out_of(out / "world")
+        held_out = _measure(out)
         found = read_results(out / "triage")
         data = assemble(found, command="", made="", core_s=None, clips=[], remarks=[], held_out=held_out)
     except WorldsimError as error:
@@ -266,6 +271,13 @@ def _read(result: Result, out: Path) -> None:
     result.verdict = {reliance.claim: reliance.answer for reliance in assess_reliance(data)}
     result.conclusion = conclude(data).title
     result.recommends = result.conclusion.startswith("Try ")
+
+
+def _measure(out: Path) -> HeldOut:
+    """Figures of a task's world on the episodes that it was not trained on, measured as `train world` does it today."""
+    dataset, world = open_dataset(out / "data"), load_world(out / "world")
+    assert isinstance(world, LearnedWorld)
+    return measure_held_out(world, split_episodes(dataset)[1], dataset).held_out
 
 
 def _shown(found: Agreement) -> dict[str, list[float | None]]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from worldsim.core import STATE, TASK, TRUE_STATE, Observation, Rollout, text_rows
 from worldsim.data.episode import Episode
-from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
 from worldsim.protocols import require_drawable
 from worldsim.stats.held_out import HeldOut
@@ -40,12 +39,12 @@ class Measured:
     picture: bytes | None
 
 
-def measure_held_out(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Dataset) -> Measured:
+def measure_held_out(world: LearnedWorld, held_out: Sequence[int], dataset: Dataset) -> Measured:
     """Roll out recorded actions from held-out starts and compare with what was recorded, and with copying the start.
 
     Args:
         world: What was trained.
-        held_out: Episodes that it was not trained on.
+        held_out: Episodes of the dataset that it was not trained on.
         dataset: Where they are from.
 
     Returns:
@@ -53,8 +52,9 @@ def measure_held_out(world: LearnedWorld, held_out: EncodedEpisodes, dataset: Da
         labels.
     """
     per_step = world.spec.actions_per_step
-    reachable = [h for h in FIGURE_HORIZONS if h % per_step == 0 and h <= (held_out.longest - 1) * per_step]
-    chosen = [i for i in held_out.indices if reachable and dataset.length(i) > reachable[-1]][:FIGURE_EPISODES]
+    longest = max((dataset.length(i) for i in held_out), default=0)
+    reachable = [h for h in FIGURE_HORIZONS if h % per_step == 0 and h < longest]
+    chosen = [i for i in held_out if reachable and dataset.length(i) > reachable[-1]][:FIGURE_EPISODES]
     episodes = [dataset.episode(i) for i in chosen]
     if not episodes:
         return Measured(held_out=HeldOut(figures={}), picture=None)

@@ -181,7 +181,7 @@ def _train(
     world = _assemble(
         tokenizer, predictor.predictor, heads, dataset, config, trained, held_out, starts, unlabelled=without
     )
-    measured = measure_held_out(world, held_out, dataset)
+    measured = measure_held_out(world, held_out.indices, dataset)
     cost = {"tokenizer": seconds, "predictor": spent, "heads": last}
     manifest = {
         "command": command_text(),
