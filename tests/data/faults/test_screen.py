@@ -1,4 +1,4 @@
-"""Screening: what would teach something wrong leaves its episode out, the rest is only said, and what is done about it is reported."""
+"""Screening: faults are named, and what would teach something wrong leaves its episode out where that is asked for."""
 
 import dataclasses
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def cut_file(dataset: Dataset, number: int) -> None:
 
 def test_a_frozen_episode_is_left_out_named_and_kept_in_json(tmp_path: Path) -> None:
     dataset = dataset_with(tmp_path / "d", freeze, range(3, 4))
-    found = screen(dataset)
+    found = screen(dataset, rule="leave_out")
     assert [(o.episode, o.why) for o in found.left_out] == [(3, "frozen frames")]
     assert "frozen frames of observation.image, episode 3 (frames 3 to 10): left out." in str(found)
     assert storage.from_json(Screening, storage.to_json(found)) == found
@@ -58,24 +58,25 @@ def test_a_frozen_episode_is_left_out_named_and_kept_in_json(tmp_path: Path) -> 
 
 def test_rules_other_than_leaving_out(tmp_path: Path) -> None:
     dataset = dataset_with(tmp_path / "d", freeze, range(3, 4))
-    said = screen(dataset, rule="say")
+    said = screen(dataset)
     assert said.left_out == () and "(frames 3 to 10): only said." in str(said)
+    assert "1 episode is used all the same;" in str(said) and "faults=leave_out." in str(said)
     with pytest.raises(InvalidInputError, match=r"1 episodes of .* episode 3: frozen frames.* use faults=leave_out"):
         screen(dataset, rule="refuse")
 
 
 def test_what_many_episodes_have_is_how_they_were_recorded(tmp_path: Path) -> None:
-    found = screen(dataset_with(tmp_path / "d", freeze, range(3)))
+    found = screen(dataset_with(tmp_path / "d", freeze, range(3)), rule="leave_out")
     assert found.left_out == () and "used all the same, since too few other episodes would be left" in str(found)
 
 
 def test_enough_is_left_to_learn_from(tmp_path: Path) -> None:
-    found = screen(dataset_with(tmp_path / "d", freeze, range(1), episodes=2))
+    found = screen(dataset_with(tmp_path / "d", freeze, range(1), episodes=2), rule="leave_out")
     assert found.faults and found.left_out == ()
 
 
 def test_pauses_are_only_said(tmp_path: Path) -> None:
-    found = screen(dataset_with(tmp_path / "d", wait, range(5, 6)))
+    found = screen(dataset_with(tmp_path / "d", wait, range(5, 6)), rule="leave_out")
     assert found.left_out == () and "idle, episode 5: only said." in str(found)
     screen(open_dataset(tmp_path / "d"), rule="refuse")
 

@@ -34,8 +34,6 @@ FRAMES_SURE, OVER_CHANCE = 15.0, 1.5
 when they are read backwards, in which no gap begins."""
 FRAMES_BETTER = 0.75
 """Share of the misfit after a gap of a video that may be left when the video is taken to run ahead."""
-TIMES = 1.5
-"""Rows are missing where time stamps are so many times as far apart as they usually are."""
 _RIDGE, _ROWS_PER_FEATURE, _WORST = 1e-8, 8, 0.05
 _CLIP = 9.0
 
@@ -48,7 +46,6 @@ class Gap:
     value: float
     threshold: float
     camera: str = ""
-    confidence: float = 1.0
 
 
 def find_gaps(signals: Sequence[Signals], usual: Usual) -> list[list[Gap]]:

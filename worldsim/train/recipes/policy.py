@@ -57,7 +57,7 @@ class TrainPolicy:
         schedule: Steps, batch and learning rate of each run.
         shift_px: Each frame is shifted by up to this much in x and y, edges repeated.
         half: Store weights as float16.
-        faults: What is done about episodes with faults: ``leave_out``, ``say`` (named and used all the same), or ``refuse``.
+        faults: What is done about episodes with faults: ``say`` (named and used all the same), ``leave_out``, or ``refuse``.
         device: Where to train.
 
     Raises:
@@ -79,7 +79,7 @@ class TrainPolicy:
     schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=1200, batch=128, lr=2e-3))
     shift_px: int = 2
     half: bool = True
-    faults: FaultRule = "leave_out"
+    faults: FaultRule = "say"
     device: str = "cpu"
 
     def __post_init__(self) -> None:

@@ -36,8 +36,8 @@ class TrainWorld:
         starts: Dataset that they come from; empty for the held-out episodes, and then, where those are too few, the others.
         labels: File of labels that people gave to the episodes (`worldsim label`); they replace the success that the data
             holds.
-        faults: What is done about episodes with faults (`worldsim.data.faults.screen`): ``leave_out``, ``say`` (named and used
-            all the same), or ``refuse``.
+        faults: What is done about episodes with faults (`worldsim.data.faults.screen`): ``say`` (named and used all the
+            same), ``leave_out``, or ``refuse``.
         dreams: Run folder of a triage whose dreams people labelled (`worldsim label RUN`): the heads learn from these too.
         state: Learn a state world from the data's true states instead of its pictures.
         minutes: Time that the training may take on this machine when nothing else runs; the schedules are shortened to fit,
@@ -61,7 +61,7 @@ class TrainWorld:
     num_starts: int = 400
     starts: str = ""
     labels: str = ""
-    faults: FaultRule = "leave_out"
+    faults: FaultRule = "say"
     dreams: str = ""
     state: bool = False
     minutes: float = 0.0

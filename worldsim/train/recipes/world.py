@@ -122,7 +122,7 @@ class _Prepared:
 
 def _plan(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool) -> _Prepared:
     """Screen the data, fit tokenizers, and make the plan, by a rehearsal; the plan of a run that was begun is kept."""
-    began = time.perf_counter()
+    began = time.process_time()  # other programs slow the wall clock only
     path = work / PLAN
     kept = storage.from_json(TrainingPlan, storage.read_json(path)) if path.exists() else None
     screenings = _screen(dataset, config, progress) if kept is None else kept.screenings
@@ -135,7 +135,7 @@ def _plan(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, 
     plan = rehearse(dataset, fitted, config, labelled=labelled)
     plan = dataclasses.replace(plan, screenings=screenings, reason=reason)
     try:
-        plan = plan.fit(config.minutes, spent_s=time.perf_counter() - began)
+        plan = plan.fit(config.minutes, spent_s=time.process_time() - began)
     except InvalidInputError:
         shutil.rmtree(work / "tokenizer", ignore_errors=True)  # so that another time may be asked for
         raise
