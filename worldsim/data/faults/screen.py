@@ -81,7 +81,9 @@ class Screening:
         more = f" ({len(self.left_out)} episodes left out)" if self.left_out else ""
         if self.doubtful:
             are = "1 episode is" if self.doubtful == 1 else f"{self.doubtful} episodes are"
-            lines.append(f"  {are} used all the same; look at them with worldsim inspect, or train with faults=leave_out.")
+            lines.append(
+                f"  {are} used all the same; look at them with worldsim inspect, or train with faults=leave_out."
+            )
         return "\n".join([f"Faults, looked for in {some}{found}{more}", *lines])
 
     def _name(self, fault: Fault, places: str) -> str:
