@@ -259,8 +259,8 @@ FAULTY = {
         "action has a std that is NaN",
     ),
     "zero": (
-        lambda full: full | {STATE: NORMAL_VECTOR | {"std": [0.1, 0.0]}},
-        "observation.state has no spread in channel 1",
+        lambda full: full | {STATE: NORMAL_VECTOR | {"std": [0.0, 0.0]}},
+        "observation.state has no spread in channel 0, 1",
     ),
     "shape": (
         lambda full: full | {"action": {k: [*v, 1.0] for k, v in NORMAL_VECTOR.items()}},
@@ -290,6 +290,16 @@ def test_a_checkpoint_whose_normaliser_was_taken_out_is_refused(built, tmp_path)
 def test_a_constant_action_channel_is_fine(tmp_path):
     build(tmp_path / "p", "act", stats=lambda full: full | {"action": NORMAL_VECTOR | {"std": [0.5, 0.0]}})
     assert play(load(tmp_path / "p"), 1)[0, :, 1].unique().tolist() == pytest.approx([-0.1])
+
+
+def test_a_joint_that_was_locked_in_training_is_given_as_it_was(tmp_path):
+    build(tmp_path / "p", "act", stats=lambda full: full | {STATE: NORMAL_VECTOR | {"std": [0.1, 0.0]}})
+    policy, keys = load(tmp_path / "p"), torch.arange(1)
+    one, other = seen(1, 0), seen(1, 0)
+    other[STATE] = other[STATE] + torch.tensor([0.0, 1e-3])
+    given = other[STATE].clone()
+    acted = [policy.act(raw, policy.initial(1), keys)[0] for raw in (one, other)]
+    assert torch.equal(*acted) and torch.equal(other[STATE], given)
 
 
 @pytest.mark.parametrize(

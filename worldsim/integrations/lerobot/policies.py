@@ -22,6 +22,7 @@ from worldsim.core import IMAGE, STATE, TASK, TRUE_STATE, Camera, Observation, i
 from worldsim.errors import PolicyError, StorageError
 from worldsim.integrations.lerobot.checkpoint import Checkpoint, lerobot, read_checkpoint
 from worldsim.integrations.lerobot.kinds import KINDS, ask, executed
+from worldsim.integrations.lerobot.statistics import constant_channels
 from worldsim.noise import fold
 from worldsim.policies.checks import checked_action, require
 from worldsim.policies.contract import Contract
@@ -181,6 +182,7 @@ class LeRobotPolicy:
             )
         self._ensemble = getattr(config, "temporal_ensemble_coeff", None)
         self._executed = executed(checkpoint.kind, config)
+        self._constant = constant_channels(config, checkpoint.before)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -256,6 +258,11 @@ class LeRobotPolicy:
     def _remember(self, observation: Observation, carry: LeRobotCarry) -> Mapping[str, Tensor]:
         """Preprocess and append to the history; the first observation fills it, as LeRobot does."""
         batch: dict[str, object] = {self._keys[k]: observation[k].float() for k in _VECTORS if k in self._keys}
+        for key, (places, values) in self._constant.items():
+            vector = batch[key]
+            assert isinstance(vector, Tensor)
+            held = values.to(vector).expand(len(vector), -1)
+            batch[key] = vector.index_copy(1, places.to(vector.device), held)
         for key in (key for key in self._keys if is_image(key)):
             batch[self._keys[key]] = observation[key].permute(0, 3, 1, 2).float().div(255).contiguous()
         n = len(next(iter(observation.values())))

@@ -26,8 +26,8 @@ def check_statistics(path: Path, config: Any, *, before: Any, after: Any) -> Non
         after: LeRobot's pipeline behind it.
 
     Raises:
-        StorageError: A normaliser is missing, or lacks statistics of a feature, or they are not finite, of another shape or
-            without spread; every feature is named with what is wrong.
+        StorageError: A normaliser is missing, or lacks statistics of a feature, or they are not finite, of another shape, or
+            without spread in a camera or in all channels of a vector; every feature is named with what is wrong.
     """
     wrong: list[str] = []
     for features, pipeline in ((config.input_features, before), (config.output_features, after)):
@@ -64,6 +64,28 @@ def _faults(key: str, feature: Any, mode: str, steps: list[Any]) -> Iterator[str
         yield from _faults_of_values(feature, mode, [found[name] for name in _NEEDED[mode]])
 
 
+def constant_channels(config: Any, before: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """Channels of the inputs that never changed in training (a locked joint): their places int64 [N], and values [N], by feature.
+
+    A normaliser divides by their spread of zero, so that the least noise in them drowns everything else.
+
+    Args:
+        config: LeRobot's policy config.
+        before: LeRobot's pipeline in front of the network, checked by `check_statistics`.
+    """
+    found = {}
+    for step in (step for step in before.steps if hasattr(step, "_tensor_stats")):
+        for key, feature in (config.input_features or {}).items():
+            mode = step.norm_map.get(feature.type.value) if key in step.features and _acts_on(step, key) else None
+            if mode is None or mode.value not in _NEEDED or feature.type.value == "VISUAL":
+                continue
+            low, high = (step._tensor_stats[key][name].float().cpu() for name in _NEEDED[mode.value])
+            places = (high if mode.value == "MEAN_STD" else high - low).eq(0).nonzero().flatten()
+            if len(places):
+                found[key] = (places, low[places])
+    return found
+
+
 def _acts_on(step: Any, key: str) -> bool:
     """Whether a normaliser changes a feature: it may be limited to some, and a mode may be to leave alone."""
     chosen = step.normalize_observation_keys
@@ -84,6 +106,6 @@ def _faults_of_values(feature: Any, mode: str, values: list[Tensor]) -> Iterator
             return
     spread = values[1] if mode == "MEAN_STD" else values[1] - values[0]
     flat = (spread <= 0).flatten().nonzero().flatten().tolist()
-    if flat and (feature.type.value != "ACTION" or len(flat) == spread.numel() or bool((spread < 0).any())):
+    if flat and (feature.type.value == "VISUAL" or len(flat) == spread.numel() or bool((spread < 0).any())):
         channels = ", ".join(map(str, flat[:8]))
         yield f"has no spread in channel {channels} ({' and '.join(_NEEDED[mode])}), so that any noise there would be amplified"
