@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim import storage
-from worldsim.core import IMAGE, TASK, Observation, Rollout, WorldStep, is_image
+from worldsim.core import IMAGE, STATE, TASK, Observation, Rollout, WorldStep, is_image
 from worldsim.evaluate.environments import frame_extent
 from worldsim.evaluate.planner_refs import image_world
 from worldsim.evaluate.play import Place
@@ -172,7 +172,11 @@ def _backdrop(world: LearnedWorld, first: Observation, futures: Futures) -> Back
     extent = frame_extent(world.spec.task_id)
     if extent is None or futures.place is None or IMAGE not in first:
         return None
-    frame = world.roundtrip(first[IMAGE])[0] if isinstance(world, LatentWorld) else first[IMAGE][0]
+    frame = (
+        world.roundtrip(first[IMAGE], proprio=first.get(STATE))[0]
+        if isinstance(world, LatentWorld)
+        else first[IMAGE][0]
+    )
     return Backdrop(frame=frame, extent=extent)
 
 

@@ -11,6 +11,7 @@ from worldsim.tokenizers.causal.tokenizer import CausalHaarConfig, CausalHaarTok
 from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
 from worldsim.tokenizers.pca import HaarPCAConfig, HaarPCATokenizer
 from worldsim.tokenizers.state import IdentityConfig, IdentityTokenizer, PosesConfig, PosesTokenizer
+from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 
 TOKENIZERS: Registry[Tokenizer] = Registry(
     "tokenizer",
@@ -25,6 +26,8 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
 
 CAMERAS = "cameras"
 """Name of several tokenizers joined, one for each camera."""
+STRUCTURED = "structured"
+"""Name of the tokenizer that reads proprioception too."""
 
 
 def build_tokenizer(name: str, values: Mapping[str, Any]) -> LatentSpace:
@@ -34,6 +37,8 @@ def build_tokenizer(name: str, values: Mapping[str, Any]) -> LatentSpace:
         UnknownNameError: No such tokenizer.
         InvalidInputError: The config does not fit.
     """
+    if name == STRUCTURED:
+        return StructuredTokenizer(from_json(StructuredConfig, values))
     if name != CAMERAS:
         return TOKENIZERS.build(name, values)
     config = from_json(CamerasConfig, values)
@@ -42,6 +47,8 @@ def build_tokenizer(name: str, values: Mapping[str, Any]) -> LatentSpace:
 
 def tokenizer_name(tokenizer: LatentSpace) -> str:
     """The name that `build_tokenizer` takes."""
+    if isinstance(tokenizer, StructuredTokenizer):
+        return STRUCTURED
     return CAMERAS if isinstance(tokenizer, CamerasTokenizer) else TOKENIZERS.name_of(tokenizer)
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-LatentFamily = Literal["grid", "layers", "vector"]
-"""What the numbers of a latent are: features on a grid, poses of rigid layers, or a plain state vector."""
+LatentFamily = Literal["grid", "layers", "structured", "vector"]
+"""What the numbers of a latent are: features on a grid, poses of rigid layers, proprioception and poses, or a plain state vector."""
 
 
 @runtime_checkable
@@ -44,6 +44,20 @@ class Tokenizer(LatentSpace, Protocol):
 
     def loss(self, x_BCTHW: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Training loss of the learned parts on frames, and figures to log."""
+
+
+@runtime_checkable
+class ProprioTokenizer(LatentSpace, Protocol):
+    """An `nn.Module` that needs proprioception to encode a frame, and whose latents hold it."""
+
+    def encode_with(self, x_BCTHW: Tensor, proprio_BTP: Tensor) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1] and proprioception in physical units -> latents [B, c, T, h, w]."""
+
+    def decode(self, z_BCTHW: Tensor) -> Tensor:
+        """Latents [B, c, T, h, w] -> frames [B, 3, T, H, W], about [-1, 1]."""
+
+    def proprio(self, z_BCHW: Tensor) -> Tensor:
+        """The proprioception [B, P] of latents [B, c, h, w], in physical units."""
 
 
 @runtime_checkable

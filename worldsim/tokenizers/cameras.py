@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.tokenizers.base import LatentFamily, LatentSpace, Layered, Tokenizer
+from worldsim.tokenizers.base import LatentFamily, LatentSpace, Layered, ProprioTokenizer, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,26 @@ class CamerasTokenizer(nn.Module):
         raise InvalidInputError(f"There is no camera {key!r} among {', '.join(self.config.keys)}.")
 
 
-def encode_frames(tokenizer: LatentSpace, frames: Mapping[str, Tensor]) -> Tensor:
-    """Frames [B, 3, T, H, W] in [-1, 1] by camera key -> latents [B, c, T', h, w], by one tokenizer or several."""
+def encode_frames(tokenizer: LatentSpace, frames: Mapping[str, Tensor], proprio_BTP: Tensor | None = None) -> Tensor:
+    """Frames [B, 3, T, H, W] in [-1, 1] by camera key -> latents [B, c, T', h, w], by one tokenizer or several.
+
+    Args:
+        tokenizer: Of one camera or several.
+        frames: By camera.
+        proprio_BTP: Proprioception of the same frames, physical units; only some tokenizers need it.
+
+    Raises:
+        InvalidInputError: The tokenizer needs proprioception, and none is given.
+    """
     if isinstance(tokenizer, CamerasTokenizer):
         return tokenizer.encode_cameras(frames)
     ((key, only),) = frames.items()
+    if isinstance(tokenizer, ProprioTokenizer):
+        if proprio_BTP is None:
+            raise InvalidInputError(
+                f"A {type(tokenizer).__name__} encodes a frame with the robot's proprioception. Pass the observation with observation.state."
+            )
+        return tokenizer.encode_with(only, proprio_BTP)
     return camera_tokenizer(tokenizer, key).encode(only)
 
 
@@ -107,6 +122,8 @@ def decode_frames(tokenizer: LatentSpace, z_BCTHW: Tensor, key: str) -> Tensor:
     """Latents [B, c, T', h, w] -> frames of one camera [B, 3, T, H, W], about [-1, 1], by one tokenizer or several."""
     if isinstance(tokenizer, CamerasTokenizer):
         return tokenizer.decode_camera(z_BCTHW, key)
+    if isinstance(tokenizer, ProprioTokenizer):
+        return tokenizer.decode(z_BCTHW)
     return camera_tokenizer(tokenizer, key).decode(z_BCTHW)
 
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.conditions import Conditions
-from worldsim.core import Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep, text_rows
+from worldsim.core import STATE, Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep, text_rows
 from worldsim.data.starts import Starts, read_observation
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
 from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor
 from worldsim.tokenizers import build_tokenizer, tokenizer_name
-from worldsim.tokenizers.base import LatentSpace, decoded_latents
+from worldsim.tokenizers.base import LatentSpace, ProprioTokenizer, decoded_latents
 from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frames
 from worldsim.video import to_frames, to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
@@ -256,6 +256,8 @@ class LearnedWorld(nn.Module):
         carry, prediction = self.predictor.step(state.carry, action_BE, state.proprio, state.conditions, noise)
         z_BCHW = prediction.z[:, -1]
         proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio, action_BE)
+        if isinstance(self.tokenizer, ProprioTokenizer):
+            proprio_BP = self.tokenizer.proprio(z_BCHW)
         step = WorldStep(
             latent=self._drawable(state.z, prediction.z),
             proprio=proprio_BP,
@@ -334,13 +336,17 @@ class LatentWorld(LearnedWorld):
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor]:
         frames, proprio = read_observation(observation, self.spec)
-        return self.encode(frames), proprio.to(self.device, self.dtype)
+        return self.encode({**frames, STATE: proprio}), proprio.to(self.device, self.dtype)
 
     def encode(self, observation: Observation) -> Tensor:
-        """Encode single observations: uint8 [B, H, W, 3] of every camera -> [B, C, H, W]."""
+        """Encode single observations: uint8 [B, H, W, 3] of every camera -> [B, C, H, W].
+
+        Proprioception, `STATE` [B, P], is read where it is given; some tokenizers need it.
+        """
         keys = [camera.key for camera in self.spec.cameras]
         x = {key: to_model(observation[key].to(self.device))[:, :, None].to(self.dtype) for key in keys}
-        return encode_frames(self.tokenizer, x)[:, :, 0]
+        proprio = observation[STATE].to(self.device, self.dtype)[:, None] if STATE in observation else None
+        return encode_frames(self.tokenizer, x, proprio)[:, :, 0]
 
     @torch.inference_mode()
     def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
@@ -352,8 +358,17 @@ class LatentWorld(LearnedWorld):
         drawn = to_frames(x_BCTHW.transpose(1, 2).float())
         return drawn.reshape(*lead, *drawn.shape[2 if frames == 1 else 1 :])
 
-    def roundtrip(self, image: Tensor, camera: str | None = None) -> Tensor:
-        """Encode and decode frames, uint8 [B, H, W, 3] both ways: what a policy sees of a frame that does not move."""
+    def roundtrip(self, image: Tensor, camera: str | None = None, proprio: Tensor | None = None) -> Tensor:
+        """Encode and decode frames, uint8 [B, H, W, 3] both ways: what a policy sees of a frame that does not move.
+
+        Args:
+            image: The frames.
+            camera: Whose; the main one by default.
+            proprio: Of the same moments, [B, P]; only some tokenizers need it.
+        """
+        if isinstance(self.tokenizer, ProprioTokenizer):
+            key = self.spec.camera(camera).key
+            return self.decode(self.encode({key: image} | ({} if proprio is None else {STATE: proprio})), camera)
         tokenizer = camera_tokenizer(self.tokenizer, self.spec.camera(camera).key)
         x_BCTHW = to_model(image.to(self.device))[:, :, None].to(self.dtype)
         return to_frames(tokenizer.decode(tokenizer.encode(x_BCTHW))[:, :, 0].float())

@@ -22,6 +22,8 @@ RESERVE = 0.1
 """Share of the asked time that is kept for checkpoints, held-out figures and what else is not rehearsed."""
 LEAST_STEPS = 20
 """A time that leaves fewer steps of the predictor is refused."""
+LABELS_COST = 1.25 * 6
+"""What labels of people make of the cost of the heads: larger batches, and five more trainings that measure the labels."""
 _REPEATS = 2  # the first step also allocates; the least of all counts
 
 
@@ -115,7 +117,7 @@ class TrainingPlan:
         fixed_s = self.stages["latents"].wall_s + spent_s
         scaled_s = sum(cost.wall_s for name, cost in self.stages.items() if name != "latents")
         share = (minutes * 60 * (1 - RESERVE) - fixed_s) / max(scaled_s, 1e-9)
-        least = min(1.0, LEAST_STEPS / self.steps["predictor"])
+        least = min(1.0, LEAST_STEPS / self.steps.get("predictor", min(self.steps.values())))
         if share < least:
             needed = (fixed_s + least * scaled_s) / 60 / (1 - RESERVE)
             raise InvalidInputError(

@@ -128,13 +128,16 @@ def encode_some(
             states = columns(_true_state(episode), torch.tensor(episode.proprio))
             return camera_tokenizer(tokenizer, TRUE_STATE).encode(states)[:, :, 0]
         frames = {key: torch.tensor(episode.frames[key]) for key in (c.key for c in dataset.cameras)}
+        proprio = torch.tensor(episode.proprio)
         if stride > 1:
             used = 1 + (len(episode.action) // stride) * stride
             clip = {key: to_model(value[:used]).transpose(0, 1)[None] for key, value in frames.items()}
             return encode_frames(tokenizer, clip)[0].transpose(0, 1)
         parts = zip(*(value.split(BATCH) for value in frames.values()), strict=True)
         models = ({k: to_model(x)[:, :, None] for k, x in zip(frames, part, strict=True)} for part in parts)
-        return torch.cat([encode_frames(tokenizer, model)[:, :, 0] for model in models])
+        bodies = (p[:, None] for p in proprio.split(BATCH))
+        pairs = zip(models, bodies, strict=True)
+        return torch.cat([encode_frames(tokenizer, model, body)[:, :, 0] for model, body in pairs])
 
     encoded = encode_episodes(
         lambda place: dataset.episode(chosen[place]),

@@ -12,6 +12,7 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.optimize import shorten_schedule
 from worldsim.tokenizers import join_cameras
 from worldsim.train.recipes.cost import (
+    LABELS_COST,
     Choice,
     Cost,
     TrainingPlan,
@@ -26,12 +27,11 @@ from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import figure_bytes
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
+from worldsim.train.recipes.structured.family import shorten_structured
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
 REHEARSED = 8
 """Episodes that the rehearsal encodes and learns from."""
-LABELS_COST = 1.25 * 6
-"""What labels of people make of the cost of the heads: larger batches, and five more trainings that measure the labels."""
 
 
 def rehearse(
@@ -91,5 +91,9 @@ def shorten_all(config: TrainWorld, share: float) -> TrainWorld:
     tokenizer = dataclasses.replace(config.tokenizer, schedule=shorten_schedule(config.tokenizer.schedule, share))
     predictor = dataclasses.replace(config.predictor, schedule=shorten_schedule(config.predictor.schedule, share))
     return dataclasses.replace(
-        config, tokenizer=tokenizer, predictor=predictor, heads=shorten_schedule(config.heads, share)
+        config,
+        tokenizer=tokenizer,
+        predictor=predictor,
+        structured=shorten_structured(config.structured, share),
+        heads=shorten_schedule(config.heads, share),
     )

@@ -1,6 +1,7 @@
 """The settings of a world's training, shared by its stages."""
 
 import dataclasses
+from typing import Literal
 
 from worldsim.data.faults.screen import FaultRule
 from worldsim.data.latents import hold_out
@@ -8,6 +9,7 @@ from worldsim.data.lerobot.join import Data, open_datasets
 from worldsim.data.lerobot.read import Dataset
 from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.train.recipes.predictor import PredictorRecipe
+from worldsim.train.recipes.structured.settings import StructuredRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 
 HELD_OUT_EVERY = 10
@@ -43,6 +45,9 @@ class TrainWorld:
         minutes: Time that the training may take on this machine when nothing else runs; the schedules are shortened to fit,
             by a share that is measured once and kept. 0 trains as long as they say.
         device: Where to train.
+        family: ``auto`` (as `tokenizer` and `predictor` say), or ``structured``: a canvas, the robot drawn from
+            proprioception, things found without labels, and a contact model; for one fixed camera.
+        structured: Stages of the structured family; the others are `tokenizer` and `predictor`.
         tokenizer: How frames become latents.
         predictor: How latents move.
         heads: Schedule of proprioception, progress and success.
@@ -66,6 +71,8 @@ class TrainWorld:
     state: bool = False
     minutes: float = 0.0
     device: str = "cpu"
+    family: Literal["auto", "structured"] = "auto"
+    structured: StructuredRecipe = dataclasses.field(default_factory=StructuredRecipe)
     tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
     predictor: PredictorRecipe = dataclasses.field(default_factory=PredictorRecipe)
     heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=512, lr=2e-3))

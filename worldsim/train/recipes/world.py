@@ -33,7 +33,7 @@ from worldsim.runs import open_run
 from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.cost import TrainingPlan
-from worldsim.train.recipes.encode import encode_all, encode_some, fit_tokenizers, train_tokenizers
+from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
 from worldsim.train.recipes.labels import (
@@ -45,10 +45,9 @@ from worldsim.train.recipes.labels import (
     unlabelled,
     weigh_labels,
 )
-from worldsim.train.recipes.predictor import prepare_predictor
-from worldsim.train.recipes.rehearsal import rehearse, shorten_all
+from worldsim.train.recipes.parts import Begun, begin_parts, rehearse_parts, train_parts
+from worldsim.train.recipes.rehearsal import shorten_all
 from worldsim.train.recipes.settings import TrainWorld, explain_schedules, open_data, settle_schedules, split_episodes
-from worldsim.train.recipes.tokenizer import FittedTokenizer
 from worldsim.worlds.heads import Heads
 from worldsim.worlds.latent import LatentWorld, LearnedWorld, drawable_shape
 from worldsim.worlds.state import StateWorld
@@ -116,7 +115,7 @@ class _Prepared:
 
     dataset: Dataset
     config: TrainWorld
-    fitted: Mapping[str, FittedTokenizer]
+    fitted: Begun
     plan: TrainingPlan
 
 
@@ -128,11 +127,11 @@ def _plan(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, 
     screenings = _screen(dataset, config, progress) if kept is None else kept.screenings
     dataset = dataset.without(screenings[0].indices)
     reason, config = explain_schedules(config, dataset), settle_schedules(config, dataset)
-    fitted = fit_tokenizers(dataset, config, work, progress)
+    fitted = begin_parts(dataset, config, work, progress)
     if kept is not None:
         return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=kept)
     progress("rehearsal", 0, 1, {})
-    plan = rehearse(dataset, fitted, config, labelled=labelled)
+    plan = rehearse_parts(dataset, fitted, config, labelled=labelled)
     plan = dataclasses.replace(plan, screenings=screenings, reason=reason)
     try:
         plan = plan.fit(config.minutes, spent_s=time.process_time() - began)
@@ -163,26 +162,17 @@ def _train(
     """Train every stage as planned, and write the world folder."""
     dataset, fitted, plan = prepared.dataset, prepared.fitted, prepared.plan
     config = shorten_all(prepared.config, plan.share)
-    tokenizer, seconds = train_tokenizers(fitted, dataset, config, work, progress)
-    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    parts = train_parts(dataset, fitted, config, work, progress)
+    tokenizer, encoded = parts.tokenizer, parts.encoded
     trained, held_out = encoded.split(split_episodes(dataset)[1])
-    predictor = prepare_predictor(
-        trained, tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
-    )
-    stage, schedule = f"predictor {predictor.name}", config.predictor.schedule
-    spent = fit(
-        predictor.module, predictor.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress
-    )
     known = _read_labelled(labels, dreams, tokenizer, dataset, config, work, progress)
     train_heads = functools.partial(_train_heads, trained, encoded, known, tokenizer, dataset, config, work, progress)
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels if dreams is None else {**labels, **dreams[1]})
     starts = _starts(dataset, config, [*held_out.indices, *trained.indices], plan.screenings)
-    world = _assemble(
-        tokenizer, predictor.predictor, heads, dataset, config, trained, held_out, starts, unlabelled=without
-    )
+    world = _assemble(tokenizer, parts.predictor, heads, dataset, config, trained, held_out, starts, unlabelled=without)
     measured = measure_held_out(world, held_out.indices, dataset)
-    cost = {"tokenizer": seconds, "predictor": spent, "heads": last}
+    cost = {**parts.core_s, "heads": last}
     manifest = {
         "command": command_text(),
         "data_digest": dataset.digest,
@@ -193,6 +183,7 @@ def _train(
         "figures": measured.held_out.figures,
         "usable": measured.held_out.usable,
         "why": list(measured.held_out.reasons),
+        **parts.notes,
         "positives": share_of_positives(trained),
         "left_out": _left_out(dataset, encoded, plan.screenings[0]),
         "labels": _weigh(encoded, labels, dataset, config, train_heads),

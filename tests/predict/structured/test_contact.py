@@ -1,0 +1,72 @@
+import math
+
+import torch
+from torch import Tensor
+
+from worldsim.predict.structured.contact import ContactModel
+
+
+def model() -> ContactModel:
+    """One whose anchor is the first two numbers of proprioception, and whose weights are of ordinary size."""
+    torch.manual_seed(0)
+    made = ContactModel(members=2, orders=(1, 1), proprio_dim=3)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+        for parameter in [*made.bend.parameters(), made.offset, made.linear]:
+            parameter.zero_()
+        made.linear[:, 0, 0] = made.linear[:, 1, 1] = 1
+        made.tilt.zero_()
+    return made
+
+
+def turned(v: Tensor, angle: float) -> Tensor:
+    """Vectors [..., 2] turned by an angle; further numbers stay."""
+    c, s = math.cos(angle), math.sin(angle)
+    x, y = v[..., 0], v[..., 1]
+    return torch.cat([torch.stack([c * x - s * y, s * x + c * y], -1), v[..., 2:]], -1)
+
+
+def test_a_push_holds_at_every_place_and_angle() -> None:
+    contact, both = model(), (2, 4)
+    p, q = torch.randn(*both, 3) * 0.3, torch.randn(*both, 3) * 0.3
+    pose = torch.cat(
+        [torch.randn(*both, 2, 2) * 0.3, torch.nn.functional.normalize(torch.randn(*both, 2, 2), dim=-1)], -1
+    )
+    motion = torch.zeros_like(pose)
+    motion[..., :2] = 0.02
+    withheld, angle, shift = torch.zeros(both), 0.8, torch.tensor([0.2, -0.1])
+
+    def elsewhere(rows: Tensor, offset: Tensor) -> Tensor:
+        moved = turned(rows, angle)
+        moved[..., :2] += offset
+        return moved
+
+    def pose_elsewhere(rows: Tensor) -> Tensor:
+        return torch.cat([elsewhere(rows[..., :2], shift), turned(rows[..., 2:], angle)], -1)
+
+    after = contact(p, q, pose, motion, withheld)
+    carried = turned(motion, angle)
+    again = contact(elsewhere(p, shift), elsewhere(q, shift), pose_elsewhere(pose), carried, withheld)
+    assert (after - pose).abs().max() > 1e-3
+    assert torch.allclose(again, pose_elsewhere(after), atol=1e-5)
+    given = contact(elsewhere(p, shift), elsewhere(q, shift), pose_elsewhere(pose), carried)
+    assert not torch.allclose(given, pose_elsewhere(after), atol=1e-5)  # walls are where they are
+
+
+def test_the_anchor_begins_where_things_are_when_they_move() -> None:
+    contact = ContactModel(members=3, orders=(0,), proprio_dim=3)
+    p = torch.randn(500, 3)
+    xy = p[:, :2] * 0.2 + 0.1 + torch.randn(500, 2) * 0.01
+    xy[:50] = torch.randn(50, 2)  # some were moved by something else
+    off = contact.calibrate(p, xy, torch.randn(500, 2) * 0.03, torch.zeros(500))
+    assert off < 0.03
+    assert torch.allclose(contact.linear[:, :2, :2], 0.2 * torch.eye(2).expand(3, 2, 2), atol=0.02)
+    assert torch.allclose(contact.scale_3, torch.tensor([0.03, 0.03, 0.02]), atol=0.004)
+
+
+def test_what_does_not_turn_keeps_its_phase() -> None:
+    contact = ContactModel(members=1, orders=(0,), proprio_dim=3)
+    pose = torch.tensor([0.1, 0.2, 1.0, 0.0]).expand(1, 5, 1, 4)
+    after = contact(torch.randn(1, 5, 3), torch.randn(1, 5, 3), pose, torch.zeros_like(pose))
+    assert torch.equal(after[..., 2:], pose[..., 2:])

@@ -1,0 +1,126 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from worldsim.conditions import Conditions
+from worldsim.data.windows import Clip
+from worldsim.errors import InvalidInputError
+from worldsim.predict import PREDICTORS
+from worldsim.predict.base import Context, EnsemblePredictor, Window
+from worldsim.predict.structured.predictor import SceneCarry, StructuredPredictor, StructuredPredictorConfig
+from worldsim.tokenizers.structured.state import SceneState
+
+CONFIG = StructuredPredictorConfig(latent_shape=(2 + 9, 1, 1), proprio_dim=2, action_dim=2, orders=(1,))
+
+
+def made(config: StructuredPredictorConfig = CONFIG) -> StructuredPredictor:
+    torch.manual_seed(0)
+    predictor = StructuredPredictor(config)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return predictor
+
+
+def latents(*lead: int, seen: float = 1.0, things: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    pose = torch.randn(*lead, things, 4, generator=generator) * 0.3
+    pose = torch.cat([pose[..., :2], torch.nn.functional.normalize(pose[..., 2:], dim=-1)], -1)
+    p = torch.randn(*lead, 2, generator=generator)
+    state = SceneState(p=p, pose=pose, seen=torch.full((*lead, things), seen), code=torch.zeros(*lead, things, 4))
+    return state.join()[..., None, None]
+
+
+def begun(predictor: StructuredPredictor, z: Tensor) -> SceneCarry:
+    return predictor.start(Context(z=z, proprio=torch.zeros(len(z), 2), action=torch.zeros(len(z), 2)))
+
+
+def play(predictor: StructuredPredictor, carry: SceneCarry, steps: int) -> list[tuple[Tensor, Tensor]]:
+    out = []
+    for t in range(steps):
+        action = torch.full((carry.batch, 2), 0.1 * t)
+        carry, said = predictor.step(carry, action, torch.zeros(carry.batch, 2), Conditions(), None)
+        out.append((said.z[:, 0], said.uncertainty))
+    return out
+
+
+def test_members_follow_paths_of_their_own() -> None:
+    predictor, z = made(), latents(5)
+    steps = play(predictor, begun(predictor, z), 6)
+    assert steps[0][0].shape == z.shape
+    assert float(steps[-1][1].mean()) > float(steps[0][1].mean()) > 0
+    assert isinstance(predictor, EnsemblePredictor)
+    alone = [play(m, begun(predictor, z), 6) for m in predictor.members()]
+    assert all(float(u.max()) == 0 for path in alone for _, u in path)
+    first = torch.stack([path[0][0] for path in alone])
+    assert not torch.equal(first[0], first[1])
+    assert torch.allclose(first[:, :, 2:4].mean(0), steps[0][0][:, 2:4], atol=0.02)  # the body differs a little
+
+
+def test_what_is_seen_is_believed_and_what_is_not_is_predicted() -> None:
+    predictor, z = made(), latents(4)
+    carry, action, body = begun(predictor, z), torch.ones(4, 2), torch.zeros(4, 2)
+    expected, _ = predictor.step(carry, action, body, Conditions(), None)
+    found = predictor.observe(carry, latents(4) + 0.1, action, body)
+    assert torch.allclose(found.pose[:, 0], CONFIG.layout.split((latents(4) + 0.1)[..., 0, 0]).pose)
+    lost = predictor.observe(carry, latents(4, seen=0.0) + 0.1, action, body)
+    assert torch.equal(lost.pose, expected.pose) and torch.equal(lost.motion, expected.motion)
+    assert torch.allclose(lost.p[:, -1], z[:, :2, 0, 0] + 0.1)
+
+
+def clip(length: int, *, things: int = 1) -> Clip:
+    z = latents(6, length, things=things)
+    nothing = torch.full((6, length), float("nan"))
+    return Clip(
+        z_BTCHW=z,
+        proprio_BTP=z[:, :, :2, 0, 0] * 3 + 1,
+        action_BTA=torch.randn(6, length, 2, generator=torch.Generator().manual_seed(0)),
+        progress_BT=nothing,
+        success_BT=nothing,
+        start_BCHW=z[:, 0],
+    )
+
+
+def test_stages_learn_apart() -> None:
+    predictor, data = made(), clip(7)
+    predictor.calibrate(data)
+    body, figures = predictor.body_loss(data, 4)
+    body.backward()
+    assert "body_changes" in figures and predictor.contact is not None
+    assert all(p.grad is None for p in predictor.contact.parameters())
+    loss, _ = predictor.contact_loss(data, 4, torch.Generator().manual_seed(0))
+    predictor.zero_grad()
+    loss.backward()
+    assert all(not p.grad.any() for p in predictor.body.parameters() if p.grad is not None)
+    assert predictor.contact.linear.grad is not None and predictor.contact.linear.grad.any()
+
+
+def test_joint_features_get_the_scale_of_proprioception() -> None:
+    predictor = made(dataclasses.replace(CONFIG, joints=(0, 1)))
+    predictor.calibrate(clip(4))
+    assert predictor.contact is not None
+    assert torch.allclose(predictor.contact.features.scale_P, torch.full((2,), 3.0), atol=1e-4)
+    assert torch.allclose(predictor.contact.features.mean_P, torch.ones(2), atol=1e-4)
+
+
+def test_a_robot_alone_is_predicted_too() -> None:
+    config = dataclasses.replace(CONFIG, latent_shape=(2, 1, 1), orders=())
+    predictor, data = made(config), clip(5, things=0)
+    predictor.calibrate(data)
+    loss, _ = predictor.loss(data, 2, None)
+    assert loss.requires_grad
+    steps = play(predictor, begun(predictor, latents(3, things=0)), 2)
+    assert steps[1][0].shape == (3, 2, 1, 1) and float(steps[1][1].min()) > 0
+
+
+def test_carries_and_shapes_of_others_are_refused() -> None:
+    predictor = made()
+    other = Window(z=torch.zeros(1, 2, 11, 1, 1), proprio=torch.zeros(1, 1, 2), action=torch.zeros(1, 1, 2))
+    with pytest.raises(InvalidInputError, match="SceneCarry"):
+        predictor.step(other, torch.zeros(1, 2), torch.zeros(1, 2), Conditions(), None)
+    with pytest.raises(InvalidInputError, match="2 things"):
+        PREDICTORS.build(
+            "structured", {"latent_shape": [11, 1, 1], "proprio_dim": 2, "action_dim": 2, "orders": [1, 0]}
+        )

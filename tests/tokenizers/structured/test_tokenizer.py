@@ -1,0 +1,127 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.storage import to_json
+from worldsim.tokenizers import build_tokenizer, tokenizer_name
+from worldsim.tokenizers.base import ProprioTokenizer, Tokenizer
+from worldsim.tokenizers.cameras import encode_frames
+from worldsim.tokenizers.structured.actor import Actor, ActorConfig
+from worldsim.tokenizers.structured.compose import place, window
+from worldsim.tokenizers.structured.state import SceneLayout, SceneState
+from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+
+CONFIG = StructuredConfig(image_size=(36, 50), proprio_dim=3, things=2, joints=(0, 1), kept=16)
+
+
+def made(config: StructuredConfig = CONFIG) -> StructuredTokenizer:
+    torch.manual_seed(0)
+    tokenizer = StructuredTokenizer(config)
+    tokenizer.actor.begin(torch.rand(9, 3, *config.image_size), torch.randn(9, config.proprio_dim))
+    tokenizer.full_K.fill_(0.5)
+    tokenizer.code_KQd.normal_()
+    return tokenizer.eval().requires_grad_(False)
+
+
+def seen(count: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.rand(count, 3, 1, *CONFIG.image_size, generator=generator) * 2 - 1
+    return frames, torch.randn(count, 1, 3, generator=generator)
+
+
+def test_latents_are_taken_apart_and_joined() -> None:
+    layout = SceneLayout(proprio_dim=3, things=2, code_dim=4)
+    z = torch.randn(5, 7, layout.size)
+    parts = layout.split(z)
+    assert parts.pose.shape == (5, 7, 2, 4) and parts.seen.shape == (5, 7, 2) and parts.code.shape == (5, 7, 2, 4)
+    assert torch.equal(parts.join(), z)
+
+
+def test_windows_show_what_was_placed_there() -> None:
+    sprite = torch.rand(3, 4, 12, 12)
+    xy = torch.tensor([[0.1, -0.3], [-0.4, 0.2], [0.0, 0.0]])
+    placed = place(sprite, xy, 12.0, (48, 40))
+    assert placed.shape == (3, 4, 48, 40)
+    middle = window(placed, xy, 12.0, 12)[..., 3:-3, 3:-3]
+    assert (middle - sprite[..., 3:-3, 3:-3]).abs().mean() < 0.1  # resampled twice
+    outside = placed[2].clone()
+    outside[:, 17:31, 13:27] = 0
+    assert not outside.any()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 50), (96, 64), (200, 130)])
+def test_robots_are_drawn_at_any_size_and_aspect(size: tuple[int, int]) -> None:
+    color, alpha = Actor(ActorConfig(image_size=size, proprio_dim=3))(torch.randn(2, 3))
+    assert color.shape == (2, 3, *size) and alpha.shape == (2, 1, *size)
+    assert bool(((alpha >= 0) & (alpha <= 1)).all())
+
+
+def test_points_of_an_arm_are_linear_in_products_of_joints() -> None:
+    actor = Actor(ActorConfig(image_size=(32, 32), proprio_dim=3, joints=(0, 2)))
+    q = torch.rand(400, 3) * 6 - 3
+    tip = torch.stack([q[:, 0].cos() + (q[:, 0] + q[:, 2]).cos(), q[:, 0].sin() + (q[:, 0] + q[:, 2]).sin()], 1)
+    actor.features.measure(q)
+    rows = torch.cat([actor.features(actor.features.normalize(q)), torch.ones(400, 1)], 1)
+    assert (rows @ torch.linalg.lstsq(rows, tip).solution - tip).abs().max() < 1e-3
+
+
+def test_it_encodes_with_proprioception_only() -> None:
+    tokenizer, (x, proprio) = made(), seen()
+    assert isinstance(tokenizer, ProprioTokenizer) and not isinstance(tokenizer, Tokenizer)
+    z = encode_frames(tokenizer, {"observation.image": x}, proprio)
+    assert z.shape == (5, *tokenizer.latent_shape[:1], 1, 1, 1)
+    assert torch.allclose(tokenizer.proprio(z[:, :, 0]), proprio[:, 0], atol=1e-5)
+    assert tokenizer.decode(z).shape == x.shape
+    with pytest.raises(InvalidInputError, match="proprioception"):
+        encode_frames(tokenizer, {"observation.image": x})
+
+
+def test_rows_of_a_batch_do_not_mix() -> None:
+    tokenizer, (x, proprio) = made(), seen()
+    z = tokenizer.encode_with(x, proprio)
+    assert torch.allclose(tokenizer.encode_with(x[2:3], proprio[2:3]), z[2:3], atol=1e-5)
+    assert torch.allclose(tokenizer.decode(z[2:3]), tokenizer.decode(z)[2:3], atol=1e-5)
+
+
+def test_it_is_built_again_from_its_config() -> None:
+    tokenizer, (x, proprio) = made(dataclasses.replace(CONFIG, orders=(1, 0))), seen()
+    again = build_tokenizer(tokenizer_name(tokenizer), to_json(tokenizer.config))
+    again.load_state_dict(tokenizer.state_dict())  # type: ignore[attr-defined]
+    assert isinstance(again, StructuredTokenizer)
+    assert torch.equal(again.encode_with(x, proprio), tokenizer.encode_with(x, proprio))
+
+
+def test_a_robot_alone_needs_no_things() -> None:
+    tokenizer, (x, proprio) = made(dataclasses.replace(CONFIG, things=0)), seen()
+    z = tokenizer.encode_with(x, proprio)
+    assert z.shape[1] == 3
+    assert tokenizer.decode(z).shape == x.shape
+
+
+def test_a_thing_is_drawn_where_it_is_and_in_front_or_behind() -> None:
+    tokenizer = made(dataclasses.replace(CONFIG, things=1, joints=()))
+    tokenizer.actor.base_CHW.fill_(0.5)
+    assert tokenizer.painter is not None
+    with torch.no_grad():
+        tokenizer.actor.paint.bias.fill_(9.0)  # the robot hides all, in white
+        tokenizer.actor.paint.weight.zero_()
+    pose = torch.tensor([[[0.3, -0.2, 1.0, 0.0]]])
+    state = SceneState(p=torch.zeros(1, 3), pose=pose, seen=torch.ones(1, 1), code=torch.zeros(1, 1, 4))
+    for order, hidden in ((-30.0, True), (30.0, False)):
+        torch.nn.init.constant_(tokenizer.painter.front[-1].bias, order)  # type: ignore[arg-type]
+        drawn = tokenizer.draw(state)[0]
+        assert bool((drawn > 0.99).all()) is hidden
+    spot = (1 - drawn).mean(0)  # the centre of what the thing covers, in pixels from the frame's
+    ys, xs = torch.meshgrid(torch.arange(36) - 17.5, torch.arange(50) - 24.5, indexing="ij")
+    assert abs(float((spot * xs).sum() / spot.sum()) - 0.3 * 18) < 0.7
+    assert abs(float((spot * ys).sum() / spot.sum()) + 0.2 * 18) < 0.7
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="orders"):
+        StructuredTokenizer(dataclasses.replace(CONFIG, orders=(1,)))
+    with pytest.raises(InvalidInputError, match="joints"):
+        StructuredTokenizer(dataclasses.replace(CONFIG, joints=(3,)))

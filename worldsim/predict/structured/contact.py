@@ -1,0 +1,174 @@
+"""The contact model: how things move, from how the robot moves relative to them.
+
+The robot is seen through a learned point of the image that follows proprioception, its anchor: where the part is that pushes.
+Everything is expressed in the thing's own frame, where it turns, and relative to the thing, so that a push learned at one place and
+angle holds at others. Where things are in the frame (walls, edges) is given too, but withheld in half of the training, so that
+it is used only where it must be.
+
+Shape legend: M members, B batch, K things, P proprio, F features, A anchor dimensions (the first two are in the image).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.predict.mlp import MemberMLP
+from worldsim.tokenizers.structured.actor import ActorConfig, ProprioFeatures
+
+ANCHOR = 4
+WIDTH, DEPTH = 160, 3
+_OTHER = 7
+"""Features of another thing."""
+
+
+class ContactModel(nn.Module):
+    """Predicts the motion of every thing in a step."""
+
+    scale_3: Tensor
+    order_K: Tensor
+
+    def __init__(
+        self, *, members: int, orders: tuple[int, ...], proprio_dim: int, joints: tuple[int, ...] = ()
+    ) -> None:
+        """Make an untrained ensemble for things of these rotational symmetries, 0 where they do not turn."""
+        super().__init__()
+        self.orders = orders
+        layout = ActorConfig(image_size=(64, 64), proprio_dim=proprio_dim, joints=joints)
+        self.features = ProprioFeatures(layout)
+        size = self.features.size
+        self.linear = nn.Parameter(torch.randn(members, size, ANCHOR) * 0.3)
+        self.offset = nn.Parameter(torch.zeros(members, 1, ANCHOR))
+        self.bend = MemberMLP(members, 1, (size, 64, ANCHOR))
+        self.tilt = nn.Parameter(torch.zeros(members, 1, 1, 2))  # perspective: the last row of a homography
+        entry = 8 + 1 + 2 * (ANCHOR - 2) + 5 + _OTHER * (len(orders) - 1)
+        self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3))
+        self.register_buffer("scale_3", torch.tensor([0.02, 0.02, 0.1]))
+        self.register_buffer("order_K", torch.tensor([float(o) for o in orders]))
+
+    def anchor(self, p_MBP: Tensor) -> Tensor:
+        """Where the part is that pushes, and how high: [M, B, A]."""
+        f = self.features(p_MBP)
+        bent: Tensor = torch.baddbmm(self.offset, f, self.linear) + self.bend(f[:, None])[:, 0]
+        return bent
+
+    @torch.no_grad()
+    def calibrate(self, p_NP: Tensor, xy_N2: Tensor, motion_N2: Tensor, turn_N: Tensor) -> float:
+        """Place the anchor by least squares where things are when they move, and measure their motions.
+
+        Args:
+            p_NP: Standardised proprioception when a thing moves.
+            xy_N2: Where it is.
+            motion_N2: How far it goes in a step.
+            turn_N: How far it turns in a step, rad.
+
+        Returns:
+            Median distance of the anchor from the moving things, in halves of the frame's shorter side.
+        """
+        f = self.features(p_NP)
+        rows = torch.cat([f, torch.ones(len(f), 1)], 1).double()
+        weight = torch.ones(len(f), 1, dtype=torch.float64)
+        ridge = 1e-6 * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
+        for _ in range(3):  # robust: rows far off count less
+            weighted = rows * weight
+            found = torch.linalg.solve(weighted.T @ weighted + ridge, weighted.T @ (xy_N2.double() * weight))
+            missed = (rows @ found - xy_N2).norm(dim=1, keepdim=True)
+            weight = (missed + 0.05).rsqrt()
+        self.linear[..., :2] = found[:-1].float()
+        self.offset[..., :2] = found[-1].float()
+        self.scale_3[:2] = motion_N2.std(0).mean().clamp_min(1e-3)
+        self.scale_3[2] = turn_N.abs().clamp_max(0.5).std().clamp_min(0.02)
+        return float(missed.median())
+
+    def forward(
+        self,
+        before_MBP: Tensor,
+        after_MBP: Tensor,
+        pose_MBK4: Tensor,
+        motion_MBK4: Tensor,
+        walls_MB: Tensor | None = None,
+    ) -> Tensor:
+        """Poses one step later.
+
+        Args:
+            before_MBP: Standardised proprioception before the step.
+            after_MBP: And after it.
+            pose_MBK4: Poses before it (`worldsim.tokenizers.structured.state.POSE`).
+            motion_MBK4: The change of poses in the step before.
+            walls_MB: 1 where places in the frame are given, 0 where they are withheld; None gives them.
+        """
+        at, later = self.anchor(before_MBP)[:, :, None], self.anchor(after_MBP)[:, :, None]
+        turn = Turn(pose_MBK4[..., 2:], self.order_K)
+        here = self._flat(pose_MBK4[..., :2])
+        move = turn.into((later - at)[..., :2].expand_as(here)) / self.scale_3[:2]
+        spin = _cross(pose_MBK4[..., 2:], motion_MBK4[..., 2:])[..., None] / self.order_K.clamp_min(1)[:, None]
+        extra = torch.cat([at, later], -1)[..., [2, 3, ANCHOR + 2, ANCHOR + 3]].expand(*here.shape[:3], -1)
+        parts = [
+            turn.into(at[..., :2] - here) * 4,
+            (turn.into(later[..., :2] - here) * 15).clamp(-4, 4),
+            move,
+            turn.into(motion_MBK4[..., :2]) / self.scale_3[:2],
+            spin / self.scale_3[2],
+            extra,
+            *self._walls(pose_MBK4, turn, walls_MB),
+            *self._others(pose_MBK4, motion_MBK4, turn),
+        ]
+        entry = torch.cat(parts, -1).flatten(1, 2)
+        out = self.net(entry[:, None])[:, 0].unflatten(1, here.shape[1:3]) * self.scale_3
+        place = self._image(here + turn.out_of(out[..., :2]))
+        return torch.cat([place, turn.by(out[..., 2:])], -1)
+
+    def _walls(self, pose: Tensor, turn: "Turn", walls_MB: Tensor | None) -> list[Tensor]:
+        """Places in the frame, along its axes and the thing's, and whether they are given."""
+        known = (
+            torch.ones_like(pose[..., :1]) if walls_MB is None else walls_MB[..., None, None].expand_as(pose[..., :1])
+        )
+        return [pose[..., :2] * known, turn.into(pose[..., :2]) * known, known]
+
+    def _others(self, pose: Tensor, motion: Tensor, turn: "Turn") -> list[Tensor]:
+        """What every thing sees of the others, from its own frame."""
+        parts = list[Tensor]()
+        for k in range(1, len(self.orders)):
+            other, moved = pose.roll(k, 2), motion.roll(k, 2)
+            phase = turn.into(other[..., 2:])
+            gap = (turn.into(other[..., :2] - pose[..., :2]) * 6).clamp(-4, 4)
+            parts += [gap, turn.into(moved[..., :2]) / self.scale_3[:2], phase, torch.ones_like(phase[..., :1])]
+        return parts
+
+    def _flat(self, xy: Tensor) -> Tensor:
+        """Image -> plane on which things move, by the learned perspective."""
+        return xy / (1 + (xy * self.tilt).sum(-1, keepdim=True))
+
+    def _image(self, uv: Tensor) -> Tensor:
+        """Plane -> image."""
+        return uv / (1 - (uv * self.tilt).sum(-1, keepdim=True))
+
+
+class Turn:
+    """The frames of things, from cosine and sine [..., K, 2] of order * angle."""
+
+    def __init__(self, phase: Tensor, order_K: Tensor) -> None:
+        self.phase, self.order = phase, order_K[:, None]
+        angle = torch.atan2(phase[..., 1:], phase[..., :1]) / self.order.clamp_min(1)
+        angle = angle * (self.order > 0)
+        self.cos, self.sin = angle.cos(), angle.sin()
+
+    def into(self, v: Tensor) -> Tensor:
+        """Vectors along the image's axes [..., 2] along the thing's."""
+        x, y = v[..., :1], v[..., 1:2]
+        return torch.cat([self.cos * x + self.sin * y, self.cos * y - self.sin * x], -1)
+
+    def out_of(self, v: Tensor) -> Tensor:
+        """Vectors along the thing's axes [..., 2] along the image's."""
+        x, y = v[..., :1], v[..., 1:2]
+        return torch.cat([self.cos * x - self.sin * y, self.sin * x + self.cos * y], -1)
+
+    def by(self, angle: Tensor) -> Tensor:
+        """The phase after turning on by `angle` [..., 1], rad; that of things that do not turn stays."""
+        c, s = (angle * self.order).cos(), (angle * self.order).sin()
+        x, y = self.phase[..., :1], self.phase[..., 1:]
+        return F.normalize(torch.cat([x * c - y * s, x * s + y * c], -1), dim=-1)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """The component out of the plane, [...]."""
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

@@ -1,0 +1,308 @@
+"""The predictor of structured scenes: body dynamics, then the contact model, each an ensemble trained in a stage of its own.
+
+Members follow paths of their own from the same beginning, and what is drawn is their mean; so their spread, which is the
+uncertainty, grows as they come to disagree.
+
+Shape legend: M members, B batch, T time, H history, P proprio, E action, K things, d code, D latent channels.
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.conditions import Conditions
+from worldsim.core import Rows
+from worldsim.data.windows import Clip
+from worldsim.errors import InvalidInputError
+from worldsim.predict.base import Context, Prediction
+from worldsim.predict.mlp import MemberMLP
+from worldsim.predict.structured.contact import ContactModel
+from worldsim.tokenizers.structured.compose import robust
+from worldsim.tokenizers.structured.state import SceneLayout, SceneState
+
+_BODY_WIDTH = 128
+_MARGIN = 0.1
+"""Share of the range seen by which proprioception may leave it."""
+_HALF_PX = 32.0
+"""Pixels of half of a frame's shorter side in which errors are weighed."""
+_MOVES = 0.35 / _HALF_PX
+"""A thing that goes farther than this in a step moves."""
+_FOUND, _LOST = 0.5, 0.3
+"""A thing seen better than the first was found, one seen worse than the second was not."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StructuredPredictorConfig:
+    """Shape of the predictor.
+
+    Attributes:
+        latent_shape: (D, 1, 1), as the structured tokenizer gives it.
+        proprio_dim: P.
+        action_dim: E.
+        orders: Rotational symmetry of each thing, 0 where it does not turn.
+        joints: Which numbers of proprioception are joint angles.
+        code_dim: d.
+        history: H.
+        members: M.
+    """
+
+    latent_shape: tuple[int, int, int]
+    proprio_dim: int
+    action_dim: int
+    orders: tuple[int, ...] = ()
+    joints: tuple[int, ...] = ()
+    code_dim: int = 4
+    history: int = 3
+    members: int = 3
+
+    @property
+    def layout(self) -> SceneLayout:
+        """Where the latent holds what."""
+        return SceneLayout(proprio_dim=self.proprio_dim, things=len(self.orders), code_dim=self.code_dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SceneCarry(Rows):
+    """Where B episodes stand."""
+
+    p: Tensor  # [B, H, P], standardised, newest last
+    action: Tensor  # [B, H - 1, E]
+    pose: Tensor  # [B, M, K, 4], of every member
+    motion: Tensor  # [B, M, K, 4], its last change
+    seen: Tensor  # [B, K]
+    code: Tensor  # [B, K, d]
+
+
+class BodyModel(nn.Module):
+    """Predicts the change of standardised proprioception from the last few and the actions: velocities may be missing."""
+
+    change_P: Tensor
+    low_P: Tensor
+    high_P: Tensor
+
+    def __init__(self, *, members: int, proprio_dim: int, action_dim: int, history: int) -> None:
+        """Make an untrained ensemble."""
+        super().__init__()
+        entry = history * (proprio_dim + action_dim)
+        self.net = MemberMLP(members, 1, (entry, _BODY_WIDTH, _BODY_WIDTH, proprio_dim))
+        self.register_buffer("change_P", torch.ones(proprio_dim))
+        self.register_buffer("low_P", torch.full((proprio_dim,), -4.0))
+        self.register_buffer("high_P", torch.full((proprio_dim,), 4.0))
+
+    @torch.no_grad()
+    def calibrate(self, p_BTP: Tensor) -> None:
+        """Measure changes from row to row, and the range that is seen."""
+        self.change_P.copy_((p_BTP[:, 1:] - p_BTP[:, :-1]).flatten(0, 1).std(0).clamp_min(1e-3))
+        low, high = p_BTP.flatten(0, 1).amin(0), p_BTP.flatten(0, 1).amax(0)
+        self.low_P.copy_(low - _MARGIN * (high - low))
+        self.high_P.copy_(high + _MARGIN * (high - low))
+
+    def forward(self, p_MBKP: Tensor, action_MBKE: Tensor) -> Tensor:
+        """The next proprioception [M, B, P] of every member, from its own last K and the actions that followed each."""
+        now = p_MBKP[:, :, -1]
+        changes = (p_MBKP[:, :, 1:] - p_MBKP[:, :, :-1]) / self.change_P
+        entry = torch.cat([now, changes.flatten(2), action_MBKE.flatten(2)], -1)
+        moved: Tensor = now + self.net(entry[:, None])[:, 0] * self.change_P
+        return torch.minimum(torch.maximum(moved, self.low_P), self.high_P)
+
+
+class StructuredPredictor(nn.Module):
+    """Moves the body by actions and things by contact."""
+
+    noise_shape: tuple[int, ...] | None = None
+    frames_per_step = 1
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, config: StructuredPredictorConfig) -> None:
+        """Make an untrained predictor.
+
+        Raises:
+            InvalidInputError: The latent's shape does not fit.
+        """
+        super().__init__()
+        if config.latent_shape != (config.layout.size, 1, 1):
+            raise InvalidInputError(
+                f"A latent of {len(config.orders)} things is {(config.layout.size, 1, 1)}; got {config.latent_shape}."
+            )
+        self.config = config
+        self.member: int | None = None
+        self.body = BodyModel(
+            members=config.members,
+            proprio_dim=config.proprio_dim,
+            action_dim=config.action_dim,
+            history=config.history,
+        )
+        self.contact = (
+            ContactModel(
+                members=config.members, orders=config.orders, proprio_dim=config.proprio_dim, joints=config.joints
+            )
+            if config.orders
+            else None
+        )
+
+    def members(self) -> tuple["StructuredPredictor", ...]:
+        """Each member as a predictor of its own that continues the same carries; alone, it has no uncertainty."""
+        return tuple(self._only(m) for m in range(self.config.members))
+
+    def _only(self, member: int) -> "StructuredPredictor":
+        alone = StructuredPredictor(dataclasses.replace(self.config, members=1))
+        alone.member = member
+        own = alone.state_dict()
+        rows = {k: v if v.shape == own[k].shape else v[member : member + 1] for k, v in self.state_dict().items()}
+        alone.load_state_dict(rows)
+        return alone.to(self.body.change_P.device).train(self.training)
+
+    def start(self, context: Context) -> SceneCarry:
+        """See `worldsim.predict.base.Predictor.start`."""
+        now = self.config.layout.split(context.z[..., 0, 0])
+        pose = now.pose[:, None].expand(-1, self.config.members, -1, -1)
+        h = self.config.history
+        return SceneCarry(
+            p=now.p[:, None].expand(-1, h, -1),
+            action=context.action[:, None].expand(-1, h - 1, -1),
+            pose=pose,
+            motion=torch.zeros_like(pose),
+            seen=now.seen,
+            code=now.code,
+        )
+
+    def step(
+        self, carry: Rows, action_BE: Tensor, proprio_BP: Tensor, conditions: Conditions, noise: Tensor | None
+    ) -> tuple[SceneCarry, Prediction]:
+        """See `worldsim.predict.base.Predictor.step`; proprioception is taken from the carry."""
+        own = self._own(carry)
+        action_BHE = torch.cat([own.action, action_BE[:, None]], 1)
+        every = (self.config.members, -1, -1, -1)
+        p_MBP = self.body(own.p[None].expand(every), action_BHE[None].expand(every))
+        p_BP = p_MBP.mean(0)
+        before, pose = own.pose.transpose(0, 1), own.pose.transpose(0, 1)
+        if self.contact is not None:
+            both = (self.config.members, -1, -1)
+            moved = self.contact(own.p[:, -1].expand(both), p_BP.expand(both), pose, own.motion.transpose(0, 1))
+            pose = moved
+        after = dataclasses.replace(
+            own,
+            p=torch.cat([own.p[:, 1:], p_BP[:, None]], 1),
+            action=action_BHE[:, 1:],
+            pose=pose.transpose(0, 1),
+            motion=(pose - before).transpose(0, 1),
+        )
+        z_BD = SceneState(p=p_BP, pose=_mean_pose(after.pose), seen=own.seen, code=own.code).join()
+        spread = pose[..., :2] if self.contact is not None else p_MBP[:, :, None] - p_BP[:, None]
+        uncertainty = spread.var(0, correction=0).sum((1, 2)).sqrt()
+        return after, Prediction(z=z_BD[:, None, :, None, None], uncertainty=uncertainty)
+
+    def observe(self, carry: Rows, z_BCHW: Tensor, action_BE: Tensor, proprio_BP: Tensor) -> SceneCarry:
+        """See `worldsim.predict.base.Predictor.observe`; a thing that is not found is where it was predicted."""
+        own = self._own(carry)
+        expected, _ = self.step(own, action_BE, proprio_BP, Conditions(), None)
+        now = self.config.layout.split(z_BCHW[..., 0, 0])
+        found = now.seen[:, None, :, None] > _LOST
+        tracked = found & (own.seen[:, None, :, None] > _LOST)
+        pose = torch.where(found, now.pose[:, None], expected.pose)
+        motion = torch.where(tracked, pose - own.pose.mean(1, keepdim=True), expected.motion)
+        motion = torch.where(found & ~tracked, torch.zeros_like(motion), motion)
+        p = torch.cat([own.p[:, 1:], now.p[:, None]], 1)
+        seen = torch.where(found[:, 0, :, 0], now.seen, own.seen)
+        code = torch.where(now.seen[..., None] > _FOUND, now.code, own.code)
+        return dataclasses.replace(expected, p=p, pose=pose, motion=motion, seen=seen, code=code)
+
+    def _own(self, carry: Rows) -> SceneCarry:
+        if not isinstance(carry, SceneCarry):
+            raise InvalidInputError(
+                f"A predictor continues its own carries; expected a SceneCarry, got a {type(carry).__name__}."
+            )
+        if self.member is not None and carry.pose.shape[1] > 1:
+            rows = slice(self.member, self.member + 1)
+            return dataclasses.replace(carry, pose=carry.pose[:, rows], motion=carry.motion[:, rows])
+        return carry
+
+    @torch.no_grad()
+    def calibrate(self, clip: Clip) -> None:
+        """Measure the body's changes, and where and how things move."""
+        state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
+        self.body.calibrate(state.p)
+        if self.contact is None:
+            return
+        if self.config.joints:
+            flat, real = state.p.flatten(0, 1), clip.proprio_BTP.flatten(0, 1)
+            scale = real.std(0) / flat.std(0).clamp_min(1e-6)
+            self.contact.features.measure(real)
+            self.contact.features.scale_P.copy_(scale)
+            self.contact.features.mean_P.copy_((real - flat * scale).mean(0))
+        moves, motion = things_move(state)
+        b, t, k = moves.nonzero(as_tuple=True)
+        if len(b) < 10:
+            return
+        before = state.pose[b, t, k]
+        order = self.contact.order_K[k].clamp_min(1)
+        after = state.pose[b, t + 1, k]
+        turn = before[:, 2] * after[:, 3] - before[:, 3] * after[:, 2]
+        self.contact.calibrate(state.p[b, t], before[:, :2], motion[b, t, k, :2], turn / order)
+
+    def loss(
+        self, clip: Clip, unroll: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of both stages together; see `body_loss` and `contact_loss`."""
+        body, figures = self.body_loss(clip, unroll)
+        if self.contact is None:
+            return body, figures
+        contact, more = self.contact_loss(clip, unroll, generator)
+        return body + contact, {**figures, **more}
+
+    def body_loss(self, clip: Clip, unroll: int) -> tuple[Tensor, dict[str, float]]:
+        """Robust error of every member's own rollout of proprioception, a scalar, in typical changes."""
+        h, every = self.config.history, (self.config.members, -1, -1, -1)
+        p_BTP = self.config.layout.split(clip.z_BTCHW[..., 0, 0]).p
+        p_MBHP = p_BTP[None, :, :h].expand(every)
+        total = p_BTP.new_zeros(())
+        for t in range(unroll):
+            p_MBP = self.body(p_MBHP, clip.action_BTA[None, :, t : t + h].expand(every))
+            miss = (p_MBP - p_BTP[None, :, h + t]) / self.body.change_P
+            total = total + robust(miss / 2, 0.1).mean()
+            p_MBHP = torch.cat([p_MBHP[:, :, 1:], p_MBP[:, :, None]], 2)
+        return total / max(unroll, 1), {"body_changes": float(miss.detach().abs().mean()) if unroll else 0.0}
+
+    def contact_loss(
+        self, clip: Clip, unroll: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Robust error of every member's own rollout of poses under the true proprioception, a scalar, in pixels of 64.
+
+        Errors count as much as the thing is seen.
+        """
+        assert self.contact is not None
+        h, m = self.config.history, self.config.members
+        state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
+        begins = (state.seen[:, h - 1] > _LOST).float()
+        pose = state.pose[None, :, h - 1].expand(m, -1, -1, -1)
+        known = (begins * (state.seen[:, h - 2] > _LOST))[None, ..., None]
+        motion = (pose - state.pose[None, :, h - 2]) * known
+        noise = torch.randn(pose.shape, generator=generator).to(pose) * pose.new_tensor([0.004, 0.004, 0.02, 0.02])
+        pose = torch.cat([(pose + noise)[..., :2], F.normalize((pose + noise)[..., 2:], dim=-1)], -1)
+        walls = (torch.rand(pose.shape[:2], generator=generator) < 0.5).to(pose)
+        total, error, both = pose.new_zeros(()), pose.new_zeros(()), (m, -1, -1)
+        for t in range(h - 1, h - 1 + unroll):
+            last = pose
+            pose = self.contact(state.p[:, t].expand(both), state.p[:, t + 1].expand(both), pose, motion, walls)
+            motion = pose - last
+            miss = pose - state.pose[None, :, t + 1]
+            weight = (state.seen[:, t + 1] * begins)[None]
+            place = robust(miss[..., :2] * _HALF_PX, 0.5).mean(-1) + 0.5 * robust(miss[..., 2:] * 6, 0.5).mean(-1)
+            total = total + (place * weight).mean()
+            error = (miss[..., :2].norm(dim=-1) * weight).sum() / weight.sum().clamp_min(1e-6) / m * _HALF_PX
+        return total / max(unroll, 1), {"contact_px": float(error.detach())}
+
+
+def things_move(state: SceneState) -> tuple[Tensor, Tensor]:
+    """Which things move between frames of a window, bool [..., T - 1, K], and how, [..., T - 1, K, 4]."""
+    motion = state.pose[..., 1:, :, :] - state.pose[..., :-1, :, :]
+    both = (state.seen[..., 1:, :] > _FOUND) & (state.seen[..., :-1, :] > _FOUND)
+    return (motion[..., :2].norm(dim=-1) > _MOVES) & both, motion
+
+
+def _mean_pose(pose_BMK4: Tensor) -> Tensor:
+    """The mean of the members' poses, [B, K, 4]."""
+    mean = pose_BMK4.mean(1)
+    return torch.cat([mean[..., :2], F.normalize(mean[..., 2:], dim=-1)], -1)

@@ -1,0 +1,1 @@
+"""Structured scenes: a canvas, the robot drawn from proprioception, and things with poses."""

@@ -1,0 +1,213 @@
+"""The actor layer: the robot's picture as a function of proprioception alone, in front of a canvas.
+
+No masks are needed: a robust error leaves out what is not a function of proprioception, as it leaves out outliers, so that
+things that the robot moves stay behind as the residual from which they are found.
+
+The drawing hangs on anchors, points of the image that follow proprioception; what is near one is drawn from where it lies
+relative to it, so that a fine tip stays sharp wherever it goes.
+
+Shape legend: N rows, P proprio, F features, J anchors, H W frame, h w grid of the drawing.
+"""
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.structured.compose import over
+
+MOST_JOINTS = 4
+"""Joints whose products are features: three to that power."""
+GRID_PX = 32
+"""About the shorter side of the grid on which the actor is drawn; finer pixels come from its last convolution."""
+_COARSE = 8
+_CANVAS_RATE = 0.15
+"""The canvas is known well from the start, and learns this much more slowly than the rest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    """Shape of an actor layer.
+
+    Attributes:
+        image_size: H, W in pixels.
+        proprio_dim: P.
+        joints: Which numbers of proprioception are joint angles, rad, from the base outwards; the first four count.
+        anchors: J.
+        width: Channels of the drawing.
+    """
+
+    image_size: tuple[int, int]
+    proprio_dim: int
+    joints: tuple[int, ...] = ()
+    anchors: int = 10
+    width: int = 24
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 16 or any(not 0 <= j < self.proprio_dim for j in self.joints):
+            raise InvalidInputError(
+                f"An actor layer needs frames of 16 pixels or more and joints among its {self.proprio_dim} numbers of "
+                f"proprioception; got {self.image_size} and {self.joints}."
+            )
+
+
+class ProprioFeatures(nn.Module):
+    """Standardised proprioception, and the products of 1, cosine and sine over joints.
+
+    Every point of a serial arm is linear in these products (forward kinematics), before perspective.
+    """
+
+    mean_P: Tensor
+    scale_P: Tensor
+    product_mean_F: Tensor
+    product_scale_F: Tensor
+
+    def __init__(self, config: ActorConfig) -> None:
+        """Make features of unit scale; `measure` or loaded weights set it."""
+        super().__init__()
+        self.joints = list(config.joints[:MOST_JOINTS])
+        self.products = 3 ** len(self.joints) - 1
+        self.size = config.proprio_dim + self.products
+        for name, count in (("P", config.proprio_dim), ("F", self.products)):
+            prefix = "" if name == "P" else "product_"
+            self.register_buffer(f"{prefix}mean_{name}", torch.zeros(count))
+            self.register_buffer(f"{prefix}scale_{name}", torch.ones(count))
+
+    @torch.no_grad()
+    def measure(self, proprio_NP: Tensor) -> None:
+        """Measure location and scale on rows in physical units."""
+        for mean, scale, rows in (
+            (self.mean_P, self.scale_P, proprio_NP),
+            (self.product_mean_F, self.product_scale_F, self._products(proprio_NP)),
+        ):
+            mean.copy_(rows.mean(0))
+            spread = (rows - rows.mean(0)).square().mean(0).sqrt()
+            scale.copy_(torch.where(spread > 1e-6 * (1 + rows.abs().mean(0)), spread, torch.ones_like(spread)))
+
+    def normalize(self, proprio: Tensor) -> Tensor:
+        """Physical units [..., P] -> standardised."""
+        return (proprio - self.mean_P) / self.scale_P
+
+    def denormalize(self, p: Tensor) -> Tensor:
+        """Standardised [..., P] -> physical units."""
+        return p * self.scale_P + self.mean_P
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Standardised proprioception [..., P] -> features [..., F] that image positions are nearly linear in."""
+        if not self.joints:
+            return p
+        products = self._products(self.denormalize(p))
+        return torch.cat([p, (products - self.product_mean_F) / self.product_scale_F], -1)
+
+    def _products(self, proprio: Tensor) -> Tensor:
+        made = torch.ones_like(proprio[..., :1])
+        for joint in self.joints:
+            angle = proprio[..., joint]
+            each = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], -1)
+            made = (made[..., :, None] * each[..., None, :]).flatten(-2)
+        return made[..., 1:]
+
+
+class Actor(nn.Module):
+    """Draws the robot, RGBA, from standardised proprioception, and holds the canvas behind it."""
+
+    base_CHW: Tensor
+
+    def __init__(self, config: ActorConfig) -> None:
+        """Make an untrained actor with an empty canvas; `begin` gives it a picture."""
+        super().__init__()
+        self.config = config
+        height, width = config.image_size
+        self.factor = max(2, round(min(height, width) / GRID_PX))  # frame pixels per grid cell
+        self.grid = (-(-height // self.factor), -(-width // self.factor))
+        self.features = ProprioFeatures(config)
+        self.register_buffer("base_CHW", torch.zeros(3, height, width))
+        self.shift_CHW = nn.Parameter(torch.zeros(3, height, width))
+        size, hidden, ch, j = self.features.size, 128, config.width, config.anchors
+        self.trunk = nn.Sequential(nn.Linear(5 * size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.linear, self.bend = nn.Linear(size, 2 * j), nn.Linear(hidden, 2 * j)
+        self.depth = nn.Linear(size, j)
+        self.reach_J = nn.Parameter(torch.linspace(math.log(0.12), math.log(0.5), j))
+        self.coarse, self.film = nn.Linear(hidden, _COARSE * _COARSE * ch), nn.Linear(hidden, 2 * ch)
+        self.up, self.mix = nn.Conv2d(ch, 4 * ch, 3, padding=1), nn.Conv2d(ch, ch, 3, padding=1)
+        self.entry = nn.Conv2d(4 * j + ch, ch, 1)
+        self.body = nn.Conv2d(ch, ch, 3, padding=1)
+        self.paint = nn.Conv2d(ch, 4 * self.factor**2, 3, padding=1)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Anchors begin spread over the frame and nearly straight, the robot nearly transparent."""
+        nn.init.normal_(self.linear.weight, std=0.3 / math.sqrt(max(self.features.products, 1)))
+        nn.init.normal_(self.linear.bias, std=0.3)
+        for layer in (self.bend, self.depth):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.paint.weight.mul_(0.3)
+        nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
+        self.paint.bias[3 * self.factor**2 :].fill_(-2.0)  # type: ignore[index]
+
+    @property
+    def canvas(self) -> Tensor:
+        """What is behind everything, [3, H, W] in 0..1."""
+        return self.base_CHW + _CANVAS_RATE * self.shift_CHW
+
+    @torch.no_grad()
+    def begin(self, frames_NCHW: Tensor, proprio_NP: Tensor) -> None:
+        """Take the median of frames in 0..1 for the canvas, and measure proprioception [N, P] in physical units."""
+        self.base_CHW.copy_(frames_NCHW.median(0).values)
+        self.features.measure(proprio_NP)
+
+    def anchors(self, p_NP: Tensor) -> Tensor:
+        """Where the anchors are, [N, J, 2] in [-1, 1]."""
+        features_NF = self.features(p_NP)
+        return self._anchors(features_NF, self._hidden(features_NF))
+
+    def _hidden(self, f: Tensor) -> Tensor:
+        periodic = [f, (1.5 * f).sin(), (1.5 * f).cos(), (3 * f).sin(), (3 * f).cos()]
+        hidden: Tensor = self.trunk(torch.cat(periodic, -1))
+        return hidden
+
+    def _anchors(self, f: Tensor, hidden: Tensor) -> Tensor:
+        depth = 1 + 0.5 * torch.tanh(self.depth(f))
+        at: Tensor = (self.linear(f) + self.bend(hidden)).unflatten(-1, (-1, 2)) / depth[..., None]
+        return at
+
+    def forward(self, p_NP: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised proprioception -> colour [N, 3, H, W] in 0..1 and opacity [N, 1, H, W]."""
+        f = self.features(p_NP)
+        hidden = self._hidden(f)
+        x = torch.cat([self._near(self._anchors(f, hidden)), self._far(hidden)], 1)
+        scale, shift = self.film(hidden)[..., None, None].chunk(2, 1)
+        x = F.silu(self.entry(x) * (1 + scale) + shift)
+        x = x + F.silu(self.body(x))
+        height, width = self.config.image_size
+        rgba = torch.sigmoid(2 * F.pixel_shuffle(self.paint(x), self.factor)[..., :height, :width])
+        return rgba[:, :3], rgba[:, 3:]
+
+    def _near(self, at_NJ2: Tensor) -> Tensor:
+        """What each grid cell knows of each anchor: closeness and relative place, [N, 4 J, h, w]."""
+        h, w = self.grid
+        xs = (torch.arange(w, device=at_NJ2.device) * 2 + 1) / w - 1
+        ys = (torch.arange(h, device=at_NJ2.device) * 2 + 1) / h - 1
+        reach = self.reach_J.exp()[:, None, None]
+        dx = (xs.to(at_NJ2) - at_NJ2[..., 0, None, None]) / reach
+        dy = (ys.to(at_NJ2)[:, None] - at_NJ2[..., 1, None, None]) / reach
+        square = dx * dx + dy * dy
+        wide = 1 / (1 + square / 4)
+        return torch.cat([torch.exp(-square / 2), wide, dx * wide, dy * wide], 1)
+
+    def _far(self, hidden: Tensor) -> Tensor:
+        """The coarse picture that needs no anchor: [N, C, h, w]."""
+        x = F.silu(self.coarse(hidden).view(len(hidden), -1, _COARSE, _COARSE))
+        x = F.silu(F.pixel_shuffle(self.up(x), 2))
+        x = x + F.silu(self.mix(x))
+        return F.interpolate(x, size=self.grid, mode="bilinear", align_corners=False)
+
+    def scene(self, p_NP: Tensor) -> Tensor:
+        """Robot and canvas without things, [N, 3, H, W] in 0..1."""
+        color, alpha = self(p_NP)
+        return over(self.canvas, color, alpha)

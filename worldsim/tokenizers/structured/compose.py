@@ -1,0 +1,50 @@
+"""Pictures put together: cutting windows out of frames, placing sprites into them, and the errors that layers learn from.
+
+Positions are [-1, 1] along each axis of the frame, as `torch.nn.functional.grid_sample` takes them.
+
+Shape legend: N pictures, C channels, H W frame, S window or sprite side in its own pixels.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 0.02
+"""Errors far below this count as squares, far above by their size: what is not explained is left out like an outlier."""
+
+
+def robust(x: Tensor, eps: float = EPS) -> Tensor:
+    """The Charbonnier penalty (Charbonnier et al., 1994) of errors [...]: a smooth absolute value."""
+    return (x * x + eps * eps).sqrt() - eps
+
+
+def sharp_error(drawn_NCHW: Tensor, frame_NCHW: Tensor) -> Tensor:
+    """Robust error of frames [N, C, H, W], a scalar, that of their differences between neighbours included: it keeps edges."""
+    e = drawn_NCHW - frame_NCHW
+    across, down = e[..., 1:] - e[..., :-1], e[..., 1:, :] - e[..., :-1, :]
+    return robust(e).mean() + 0.5 * (robust(across).mean() + robust(down).mean())
+
+
+def over(below: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
+    """Lay a colour [..., 3, H, W] of some opacity [..., 1, H, W] on a picture."""
+    return below * (1 - alpha) + color * alpha
+
+
+def window(x_NCHW: Tensor, xy_N2: Tensor, side_px: float, size: int) -> Tensor:
+    """Cut a square of `side_px` frame pixels around each position: [N, C, size, size]; borders are repeated."""
+    height, width = x_NCHW.shape[-2:]
+    theta = x_NCHW.new_zeros(len(xy_N2), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = side_px / width, side_px / height
+    theta[:, :, 2] = xy_N2
+    grid = F.affine_grid(theta, [len(xy_N2), x_NCHW.shape[1], size, size], align_corners=False)
+    return F.grid_sample(x_NCHW, grid, align_corners=False, padding_mode="border")
+
+
+def place(sprite_NCSS: Tensor, xy_N2: Tensor, side_px: float, image_size: tuple[int, int]) -> Tensor:
+    """Put sprites into empty frames: [N, C, H, W], zero outside of each sprite's `side_px` frame pixels."""
+    height, width = image_size
+    theta = sprite_NCSS.new_zeros(len(xy_N2), 2, 3)
+    scale = sprite_NCSS.new_tensor([width / side_px, height / side_px])
+    theta[:, 0, 0], theta[:, 1, 1] = scale[0], scale[1]
+    theta[:, :, 2] = -xy_N2 * scale
+    grid = F.affine_grid(theta, [len(xy_N2), sprite_NCSS.shape[1], height, width], align_corners=False)
+    return F.grid_sample(sprite_NCSS, grid, align_corners=False)

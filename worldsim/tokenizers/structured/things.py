@@ -1,0 +1,158 @@
+"""Object layers: where things are, how they look, and their sprites, found in what canvas and actor leave unexplained.
+
+Shape legend: N rows, K things, d code, S sprite side, H W frame, C channels, P proprio.
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.tokenizers.structured.compose import place, window
+
+CODE_LIMIT = 2.0
+"""Codes lie within this of zero."""
+_GRID_PX = 64
+"""About the shorter side of the frames in which positions are looked for; larger ones are averaged down."""
+_NAME = 8
+"""Numbers that tell one thing's sprite from another's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ThingsConfig:
+    """Shape of the object layers.
+
+    Attributes:
+        image_size: H, W in pixels.
+        proprio_dim: P.
+        count: K.
+        code_dim: d, numbers that say how a thing looks.
+        side: Of a sprite, as a share of the frame's shorter side.
+        sprite_px: S, most pixels along a sprite.
+    """
+
+    image_size: tuple[int, int]
+    proprio_dim: int
+    count: int
+    code_dim: int = 4
+    side: float = 0.375
+    sprite_px: int = 32
+
+    @property
+    def side_px(self) -> float:
+        """Side of a sprite in frame pixels."""
+        return self.side * min(self.image_size)
+
+    @property
+    def size(self) -> int:
+        """Side of a sprite in its own pixels, a multiple of four."""
+        return max(4, 4 * round(min(self.side_px, self.sprite_px) / 4))
+
+
+class ThingEncoder(nn.Module):
+    """Finds each thing's place in a frame, and codes how it looks there."""
+
+    def __init__(self, config: ThingsConfig) -> None:
+        """Make an untrained encoder."""
+        super().__init__()
+        self.config = config
+        self.shrink = max(1, round(min(config.image_size) / _GRID_PX))
+        self.heat = nn.Sequential(
+            nn.Conv2d(6, 16, 5, stride=2, padding=2),
+            nn.SiLU(),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 16, 3, padding=2, dilation=2),
+            nn.SiLU(),
+            nn.Conv2d(16, config.count, 3, padding=1),
+        )
+        self.look = nn.Sequential(
+            nn.Conv2d(6, 16, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 24, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(24 * (config.size // 4) ** 2, 64),
+            nn.SiLU(),
+            nn.Linear(64, config.code_dim),
+        )
+
+    def heatmap(self, frame_NCHW: Tensor, scene_NCHW: Tensor) -> Tensor:
+        """Scores of every place for every thing, [N, K, h, w].
+
+        Args:
+            frame_NCHW: What is seen, in 0..1.
+            scene_NCHW: The same without things.
+        """
+        seen = torch.cat([frame_NCHW, 2 * (frame_NCHW - scene_NCHW)], 1)
+        if self.shrink > 1:
+            seen = F.avg_pool2d(seen, self.shrink, ceil_mode=True)
+        scores: Tensor = self.heat(seen)
+        return scores
+
+    def places(self, scores_NKhw: Tensor) -> Tensor:
+        """Expected place under softmax of the scores, [N, K, 2] in [-1, 1]."""
+        h, w = scores_NKhw.shape[-2:]
+        weight = torch.softmax(scores_NKhw.flatten(2), -1).unflatten(2, (h, w))
+        xs = (torch.arange(w, device=weight.device) * 2 + 1) / w - 1
+        ys = (torch.arange(h, device=weight.device) * 2 + 1) / h - 1
+        return torch.stack([(weight.sum(2) * xs).sum(-1), (weight.sum(3) * ys).sum(-1)], -1)
+
+    def forward(self, frame_NCHW: Tensor, scene_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Places [N, K, 2] in [-1, 1] and codes [N, K, d] before they are limited; arguments as of `heatmap`."""
+        xy_NK2 = self.places(self.heatmap(frame_NCHW, scene_NCHW))
+        seen = torch.cat([frame_NCHW, 2 * (frame_NCHW - scene_NCHW)], 1).repeat_interleave(self.config.count, 0)
+        cut = window(seen, xy_NK2.detach().flatten(0, 1), self.config.side_px, self.config.size)
+        return xy_NK2, self.look(cut).unflatten(0, xy_NK2.shape[:2])
+
+
+def limit_code(raw: Tensor) -> Tensor:
+    """Codes [..., d] within `CODE_LIMIT` of zero."""
+    return CODE_LIMIT * torch.tanh(raw / CODE_LIMIT)
+
+
+class ThingPainter(nn.Module):
+    """Draws things from place and code, and says which are in front of the robot."""
+
+    def __init__(self, config: ThingsConfig) -> None:
+        """Make an untrained painter: sprites begin as soft discs."""
+        super().__init__()
+        self.config = config
+        size = config.size
+        self.name_KD = nn.Parameter(torch.randn(config.count, _NAME) * 0.5)
+        entry = config.code_dim + 2 + _NAME
+        self.draw = nn.Sequential(
+            nn.Linear(entry, 96), nn.SiLU(), nn.Linear(96, 192), nn.SiLU(), nn.Linear(192, 4 * size * size)
+        )
+        self.front = nn.Sequential(nn.Linear(config.proprio_dim + 2 + _NAME, 32), nn.SiLU(), nn.Linear(32, 1))
+        last, order = self.draw[-1], self.front[-1]
+        assert isinstance(last, nn.Linear) and isinstance(order, nn.Linear)
+        line = torch.linspace(-1, 1, size)
+        disc = 1.5 - 8 * (line[:, None] ** 2 + line[None] ** 2)
+        with torch.no_grad():
+            last.weight.mul_(0.3)
+            last.bias.zero_()
+            last.bias.view(4, size, size)[3] = disc
+            order.bias.fill_(-1.0)
+
+    def sprites(self, xy_NK2: Tensor, code_NKd: Tensor) -> Tensor:
+        """RGBA [N, K, 4, S, S] in 0..1, of things at places in [-1, 1]."""
+        entry = torch.cat([code_NKd, xy_NK2, self._names(len(xy_NK2))], -1)
+        size = self.config.size
+        return torch.sigmoid(2 * self.draw(entry)).unflatten(-1, (4, size, size))
+
+    def in_front(self, p_NP: Tensor, xy_NK2: Tensor) -> Tensor:
+        """How far each thing is in front of the robot, [N, K, 1, 1, 1] in 0..1."""
+        body = p_NP[:, None].expand(-1, self.config.count, -1)
+        order: Tensor = torch.sigmoid(self.front(torch.cat([body, xy_NK2, self._names(len(p_NP))], -1)))
+        return order[..., None, None]
+
+    def layers(self, xy_NK2: Tensor, code_NKd: Tensor) -> Tensor:
+        """The sprites in their places in frames, [N, K, 4, H, W]."""
+        drawn = self.sprites(xy_NK2, code_NKd).flatten(0, 1)
+        placed = place(drawn, xy_NK2.flatten(0, 1), self.config.side_px, self.config.image_size)
+        return placed.unflatten(0, xy_NK2.shape[:2])
+
+    def _names(self, rows: int) -> Tensor:
+        return self.name_KD[None].expand(rows, -1, -1)

@@ -1,0 +1,270 @@
+"""The tokenizer of structured scenes: a frame and proprioception become poses, and poses become a frame.
+
+A canvas, an actor layer drawn from proprioception alone, and object layers found in what these leave unexplained; nothing is
+labelled. It is trained in stages (`worldsim.train.recipes.structured`): actor, things, then both painters together.
+
+For a fixed camera. What neither canvas, proprioception nor a few sprites explain (cables, cloth, smoke, other people) is
+not drawn.
+
+Shape legend: B batch, T time, N rows, P proprio, K things, d code, H W frame, D latent channels, C=3 colour, Q codes kept.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.base import LatentFamily
+from worldsim.tokenizers.structured.actor import Actor, ActorConfig
+from worldsim.tokenizers.structured.compose import over, window
+from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
+from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
+from worldsim.tokenizers.structured.turning import register_looks
+
+SURE = 0.6
+"""Things seen at least this well are learned from."""
+_COVERED = 0.2
+"""Opacity above which a pixel belongs to a thing."""
+_SHARP = 0.06
+"""How narrowly a look is chosen by its angle: the spread of cosines, about 4 degrees."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StructuredConfig:
+    """Shape of the tokenizer.
+
+    Attributes:
+        image_size: H, W in pixels.
+        proprio_dim: P.
+        things: K, object layers.
+        orders: Rotational symmetry of each thing, as in `LayersConfig`; 0 where it does not turn.
+        joints: Which numbers of proprioception are joint angles, rad, from the base outwards.
+        code_dim: d.
+        kept: Q, looks of each thing that are kept with their angles.
+    """
+
+    image_size: tuple[int, int]
+    proprio_dim: int
+    things: int = 1
+    orders: tuple[int, ...] = ()
+    joints: tuple[int, ...] = ()
+    code_dim: int = 4
+    kept: int = 256
+
+    @property
+    def layout(self) -> SceneLayout:
+        """Where the latent holds what."""
+        return SceneLayout(proprio_dim=self.proprio_dim, things=self.things, code_dim=self.code_dim)
+
+
+class StructuredTokenizer(nn.Module):
+    """Encode a frame with proprioception as [D, 1, 1], and draw it back."""
+
+    family: LatentFamily = "structured"
+    temporal_stride = 1
+
+    full_K: Tensor
+    code_KQd: Tensor
+    phase_KQ2: Tensor
+    center_KQ2: Tensor
+    width_K: Tensor
+
+    def __init__(self, config: StructuredConfig) -> None:
+        """Make an untrained tokenizer.
+
+        Raises:
+            InvalidInputError: The frames are too small, or there are joints or orders that do not fit.
+        """
+        super().__init__()
+        if config.things and config.orders and len(config.orders) != config.things:
+            raise InvalidInputError(f"{config.things} things need as many orders; got {config.orders}.")
+        self.config = config
+        self.actor = Actor(
+            ActorConfig(image_size=config.image_size, proprio_dim=config.proprio_dim, joints=config.joints)
+        )
+        self.shape = ThingsConfig(
+            image_size=config.image_size,
+            proprio_dim=config.proprio_dim,
+            count=config.things,
+            code_dim=config.code_dim,
+        )
+        self.encoder = ThingEncoder(self.shape) if config.things else None
+        self.painter = ThingPainter(self.shape) if config.things else None
+        k, q = config.things, config.kept
+        self.register_buffer("full_K", torch.ones(k))  # residual that a thing wholly in view explains
+        self.register_buffer("code_KQd", torch.zeros(k, q, config.code_dim))
+        self.register_buffer("phase_KQ2", torch.tensor([1.0, 0.0]).repeat(k, q, 1))  # cosine and sine of order * angle
+        self.register_buffer("center_KQ2", torch.zeros(k, q, 2))  # of the shape, in sprite half-sides
+        self.register_buffer("width_K", torch.ones(k))  # distance between neighbouring codes
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(D, 1, 1)."""
+        return (self.config.layout.size, 1, 1)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Rotational symmetry of each thing, 0 where it does not turn."""
+        return self.config.orders or (0,) * self.config.things
+
+    @property
+    def axes(self) -> Tensor:
+        """Halves of the shorter side per half of each axis, [2]: width, then height."""
+        height, width = self.config.image_size
+        return self.actor.base_CHW.new_tensor([width, height]) / min(height, width)
+
+    def encode_with(self, x_BCTHW: Tensor, proprio_BTP: Tensor) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1] and proprioception in physical units -> latents [B, D, T, 1, 1]."""
+        batch, _, time = x_BCTHW.shape[:3]
+        frames = (x_BCTHW.transpose(1, 2).flatten(0, 1).float() + 1) / 2
+        p = self.actor.features.normalize(proprio_BTP.flatten(0, 1).float())
+        z_ND = self.encode_rows(frames, p).join().to(x_BCTHW.dtype)
+        return z_ND.reshape(batch, time, -1).transpose(1, 2)[..., None, None]
+
+    def decode(self, z_BCTHW: Tensor) -> Tensor:
+        """Latents [B, D, T, 1, 1] -> frames [B, 3, T, H, W] in [-1, 1]."""
+        batch, _, time = z_BCTHW.shape[:3]
+        z_ND = z_BCTHW[..., 0, 0].transpose(1, 2).flatten(0, 1)
+        drawn = self.draw(self.config.layout.split(z_ND))
+        return (drawn * 2 - 1).unflatten(0, (batch, time)).transpose(1, 2)
+
+    def proprio(self, z_BCHW: Tensor) -> Tensor:
+        """The proprioception [B, P] that a latent [B, D, 1, 1] holds, in physical units."""
+        return self.actor.features.denormalize(z_BCHW[:, : self.config.proprio_dim, 0, 0])
+
+    def encode_rows(self, frames_NCHW: Tensor, p_NP: Tensor) -> SceneState:
+        """What frames in 0..1 with standardised proprioception show."""
+        if self.encoder is None:
+            nothing = p_NP.new_zeros(len(p_NP), 0, POSE + 1 + self.config.code_dim)
+            return SceneState(p=p_NP, pose=nothing[..., :POSE], seen=nothing[..., POSE], code=nothing[..., POSE + 1 :])
+        color, alpha = self.actor(p_NP)
+        xy, raw = self.encoder(frames_NCHW, over(self.actor.canvas, color, alpha))
+        code = limit_code(raw)
+        seen = (self.gain(frames_NCHW, color, alpha, p_NP, xy, code)[1] / self.full_K).clamp(0, 1)
+        return self._canonical(p_NP, xy, code, seen)
+
+    def draw(self, state: SceneState) -> Tensor:
+        """Frames [N, 3, H, W] in 0..1."""
+        color, alpha = self.actor(state.p)
+        canvas = self.actor.canvas
+        if self.painter is None:
+            return over(canvas, color, alpha)
+        xy, code = self.looks(state)
+        return self.compose(state.p, color, alpha, xy, code)
+
+    def compose(self, p_NP: Tensor, color: Tensor, alpha: Tensor, xy_NK2: Tensor, code_NKd: Tensor) -> Tensor:
+        """Things behind the robot, the robot [N, 3 and 1, H, W], then things in front of it: [N, 3, H, W] in 0..1."""
+        assert self.painter is not None
+        layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
+        drawn = self.actor.canvas.expand(len(p_NP), -1, -1, -1)
+        for k in range(self.config.things):
+            drawn = over(drawn, layers[:, k, :3], layers[:, k, 3:] * (1 - front[:, k]))
+        drawn = over(drawn, color, alpha)
+        for k in range(self.config.things):
+            drawn = over(drawn, layers[:, k, :3], layers[:, k, 3:] * front[:, k])
+        return drawn
+
+    def gain(
+        self, frames_NCHW: Tensor, color: Tensor, alpha: Tensor, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What drawing each thing explains, computed in its own window: exact where things do not overlap.
+
+        Args:
+            frames_NCHW: What is seen, 0..1.
+            color: Of the robot, [N, 3, H, W].
+            alpha: Its opacity, [N, 1, H, W].
+            p_NP: Standardised proprioception.
+            xy_NK2: Places in [-1, 1].
+            code_NKd: Looks.
+
+        Returns:
+            The window with the thing drawn less what is seen [N, K, 3, S, S]; the absolute error that it takes away [N, K] in
+            sprite pixels; the window without it less what is seen [N, K, 3, S, S].
+        """
+        assert self.painter is not None
+        count = self.config.things
+        canvas = self.actor.canvas.expand(len(p_NP), -1, -1, -1)
+        stack = torch.cat([frames_NCHW, color, alpha, canvas], 1).repeat_interleave(count, 0)
+        cut = window(stack, xy_NK2.flatten(0, 1), self.shape.side_px, self.shape.size)
+        seen, robot, opaque, behind = cut[:, :3], cut[:, 3:6], cut[:, 6:7], cut[:, 7:]
+        sprite = self.painter.sprites(xy_NK2, code_NKd).flatten(0, 1)
+        front = self.painter.in_front(p_NP, xy_NK2).flatten(0, 1)
+        drawn = over(behind, sprite[:, :3], sprite[:, 3:] * (1 - front))
+        drawn = over(over(drawn, robot, opaque), sprite[:, :3], sprite[:, 3:] * front)
+        missed, bare = drawn - seen, over(behind, robot, opaque) - seen
+        covered = sprite[:, 3] > _COVERED
+        taken = ((bare.abs().mean(1) - missed.abs().mean(1)) * covered).sum((-1, -2))
+        shape = (len(p_NP), count)
+        return missed.unflatten(0, shape), taken.unflatten(0, shape), bare.unflatten(0, shape)
+
+    def _canonical(self, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor, seen_NK: Tensor) -> SceneState:
+        """Poses by shape centre and angle: the angle of a look is that of the kept looks that are like it."""
+        poses, codes = [], []
+        for k, order in enumerate(self.orders):
+            weight = torch.softmax(
+                -torch.cdist(code_NKd[:, k], self.code_KQd[k]).square() / (2 * self.width_K[k] ** 2), -1
+            )
+            phase = weight @ self.phase_KQ2[k]
+            phase = phase / phase.norm(dim=-1, keepdim=True).clamp_min(1e-3)
+            at = (xy_NK2[:, k] + self._offset(weight @ self.center_KQ2[k])) * self.axes
+            poses.append(torch.cat([at, phase if order else torch.tensor([1.0, 0.0]).to(at).expand_as(at)], -1))
+            codes.append(torch.zeros_like(code_NKd[:, k]) if order else code_NKd[:, k])
+        return SceneState(p=p_NP, pose=torch.stack(poses, 1), seen=seen_NK, code=torch.stack(codes, 1))
+
+    def looks(self, state: SceneState) -> tuple[Tensor, Tensor]:
+        """Places [N, K, 2] in [-1, 1] and codes [N, K, d] to draw: of things that turn, the kept look at that angle."""
+        places, codes = [], []
+        for k, order in enumerate(self.orders):
+            at, code = state.pose[:, k, :2] / self.axes, state.code[:, k]
+            if order:
+                weight = torch.softmax((state.pose[:, k, 2:] @ self.phase_KQ2[k].T - 1) / _SHARP**2, -1)
+                code = weight @ self.code_KQd[k]
+            else:
+                distance = torch.cdist(code, self.code_KQd[k]).square()
+                weight = torch.softmax(-distance / (2 * self.width_K[k] ** 2), -1)
+            places.append(at - self._offset(weight @ self.center_KQ2[k]))
+            codes.append(code)
+        return torch.stack(places, 1), torch.stack(codes, 1)
+
+    def _offset(self, center_N2: Tensor) -> Tensor:
+        """Sprite half-sides -> halves of each axis."""
+        height, width = self.config.image_size
+        return center_N2 * center_N2.new_tensor([self.shape.side_px / width, self.shape.side_px / height])
+
+    @torch.no_grad()
+    def keep_looks(self, xy_NK2: Tensor, code_NKd: Tensor, taken_NK: Tensor) -> dict[str, float]:
+        """Measure how well things are seen, and register the looks of things on each other; `orders` follow.
+
+        Args:
+            xy_NK2: Where things were found in frames that were trained on, in [-1, 1].
+            code_NKd: How they looked.
+            taken_NK: Absolute error that drawing them took away, as of `gain`.
+
+        Returns:
+            Figures by name.
+        """
+        assert self.painter is not None
+        figures, orders = dict[str, float](), []
+        self.full_K.copy_(taken_NK.quantile(0.7, dim=0).clamp_min(1e-3))
+        for k in range(self.config.things):
+            sure = (taken_NK[:, k] > SURE * self.full_K[k]).nonzero()[:, 0]
+            rows = sure[torch.linspace(0, len(sure) - 1, self.config.kept).long()]
+            xy, code = torch.zeros_like(xy_NK2[rows]), code_NKd[rows]
+            found = register_looks(self.painter.sprites(xy, code)[:, k, 3])
+            orders.append(found.order)
+            turned = found.angle_N * max(found.order, 1)
+            self.code_KQd[k], self.center_KQ2[k] = code[:, k], found.center_N2
+            self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
+            apart = torch.cdist(code[:, k], code[:, k]) + 10 * torch.eye(len(rows))
+            self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
+            figures |= {f"thing_{k}_order": found.order, f"thing_{k}_overlap_turned": found.overlap}
+            figures |= {f"thing_{k}_overlap_fixed": found.fixed, f"thing_{k}_code_std": float(code[:, k].std(0).max())}
+        self.config = dataclasses.replace(self.config, orders=tuple(orders))
+        return figures
+
+    def resized(self, things: int) -> "StructuredTokenizer":
+        """A tokenizer of another number of things: the same actor, fresh object layers."""
+        made = StructuredTokenizer(dataclasses.replace(self.config, things=things, orders=()))
+        made.actor = self.actor
+        return made

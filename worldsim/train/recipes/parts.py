@@ -1,0 +1,98 @@
+"""What a world is put together from, before its heads, by the family that is trained: tokenizer, latents and predictor."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldsim.data.latents import EncodedEpisodes
+from worldsim.data.lerobot.read import Dataset
+from worldsim.optimize import fit
+from worldsim.predict.base import Predictor
+from worldsim.progress import Progress
+from worldsim.tokenizers.base import LatentSpace
+from worldsim.train.recipes.cost import TrainingPlan
+from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
+from worldsim.train.recipes.predictor import prepare_predictor
+from worldsim.train.recipes.rehearsal import rehearse
+from worldsim.train.recipes.settings import TrainWorld, split_episodes
+from worldsim.train.recipes.structured.dynamics import measure_dynamics, train_dynamics
+from worldsim.train.recipes.structured.family import BegunPictures, begin_pictures, rehearse_structured
+from worldsim.train.recipes.structured.pictures import train_pictures
+from worldsim.train.recipes.structured.settings import FAMILY
+from worldsim.train.recipes.tokenizer import FittedTokenizer
+
+Begun = Mapping[str, FittedTokenizer] | BegunPictures
+"""What a training begins with: tokenizers by camera, fitted, or the untrained one of the structured family."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """Trained parts of a world.
+
+    Attributes:
+        tokenizer: How frames become latents.
+        encoded: All episodes.
+        predictor: How latents move.
+        core_s: Core-seconds by stage.
+        notes: For the manifest.
+    """
+
+    tokenizer: LatentSpace
+    encoded: EncodedEpisodes
+    predictor: Predictor
+    core_s: dict[str, float]
+    notes: dict[str, Any]
+
+
+def begin_parts(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress) -> Begun:
+    """Fit what has a closed form."""
+    if config.family == FAMILY:
+        return begin_pictures(dataset, config)
+    return fit_tokenizers(dataset, config, work, progress)
+
+
+def rehearse_parts(dataset: Dataset, begun: Begun, config: TrainWorld, *, labelled: bool) -> TrainingPlan:
+    """Take a few steps of every stage, and add up what all of them will take; `begun` stays as it is."""
+    if isinstance(begun, BegunPictures):
+        return rehearse_structured(dataset, begun, config, labelled=labelled)
+    return rehearse(dataset, begun, config, labelled=labelled)
+
+
+def train_parts(dataset: Dataset, begun: Begun, config: TrainWorld, work: Path, progress: Progress) -> Parts:
+    """Train tokenizer and predictor, continuing from `work`, and encode every episode."""
+    if isinstance(begun, BegunPictures):
+        return _train_structured(dataset, begun, config, work, progress)
+    tokenizer, seconds = train_tokenizers(begun, dataset, config, work, progress)
+    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    trained, _ = encoded.split(split_episodes(dataset)[1])
+    predictor = prepare_predictor(
+        trained, tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
+    )
+    stage, schedule = f"predictor {predictor.name}", config.predictor.schedule
+    spent = fit(
+        predictor.module, predictor.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress
+    )
+    cost = {"tokenizer": seconds, "predictor": spent}
+    return Parts(tokenizer=tokenizer, encoded=encoded, predictor=predictor.predictor, core_s=cost, notes={})
+
+
+def _train_structured(
+    dataset: Dataset, begun: BegunPictures, config: TrainWorld, work: Path, progress: Progress
+) -> Parts:
+    """The stages of the structured family."""
+    recipe, seed, action = config.structured, config.seed, dataset.action_spec
+    folder = work / "tokenizer"
+    tokenizer, report = train_pictures(
+        begun.tokenizer, begun.rows, begun.held_out, recipe, seed=seed, folder=folder, progress=progress
+    )
+    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    trained, held_out = encoded.split(split_episodes(dataset)[1])
+    folder = work / "predictor"
+    predictor = train_dynamics(
+        tokenizer, trained, action, recipe, seed=seed, folder=folder, progress=progress, report=report
+    )
+    measure_dynamics(predictor, held_out, action, report)
+    figures = {name: round(value, 4) for name, value in report.figures.items()}
+    notes = {"stages": figures, "warnings": report.warnings}
+    return Parts(tokenizer=tokenizer, encoded=encoded, predictor=predictor, core_s=report.core_s, notes=notes)

@@ -1,0 +1,1 @@
+"""Training of structured worlds, stage by stage."""

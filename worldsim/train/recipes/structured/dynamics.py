@@ -1,0 +1,154 @@
+"""The stages that learn dynamics: the body's, then the contact model; and what they come to on held-out episodes.
+
+Shape legend: E episodes, T frames, F frames of an episode, K things, D latent channels.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.actions import ActionSpec
+from worldsim.conditions import Conditions
+from worldsim.data.latents import EncodedEpisodes
+from worldsim.data.windows import ClipSampler
+from worldsim.noise import seeded
+from worldsim.optimize import LossAt, Schedule, fit
+from worldsim.predict.base import Context
+from worldsim.predict.structured.predictor import StructuredPredictor, StructuredPredictorConfig, things_move
+from worldsim.progress import Progress
+from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
+from worldsim.train.recipes.structured.pictures import StageReport
+from worldsim.train.recipes.structured.settings import StructuredRecipe
+
+CONTEXT = 4
+HORIZONS = (1, 8, 16, 32)
+"""Frames that are seen before a rollout is measured, and how far."""
+EVENTFUL = 0.8
+"""Share of the contact model's windows in which a thing moves."""
+_PX = 32.0
+_MOVED_PX = 1.5
+
+
+def train_dynamics(
+    tokenizer: StructuredTokenizer,
+    trained: EncodedEpisodes,
+    action: ActionSpec,
+    recipe: StructuredRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    report: StageReport,
+) -> StructuredPredictor:
+    """Train body and contact model, continuing from `folder`.
+
+    Args:
+        tokenizer: What made the latents.
+        trained: Episodes to learn from.
+        action: Meaning of their actions.
+        recipe: How.
+        seed: Of weights and batches.
+        folder: Working folder.
+        progress: Called as it advances.
+        report: Gets the core-seconds.
+    """
+    predictor = begin_predictor(tokenizer, trained, action, seed=seed)
+    for stage, module, loss_at, schedule in dynamics_losses(predictor, trained, action, recipe, seed=seed):
+        report.core_s[stage] = fit(module, loss_at, schedule, folder=folder / stage, stage=stage, progress=progress)
+    return predictor
+
+
+def begin_predictor(
+    tokenizer: StructuredTokenizer, trained: EncodedEpisodes, action: ActionSpec, *, seed: int
+) -> StructuredPredictor:
+    """An untrained predictor that suits a tokenizer."""
+    config = StructuredPredictorConfig(
+        latent_shape=tokenizer.latent_shape,
+        proprio_dim=trained.proprio_dim,
+        action_dim=action.encoded_dim,
+        orders=tokenizer.orders,
+        joints=tokenizer.config.joints,
+        code_dim=tokenizer.config.code_dim,
+    )
+    with seeded(seed):
+        return StructuredPredictor(config)
+
+
+def dynamics_losses(
+    predictor: StructuredPredictor, trained: EncodedEpisodes, action: ActionSpec, recipe: StructuredRecipe, *, seed: int
+) -> list[tuple[str, nn.Module, LossAt, Schedule]]:
+    """Name, module, loss and schedule of each stage; the predictor is calibrated."""
+    history, longest = predictor.config.history, trained.longest - 1
+    surprise = [_motion(predictor, e.z_FCHW) for e in trained.episodes]
+    idle_E = action.normalize(torch.tensor(action.idle))
+    clips = ClipSampler(trained.episodes, history=history, idle_A=idle_E, surprise=surprise)
+    first = clips.windows(history + 1)
+    predictor.calibrate(clips.batch(first, history + 1, 8192, seed=seed, step=-1, eventful=0.6))
+    tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
+    noise = torch.Generator()
+
+    def loss_of(stage: str, schedule: Schedule, eventful: float) -> LossAt:
+        def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+            unroll = next(u for u, end in recipe.unrolls if step / schedule.steps < end)
+            length = history + min(unroll, longest)
+            clip = clips.batch(tables[unroll], length, schedule.batch, seed=seed, step=step, eventful=eventful)
+            noise.manual_seed(seed * 1_000_003 + step)
+            if stage == "body":
+                return predictor.body_loss(clip, length - history)
+            return predictor.contact_loss(clip, length - history, noise)
+
+        return loss_at
+
+    stages: list[tuple[str, nn.Module, LossAt, Schedule]] = [
+        ("body", predictor.body, loss_of("body", recipe.body, 0.3), recipe.body)
+    ]
+    if predictor.contact is not None:
+        stages.append(("contact", predictor.contact, loss_of("contact", recipe.contact, EVENTFUL), recipe.contact))
+    return stages
+
+
+def _motion(predictor: StructuredPredictor, z_FCHW: Tensor) -> Tensor:
+    """How far things move into each frame, where they are seen in both; the body's motion where there are none: [F]."""
+    state = predictor.config.layout.split(z_FCHW[..., 0, 0])
+    if not predictor.config.orders:
+        change = (state.p[1:] - state.p[:-1]).norm(dim=-1)
+        return torch.cat([change.new_zeros(1), change])
+    moves, motion = things_move(state)
+    far = (motion[..., :2].norm(dim=-1) * moves).amax(-1)
+    return torch.cat([far.new_zeros(1), far])
+
+
+@torch.no_grad()
+def measure_dynamics(
+    predictor: StructuredPredictor, held_out: EncodedEpisodes, action: ActionSpec, report: StageReport
+) -> None:
+    """Errors of open-loop rollouts on latents of held-out episodes: of the body, in its standard deviations, and of things that move."""
+    last = CONTEXT - 1 + HORIZONS[-1]
+    episodes = [e for e in held_out.episodes if len(e.z_FCHW) > last]
+    if not episodes:
+        return
+    z_ETCHW = torch.stack([e.z_FCHW[: last + 1] for e in episodes])
+    action_ETA = torch.stack([e.action_FA[:last] for e in episodes])
+    proprio = episodes[0].proprio_FP.new_zeros(len(episodes), held_out.proprio_dim)
+    idle = action.normalize(torch.tensor(action.idle)).expand(len(episodes), -1)
+    carry = predictor.start(Context(z=z_ETCHW[:, 0], proprio=proprio, action=idle))
+    for t in range(1, CONTEXT):
+        carry = predictor.observe(carry, z_ETCHW[:, t], action_ETA[:, t - 1], proprio)
+    layout, begin = predictor.config.layout, CONTEXT - 1
+    true = layout.split(z_ETCHW[..., 0, 0])
+    for h in range(1, HORIZONS[-1] + 1):
+        carry, made = predictor.step(carry, action_ETA[:, begin + h - 1], proprio, Conditions(), None)
+        if h not in HORIZONS:
+            continue
+        said = layout.split(made.z[:, 0, :, 0, 0])
+        report.figures[f"body_error_h{h}"] = float((said.p - true.p[:, begin + h]).abs().mean())
+        if not predictor.config.orders:
+            continue
+        gone = (true.pose[:, begin + h] - true.pose[:, begin])[..., :2].norm(dim=-1) * _PX
+        count = (gone > _MOVED_PX) & (true.seen[:, begin + h] > 0.5) & (true.seen[:, begin] > 0.5)
+        if bool(count.any()):
+            off = (said.pose - true.pose[:, begin + h])[..., :2].norm(dim=-1) * _PX
+            report.figures[f"thing_px_h{h}"] = float(off[count].median())
+            report.figures[f"thing_mean_px_h{h}"] = float(off[count].mean())
+            report.figures[f"copy_thing_px_h{h}"] = float(gone[count].median())

@@ -1,0 +1,130 @@
+"""A structured world's parts, from a dataset: what is planned, and what is trained.
+
+Shape legend: P proprio.
+"""
+
+import copy
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from worldsim.data.latents import EncodedEpisodes
+from worldsim.data.lerobot.read import Dataset
+from worldsim.errors import InvalidInputError
+from worldsim.optimize import shorten_schedule
+from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
+from worldsim.train.recipes.cost import (
+    LABELS_COST,
+    Choice,
+    Cost,
+    TrainingPlan,
+    peak_memory,
+    time_call,
+    time_step,
+)
+from worldsim.train.recipes.encode import encode_some
+from worldsim.train.recipes.heads import prepare_heads
+from worldsim.train.recipes.held_out import figure_bytes
+from worldsim.train.recipes.settings import TrainWorld, split_episodes
+from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
+from worldsim.train.recipes.structured.pictures import actor_loss, begin_tokenizer, painter_loss, things_loss
+from worldsim.train.recipes.structured.rows import FrameRows, sample_rows
+from worldsim.train.recipes.structured.settings import FAMILY, StructuredRecipe
+
+HELD_OUT_ROWS = 600
+"""Moments of held-out episodes that stages are measured on."""
+_REHEARSED = 8
+_WHY = "canvas, robot and things, as asked for"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class BegunPictures:
+    """An untrained tokenizer, and what it is trained and measured on."""
+
+    tokenizer: StructuredTokenizer
+    rows: FrameRows
+    held_out: FrameRows
+
+
+def begin_pictures(dataset: Dataset, config: TrainWorld) -> BegunPictures:
+    """Sample frames, and make the tokenizer of the first camera.
+
+    Raises:
+        InvalidInputError: True states were asked for, there are several cameras, or frames or joints do not fit.
+    """
+    if config.state:
+        raise InvalidInputError(
+            "The structured family learns from pictures. Leave out state=true, or family=structured."
+        )
+    trained, held_out = split_episodes(dataset)
+    rows = sample_rows(dataset, trained, most=config.structured.frames, seed=config.seed)
+    aside = sample_rows(dataset, held_out, most=HELD_OUT_ROWS, seed=config.seed)
+    tokenizer = begin_tokenizer(rows, config.structured, seed=config.seed)
+    return BegunPictures(tokenizer=tokenizer, rows=rows, held_out=aside)
+
+
+def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWorld, *, labelled: bool) -> TrainingPlan:
+    """Take a step of every stage, and add up what all of them will take.
+
+    Args:
+        dataset: What is learned from.
+        begun: Stays as it is.
+        config: What is to be done.
+        labelled: Labels of people are used.
+    """
+    recipe, seed, action = config.structured, config.seed, dataset.action_spec
+    trial = copy.deepcopy(begun.tokenizer)
+    few = FrameRows(frames_NCHW=begun.rows.frames_NCHW[:200], proprio_NP=begun.rows.proprio_NP[:200])
+    stages = {"actor": time_step(trial.actor, actor_loss(trial, few, recipe.actor, seed=seed), 0) * recipe.actor.steps}
+    parts = [part for part in (trial.encoder, trial.painter) if part is not None]
+    if parts:
+        late = recipe.things.steps - 1
+        loss_at = things_loss(trial, few, recipe.things, seed=seed)
+        stages["things"] = time_step(nn.ModuleList(parts), loss_at, late) * recipe.things.steps
+    painters = nn.ModuleList([trial.actor, *parts[1:]])
+    loss_at = painter_loss(trial, few, recipe.painter, seed=seed)
+    stages["painter"] = time_step(painters, loss_at, 0) * recipe.painter.steps
+    encoded, stages["latents"] = _encode_few(dataset, trial, config)
+    predictor = begin_predictor(trial, encoded, action, seed=seed)
+    for name, module, at, schedule in dynamics_losses(predictor, encoded, action, recipe, seed=seed):
+        stages[name] = time_step(module, at, schedule.steps - 1) * schedule.steps
+    heads, loss_at = prepare_heads(
+        encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
+    )
+    stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
+    steps = {name: getattr(recipe, name).steps for name in stages if name not in ("latents", "heads")}
+    frames_bytes = begun.rows.frames_NCHW.numel() * 3
+    return TrainingPlan(
+        choices=(Choice(camera="", tokenizer=FAMILY, why=_WHY),),
+        predictor=FAMILY,
+        suits="body dynamics from actions, and a contact model over poses",
+        steps={**steps, "heads": config.heads.steps},
+        stages=stages,
+        memory_bytes=peak_memory() + frames_bytes + figure_bytes(dataset),
+    )
+
+
+def _encode_few(dataset: Dataset, tokenizer: StructuredTokenizer, config: TrainWorld) -> tuple[EncodedEpisodes, Cost]:
+    """A few episodes, and what encoding all will cost."""
+    chosen = [i for i in split_episodes(dataset)[0] if dataset.length(i) > 1][:_REHEARSED]
+    made = list[EncodedEpisodes]()
+    with tempfile.TemporaryDirectory(prefix="worldsim-rehearsal-") as scratch:
+        took = time_call(
+            lambda: made.append(encode_some(dataset, tokenizer, config, chosen, Path(scratch) / "latents", key=""))
+        )
+    frames = sum(dataset.lengths) / max(sum(dataset.length(i) for i in chosen), 1)
+    return made[0], took * frames
+
+
+def shorten_structured(recipe: StructuredRecipe, share: float) -> StructuredRecipe:
+    """The settings with a share, in (0, 1], of the steps of every schedule."""
+    return dataclasses.replace(
+        recipe,
+        actor=shorten_schedule(recipe.actor, share),
+        things=shorten_schedule(recipe.things, share),
+        painter=shorten_schedule(recipe.painter, share),
+        body=shorten_schedule(recipe.body, share),
+        contact=shorten_schedule(recipe.contact, share),
+    )

@@ -1,0 +1,313 @@
+"""The stages that learn pictures: the robot, then things, then both painters together. Each continues after a kill.
+
+A stage ends with figures on moments of held-out episodes, and with what is wrong with it, in sentences.
+
+Shape legend: N rows, P proprio, K things, H W frame.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from worldsim import storage
+from worldsim.noise import seeded
+from worldsim.optimize import LossAt, Schedule, fit
+from worldsim.progress import Progress
+from worldsim.tokenizers.structured.compose import over, robust, sharp_error
+from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
+from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+from worldsim.train.recipes.structured.evidence import cell_places, residual_map, strongest
+from worldsim.train.recipes.structured.rows import FrameRows
+from worldsim.train.recipes.structured.settings import StructuredRecipe
+
+CANVAS_FRAMES = 400
+BOOTSTRAP = 0.12
+"""Share of the steps of `things` in which places are led to where the residual is strongest. Without it they collapse."""
+CACHED = 6000
+"""Frames whose robot is drawn once, for things to be learned on."""
+LEAST_EXPLAINED = 0.15
+"""Share of the squared residual that a thing must explain to be kept."""
+MOST_TIED = 0.9
+"""Share of the variance of a thing's places that proprioception explains, above which it is taken for a part of the robot."""
+_JITTER = 0.05
+_PEAKS = (32, 32)
+_BATCH = 100
+
+
+@dataclasses.dataclass(kw_only=True)
+class StageReport:
+    """What came of the stages.
+
+    Attributes:
+        core_s: Core-seconds by stage.
+        figures: By name.
+        warnings: What is wrong, in sentences.
+    """
+
+    core_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def begin_tokenizer(rows: FrameRows, recipe: StructuredRecipe, *, seed: int) -> StructuredTokenizer:
+    """An untrained tokenizer with its canvas, from frames [N, 3, H, W] and proprioception [N, P]."""
+    height, width = (int(n) for n in rows.frames_NCHW.shape[-2:])
+    config = StructuredConfig(
+        image_size=(height, width),
+        proprio_dim=rows.proprio_NP.shape[1],
+        things=min(1, recipe.most_things),
+        joints=recipe.joints,
+    )
+    with seeded(seed):
+        tokenizer = StructuredTokenizer(config)
+    tokenizer.actor.begin(rows.frames(slice(CANVAS_FRAMES)), rows.proprio_NP)
+    return tokenizer
+
+
+def train_pictures(
+    tokenizer: StructuredTokenizer,
+    rows: FrameRows,
+    held_out: FrameRows,
+    recipe: StructuredRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> tuple[StructuredTokenizer, StageReport]:
+    """Train all picture stages, continuing from `folder`.
+
+    Args:
+        tokenizer: As `begin_tokenizer` made it; trained in place.
+        rows: To learn from, frames [N, 3, H, W].
+        held_out: To measure on.
+        recipe: How.
+        seed: Of batches.
+        folder: Working folder.
+        progress: Called as it advances.
+
+    Returns:
+        The tokenizer, of as many things as were found, and what came of it.
+    """
+    report = StageReport()
+
+    def run(stage: str, module: nn.Module, loss_at: LossAt, schedule: Schedule) -> None:
+        at = folder / stage
+        report.core_s[stage] = fit(module, loss_at, schedule, folder=at, stage=stage, progress=progress)
+
+    run("actor", tokenizer.actor, actor_loss(tokenizer, rows, recipe.actor, seed=seed), recipe.actor)
+    measure_actor(tokenizer, held_out, report)
+    if tokenizer.encoder is not None and tokenizer.painter is not None:
+        parts = nn.ModuleList([tokenizer.encoder, tokenizer.painter])
+        run("things", parts, things_loss(tokenizer, rows, recipe.things, seed=seed), recipe.things)
+        tokenizer = _judge_things(tokenizer, rows, held_out, report)
+    both = nn.ModuleList([tokenizer.actor, *([] if tokenizer.painter is None else [tokenizer.painter])])
+    run("painter", both, painter_loss(tokenizer, rows, recipe.painter, seed=seed), recipe.painter)
+    if tokenizer.encoder is not None:
+        report.figures |= _keep_looks(tokenizer, rows)
+    report.figures["psnr_db"] = _psnr_db(
+        held_out, lambda frames, p: tokenizer.draw(tokenizer.encode_rows(frames, p)), tokenizer
+    )
+    storage.write_json(folder / "report.json", dataclasses.asdict(report))
+    return tokenizer, report
+
+
+def actor_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
+    """Robust error of robot and canvas, on frames [N, 3, H, W] that show things too."""
+    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP)
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = rows.draw(schedule.batch, seed=seed, step=step)
+        with torch.autocast("cpu", torch.bfloat16):
+            color, alpha = tokenizer.actor(p_NP[chosen])
+        loss = sharp_error(over(tokenizer.actor.canvas, color.float(), alpha.float()), rows.frames(chosen))
+        return loss, {}
+
+    return loss_at
+
+
+def things_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
+    """Places led to the residual's peak, then what drawing the things explains, the robot fixed; frames [N, 3, H, W]."""
+    encoder, painter = tokenizer.encoder, tokenizer.painter
+    assert encoder is not None and painter is not None
+    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP[:CACHED])
+    robot_NRHW = _cached(tokenizer, p_NP)
+    canvas = tokenizer.actor.canvas.detach()
+    known = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=p_NP)
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = known.draw(schedule.batch, seed=seed + 1, step=step)
+        frames, robot = known.frames(chosen), robot_NRHW[chosen].float() / 255
+        scene = over(canvas, robot[:, :3], robot[:, 3:])
+        if step < BOOTSTRAP * schedule.steps:
+            scores = encoder.heatmap(frames, scene)
+            size = (scores.shape[2], scores.shape[3])
+            cell, height = strongest(residual_map(frames, scene, size))
+            weight = (height / height.mean()).clamp_max(2)
+            miss = nn.functional.cross_entropy(scores[:, 0].flatten(1), cell, reduction="none")
+            return (miss * weight).mean(), {"bootstrap": float(miss.detach().mean())}
+        xy, raw = encoder(frames, scene)
+        noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed * 7_919 + step))
+        code = limit_code(raw) + _JITTER * noise
+        missed, _, bare = tokenizer.gain(frames, robot[:, :3], robot[:, 3:], known.proprio_NP[chosen], xy, code)
+        gained = (robust(missed) - robust(bare)).mean(2).sum((-1, -2)) / tokenizer.shape.size**2
+        area = painter.sprites(xy, code)[:, :, 3].mean()
+        saturated = (raw.abs() - CODE_LIMIT).clamp_min(0).square().mean()
+        loss = 14 * gained.sum(1).mean() + 0.02 * area + 0.05 * saturated
+        return loss, {"gained": float(gained.detach().mean())}
+
+    return loss_at
+
+
+def painter_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
+    """Robust error of everything together; places and looks stay, so that frames [N, 3, H, W] keep their latents."""
+    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP)
+    found = None if tokenizer.encoder is None else _found(tokenizer, rows, p_NP)
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = rows.draw(schedule.batch, seed=seed + 2, step=step)
+        with torch.autocast("cpu", torch.bfloat16):
+            color, alpha = tokenizer.actor(p_NP[chosen])
+        if found is None:
+            drawn = over(tokenizer.actor.canvas, color.float(), alpha.float())
+        else:
+            noise = torch.randn(found[1][chosen].shape, generator=torch.Generator().manual_seed(seed * 7_919 + step))
+            code = found[1][chosen] + 0.6 * _JITTER * noise
+            drawn = tokenizer.compose(p_NP[chosen], color.float(), alpha.float(), found[0][chosen], code)
+        return sharp_error(drawn, rows.frames(chosen)), {}
+
+    return loss_at
+
+
+@torch.no_grad()
+def _cached(tokenizer: StructuredTokenizer, p_NP: Tensor) -> Tensor:
+    """The robot's picture at every row, uint8 [N, 4, H, W]."""
+    parts = [torch.cat(tokenizer.actor(p), 1) for p in p_NP.split(_BATCH)]
+    return torch.cat([(part * 255).round().byte() for part in parts])
+
+
+@torch.no_grad()
+def _found(tokenizer: StructuredTokenizer, rows: FrameRows, p_NP: Tensor) -> tuple[Tensor, Tensor]:
+    """Places [N, K, 2] and codes [N, K, d] at every row."""
+    assert tokenizer.encoder is not None
+    places, codes = list[Tensor](), list[Tensor]()
+    for at, p in zip(torch.arange(len(rows)).split(_BATCH), p_NP.split(_BATCH), strict=True):
+        xy, raw = tokenizer.encoder(rows.frames(at), tokenizer.actor.scene(p))
+        places.append(xy)
+        codes.append(limit_code(raw))
+    return torch.cat(places), torch.cat(codes)
+
+
+@torch.no_grad()
+def _keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, float]:
+    some = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=rows.proprio_NP[:CACHED])
+    p_NP = tokenizer.actor.features.normalize(some.proprio_NP)
+    xy, code = _found(tokenizer, some, p_NP)
+    taken = list[Tensor]()
+    for at in torch.arange(len(some)).split(_BATCH):
+        color, alpha = tokenizer.actor(p_NP[at])
+        taken.append(tokenizer.gain(some.frames(at), color, alpha, p_NP[at], xy[at], code[at])[1])
+    return tokenizer.keep_looks(xy, code, torch.cat(taken))
+
+
+def _judge_things(
+    tokenizer: StructuredTokenizer, rows: FrameRows, held_out: FrameRows, report: StageReport
+) -> StructuredTokenizer:
+    """The tokenizer with its things, or without where they explain little or are the robot's own."""
+    share = explained_by_things(tokenizer, held_out)
+    report.figures |= {"things_explain": share, **_keep_looks(tokenizer, rows)}
+    tied = _look_for_faults(tokenizer, held_out, report)
+    if share >= LEAST_EXPLAINED and tied <= MOST_TIED:
+        return tokenizer
+    why = (
+        f"explains {share:.0%} of what robot and background leave"
+        if share < LEAST_EXPLAINED
+        else "moves with the robot"
+    )
+    report.warnings.append(f"No thing was kept: what was found {why}.")
+    return tokenizer.resized(0)
+
+
+Draw = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def _squares(rows: FrameRows, draw: Draw, tokenizer: StructuredTokenizer) -> float:
+    """Mean squared error of what is drawn of frames with proprioception."""
+    p_NP, total = tokenizer.actor.features.normalize(rows.proprio_NP), 0.0
+    for at in torch.arange(len(rows)).split(_BATCH):
+        frames = rows.frames(at)
+        total += float((draw(frames, p_NP[at]) - frames).square().sum())
+    return total / rows.frames_NCHW.numel()
+
+
+def _psnr_db(rows: FrameRows, draw: Draw, tokenizer: StructuredTokenizer) -> float:
+    return -10 * math.log10(max(_squares(rows, draw, tokenizer), 1e-9))
+
+
+def measure_actor(tokenizer: StructuredTokenizer, held_out: FrameRows, report: StageReport) -> None:
+    """How well the robot is drawn, beside the canvas alone, on frames [N, 3, H, W]."""
+    canvas = tokenizer.actor.canvas.detach()
+    report.figures["canvas_psnr_db"] = _psnr_db(held_out, lambda frames, p: canvas.expand_as(frames), tokenizer)
+    report.figures["actor_psnr_db"] = _psnr_db(held_out, lambda frames, p: tokenizer.actor.scene(p), tokenizer)
+    gained = report.figures["actor_psnr_db"] - report.figures["canvas_psnr_db"]
+    if gained < 0.3:
+        report.warnings.append(
+            f"Proprioception says little about the picture: drawing the robot from it gains {gained:.1f} dB over a constant "
+            "background. The robot may be out of view, or proprioception may not be the robot's."
+        )
+
+
+def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> float:
+    """Share of the squared error of robot and canvas on frames [N, 3, H, W] that drawing the things takes away."""
+    assert tokenizer.encoder is not None
+
+    def draw(frames: Tensor, p: Tensor) -> Tensor:
+        color, alpha = tokenizer.actor(p)
+        xy, raw = tokenizer.encoder(frames, over(tokenizer.actor.canvas, color, alpha))  # type: ignore[misc]
+        return tokenizer.compose(p, color, alpha, xy, limit_code(raw))
+
+    bare = _squares(rows, lambda frames, p: tokenizer.actor.scene(p), tokenizer)
+    return 1 - _squares(rows, draw, tokenizer) / max(bare, 1e-12)
+
+
+@torch.no_grad()
+def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report: StageReport) -> float:
+    """Name what fails silently: places that collapse, looks that saturate; how far the things are tied to the robot comes back."""
+    assert tokenizer.encoder is not None
+    p_NP = tokenizer.actor.features.normalize(held_out.proprio_NP)
+    state = [tokenizer.encode_rows(held_out.frames(at), p_NP[at]) for at in torch.arange(len(p_NP)).split(_BATCH)]
+    pose, seen = torch.cat([s.pose for s in state]), torch.cat([s.seen for s in state])
+    tied = 0.0
+    for k in range(tokenizer.config.things):
+        sure = (seen[:, k] > 0.5).nonzero()[:, 0]
+        report.figures[f"thing_{k}_seen"] = len(sure) / len(seen)
+        if len(sure) < 20:
+            report.warnings.append(f"Thing {k} is seen in {len(sure)} of {len(seen)} held-out frames only.")
+            continue
+        xy = pose[sure, k, :2]
+        scenes = torch.cat([tokenizer.actor.scene(p) for p in p_NP[sure].split(_BATCH)])
+        cell, _ = strongest(residual_map(held_out.frames(sure), scenes, _PEAKS))
+        off = float((cell_places(cell, _PEAKS) * tokenizer.axes - xy).norm(dim=1).median())
+        spread = float(xy.std(0).max())
+        tied = max(tied, _explained_linearly(tokenizer.actor.features(p_NP[sure]), xy))
+        report.figures |= {f"thing_{k}_spread": spread, f"thing_{k}_off_peak": off, f"thing_{k}_tied_to_robot": tied}
+        if spread < 0.02 and off > 0.1:
+            report.warnings.append(
+                f"The places of thing {k} collapsed: they hardly vary, and the residual is elsewhere."
+            )
+        if report.figures[f"thing_{k}_code_std"] < 0.1:
+            report.warnings.append(f"The looks of thing {k} hardly vary (saturated code): turning is not seen.")
+    return tied
+
+
+def _explained_linearly(features_NF: Tensor, xy_N2: Tensor) -> float:
+    """Share of the variance of places that is linear in features; 0 where there are too few rows to say."""
+    rows = torch.cat([features_NF, torch.ones(len(xy_N2), 1)], 1)
+    if len(rows) < 5 * rows.shape[1]:
+        return 0.0
+    fitted = rows @ torch.linalg.lstsq(rows, xy_N2).solution
+    return 1 - float((xy_N2 - fitted).square().sum() / (xy_N2 - xy_N2.mean(0)).square().sum().clamp_min(1e-9))

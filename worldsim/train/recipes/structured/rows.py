@@ -1,0 +1,71 @@
+"""Frames with the proprioception of the same moments, which the pictures of a structured world are learned from.
+
+Shape legend: N rows, P proprio, H W frame.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from worldsim.data.lerobot.read import Dataset
+from worldsim.errors import InvalidInputError
+
+MOST_BYTES = 400_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FrameRows:
+    """Moments of many episodes.
+
+    Attributes:
+        frames_NCHW: uint8 [N, 3, H, W].
+        proprio_NP: [N, P], physical units.
+    """
+
+    frames_NCHW: Tensor
+    proprio_NP: Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames_NCHW)
+
+    def frames(self, rows: Tensor | slice) -> Tensor:
+        """Frames [n, 3, H, W] in 0..1 at int64 [n] or a slice."""
+        return self.frames_NCHW[rows].float() / 255
+
+    def draw(self, size: int, *, seed: int, step: int) -> Tensor:
+        """The rows of a batch, int64 [B], as a function of seed and step."""
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFFFFFF)
+        return torch.randint(len(self), (size,), generator=generator)
+
+
+def sample_rows(dataset: Dataset, episodes: Sequence[int], *, most: int, seed: int) -> FrameRows:
+    """An even sample of moments over episodes.
+
+    Args:
+        dataset: With one camera.
+        episodes: Which.
+        most: Rows, at most; fewer where frames are large.
+        seed: Of the choice.
+
+    Raises:
+        InvalidInputError: There is no episode, or several cameras.
+    """
+    if len(dataset.cameras) != 1 or not episodes:
+        raise InvalidInputError(
+            f"The structured family learns from one camera and some episodes; {dataset.name} has {len(dataset.cameras)} "
+            f"cameras ({', '.join(c.name for c in dataset.cameras)}). Choose one: cameras=[{dataset.cameras[0].key}]."
+        )
+    (camera,) = dataset.cameras
+    most = min(most, MOST_BYTES // (3 * camera.height * camera.width))
+    each = max(1, -(-most // len(episodes)))
+    generator = torch.Generator().manual_seed(seed)
+    frames, proprio = list[Tensor](), list[Tensor]()
+    for index in episodes:
+        episode = dataset.episode(index)
+        rows = torch.randperm(episode.steps + 1, generator=generator)[:each].sort().values
+        frames.append(torch.tensor(episode.frames[camera.key])[rows].movedim(-1, 1))
+        proprio.append(torch.tensor(episode.proprio)[rows])
+    order = torch.randperm(sum(map(len, frames)), generator=generator)[:most]
+    return FrameRows(frames_NCHW=torch.cat(frames)[order].contiguous(), proprio_NP=torch.cat(proprio)[order])

@@ -1,0 +1,42 @@
+"""How the stages of a structured world are trained."""
+
+import dataclasses
+
+from worldsim.optimize import Schedule
+
+FAMILY = "structured"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StructuredRecipe:
+    """Settings of the stages.
+
+    Attributes:
+        joints: Which numbers of proprioception are joint angles, rad, from the base outwards; the first four count.
+        most_things: Most things to look for; none are kept that explain nothing.
+        frames: Most frames that pictures are learned from.
+        actor: Schedule of the robot's picture.
+        things: Schedule of places and looks of things.
+        painter: Schedule of robot and sprites together.
+        body: Schedule of the body's dynamics.
+        contact: Schedule of the contact model.
+        unrolls: Rollout lengths of body and contact, and the share of training at which each ends.
+    """
+
+    joints: tuple[int, ...] = ()
+    most_things: int = 1
+    frames: int = 12_000
+    actor: Schedule = dataclasses.field(
+        default_factory=lambda: Schedule(steps=2400, batch=32, lr=3e-3, clip=5.0, weight_decay=0.0)
+    )
+    things: Schedule = dataclasses.field(
+        default_factory=lambda: Schedule(steps=2400, batch=32, lr=2e-3, clip=5.0, weight_decay=0.0)
+    )
+    painter: Schedule = dataclasses.field(
+        default_factory=lambda: Schedule(steps=1500, batch=32, lr=1e-3, clip=5.0, weight_decay=0.0)
+    )
+    body: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=2000, batch=64, lr=3e-3))
+    contact: Schedule = dataclasses.field(
+        default_factory=lambda: Schedule(steps=1500, batch=64, lr=2e-3, weight_decay=0.1)
+    )
+    unrolls: tuple[tuple[int, float], ...] = ((4, 0.15), (8, 0.4), (16, 1.0))
