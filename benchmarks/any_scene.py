@@ -26,10 +26,10 @@ from benchmarks.scenes import SCENES, THING, TIP
 from worldsim import storage
 from worldsim.core import STATE, Observation
 from worldsim.data.episode import Episode
-from worldsim.data.latents import hold_out
-from worldsim.data.lerobot.read import Dataset, open_dataset
+from worldsim.data.lerobot.join import open_datasets
+from worldsim.data.lerobot.read import Dataset
 from worldsim.train.recipes.held_out import psnr_db
-from worldsim.train.recipes.settings import HELD_OUT_EVERY
+from worldsim.train.recipes.settings import split_episodes
 from worldsim.video import encode_png
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
@@ -55,19 +55,19 @@ def main(
     record: Annotated[bool, typer.Option(help="Write benchmarks/results/any_scene_SCENE.json.")] = True,
 ) -> None:
     """Measure worlds of a scene."""
-    dataset = open_dataset(data)
-    aside = sorted(hold_out(dataset.lengths, every=HELD_OUT_EVERY, source=dataset.name))
-    others = [i for i in range(dataset.episodes) if i not in aside]
-    detector = fit_detector(dataset, others, out / scene / "detector")
+    dataset = open_datasets(str(data))
+    detector = fit_detector(dataset, split_episodes(dataset)[0], out / scene / "detector")
     found = list[dict[str, float]]()
     costs = list[Any]()
     for folder in world or []:
         loaded = load_world(folder)
         assert isinstance(loaded, LatentWorld)
-        played = play(loaded, dataset, aside)
+        manifest = storage.read_manifest(folder, kind="world")
+        left_out = frozenset(int(i) for i in manifest.get("left_out", {}))
+        played = play(loaded, dataset, split_episodes(dataset.without(left_out))[1])
         (out / scene / f"{folder.name}.png").write_bytes(show(played))
         found.append(measure(played, detector))
-        costs.append(storage.read_manifest(folder, kind="world").get("core_seconds", {}))
+        costs.append(manifest.get("core_seconds", {}))
         print(folder, found[-1], sep="\n")
     if record:
         figures = [

@@ -36,7 +36,7 @@ from worldsim.train.recipes.structured.settings import FAMILY, StructuredRecipe
 HELD_OUT_ROWS = 600
 """Moments of held-out episodes that stages are measured on."""
 _REHEARSED = 8
-_WHY = "canvas, robot and things, as asked for"
+_WHY = "Canvas, robot and things, as asked for"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
