@@ -125,3 +125,10 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         StructuredTokenizer(dataclasses.replace(CONFIG, orders=(1,)))
     with pytest.raises(InvalidInputError, match="joints"):
         StructuredTokenizer(dataclasses.replace(CONFIG, joints=(3,)))
+
+
+def test_looks_of_a_thing_that_was_never_seen_can_be_kept() -> None:
+    tokenizer = made(dataclasses.replace(CONFIG, things=1))
+    figures = tokenizer.keep_looks(torch.zeros(7, 1, 2), torch.randn(7, 1, 4), torch.full((7, 1), -1.0))
+    assert figures["thing_0_code_std"] == 0
+    assert len(tokenizer.orders) == 1

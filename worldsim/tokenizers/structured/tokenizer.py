@@ -249,6 +249,7 @@ class StructuredTokenizer(nn.Module):
         self.full_K.copy_(taken_NK.quantile(0.7, dim=0).clamp_min(1e-3))
         for k in range(self.config.things):
             sure = (taken_NK[:, k] > SURE * self.full_K[k]).nonzero()[:, 0]
+            sure = sure if len(sure) else taken_NK[:, k].argmax()[None]
             rows = sure[torch.linspace(0, len(sure) - 1, self.config.kept).long()]
             xy, code = torch.zeros_like(xy_NK2[rows]), code_NKd[rows]
             found = register_looks(self.painter.sprites(xy, code)[:, k, 3])
