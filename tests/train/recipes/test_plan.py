@@ -118,7 +118,7 @@ def test_a_continued_training_keeps_the_schedule_and_a_world_that_does_not_beat_
     kept = tmp_path / "world.training" / "plan.json"
     values = json.loads(kept.read_text())
     kept.write_text(json.dumps({**values, "share": 0.5}))
-    monkeypatch.setattr(recipe, "rehearse", None)  # nothing is measured a second time
+    monkeypatch.setattr(recipe, "rehearse_parts", None)  # nothing is measured a second time
     out = train_world(config, say=lines.append)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["plan"]["share"] == 0.5 and manifest["config"]["predictor"]["schedule"]["steps"] == STEPS
