@@ -4,15 +4,17 @@ import dataclasses
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from tests.train import toy
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.train.config import plan, resolve
 from worldsim.train.recipes import world as recipe
-from worldsim.train.recipes.cost import Cost, TrainingPlan
+from worldsim.train.recipes.cost import Cost, TrainingPlan, share_out
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe, fit_tokenizer
 from worldsim.train.recipes.world import TrainWorld, plan_world, train_world
@@ -73,15 +75,16 @@ def test_layers_that_auto_refuses_are_tried_after_training_and_both_shares_are_s
 
 def test_a_time_shortens_every_schedule_and_one_that_is_too_short_is_refused() -> None:
     cost = {"tokenizer": Cost(wall_s=60.0), "latents": Cost(wall_s=60.0), "predictor": Cost(wall_s=540.0)}
+    cost |= {"heads": Cost(wall_s=0.0)}
     steps = {"tokenizer": 100, "predictor": 1000, "heads": 100}
     full = TrainingPlan(choices=(), predictor="conv", suits="", steps=steps, stages=cost, memory_bytes=0)
     assert full.fit(0, spent_s=9) == full
-    fitted = full.fit(10, spent_s=180)  # of 600 s, 60 are kept back, 240 are spent, and 300 of 600 are left
-    assert fitted.share == pytest.approx(0.5)
-    assert fitted.steps == {"tokenizer": 50, "predictor": 500, "heads": 50}
+    fitted = full.fit(10, spent_s=150)  # of 600 s, 60 are kept back, 210 are spent, and the cheap stage takes 60 of 330
+    assert fitted.shares == pytest.approx({"tokenizer": 1, "predictor": 0.5, "heads": 1})
+    assert fitted.steps == {"tokenizer": 100, "predictor": 500, "heads": 100}
     assert fitted.stages["latents"].wall_s == 60 and fitted.stages["predictor"].wall_s == pytest.approx(270)
-    assert "Fitted to 10 minutes: 50%" in str(fitted)
-    assert full.fit(1000, spent_s=0).share == 1.0
+    assert "Fitted to 10 minutes: predictor 50% of the steps asked for." in str(fitted)
+    assert "all of the steps" in str(full.fit(1000, spent_s=0))
     with pytest.raises(InvalidInputError, match=r"minutes=4 is too short.*minutes here"):
         full.fit(4, spent_s=180)
     schedule = Schedule(steps=1000, warmup=100)
@@ -117,13 +120,27 @@ def test_a_continued_training_keeps_the_schedule_and_a_world_that_does_not_beat_
         train_world(config, progress=kill, say=lines.append)
     kept = tmp_path / "world.training" / "plan.json"
     values = json.loads(kept.read_text())
-    kept.write_text(json.dumps({**values, "share": 0.5}))
+    kept.write_text(json.dumps({**values, "shares": {"predictor": 0.5}}))
     monkeypatch.setattr(recipe, "rehearse_parts", None)  # nothing is measured a second time
     out = train_world(config, say=lines.append)
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["plan"]["share"] == 0.5 and manifest["config"]["predictor"]["schedule"]["steps"] == STEPS
+    assert (
+        manifest["plan"]["shares"] == {"predictor": 0.5}
+        and manifest["config"]["predictor"]["schedule"]["steps"] == STEPS
+    )
     assert manifest["usable"] is False and manifest["why"]
     assert {"copy_progress_mae", "copy_success_accuracy"} <= set(manifest["figures"])
     assert "NOT usable" in lines[-1] and "pictures after 8 actions" in lines[-1]
     sheet = (out / "held_out.png").read_bytes()
     assert sheet.startswith(b"\x89PNG") and str(out / "held_out.png") in lines[-1]
+
+
+@hypothesis.given(st.floats(0, 1e4), st.dictionaries(st.sampled_from("abcd"), st.floats(0.01, 1e4), min_size=1))
+def test_a_time_is_shared_out_so_that_no_stage_that_is_cut_gets_less_than_another(
+    budget: float, costs: dict[str, float]
+) -> None:
+    shares = share_out(budget, costs)
+    taken = {name: shares[name] * cost for name, cost in costs.items()}
+    assert sum(taken.values()) == pytest.approx(min(budget, sum(costs.values())))
+    for name, share in shares.items():
+        assert 0 <= share <= 1 and (share == 1 or taken[name] >= max(taken.values()) - 1e-6 * (1 + budget))

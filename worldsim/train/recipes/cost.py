@@ -1,11 +1,11 @@
-"""What training a world costs, measured on a rehearsal of a few steps, and the share of the steps that fits a time."""
+"""What training a world costs, measured on a rehearsal of a few steps, and how many of the steps fit a time."""
 
 import copy
 import dataclasses
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Self
 
 import torch
@@ -66,7 +66,7 @@ class TrainingPlan:
         steps: Optimiser steps by stage, as planned.
         stages: Cost by stage, with those steps.
         memory_bytes: Largest memory of the process.
-        share: Of the steps that the schedules ask for, in (0, 1].
+        shares: Of the steps that the schedules ask for, by stage, in (0, 1]; empty where none is shortened.
         minutes: The time that was asked for; 0 for as long as the schedules take.
         reason: Where the steps come from, a phrase; empty where they were all asked for.
         screenings: Faults of the data, and of the dataset that the starts come from where that is another.
@@ -78,7 +78,7 @@ class TrainingPlan:
     steps: dict[str, int]
     stages: dict[str, Cost]
     memory_bytes: int
-    share: float = 1.0
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
     minutes: float = 0.0
     reason: str = ""
     screenings: tuple[Screening, ...] = ()
@@ -97,13 +97,15 @@ class TrainingPlan:
             f"and {self.memory_bytes / 1e9:.1f} GB of memory."
         )
         if self.minutes:
-            lines.append(
-                f"Fitted to {self.minutes:g} minutes: {self.share:.0%} of the steps that the schedules ask for."
-            )
+            short = [f"{name} {share:.0%}" for name, share in self.shares.items() if share < 1]
+            kept = ", ".join(short) + " of the steps asked for" if short else "all of the steps asked for"
+            lines.append(f"Fitted to {self.minutes:g} minutes: {kept}.")
         return "\n".join(lines)
 
     def fit(self, minutes: float, *, spent_s: float) -> "TrainingPlan":
         """The same plan with as many steps as fit a time; never more than the schedules ask for.
+
+        Each stage may take an equal part of the time; what cheap stages leave over goes to the others.
 
         Args:
             minutes: Of this machine when nothing else runs; 0 leaves the plan as it is.
@@ -115,23 +117,39 @@ class TrainingPlan:
         if not minutes:
             return self
         fixed_s = self.stages["latents"].wall_s + spent_s
-        scaled_s = sum(cost.wall_s for name, cost in self.stages.items() if name != "latents")
-        share = (minutes * 60 * (1 - RESERVE) - fixed_s) / max(scaled_s, 1e-9)
-        least = min(1.0, LEAST_STEPS / self.steps.get("predictor", min(self.steps.values())))
-        if share < least:
-            needed = (fixed_s + least * scaled_s) / 60 / (1 - RESERVE)
+        costs_s = {name: cost.wall_s for name, cost in self.stages.items() if name != "latents"}
+        shares = share_out(minutes * 60 * (1 - RESERVE) - fixed_s, costs_s)
+        costliest = max(costs_s, key=lambda name: costs_s[name])
+        least = min(1.0, LEAST_STEPS / max(self.steps[costliest], 1))
+        if shares[costliest] < least:
+            most_s = least * costs_s[costliest]  # of each stage
+            needed = (fixed_s + sum(min(cost_s, most_s) for cost_s in costs_s.values())) / 60 / (1 - RESERVE)
             raise InvalidInputError(
                 f"minutes={minutes:g} is too short: reading and encoding the data and {LEAST_STEPS} steps take {needed:.1f} "
                 "minutes here. Ask for more, for fewer cameras, or for a smaller batch."
             )
-        share = min(1.0, share)
         return dataclasses.replace(
             self,
-            steps={name: scale(number, share) for name, number in self.steps.items()},
-            stages={name: c if name == "latents" else c * share for name, c in self.stages.items()},
-            share=share,
+            steps={name: scale(number, shares.get(name, 1.0)) for name, number in self.steps.items()},
+            stages={name: c * shares.get(name, 1.0) for name, c in self.stages.items()},
+            shares=shares,
             minutes=minutes,
         )
+
+
+def share_out(budget_s: float, costs_s: Mapping[str, float]) -> dict[str, float]:
+    """Share of each stage, at most 1, that fits a time: equal parts, of which the cheapest stages leave over what they do not need.
+
+    Args:
+        budget_s: Seconds for all stages.
+        costs_s: Seconds of each.
+    """
+    shares = {}
+    for place, (name, cost_s) in enumerate(sorted(costs_s.items(), key=lambda item: item[1])):
+        taken_s = min(cost_s, max(budget_s, 0.0) / (len(costs_s) - place))
+        shares[name] = taken_s / cost_s if cost_s else 1.0
+        budget_s -= taken_s
+    return {name: shares[name] for name in costs_s}
 
 
 def time_call(call: Callable[[], object]) -> Cost:

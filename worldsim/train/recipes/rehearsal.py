@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
-from worldsim.optimize import shorten_schedule
+from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.tokenizers import join_cameras
 from worldsim.train.recipes.cost import (
     LABELS_COST,
@@ -86,14 +86,16 @@ def rehearse(
     )
 
 
-def shorten_all(config: TrainWorld, share: float) -> TrainWorld:
-    """The settings with a share, in (0, 1], of the steps of every schedule."""
-    tokenizer = dataclasses.replace(config.tokenizer, schedule=shorten_schedule(config.tokenizer.schedule, share))
-    predictor = dataclasses.replace(config.predictor, schedule=shorten_schedule(config.predictor.schedule, share))
+def shorten_all(config: TrainWorld, shares: Mapping[str, float]) -> TrainWorld:
+    """The settings with shares, in (0, 1], of the steps of the schedules that are named by stage."""
+
+    def shorten(schedule: Schedule, stage: str) -> Schedule:
+        return shorten_schedule(schedule, shares.get(stage, 1.0))
+
     return dataclasses.replace(
         config,
-        tokenizer=tokenizer,
-        predictor=predictor,
-        structured=shorten_structured(config.structured, share),
-        heads=shorten_schedule(config.heads, share),
+        tokenizer=dataclasses.replace(config.tokenizer, schedule=shorten(config.tokenizer.schedule, "tokenizer")),
+        predictor=dataclasses.replace(config.predictor, schedule=shorten(config.predictor.schedule, "predictor")),
+        structured=shorten_structured(config.structured, shares),
+        heads=shorten(config.heads, "heads"),
     )

@@ -43,7 +43,7 @@ class TrainWorld:
         dreams: Run folder of a triage whose dreams people labelled (`worldsim label RUN`): the heads learn from these too.
         state: Learn a state world from the data's true states instead of its pictures.
         minutes: Time that the training may take on this machine when nothing else runs; the schedules are shortened to fit,
-            by a share that is measured once and kept. 0 trains as long as they say.
+            most where steps cost most, by shares that are measured once and kept. 0 trains as long as they say.
         device: Where to train.
         family: ``auto`` (as `tokenizer` and `predictor` say), or ``structured``: a canvas, the robot drawn from
             proprioception, things found without labels, and a contact model; for one fixed camera.

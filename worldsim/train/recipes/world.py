@@ -161,7 +161,7 @@ def _train(
 ) -> Measured:
     """Train every stage as planned, and write the world folder."""
     dataset, fitted, plan = prepared.dataset, prepared.fitted, prepared.plan
-    config = shorten_all(prepared.config, plan.share)
+    config = shorten_all(prepared.config, plan.shares)
     parts = train_parts(dataset, fitted, config, work, progress)
     tokenizer, encoded = parts.tokenizer, parts.encoded
     trained, held_out = encoded.split(split_episodes(dataset)[1])

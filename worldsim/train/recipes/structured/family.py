@@ -6,6 +6,7 @@ Shape legend: P proprio.
 import copy
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -118,13 +119,13 @@ def _encode_few(dataset: Dataset, tokenizer: StructuredTokenizer, config: TrainW
     return made[0], took * frames
 
 
-def shorten_structured(recipe: StructuredRecipe, share: float) -> StructuredRecipe:
-    """The settings with a share, in (0, 1], of the steps of every schedule."""
+def shorten_structured(recipe: StructuredRecipe, shares: Mapping[str, float]) -> StructuredRecipe:
+    """The settings with shares, in (0, 1], of the steps of the schedules that are named by stage."""
     return dataclasses.replace(
         recipe,
-        actor=shorten_schedule(recipe.actor, share),
-        things=shorten_schedule(recipe.things, share),
-        painter=shorten_schedule(recipe.painter, share),
-        body=shorten_schedule(recipe.body, share),
-        contact=shorten_schedule(recipe.contact, share),
+        actor=shorten_schedule(recipe.actor, shares.get("actor", 1.0)),
+        things=shorten_schedule(recipe.things, shares.get("things", 1.0)),
+        painter=shorten_schedule(recipe.painter, shares.get("painter", 1.0)),
+        body=shorten_schedule(recipe.body, shares.get("body", 1.0)),
+        contact=shorten_schedule(recipe.contact, shares.get("contact", 1.0)),
     )
