@@ -42,7 +42,7 @@ def play(predictor: StructuredPredictor, carry: SceneCarry, steps: int) -> list[
     for t in range(steps):
         action = torch.full((carry.batch, 2), 0.1 * t)
         carry, said = predictor.step(carry, action, torch.zeros(carry.batch, 2), Conditions(), None)
-        out.append((said.z[:, 0], said.uncertainty))
+        out.append((said.z[:, 0].detach(), said.uncertainty.detach()))
     return out
 
 

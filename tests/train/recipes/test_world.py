@@ -140,7 +140,7 @@ def test_episodes_of_one_frame_and_short_ones(tmp_path: Path) -> None:
 
 def test_too_few_episodes_are_named_before_anything_is_trained(tmp_path: Path) -> None:
     data = lengths(tmp_path / "d", (0, 6, 0))
-    with pytest.raises(InvalidInputError, match="1 episodes of two or more frames"):
+    with pytest.raises(InvalidInputError, match="1 episode of two or more frames"):
         train_world(quick(data, tmp_path / "w"))
     assert not (tmp_path / "w.training").exists()
 
