@@ -201,7 +201,9 @@ def videos(folder):
 
 def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path, monkeypatch):
     vlm().save_pretrained(tmp_path / "model", manifest={"figures": {"accuracy/outcome": 0.9}})
-    monkeypatch.setattr(critics, "open_data", lambda data: ([str(tmp_path)] * len(data), {d: videos(d) for d in data}))
+    monkeypatch.setattr(
+        critics, "open_data", lambda data, labels=None: ([str(tmp_path)] * len(data), {d: videos(d) for d in data})
+    )
     monkeypatch.setenv("COLUMNS", "200")
     options = ["--data", "one", "--data", "other", "--out", str(tmp_path / "critic"), "--frames", "3", "--band", "0.2"]
     done = CliRunner().invoke(app, ["reason", "calibrate", str(tmp_path / "model"), *options])
@@ -220,7 +222,7 @@ def test_the_command_writes_a_calibrated_critic_and_prints_its_figures(tmp_path,
 
 def test_a_critic_is_calibrated_where_it_is_asked_to(tmp_path, monkeypatch):
     vlm().save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(critics, "open_data", lambda data: ([str(tmp_path)], {"one": videos("one")}))
+    monkeypatch.setattr(critics, "open_data", lambda data, labels=None: ([str(tmp_path)], {"one": videos("one")}))
     asked = {"data": ["one"], "settings": {"frames": 3}}
     with pytest.raises(RuntimeError, match="meta"):
         critics.calibrate_critic(str(tmp_path / "model"), tmp_path / "critic", device="meta", **asked)
