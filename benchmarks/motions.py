@@ -68,9 +68,8 @@ def record(velocity: Float64s, r: Rng, *, targets: bool) -> Episode:
     )
 
 
-def drop_rows(episode: Episode, first: int, count: int) -> Episode:
-    """Without some rows after row `first`."""
-    rows = [t for t in range(STEPS + 1) if not first < t <= first + count]
+def keep_rows(episode: Episode, rows: list[int]) -> Episode:
+    """Only some of the observations of an episode with one camera, and the actions taken at them."""
     return dataclasses.replace(
         episode,
         frames={IMAGE: episode.frames[IMAGE][rows]},
@@ -80,6 +79,11 @@ def drop_rows(episode: Episode, first: int, count: int) -> Episode:
         progress=episode.progress[rows],
         reward=episode.reward[rows[:-1]],
     )
+
+
+def drop_rows(episode: Episode, first: int, count: int) -> Episode:
+    """Without some rows after row `first`."""
+    return keep_rows(episode, [t for t in range(STEPS + 1) if not first < t <= first + count])
 
 
 def drop_frames(episode: Episode, first: int, count: int) -> Episode:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.motions import keep_rows
 from worldsim.arrays import Bytes, Float64s
 from worldsim.core import IMAGE
 from worldsim.data.collect.record import RecordingOptions, collect
@@ -45,19 +46,6 @@ def robot(seed: int, *, steps: int = 60) -> Episode:
         success=known,
         progress=known,
         reward=known[1:],
-    )
-
-
-def keep(episode: Episode, rows: list[int]) -> Episode:
-    """Only some of the observations."""
-    return dataclasses.replace(
-        episode,
-        frames={IMAGE: episode.frames[IMAGE][rows]},
-        proprio=episode.proprio[rows],
-        action=episode.action[rows[:-1]],
-        success=episode.success[rows],
-        progress=episode.progress[rows],
-        reward=episode.reward[rows[:-1]],
     )
 
 
@@ -102,7 +90,7 @@ def stop(proprio: Any) -> None:
 
 
 def wait(episode: Episode) -> Episode:
-    held = keep(episode, [*range(15), *[15] * 30])
+    held = keep_rows(episode, [*range(15), *[15] * 30])
     action = held.action.copy()
     action[15:] = 0
     return dataclasses.replace(held, action=action)
@@ -112,14 +100,14 @@ PLANTED: dict[str, tuple[Callable[[Episode], Episode], str, tuple[int, int] | No
     "freeze": (lambda e: with_frames(e, freeze), "frozen_frames", (20, 28), IMAGE),
     "repeat": (lambda e: with_frames(e, repeat), "repeated_frames", (30, 31), IMAGE),
     "halve the rate": (lambda e: with_frames(e, halve_the_rate), "repeated_frames", None, IMAGE),
-    "drop": (lambda e: keep(e, [t for t in range(61) if not 30 < t < 36]), "dropped_frames", (30, 31), ""),
+    "drop": (lambda e: keep_rows(e, [t for t in range(61) if not 30 < t < 36]), "dropped_frames", (30, 31), ""),
     "cut": (lambda e: with_frames(e, cut), "picture_jump", (32, 33), IMAGE),
     "spike": (lambda e: with_state(e, spike), "joint_jump", (39, 41), "state elbow"),
     "shift": (lambda e: with_state(e, shift), "joint_jump", (24, 25), "state shoulder"),
     "stop": (lambda e: with_state(e, stop), "constant", None, "state shoulder"),
     "wait": (wait, "idle", None, ""),
-    "one frame": (lambda e: keep(e, [0]), "one_frame", None, ""),
-    "short": (lambda e: keep(e, list(range(5))), "short_episode", None, ""),
+    "one frame": (lambda e: keep_rows(e, [0]), "one_frame", None, ""),
+    "short": (lambda e: keep_rows(e, list(range(5))), "short_episode", None, ""),
 }
 
 
@@ -237,7 +225,7 @@ def test_a_robot_that_creeps_is_no_frozen_camera(recordings: list[Episode]) -> N
     """Steps too small to be seen, however many."""
 
     def creep(e: Episode) -> Episode:
-        held = keep(e, [*range(20), *[20] * 41])
+        held = keep_rows(e, [*range(20), *[20] * 41])
         proprio = held.proprio.copy()
         proprio[20:] += np.linspace(0, 0.1, 41, dtype=np.float32)[:, None]
         return dataclasses.replace(held, proprio=proprio)

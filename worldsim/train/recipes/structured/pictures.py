@@ -2,7 +2,7 @@
 
 A stage ends with figures on moments of held-out episodes, and with what is wrong with it, in sentences.
 
-Shape legend: N rows, P proprio, K things, H W frame.
+Shape legend: N rows, P proprio, K things, H W frame, h w the grid that peaks are looked for on.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim import storage
@@ -20,7 +21,6 @@ from worldsim.progress import Progress
 from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
-from worldsim.train.recipes.structured.evidence import cell_places, residual_map, strongest
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
 
@@ -311,3 +311,24 @@ def _explained_linearly(features_NF: Tensor, xy_N2: Tensor) -> float:
         return 0.0
     fitted = rows @ torch.linalg.lstsq(rows, xy_N2).solution
     return 1 - float((xy_N2 - fitted).square().sum() / (xy_N2 - xy_N2.mean(0)).square().sum().clamp_min(1e-9))
+
+
+def residual_map(frames_NCHW: Tensor, scene_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Blurred absolute difference [N, h, w] of frames and what was drawn of them."""
+    difference = (frames_NCHW - scene_NCHW).abs().mean(1, keepdim=True)
+    soft = F.avg_pool2d(difference, 3, 1, 1)
+    soft = F.adaptive_avg_pool2d(soft, size)
+    return F.avg_pool2d(soft, 3, 1, 1)[:, 0]
+
+
+def strongest(map_Nhw: Tensor) -> tuple[Tensor, Tensor]:
+    """The cell of the peak, int64 [N], counted row by row, and its height [N]."""
+    height, cell = map_Nhw.flatten(1).max(1)
+    return cell, height
+
+
+def cell_places(cell_N: Tensor, size: tuple[int, int]) -> Tensor:
+    """Centres of cells, [N, 2] in [-1, 1]."""
+    h, w = size
+    x, y = cell_N % w, cell_N.div(w, rounding_mode="floor")
+    return torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], -1)
