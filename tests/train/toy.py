@@ -1,5 +1,6 @@
 """A tiny dataset of a disc that is steered and an L that it pushes along, written as users' datasets are."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from worldsim.data.lerobot.write import episode_writer
 from worldsim.video import to_frames
 
 ACTION = ActionSpec(names=("x", "y"), units=("px", "px"), low=(-3, -3), high=(3, 3), rate_hz=10)
+SIDE = "observation.images.side"
 
 
 def episode(seed: int, *, steps: int = 12) -> Episode:
@@ -49,9 +51,15 @@ def spec() -> RecordSpec:
     )
 
 
-def write(path: Path, *, episodes: int = 60) -> Path:
-    """Write the dataset."""
-    with episode_writer(path, spec()) as writer:
+def write(path: Path, *, episodes: int = 60, sides: bool = False) -> Path:
+    """Write the dataset; with `sides` a second camera sees the scene mirrored, and less of it."""
+    layout = spec()
+    if sides:
+        second = Camera(height=SIZE - 8, width=SIZE, key=SIDE)
+        layout = dataclasses.replace(layout, cameras=(*layout.cameras, second))
+    with episode_writer(path, layout) as writer:
         for i in range(episodes):
-            writer.write(episode(i))
+            made = episode(i)
+            frames = made.frames | ({SIDE: made.frames[IMAGE][:, 8:, ::-1]} if sides else {})
+            writer.write(dataclasses.replace(made, frames=frames))
     return path

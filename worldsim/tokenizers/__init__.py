@@ -42,7 +42,7 @@ def build_tokenizer(name: str, values: Mapping[str, Any]) -> LatentSpace:
     if name != CAMERAS:
         return TOKENIZERS.build(name, values)
     config = from_json(CamerasConfig, values)
-    return CamerasTokenizer(config, [TOKENIZERS.build(n, c) for n, c in zip(config.names, config.configs, strict=True)])
+    return CamerasTokenizer(config, [build_tokenizer(n, c) for n, c in zip(config.names, config.configs, strict=True)])
 
 
 def tokenizer_name(tokenizer: LatentSpace) -> str:
@@ -52,10 +52,10 @@ def tokenizer_name(tokenizer: LatentSpace) -> str:
     return CAMERAS if isinstance(tokenizer, CamerasTokenizer) else TOKENIZERS.name_of(tokenizer)
 
 
-def join_cameras(parts: Mapping[str, Tokenizer]) -> LatentSpace:
+def join_cameras(parts: Mapping[str, LatentSpace]) -> LatentSpace:
     """One tokenizer of trained tokenizers by camera key; that of a single camera stays as it is."""
     if len(parts) == 1:
         return next(iter(parts.values()))
-    names = tuple(TOKENIZERS.name_of(part) for part in parts.values())
+    names = tuple(tokenizer_name(part) for part in parts.values())
     configs = tuple(to_json(part.config) for part in parts.values())
     return CamerasTokenizer(CamerasConfig(keys=tuple(parts), names=names, configs=configs), list(parts.values()))

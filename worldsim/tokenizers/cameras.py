@@ -6,7 +6,7 @@ Shape legend: B batch, C channels, T time, H W pixels or latent cells.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class CamerasConfig:
 class CamerasTokenizer(nn.Module):
     """Tokenizers of several cameras behind one latent."""
 
-    def __init__(self, config: CamerasConfig, parts: list[Tokenizer]) -> None:
+    def __init__(self, config: CamerasConfig, parts: Sequence[LatentSpace]) -> None:
         """Join tokenizers, one for each of `config.keys`.
 
         Raises:
@@ -51,8 +51,9 @@ class CamerasTokenizer(nn.Module):
 
     @property
     def family(self) -> LatentFamily:
-        """Layers if all cameras have layers, else a grid."""
-        return "layers" if {part.family for part in self.tokenizers} == {"layers"} else "grid"
+        """That of all cameras where they agree, else a grid."""
+        families = {part.family for part in self.tokenizers}
+        return families.pop() if len(families) == 1 else "grid"
 
     @property
     def orders(self) -> tuple[int, ...]:
@@ -71,16 +72,16 @@ class CamerasTokenizer(nn.Module):
         return (sum(s[0] for s in shapes), max(s[1] for s in shapes), max(s[2] for s in shapes))
 
     @property
-    def tokenizers(self) -> list[Tokenizer]:
+    def tokenizers(self) -> list[Tokenizer | ProprioTokenizer]:
         """The tokenizer of each camera, in the order of `config.keys`."""
-        return [part for part in self.parts if isinstance(part, Tokenizer)]
+        return [part for part in self.parts if isinstance(part, Tokenizer | ProprioTokenizer)]
 
-    def encode_cameras(self, frames: Mapping[str, Tensor]) -> Tensor:
-        """Frames [B, 3, T, H, W] in [-1, 1] by camera key -> latents [B, c, T', h, w]."""
+    def encode_cameras(self, frames: Mapping[str, Tensor], proprio_BTP: Tensor | None = None) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1] by camera key -> latents [B, c, T', h, w]; errors as `encode_frames`."""
         _, height, width = self.latent_shape
         latents = []
         for key, part in zip(self.config.keys, self.tokenizers, strict=True):
-            z_BCTHW = part.encode(frames[key])
+            z_BCTHW = encode_frame(part, frames[key], proprio_BTP)
             latents.append(F.pad(z_BCTHW, (0, width - z_BCTHW.shape[-1], 0, height - z_BCTHW.shape[-2])))
         return torch.cat(latents, dim=1)
 
@@ -107,27 +108,38 @@ def encode_frames(tokenizer: LatentSpace, frames: Mapping[str, Tensor], proprio_
         InvalidInputError: The tokenizer needs proprioception, and none is given.
     """
     if isinstance(tokenizer, CamerasTokenizer):
-        return tokenizer.encode_cameras(frames)
-    ((key, only),) = frames.items()
-    if isinstance(tokenizer, ProprioTokenizer):
-        if proprio_BTP is None:
-            raise InvalidInputError(
-                f"A {type(tokenizer).__name__} encodes a frame with the robot's proprioception. Pass the observation with observation.state."
-            )
-        return tokenizer.encode_with(only, proprio_BTP)
-    return camera_tokenizer(tokenizer, key).encode(only)
+        return tokenizer.encode_cameras(frames, proprio_BTP)
+    (only,) = frames.values()
+    return encode_frame(tokenizer, only, proprio_BTP)
+
+
+def encode_frame(tokenizer: LatentSpace, x_BCTHW: Tensor, proprio_BTP: Tensor | None = None) -> Tensor:
+    """Frames [B, 3, T, H, W] of one camera in [-1, 1] -> latents [B, c, T', h, w]; errors as `encode_frames`."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer.encode(x_BCTHW)
+    if not isinstance(tokenizer, ProprioTokenizer):
+        raise InvalidInputError(f"A {type(tokenizer).__name__} does not encode frames.")
+    if proprio_BTP is None:
+        raise InvalidInputError(
+            f"A {type(tokenizer).__name__} encodes a frame with the robot's proprioception. Pass the observation with observation.state."
+        )
+    return tokenizer.encode_with(x_BCTHW, proprio_BTP)
 
 
 def decode_frames(tokenizer: LatentSpace, z_BCTHW: Tensor, key: str) -> Tensor:
     """Latents [B, c, T', h, w] -> frames of one camera [B, 3, T, H, W], about [-1, 1], by one tokenizer or several."""
     if isinstance(tokenizer, CamerasTokenizer):
         return tokenizer.decode_camera(z_BCTHW, key)
-    if isinstance(tokenizer, ProprioTokenizer):
-        return tokenizer.decode(z_BCTHW)
     return camera_tokenizer(tokenizer, key).decode(z_BCTHW)
 
 
-def camera_tokenizer(tokenizer: LatentSpace, key: str) -> Tokenizer:
+def held_proprio(tokenizer: LatentSpace, z_BCHW: Tensor) -> Tensor | None:
+    """The proprioception [B, P] that latents [B, c, h, w] hold, physical units; None where they hold none."""
+    part = tokenizer.tokenizers[0] if isinstance(tokenizer, CamerasTokenizer) else tokenizer
+    return part.proprio(z_BCHW[:, : part.latent_shape[0]]) if isinstance(part, ProprioTokenizer) else None
+
+
+def camera_tokenizer(tokenizer: LatentSpace, key: str) -> Tokenizer | ProprioTokenizer:
     """The tokenizer of one camera.
 
     Raises:
@@ -137,6 +149,6 @@ def camera_tokenizer(tokenizer: LatentSpace, key: str) -> Tokenizer:
         if key not in tokenizer.config.keys:
             raise InvalidInputError(f"There is no camera {key!r} among {', '.join(tokenizer.config.keys)}.")
         tokenizer = tokenizer.tokenizers[tokenizer.config.keys.index(key)]
-    if not isinstance(tokenizer, Tokenizer):
+    if not isinstance(tokenizer, Tokenizer | ProprioTokenizer):
         raise InvalidInputError(f"A {type(tokenizer).__name__} neither encodes nor decodes frames.")
     return tokenizer

@@ -26,8 +26,8 @@ from worldsim.noise import normal
 from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor
 from worldsim.tokenizers import build_tokenizer, tokenizer_name
-from worldsim.tokenizers.base import LatentSpace, ProprioTokenizer, decoded_latents
-from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frames
+from worldsim.tokenizers.base import LatentSpace, decoded_latents
+from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frame, encode_frames, held_proprio
 from worldsim.video import to_frames, to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
 
@@ -256,8 +256,8 @@ class LearnedWorld(nn.Module):
         carry, prediction = self.predictor.step(state.carry, action_BE, state.proprio, state.conditions, noise)
         z_BCHW = prediction.z[:, -1]
         proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio, action_BE)
-        if isinstance(self.tokenizer, ProprioTokenizer):
-            proprio_BP = self.tokenizer.proprio(z_BCHW)
+        held_BP = held_proprio(self.tokenizer, z_BCHW)
+        proprio_BP = proprio_BP if held_BP is None else held_BP
         step = WorldStep(
             latent=self._drawable(state.z, prediction.z),
             proprio=proprio_BP,
@@ -366,12 +366,10 @@ class LatentWorld(LearnedWorld):
             camera: Whose; the main one by default.
             proprio: Of the same moments, [B, P]; only some tokenizers need it.
         """
-        if isinstance(self.tokenizer, ProprioTokenizer):
-            key = self.spec.camera(camera).key
-            return self.decode(self.encode({key: image} | ({} if proprio is None else {STATE: proprio})), camera)
         tokenizer = camera_tokenizer(self.tokenizer, self.spec.camera(camera).key)
         x_BCTHW = to_model(image.to(self.device))[:, :, None].to(self.dtype)
-        return to_frames(tokenizer.decode(tokenizer.encode(x_BCTHW))[:, :, 0].float())
+        body = None if proprio is None else proprio.to(self.device, self.dtype)[:, None]
+        return to_frames(tokenizer.decode(encode_frame(tokenizer, x_BCTHW, body))[:, :, 0].float())
 
 
 def drawable_shape(tokenizer: LatentSpace, frames_per_step: int) -> tuple[int, int, int]:

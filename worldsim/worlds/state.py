@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.core import STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
-from worldsim.tokenizers.cameras import camera_tokenizer
+from worldsim.tokenizers.cameras import camera_tokenizer, encode_frame
 from worldsim.worlds.latent import LatentState, LearnedWorld
 
 
@@ -33,7 +33,7 @@ class StateWorld(LearnedWorld):
                 found = tuple(observation[name].shape) if name in observation else "nothing"
                 raise InvalidInputError(f"A state world starts from {name} [B, {size}]; got {found}.")
         true_state, proprio = (observation[k].to(self.device, self.dtype) for k in (TRUE_STATE, STATE))
-        return camera_tokenizer(self.tokenizer, TRUE_STATE).encode(columns(true_state, proprio))[:, :, 0], proprio
+        return encode_frame(self.tokenizer, columns(true_state, proprio))[:, :, 0], proprio
 
     def _predict(self, state: LatentState, action_BE: Tensor) -> tuple[LatentState, WorldStep]:
         """One step, which also carries `true_state` [B, E]; the part of proprioception the latent holds is read from it."""

@@ -12,7 +12,7 @@ from worldsim.predict.base import Context, EnsemblePredictor, Window
 from worldsim.predict.structured.predictor import SceneCarry, StructuredPredictor, StructuredPredictorConfig
 from worldsim.tokenizers.structured.state import SceneState
 
-CONFIG = StructuredPredictorConfig(latent_shape=(2 + 9, 1, 1), proprio_dim=2, action_dim=2, orders=(1,))
+CONFIG = StructuredPredictorConfig(latent_shape=(2 + 9, 1, 1), proprio_dim=2, action_dim=2, orders=(1,), things=(1,))
 
 
 def made(config: StructuredPredictorConfig = CONFIG) -> StructuredPredictor:
@@ -24,13 +24,14 @@ def made(config: StructuredPredictorConfig = CONFIG) -> StructuredPredictor:
     return predictor
 
 
-def latents(*lead: int, seen: float = 1.0, things: int = 1) -> Tensor:
+def latents(*lead: int, seen: float = 1.0, config: StructuredPredictorConfig = CONFIG) -> Tensor:
+    things = len(config.orders)
     generator = torch.Generator().manual_seed(3)
     pose = torch.randn(*lead, things, 4, generator=generator) * 0.3
     pose = torch.cat([pose[..., :2], torch.nn.functional.normalize(pose[..., 2:], dim=-1)], -1)
     p = torch.randn(*lead, 2, generator=generator)
     state = SceneState(p=p, pose=pose, seen=torch.full((*lead, things), seen), code=torch.zeros(*lead, things, 4))
-    return state.join()[..., None, None]
+    return config.layout.join(state)[..., None, None]
 
 
 def begun(predictor: StructuredPredictor, z: Tensor) -> SceneCarry:
@@ -70,8 +71,8 @@ def test_what_is_seen_is_believed_and_what_is_not_is_predicted() -> None:
     assert torch.allclose(lost.p[:, -1], z[:, :2, 0, 0] + 0.1)
 
 
-def clip(length: int, *, things: int = 1) -> Clip:
-    z = latents(6, length, things=things)
+def clip(length: int, config: StructuredPredictorConfig = CONFIG) -> Clip:
+    z = latents(6, length, config=config)
     nothing = torch.full((6, length), float("nan"))
     return Clip(
         z_BTCHW=z,
@@ -88,31 +89,49 @@ def test_stages_learn_apart() -> None:
     predictor.calibrate(data)
     body, figures = predictor.body_loss(data, 4)
     body.backward()
-    assert "body_changes" in figures and predictor.contact is not None
+    assert "body_changes" in figures
     assert all(p.grad is None for p in predictor.contact.parameters())
     loss, _ = predictor.contact_loss(data, 4, torch.Generator().manual_seed(0))
     predictor.zero_grad()
     loss.backward()
     assert all(not p.grad.any() for p in predictor.body.parameters() if p.grad is not None)
-    assert predictor.contact.linear.grad is not None and predictor.contact.linear.grad.any()
+    (contact,) = predictor.contact
+    assert contact.linear.grad is not None and contact.linear.grad.any()
 
 
 def test_joint_features_get_the_scale_of_proprioception() -> None:
     predictor = made(dataclasses.replace(CONFIG, joints=(0, 1)))
     predictor.calibrate(clip(4))
-    assert predictor.contact is not None
-    assert torch.allclose(predictor.contact.features.scale_P, torch.full((2,), 3.0), atol=1e-4)
-    assert torch.allclose(predictor.contact.features.mean_P, torch.ones(2), atol=1e-4)
+    (contact,) = predictor.contact
+    assert torch.allclose(contact.features.scale_P, torch.full((2,), 3.0), atol=1e-4)
+    assert torch.allclose(contact.features.mean_P, torch.ones(2), atol=1e-4)
 
 
 def test_a_robot_alone_is_predicted_too() -> None:
-    config = dataclasses.replace(CONFIG, latent_shape=(2, 1, 1), orders=())
-    predictor, data = made(config), clip(5, things=0)
+    config = dataclasses.replace(CONFIG, latent_shape=(2, 1, 1), orders=(), things=(0,))
+    predictor, data = made(config), clip(5, config)
     predictor.calibrate(data)
     loss, _ = predictor.loss(data, 2, None)
     assert loss.requires_grad
-    steps = play(predictor, begun(predictor, latents(3, things=0)), 2)
+    steps = play(predictor, begun(predictor, latents(3, config=config)), 2)
     assert steps[1][0].shape == (3, 2, 1, 1) and float(steps[1][1].min()) > 0
+
+
+def test_cameras_share_the_body_and_have_contact_models_of_their_own() -> None:
+    config = dataclasses.replace(CONFIG, latent_shape=(2 + 9 + 2 + 2 + 18, 1, 1), orders=(1, 0, 2), things=(1, 0, 2))
+    predictor, data = made(config), clip(7, config)
+    predictor.calibrate(data)
+    assert len(predictor.contact) == 2
+    carry = begun(predictor, latents(3, config=config))
+    after, said = predictor.step(carry, torch.ones(3, 2), torch.zeros(3, 2), Conditions(), None)
+    split = config.layout.split(said.z[:, 0, :, 0, 0])
+    assert all(torch.equal(said.z[:, 0, at : at + 2, 0, 0], split.p) for at in (0, 11, 13))
+    assert torch.allclose(split.pose, after.pose.mean(1), atol=0.2)
+    moved = predictor.contact[1]
+    with torch.no_grad():
+        moved.net.bias[-1].add_(1.0)
+    again, _ = predictor.step(carry, torch.ones(3, 2), torch.zeros(3, 2), Conditions(), None)
+    assert torch.equal(again.pose[:, :, :1], after.pose[:, :, :1]) and not torch.allclose(again.pose, after.pose)
 
 
 def test_carries_and_shapes_of_others_are_refused() -> None:
@@ -120,7 +139,8 @@ def test_carries_and_shapes_of_others_are_refused() -> None:
     other = Window(z=torch.zeros(1, 2, 11, 1, 1), proprio=torch.zeros(1, 1, 2), action=torch.zeros(1, 1, 2))
     with pytest.raises(InvalidInputError, match="SceneCarry"):
         predictor.step(other, torch.zeros(1, 2), torch.zeros(1, 2), Conditions(), None)
-    with pytest.raises(InvalidInputError, match="2 things"):
+    with pytest.raises(InvalidInputError, match="things is"):
         PREDICTORS.build(
-            "structured", {"latent_shape": [11, 1, 1], "proprio_dim": 2, "action_dim": 2, "orders": [1, 0]}
+            "structured",
+            {"latent_shape": [11, 1, 1], "proprio_dim": 2, "action_dim": 2, "orders": [1, 0], "things": [2]},
         )

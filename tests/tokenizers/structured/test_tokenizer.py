@@ -33,11 +33,11 @@ def seen(count: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def test_latents_are_taken_apart_and_joined() -> None:
-    layout = SceneLayout(proprio_dim=3, things=2, code_dim=4)
+    layout = SceneLayout(proprio_dim=3, things=(2,), code_dim=4)
     z = torch.randn(5, 7, layout.size)
     parts = layout.split(z)
     assert parts.pose.shape == (5, 7, 2, 4) and parts.seen.shape == (5, 7, 2) and parts.code.shape == (5, 7, 2, 4)
-    assert torch.equal(parts.join(), z)
+    assert torch.equal(layout.join(parts), z)
 
 
 def test_windows_show_what_was_placed_there() -> None:

@@ -16,6 +16,7 @@ from worldsim.evaluate.triage import prepare
 from worldsim.optimize import Schedule
 from worldsim.progress import silent
 from worldsim.testing import check_world
+from worldsim.tokenizers.cameras import held_proprio
 from worldsim.train.config import plan, resolve
 from worldsim.train.recipes.structured.pictures import StageReport, begin_tokenizer, measure_actor, train_pictures
 from worldsim.train.recipes.structured.rows import FrameRows
@@ -104,6 +105,22 @@ def test_it_plays_in_gymnasium_and_is_ranked_in(world: LearnedWorld, folder: Pat
     )
     triage = prepare([f"{code}:still", f"{code}:look"], world=str(folder), k=1, budget=8, workers=1)
     assert len(triage.run(tmp_path / "run", videos=0).labels) == 2
+
+
+def test_every_camera_has_layers_of_its_own(tmp_path: Path) -> None:
+    data = toy.write(tmp_path / "data", episodes=14, sides=True)
+    world = load_world(train_world(recipe(data, tmp_path / "world", horizon=6)))
+    check_world(world)
+    manifest = storage.read_manifest(tmp_path / "world", kind="world")
+    assert {"actor_psnr_db/image", "actor_psnr_db/side", "thing_0_seen/side"} <= manifest["stages"].keys()
+    starts = world.starts(torch.arange(3))
+    _, step = world.step(world.reset(starts, torch.arange(3)), torch.ones(3, 2))
+    for camera in world.spec.cameras:
+        drawn = world.decode(step.latent, camera.key)
+        assert tuple(drawn.shape[1:3]) == camera.size and drawn.float().std() > 5
+    assert torch.allclose(held_proprio(world.tokenizer, step.latent), step.proprio)
+    with pytest.raises(InvalidInputError, match="observation"):
+        world.roundtrip(starts[toy.SIDE], toy.SIDE)
 
 
 @pytest.mark.parametrize("stage", ["things", "contact"])

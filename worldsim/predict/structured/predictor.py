@@ -7,6 +7,7 @@ Shape legend: M members, B batch, T time, H history, P proprio, E action, K thin
 """
 
 import dataclasses
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ class StructuredPredictorConfig:
         proprio_dim: P.
         action_dim: E.
         orders: Rotational symmetry of each thing, 0 where it does not turn.
+        things: Of each camera; together as many as `orders`.
         joints: Which numbers of proprioception are joint angles.
         code_dim: d.
         history: H.
@@ -52,6 +54,7 @@ class StructuredPredictorConfig:
     proprio_dim: int
     action_dim: int
     orders: tuple[int, ...] = ()
+    things: tuple[int, ...] = (0,)
     joints: tuple[int, ...] = ()
     code_dim: int = 4
     history: int = 3
@@ -60,7 +63,7 @@ class StructuredPredictorConfig:
     @property
     def layout(self) -> SceneLayout:
         """Where the latent holds what."""
-        return SceneLayout(proprio_dim=self.proprio_dim, things=len(self.orders), code_dim=self.code_dim)
+        return SceneLayout(proprio_dim=self.proprio_dim, things=self.things, code_dim=self.code_dim)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,9 +125,10 @@ class StructuredPredictor(nn.Module):
             InvalidInputError: The latent's shape does not fit.
         """
         super().__init__()
-        if config.latent_shape != (config.layout.size, 1, 1):
+        if config.latent_shape != (config.layout.size, 1, 1) or sum(config.things) != len(config.orders):
             raise InvalidInputError(
-                f"A latent of {len(config.orders)} things is {(config.layout.size, 1, 1)}; got {config.latent_shape}."
+                f"A latent of {config.things} things is {(config.layout.size, 1, 1)}, with as many orders; got "
+                f"{config.latent_shape} and {config.orders}."
             )
         self.config = config
         self.member: int | None = None
@@ -134,13 +138,30 @@ class StructuredPredictor(nn.Module):
             action_dim=config.action_dim,
             history=config.history,
         )
-        self.contact = (
+        self.contact = nn.ModuleList(
             ContactModel(
-                members=config.members, orders=config.orders, proprio_dim=config.proprio_dim, joints=config.joints
+                members=config.members,
+                orders=config.orders[own],
+                proprio_dim=config.proprio_dim,
+                joints=config.joints,
             )
-            if config.orders
-            else None
+            for own in self._spans()
         )
+
+    def _spans(self) -> list[slice]:
+        """The things of each camera that sees any."""
+        ends = itertools.accumulate(self.config.things)
+        return [slice(end - n, end) for n, end in zip(self.config.things, ends, strict=True) if n]
+
+    def _touch(
+        self, before_MBP: Tensor, after_MBP: Tensor, pose: Tensor, motion: Tensor, walls: Tensor | None = None
+    ) -> Tensor:
+        """Poses [M, B, K, 4] one step later, by each camera's contact model."""
+        moved = [
+            contact(before_MBP, after_MBP, pose[:, :, own], motion[:, :, own], walls)
+            for contact, own in zip(self.contact, self._spans(), strict=True)
+        ]
+        return torch.cat([pose[:, :, :0], *moved], 2)
 
     def members(self) -> tuple["StructuredPredictor", ...]:
         """Each member as a predictor of its own that continues the same carries; alone, it has no uncertainty."""
@@ -177,11 +198,8 @@ class StructuredPredictor(nn.Module):
         every = (self.config.members, -1, -1, -1)
         p_MBP = self.body(own.p[None].expand(every), action_BHE[None].expand(every))
         p_BP = p_MBP.mean(0)
-        before, pose = own.pose.transpose(0, 1), own.pose.transpose(0, 1)
-        if self.contact is not None:
-            both = (self.config.members, -1, -1)
-            moved = self.contact(own.p[:, -1].expand(both), p_BP.expand(both), pose, own.motion.transpose(0, 1))
-            pose = moved
+        both, before = (self.config.members, -1, -1), own.pose.transpose(0, 1)
+        pose = self._touch(own.p[:, -1].expand(both), p_BP.expand(both), before, own.motion.transpose(0, 1))
         after = dataclasses.replace(
             own,
             p=torch.cat([own.p[:, 1:], p_BP[:, None]], 1),
@@ -189,8 +207,8 @@ class StructuredPredictor(nn.Module):
             pose=pose.transpose(0, 1),
             motion=(pose - before).transpose(0, 1),
         )
-        z_BD = SceneState(p=p_BP, pose=_mean_pose(after.pose), seen=own.seen, code=own.code).join()
-        spread = pose[..., :2] if self.contact is not None else p_MBP[:, :, None] - p_BP[:, None]
+        z_BD = self.config.layout.join(SceneState(p=p_BP, pose=_mean_pose(after.pose), seen=own.seen, code=own.code))
+        spread = pose[..., :2] if self.config.orders else p_MBP[:, :, None] - p_BP[:, None]
         uncertainty = spread.var(0, correction=0).sum((1, 2)).sqrt()
         return after, Prediction(z=z_BD[:, None, :, None, None], uncertainty=uncertainty)
 
@@ -224,30 +242,25 @@ class StructuredPredictor(nn.Module):
         """Measure the body's changes, and where and how things move."""
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
         self.body.calibrate(state.p)
-        if self.contact is None:
-            return
-        if self.config.joints:
-            flat, real = state.p.flatten(0, 1), clip.proprio_BTP.flatten(0, 1)
-            scale = real.std(0) / flat.std(0).clamp_min(1e-6)
-            self.contact.features.measure(real)
-            self.contact.features.scale_P.copy_(scale)
-            self.contact.features.mean_P.copy_((real - flat * scale).mean(0))
         moves, motion = things_move(state)
-        b, t, k = moves.nonzero(as_tuple=True)
-        if len(b) < 10:
-            return
-        before = state.pose[b, t, k]
-        order = self.contact.order_K[k].clamp_min(1)
-        after = state.pose[b, t + 1, k]
-        turn = before[:, 2] * after[:, 3] - before[:, 3] * after[:, 2]
-        self.contact.calibrate(state.p[b, t], before[:, :2], motion[b, t, k, :2], turn / order)
+        for contact, own in zip(self.contact, self._spans(), strict=True):
+            assert isinstance(contact, ContactModel)
+            if self.config.joints:
+                contact.features.measure_both(state.p.flatten(0, 1), clip.proprio_BTP.flatten(0, 1))
+            b, t, k = moves[..., own].nonzero(as_tuple=True)
+            if len(b) < 10:
+                continue
+            before, after = state.pose[:, :, own][b, t, k], state.pose[:, :, own][b, t + 1, k]
+            turn = before[:, 2] * after[:, 3] - before[:, 3] * after[:, 2]
+            turn = turn / contact.order_K[k].clamp_min(1)
+            contact.calibrate(state.p[b, t], before[:, :2], motion[:, :, own][b, t, k, :2], turn)
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss of both stages together; see `body_loss` and `contact_loss`."""
         body, figures = self.body_loss(clip, unroll)
-        if self.contact is None:
+        if not self.config.orders:
             return body, figures
         contact, more = self.contact_loss(clip, unroll, generator)
         return body + contact, {**figures, **more}
@@ -272,7 +285,6 @@ class StructuredPredictor(nn.Module):
 
         Errors count as much as the thing is seen.
         """
-        assert self.contact is not None
         h, m = self.config.history, self.config.members
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
         begins = (state.seen[:, h - 1] > _LOST).float()
@@ -285,7 +297,7 @@ class StructuredPredictor(nn.Module):
         total, error, both = pose.new_zeros(()), pose.new_zeros(()), (m, -1, -1)
         for t in range(h - 1, h - 1 + unroll):
             last = pose
-            pose = self.contact(state.p[:, t].expand(both), state.p[:, t + 1].expand(both), pose, motion, walls)
+            pose = self._touch(state.p[:, t].expand(both), state.p[:, t + 1].expand(both), pose, motion, walls)
             motion = pose - last
             miss = pose - state.pose[None, :, t + 1]
             weight = (state.seen[:, t + 1] * begins)[None]

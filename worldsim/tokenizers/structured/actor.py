@@ -87,6 +87,13 @@ class ProprioFeatures(nn.Module):
             spread = (rows - rows.mean(0)).square().mean(0).sqrt()
             scale.copy_(torch.where(spread > 1e-6 * (1 + rows.abs().mean(0)), spread, torch.ones_like(spread)))
 
+    @torch.no_grad()
+    def measure_both(self, p_NP: Tensor, proprio_NP: Tensor) -> None:
+        """Take location and scale from rows both standardised and in physical units."""
+        self.measure(proprio_NP)
+        self.scale_P.copy_(proprio_NP.std(0) / p_NP.std(0).clamp_min(1e-6))
+        self.mean_P.copy_((proprio_NP - p_NP * self.scale_P).mean(0))
+
     def normalize(self, proprio: Tensor) -> Tensor:
         """Physical units [..., P] -> standardised."""
         return (proprio - self.mean_P) / self.scale_P

@@ -1,6 +1,8 @@
-"""The latent of a structured scene: proprioception, then each thing's pose and look, one row of numbers.
+"""The latent of a structured scene: for each camera proprioception, then each thing's pose and look, one row of numbers.
 
-Shape legend: P proprio, K things, d code, D latent channels.
+Each camera's part is what its tokenizer makes and draws from, so proprioception stands in it as often as there are cameras.
+
+Shape legend: P proprio, K things of all cameras, d code, D latent channels.
 """
 
 import dataclasses
@@ -28,11 +30,6 @@ class SceneState:
     seen: Tensor
     code: Tensor
 
-    def join(self) -> Tensor:
-        """The latent [..., D]."""
-        things = torch.cat([self.pose, self.seen[..., None], self.code], -1)
-        return torch.cat([self.p, things.flatten(-2)], -1)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SceneLayout:
@@ -40,22 +37,38 @@ class SceneLayout:
 
     Attributes:
         proprio_dim: P.
-        things: K.
+        things: Of each camera; K together.
         code_dim: d.
     """
 
     proprio_dim: int
-    things: int
+    things: tuple[int, ...]
     code_dim: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of each camera's part."""
+        return tuple(self.proprio_dim + count * (POSE + 1 + self.code_dim) for count in self.things)
 
     @property
     def size(self) -> int:
         """D."""
-        return self.proprio_dim + self.things * (POSE + 1 + self.code_dim)
+        return sum(self.sizes)
 
     def split(self, z: Tensor) -> SceneState:
-        """Take a latent [..., D] apart."""
-        things = z[..., self.proprio_dim :].unflatten(-1, (self.things, POSE + 1 + self.code_dim))
+        """Take a latent [..., D] apart; things stand in the order of cameras."""
+        parts = z.split(self.sizes, -1)
+        things = torch.cat([part[..., self.proprio_dim :] for part in parts], -1)
+        things = things.unflatten(-1, (sum(self.things), POSE + 1 + self.code_dim))
         return SceneState(
-            p=z[..., : self.proprio_dim], pose=things[..., :POSE], seen=things[..., POSE], code=things[..., POSE + 1 :]
+            p=parts[0][..., : self.proprio_dim],
+            pose=things[..., :POSE],
+            seen=things[..., POSE],
+            code=things[..., POSE + 1 :],
         )
+
+    def join(self, state: SceneState) -> Tensor:
+        """The latent [..., D] of a state."""
+        things = torch.cat([state.pose, state.seen[..., None], state.code], -1)
+        parts = [part for own in things.split(self.things, -2) for part in (state.p, own.flatten(-2))]
+        return torch.cat(parts, -1)

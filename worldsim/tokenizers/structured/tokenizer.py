@@ -55,7 +55,7 @@ class StructuredConfig:
     @property
     def layout(self) -> SceneLayout:
         """Where the latent holds what."""
-        return SceneLayout(proprio_dim=self.proprio_dim, things=self.things, code_dim=self.code_dim)
+        return SceneLayout(proprio_dim=self.proprio_dim, things=(self.things,), code_dim=self.code_dim)
 
 
 class StructuredTokenizer(nn.Module):
@@ -119,7 +119,7 @@ class StructuredTokenizer(nn.Module):
         batch, _, time = x_BCTHW.shape[:3]
         frames = (x_BCTHW.transpose(1, 2).flatten(0, 1).float() + 1) / 2
         p = self.actor.features.normalize(proprio_BTP.flatten(0, 1).float())
-        z_ND = self.encode_rows(frames, p).join().to(x_BCTHW.dtype)
+        z_ND = self.config.layout.join(self.encode_rows(frames, p)).to(x_BCTHW.dtype)
         return z_ND.reshape(batch, time, -1).transpose(1, 2)[..., None, None]
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
-from worldsim.tokenizers.cameras import camera_tokenizer, encode_frames
+from worldsim.tokenizers.cameras import encode_frame, encode_frames
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.tokenizer import FittedTokenizer, fit_tokenizer, state_tokenizer, train_tokenizer
 from worldsim.video import to_model
@@ -126,7 +126,7 @@ def encode_some(
     def encode(episode: Episode) -> Tensor:
         if config.state:
             states = columns(_true_state(episode), torch.tensor(episode.proprio))
-            return camera_tokenizer(tokenizer, TRUE_STATE).encode(states)[:, :, 0]
+            return encode_frame(tokenizer, states)[:, :, 0]
         frames = {key: torch.tensor(episode.frames[key]) for key in (c.key for c in dataset.cameras)}
         proprio = torch.tensor(episode.proprio)
         if stride > 1:

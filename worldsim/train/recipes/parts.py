@@ -10,6 +10,7 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.optimize import fit
 from worldsim.predict.base import Predictor
 from worldsim.progress import Progress
+from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
@@ -18,7 +19,7 @@ from worldsim.train.recipes.rehearsal import rehearse
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import measure_dynamics, train_dynamics
 from worldsim.train.recipes.structured.family import BegunPictures, begin_pictures, rehearse_structured
-from worldsim.train.recipes.structured.pictures import train_pictures
+from worldsim.train.recipes.structured.pictures import StageReport, train_pictures
 from worldsim.train.recipes.structured.settings import FAMILY
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
@@ -82,10 +83,15 @@ def _train_structured(
 ) -> Parts:
     """The stages of the structured family."""
     recipe, seed, action = config.structured, config.seed, dataset.action_spec
-    folder = work / "tokenizer"
-    tokenizer, report = train_pictures(
-        begun.tokenizer, begun.rows, begun.held_out, recipe, seed=seed, folder=folder, progress=progress
-    )
+    report, trained_by_key = StageReport(), dict[str, LatentSpace]()
+    for key, one in begun.cameras.items():
+        several = len(begun.cameras) > 1
+        folder = work / "tokenizer" / one.name if several else work / "tokenizer"
+        trained_by_key[key], own = train_pictures(
+            one.tokenizer, one.rows, one.held_out, recipe, seed=seed, folder=folder, progress=progress
+        )
+        report.add(own, camera=one.name if several else "")
+    tokenizer = join_cameras(trained_by_key)
     encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
     trained, held_out = encoded.split(split_episodes(dataset)[1])
     folder = work / "predictor"

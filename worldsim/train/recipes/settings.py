@@ -46,7 +46,7 @@ class TrainWorld:
             most where steps cost most, by shares that are measured once and kept. 0 trains as long as they say.
         device: Where to train.
         family: ``auto`` (as `tokenizer` and `predictor` say), or ``structured``: a canvas, the robot drawn from
-            proprioception, things found without labels, and a contact model; for one fixed camera.
+            proprioception, things found without labels, and a contact model; for fixed cameras.
         structured: Stages of the structured family; the others are `tokenizer` and `predictor`.
         tokenizer: How frames become latents.
         predictor: How latents move.

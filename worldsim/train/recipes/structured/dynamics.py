@@ -17,6 +17,8 @@ from worldsim.optimize import LossAt, Schedule, fit
 from worldsim.predict.base import Context
 from worldsim.predict.structured.predictor import StructuredPredictor, StructuredPredictorConfig, things_move
 from worldsim.progress import Progress
+from worldsim.tokenizers.base import LatentSpace
+from worldsim.tokenizers.cameras import CamerasTokenizer
 from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
 from worldsim.train.recipes.structured.pictures import StageReport
 from worldsim.train.recipes.structured.settings import StructuredRecipe
@@ -31,7 +33,7 @@ _MOVED_PX = 1.5
 
 
 def train_dynamics(
-    tokenizer: StructuredTokenizer,
+    tokenizer: LatentSpace,
     trained: EncodedEpisodes,
     action: ActionSpec,
     recipe: StructuredRecipe,
@@ -60,16 +62,19 @@ def train_dynamics(
 
 
 def begin_predictor(
-    tokenizer: StructuredTokenizer, trained: EncodedEpisodes, action: ActionSpec, *, seed: int
+    tokenizer: LatentSpace, trained: EncodedEpisodes, action: ActionSpec, *, seed: int
 ) -> StructuredPredictor:
-    """An untrained predictor that suits a tokenizer."""
+    """An untrained predictor that suits the tokenizer of one camera or several."""
+    cameras = tokenizer.tokenizers if isinstance(tokenizer, CamerasTokenizer) else [tokenizer]
+    parts = [part for part in cameras if isinstance(part, StructuredTokenizer)]
     config = StructuredPredictorConfig(
         latent_shape=tokenizer.latent_shape,
         proprio_dim=trained.proprio_dim,
         action_dim=action.encoded_dim,
-        orders=tokenizer.orders,
-        joints=tokenizer.config.joints,
-        code_dim=tokenizer.config.code_dim,
+        orders=tuple(order for part in parts for order in part.orders),
+        things=tuple(part.config.things for part in parts),
+        joints=parts[0].config.joints,
+        code_dim=parts[0].config.code_dim,
     )
     with seeded(seed):
         return StructuredPredictor(config)
@@ -103,7 +108,7 @@ def dynamics_losses(
     stages: list[tuple[str, nn.Module, LossAt, Schedule]] = [
         ("body", predictor.body, loss_of("body", recipe.body, 0.3), recipe.body)
     ]
-    if predictor.contact is not None:
+    if predictor.config.orders:
         stages.append(("contact", predictor.contact, loss_of("contact", recipe.contact, EVENTFUL), recipe.contact))
     return stages
 

@@ -15,6 +15,8 @@ from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import shorten_schedule
+from worldsim.tokenizers import join_cameras
+from worldsim.tokenizers.base import LatentSpace
 from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
 from worldsim.train.recipes.cost import (
     LABELS_COST,
@@ -41,29 +43,40 @@ _WHY = "Canvas, robot and things, as asked for"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class BegunPictures:
-    """An untrained tokenizer, and what it is trained and measured on."""
+class BegunCamera:
+    """The untrained tokenizer of a camera, and what it is trained and measured on."""
 
+    name: str
     tokenizer: StructuredTokenizer
     rows: FrameRows
     held_out: FrameRows
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class BegunPictures:
+    """The cameras, by key."""
+
+    cameras: dict[str, BegunCamera]
+
+
 def begin_pictures(dataset: Dataset, config: TrainWorld) -> BegunPictures:
-    """Sample frames, and make the tokenizer of the first camera.
+    """Sample frames, and make the tokenizer of every camera.
 
     Raises:
-        InvalidInputError: True states were asked for, there are several cameras, or frames or joints do not fit.
+        InvalidInputError: True states were asked for, or frames or joints do not fit.
     """
     if config.state:
         raise InvalidInputError(
             "The structured family learns from pictures. Leave out state=true, or family=structured."
         )
     trained, held_out = split_episodes(dataset)
-    rows = sample_rows(dataset, trained, most=config.structured.frames, seed=config.seed)
-    aside = sample_rows(dataset, held_out, most=HELD_OUT_ROWS, seed=config.seed)
-    tokenizer = begin_tokenizer(rows, config.structured, seed=config.seed)
-    return BegunPictures(tokenizer=tokenizer, rows=rows, held_out=aside)
+    begun = dict[str, BegunCamera]()
+    for camera in dataset.cameras:
+        rows = sample_rows(dataset, camera.key, trained, most=config.structured.frames, seed=config.seed)
+        aside = sample_rows(dataset, camera.key, held_out, most=HELD_OUT_ROWS, seed=config.seed)
+        tokenizer = begin_tokenizer(rows, config.structured, seed=config.seed)
+        begun[camera.key] = BegunCamera(name=camera.name, tokenizer=tokenizer, rows=rows, held_out=aside)
+    return BegunPictures(cameras=begun)
 
 
 def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWorld, *, labelled: bool) -> TrainingPlan:
@@ -76,6 +89,36 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
         labelled: Labels of people are used.
     """
     recipe, seed, action = config.structured, config.seed, dataset.action_spec
+    stages, trials, frames_bytes = dict[str, Cost](), dict[str, LatentSpace](), 0
+    for key, one in begun.cameras.items():
+        trials[key], taken = _rehearse_pictures(one, recipe, seed=seed)
+        stages |= {stage: stages.get(stage, Cost()) + cost for stage, cost in taken.items()}
+        frames_bytes += one.rows.frames_NCHW.numel() * 3
+    trial = join_cameras(trials)
+    encoded, stages["latents"] = _encode_few(dataset, trial, config)
+    predictor = begin_predictor(trial, encoded, action, seed=seed)
+    for name, module, at, schedule in dynamics_losses(predictor, encoded, action, recipe, seed=seed):
+        stages[name] = time_step(module, at, schedule.steps - 1) * schedule.steps
+    heads, loss_at = prepare_heads(
+        encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
+    )
+    stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
+    steps = {name: getattr(recipe, name).steps for name in stages if name not in ("latents", "heads")}
+    names = [one.name if len(begun.cameras) > 1 else "" for one in begun.cameras.values()]
+    return TrainingPlan(
+        choices=tuple(Choice(camera=name, tokenizer=FAMILY, why=_WHY) for name in names),
+        predictor=FAMILY,
+        suits="body dynamics from actions, and a contact model over poses",
+        steps={**steps, "heads": config.heads.steps},
+        stages=stages,
+        memory_bytes=peak_memory() + frames_bytes + figure_bytes(dataset),
+    )
+
+
+def _rehearse_pictures(
+    begun: BegunCamera, recipe: StructuredRecipe, *, seed: int
+) -> tuple[StructuredTokenizer, dict[str, Cost]]:
+    """A camera's tokenizer after a step of every stage, and what all steps of these will cost."""
     trial = copy.deepcopy(begun.tokenizer)
     few = FrameRows(frames_NCHW=begun.rows.frames_NCHW[:200], proprio_NP=begun.rows.proprio_NP[:200])
     stages = {"actor": time_step(trial.actor, actor_loss(trial, few, recipe.actor, seed=seed), 0) * recipe.actor.steps}
@@ -87,27 +130,10 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
     painters = nn.ModuleList([trial.actor, *parts[1:]])
     loss_at = painter_loss(trial, few, recipe.painter, seed=seed)
     stages["painter"] = time_step(painters, loss_at, 0) * recipe.painter.steps
-    encoded, stages["latents"] = _encode_few(dataset, trial, config)
-    predictor = begin_predictor(trial, encoded, action, seed=seed)
-    for name, module, at, schedule in dynamics_losses(predictor, encoded, action, recipe, seed=seed):
-        stages[name] = time_step(module, at, schedule.steps - 1) * schedule.steps
-    heads, loss_at = prepare_heads(
-        encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
-    )
-    stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
-    steps = {name: getattr(recipe, name).steps for name in stages if name not in ("latents", "heads")}
-    frames_bytes = begun.rows.frames_NCHW.numel() * 3
-    return TrainingPlan(
-        choices=(Choice(camera="", tokenizer=FAMILY, why=_WHY),),
-        predictor=FAMILY,
-        suits="body dynamics from actions, and a contact model over poses",
-        steps={**steps, "heads": config.heads.steps},
-        stages=stages,
-        memory_bytes=peak_memory() + frames_bytes + figure_bytes(dataset),
-    )
+    return trial, stages
 
 
-def _encode_few(dataset: Dataset, tokenizer: StructuredTokenizer, config: TrainWorld) -> tuple[EncodedEpisodes, Cost]:
+def _encode_few(dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld) -> tuple[EncodedEpisodes, Cost]:
     """A few episodes, and what encoding all will cost."""
     chosen = [i for i in split_episodes(dataset)[0] if dataset.length(i) > 1][:_REHEARSED]
     made = list[EncodedEpisodes]()

@@ -52,6 +52,13 @@ class StageReport:
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
+    def add(self, other: "StageReport", *, camera: str) -> None:
+        """Add what came of the stages of one of several cameras; an empty name stands for the only one."""
+        for stage, core_s in other.core_s.items():
+            self.core_s[stage] = self.core_s.get(stage, 0.0) + core_s
+        self.figures |= {f"{name}/{camera}" if camera else name: value for name, value in other.figures.items()}
+        self.warnings += [f"{camera}: {said}" if camera else said for said in other.warnings]
+
 
 def begin_tokenizer(rows: FrameRows, recipe: StructuredRecipe, *, seed: int) -> StructuredTokenizer:
     """An untrained tokenizer with its canvas, from frames [N, 3, H, W] and proprioception [N, P]."""

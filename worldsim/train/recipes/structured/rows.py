@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from worldsim.data.lerobot.read import Dataset
-from worldsim.errors import InvalidInputError
 
 MOST_BYTES = 400_000_000
 
@@ -40,24 +39,17 @@ class FrameRows:
         return torch.randint(len(self), (size,), generator=generator)
 
 
-def sample_rows(dataset: Dataset, episodes: Sequence[int], *, most: int, seed: int) -> FrameRows:
-    """An even sample of moments over episodes.
+def sample_rows(dataset: Dataset, key: str, episodes: Sequence[int], *, most: int, seed: int) -> FrameRows:
+    """An even sample of moments over episodes, as one camera sees them.
 
     Args:
-        dataset: With one camera.
+        dataset: What is learned from.
+        key: Of the camera.
         episodes: Which.
         most: Rows, at most; fewer where frames are large.
         seed: Of the choice.
-
-    Raises:
-        InvalidInputError: There is no episode, or several cameras.
     """
-    if len(dataset.cameras) != 1 or not episodes:
-        raise InvalidInputError(
-            f"The structured family learns from one camera and some episodes; {dataset.name} has {len(dataset.cameras)} "
-            f"cameras ({', '.join(c.name for c in dataset.cameras)}). Choose one: cameras=[{dataset.cameras[0].key}]."
-        )
-    (camera,) = dataset.cameras
+    (camera,) = (c for c in dataset.cameras if c.key == key)
     most = min(most, MOST_BYTES // (3 * camera.height * camera.width))
     each = max(1, -(-most // len(episodes)))
     generator = torch.Generator().manual_seed(seed)
@@ -65,7 +57,7 @@ def sample_rows(dataset: Dataset, episodes: Sequence[int], *, most: int, seed: i
     for index in episodes:
         episode = dataset.episode(index)
         rows = torch.randperm(episode.steps + 1, generator=generator)[:each].sort().values
-        frames.append(torch.tensor(episode.frames[camera.key])[rows].movedim(-1, 1))
+        frames.append(torch.tensor(episode.frames[key])[rows].movedim(-1, 1))
         proprio.append(torch.tensor(episode.proprio)[rows])
     order = torch.randperm(sum(map(len, frames)), generator=generator)[:most]
     return FrameRows(frames_NCHW=torch.cat(frames)[order].contiguous(), proprio_NP=torch.cat(proprio)[order])
