@@ -1,6 +1,6 @@
 """How fast a world steps and draws on one core, and what Gymnasium and triage add to the bare model.
 
-    python -m benchmarks.world_speed [--world push]
+    python -m benchmarks.world_speed [--world push] [--also worlds/fetch_push]
 
 All timings are core-seconds of one process with one thread; every ratio is of two timings of this one run.
 """
@@ -64,7 +64,41 @@ def overhead_at_one(model: LearnedWorld) -> float:
     return float(100 * (np.median(inside) / np.median(bare) - 1))
 
 
-def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "push") -> None:
+def stepping(model: LearnedWorld) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Calls that roll a batch of episodes out, and that draw every step too."""
+    keys, spec = torch.arange(BATCH), model.spec
+    starts = model.starts(keys)
+    low, high = torch.tensor(spec.action.low), torch.tensor(spec.action.high)
+    share = torch.rand(BATCH, spec.steps, spec.action.dim, generator=torch.Generator().manual_seed(0))
+    actions = low + (0.3 + 0.4 * share) * (high - low)
+
+    def latent() -> None:
+        model.rollout(model.reset(starts, keys), actions)
+
+    def decoded() -> None:
+        state = model.reset(starts, keys)
+        for t in range(spec.steps):
+            state, step = model.step(state, actions[:, t])
+            require_drawable(model).decode(step.latent)
+
+    return latent, decoded
+
+
+def also_figures(other: LearnedWorld, seconds: Mapping[str, float]) -> list[Figure]:
+    """Speed of the other world."""
+    name, steps = f"{type(other.tokenizer).__name__}, {other.spec.image_size[0]} px", BATCH * other.spec.steps
+    return [
+        Figure(
+            name=f"{what} steps per core-second, batch 64: {name}", value=steps / seconds[f"also {what}"], unit="1/s"
+        )
+        for what in ("latent", "decoded")
+    ]
+
+
+def main(
+    world: Annotated[str, typer.Option(help="World name or folder.")] = "push",
+    also: Annotated[str, typer.Option(help="Another world that is stepped and drawn in the same run.")] = "",
+) -> None:
     """Measure and write benchmarks/results/world_speed.json."""
     torch.set_num_threads(1)
     model = load_world(world)
@@ -74,15 +108,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
         torch.rand(BATCH, horizon, model.spec.action.dim, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ) * 0.4
 
-    def latent() -> None:
-        model.rollout(model.reset(starts, keys), actions)
-
-    def decoded() -> None:
-        state = model.reset(starts, keys)
-        for t in range(horizon):
-            state, step = model.step(state, actions[:, t])
-            require_drawable(model).decode(step.latent)
-
+    latent, decoded = stepping(model)
     envs = gymnasium.make_vec("worldsim/World-v0", num_envs=BATCH, world=model)
 
     def gymnastic() -> None:
@@ -105,6 +131,10 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
     rollouts = Rollouts(request, loaders=Loaders(world=lambda: model, policy=lambda _: policy))
     batch = Batch(id="0" * 64, kind="world", block="speed", slots=slots, width=BATCH)
     calls: dict[str, Callable[[], object]] = {f.__name__: f for f in (latent, decoded, gymnastic, bare)}
+    other = load_world(also) if also else None
+    if other is not None:
+        assert isinstance(other, LearnedWorld)
+        calls |= dict(zip(("also latent", "also decoded"), stepping(other), strict=True))
     seconds = core_seconds({**calls, "triage": lambda: rollouts.run(batch, {})})
     steps = BATCH * horizon
     figures = [
@@ -121,6 +151,7 @@ def main(world: Annotated[str, typer.Option(help="World name or folder.")] = "pu
         ),
         Figure(name="triage rollouts per core-second", value=BATCH / seconds["triage"], unit="1/s"),
     ]
+    figures += [] if other is None else also_figures(other, seconds)
     write(
         "world_speed", figures=figures, seeds=[0], details={"core_seconds": seconds, "batch": BATCH, "horizon": horizon}
     )
