@@ -35,8 +35,8 @@ class StructuredRecipe:
     painter: Schedule = dataclasses.field(
         default_factory=lambda: Schedule(steps=1500, batch=32, lr=1e-3, clip=5.0, weight_decay=0.0)
     )
-    body: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=2000, batch=64, lr=3e-3))
+    body: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=3000, batch=64, lr=3e-3))
     contact: Schedule = dataclasses.field(
-        default_factory=lambda: Schedule(steps=1500, batch=64, lr=2e-3, weight_decay=0.1)
+        default_factory=lambda: Schedule(steps=2500, batch=64, lr=2e-3, weight_decay=0.1)
     )
     unrolls: tuple[tuple[int, float], ...] = ((4, 0.15), (8, 0.4), (16, 1.0))
