@@ -1,6 +1,8 @@
 """Object layers: where things are, how they look, and their sprites, found in what canvas and actor leave unexplained.
 
-Shape legend: N rows, K things, d code, S sprite side, H W frame, C channels, P proprio.
+Things of one kind look alike: they share a heatmap, of which each takes a peak of its own, and a sprite.
+
+Shape legend: N rows, K things, J kinds, d code, S sprite side, H W frame, C channels, P proprio, h w heatmap.
 """
 
 import dataclasses
@@ -16,7 +18,10 @@ CODE_LIMIT = 2.0
 _GRID_PX = 64
 """About the shorter side of the frames in which positions are looked for; larger ones are averaged down."""
 _NAME = 8
-"""Numbers that tell one thing's sprite from another's."""
+"""Numbers that tell the sprites of one kind from another's."""
+_APART = 0.17
+"""Least distance of two things of a kind where none was measured, in halves of the frame's shorter side."""
+_NEVER = -1e9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,7 @@ class ThingsConfig:
     Attributes:
         image_size: H, W in pixels.
         proprio_dim: P.
-        count: K.
+        kinds: Of which kind each thing is, counted from 0, in order.
         code_dim: d, numbers that say how a thing looks.
         side: Of a sprite, as a share of the frame's shorter side.
         sprite_px: S, most pixels along a sprite.
@@ -34,10 +39,20 @@ class ThingsConfig:
 
     image_size: tuple[int, int]
     proprio_dim: int
-    count: int
+    kinds: tuple[int, ...]
     code_dim: int = 4
     side: float = 0.375
     sprite_px: int = 32
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.kinds)
+
+    @property
+    def how_many(self) -> tuple[int, ...]:
+        """Things of each kind."""
+        return tuple(self.kinds.count(kind) for kind in sorted(set(self.kinds)))
 
     @property
     def side_px(self) -> float:
@@ -53,6 +68,8 @@ class ThingsConfig:
 class ThingEncoder(nn.Module):
     """Finds each thing's place in a frame, and codes how it looks there."""
 
+    apart_J: Tensor
+
     def __init__(self, config: ThingsConfig) -> None:
         """Make an untrained encoder."""
         super().__init__()
@@ -65,8 +82,9 @@ class ThingEncoder(nn.Module):
             nn.SiLU(),
             nn.Conv2d(16, 16, 3, padding=2, dilation=2),
             nn.SiLU(),
-            nn.Conv2d(16, config.count, 3, padding=1),
+            nn.Conv2d(16, len(config.how_many), 3, padding=1),
         )
+        self.register_buffer("apart_J", torch.full((len(config.how_many),), _APART))
         self.look = nn.Sequential(
             nn.Conv2d(6, 16, 4, stride=2, padding=1),
             nn.SiLU(),
@@ -79,7 +97,7 @@ class ThingEncoder(nn.Module):
         )
 
     def heatmap(self, frame_NCHW: Tensor, scene_NCHW: Tensor) -> Tensor:
-        """Scores of every place for every thing, [N, K, h, w].
+        """Scores of every place for every kind, [N, J, h, w].
 
         Args:
             frame_NCHW: What is seen, in 0..1.
@@ -91,13 +109,34 @@ class ThingEncoder(nn.Module):
         scores: Tensor = self.heat(seen)
         return scores
 
-    def places(self, scores_NKhw: Tensor) -> Tensor:
-        """Expected place under softmax of the scores, [N, K, 2] in [-1, 1]."""
-        h, w = scores_NKhw.shape[-2:]
-        weight = torch.softmax(scores_NKhw.flatten(2), -1).unflatten(2, (h, w))
-        xs = (torch.arange(w, device=weight.device) * 2 + 1) / w - 1
-        ys = (torch.arange(h, device=weight.device) * 2 + 1) / h - 1
-        return torch.stack([(weight.sum(2) * xs).sum(-1), (weight.sum(3) * ys).sum(-1)], -1)
+    def places(self, scores_NJhw: Tensor) -> Tensor:
+        """Where each thing is, [N, K, 2] in [-1, 1]: the expected place under softmax of the scores of its kind.
+
+        Things of one kind take the peaks of their scores one after another, each of which rules out its neighbourhood for the
+        next, and are ordered from left to right.
+        """
+        grid_hw2 = _grid(scores_NJhw)
+        places = list[Tensor]()
+        for kind, count in enumerate(self.config.how_many):
+            scores = scores_NJhw[:, kind]
+            if count == 1:
+                places.append(_expected(scores, grid_hw2)[:, None])
+                continue
+            several = list[Tensor]()
+            for _ in range(count):
+                near = self._near(scores, grid_hw2, self.apart_J[kind])
+                several.append(_expected(scores.masked_fill(~near, _NEVER), grid_hw2))
+                scores = scores.masked_fill(near, _NEVER)
+            at = torch.stack(several, 1)
+            places.append(at.gather(1, at[..., :1].argsort(1).expand_as(at)))
+        return torch.cat(places, 1)
+
+    def _near(self, scores_Nhw: Tensor, grid_hw2: Tensor, apart: Tensor) -> Tensor:
+        """Which places are near the highest score, bool [N, h, w]."""
+        height, width = self.config.image_size
+        halves = grid_hw2.new_tensor([width, height]) / min(height, width)
+        peak_N2 = grid_hw2.flatten(0, 1)[scores_Nhw.detach().flatten(1).argmax(1)]
+        return ((grid_hw2 - peak_N2[:, None, None]) * halves).norm(dim=-1) < apart
 
     def forward(self, frame_NCHW: Tensor, scene_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Places [N, K, 2] in [-1, 1] and codes [N, K, d] before they are limited; arguments as of `heatmap`."""
@@ -105,6 +144,18 @@ class ThingEncoder(nn.Module):
         seen = torch.cat([frame_NCHW, 2 * (frame_NCHW - scene_NCHW)], 1).repeat_interleave(self.config.count, 0)
         cut = window(seen, xy_NK2.detach().flatten(0, 1), self.config.side_px, self.config.size)
         return xy_NK2, self.look(cut).unflatten(0, xy_NK2.shape[:2])
+
+
+def _grid(scores: Tensor) -> Tensor:
+    """Places of the cells of scores [..., h, w]: [h, w, 2] in [-1, 1]."""
+    h, w = scores.shape[-2:]
+    ys, xs = ((torch.arange(n, device=scores.device) * 2 + 1) / n - 1 for n in (h, w))
+    return torch.stack([xs.expand(h, w), ys[:, None].expand(h, w)], -1).to(scores)
+
+
+def _expected(scores_Nhw: Tensor, grid_hw2: Tensor) -> Tensor:
+    """Expected place under softmax of scores, [N, 2]."""
+    return torch.softmax(scores_Nhw.flatten(1), -1) @ grid_hw2.flatten(0, 1)
 
 
 def limit_code(raw: Tensor) -> Tensor:
@@ -120,7 +171,7 @@ class ThingPainter(nn.Module):
         super().__init__()
         self.config = config
         size = config.size
-        self.name_KD = nn.Parameter(torch.randn(config.count, _NAME) * 0.5)
+        self.name_JD = nn.Parameter(torch.randn(len(config.how_many), _NAME) * 0.5)
         entry = config.code_dim + 2 + _NAME
         self.draw = nn.Sequential(
             nn.Linear(entry, 96), nn.SiLU(), nn.Linear(96, 192), nn.SiLU(), nn.Linear(192, 4 * size * size)
@@ -155,4 +206,4 @@ class ThingPainter(nn.Module):
         return placed.unflatten(0, xy_NK2.shape[:2])
 
     def _names(self, rows: int) -> Tensor:
-        return self.name_KD[None].expand(rows, -1, -1)
+        return self.name_JD[list(self.config.kinds)].expand(rows, -1, -1)

@@ -10,6 +10,7 @@ Shape legend: B batch, T time, N rows, P proprio, K things, d code, H W frame, D
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from worldsim.tokenizers.structured.actor import Actor, ActorConfig
 from worldsim.tokenizers.structured.compose import over, window
 from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
+from worldsim.tokenizers.structured.tracking import track
 from worldsim.tokenizers.structured.turning import register_looks
 
 SURE = 0.6
@@ -38,6 +40,7 @@ class StructuredConfig:
         image_size: H, W in pixels.
         proprio_dim: P.
         things: K, object layers.
+        kinds: Of which kind each thing is, counted from 0, in order: things of one kind look alike. Empty where all differ.
         orders: Rotational symmetry of each thing, as in `LayersConfig`; 0 where it does not turn.
         joints: Which numbers of proprioception are joint angles, rad, from the base outwards.
         code_dim: d.
@@ -47,10 +50,16 @@ class StructuredConfig:
     image_size: tuple[int, int]
     proprio_dim: int
     things: int = 1
+    kinds: tuple[int, ...] = ()
     orders: tuple[int, ...] = ()
     joints: tuple[int, ...] = ()
     code_dim: int = 4
     kept: int = 256
+
+    @property
+    def kind_of(self) -> tuple[int, ...]:
+        """Of which kind each thing is, K numbers."""
+        return self.kinds or tuple(range(self.things))
 
     @property
     def layout(self) -> SceneLayout:
@@ -79,6 +88,9 @@ class StructuredTokenizer(nn.Module):
         super().__init__()
         if config.things and config.orders and len(config.orders) != config.things:
             raise InvalidInputError(f"{config.things} things need as many orders; got {config.orders}.")
+        kinds = config.kind_of
+        if len(kinds) != config.things or list(kinds) != sorted(kinds) or {*kinds} != {*range(len({*kinds}))}:
+            raise InvalidInputError(f"Kinds of {config.things} things are counted from 0, in order; got {kinds}.")
         self.config = config
         self.actor = Actor(
             ActorConfig(image_size=config.image_size, proprio_dim=config.proprio_dim, joints=config.joints)
@@ -86,7 +98,7 @@ class StructuredTokenizer(nn.Module):
         self.shape = ThingsConfig(
             image_size=config.image_size,
             proprio_dim=config.proprio_dim,
-            count=config.things,
+            kinds=kinds,
             code_dim=config.code_dim,
         )
         self.encoder = ThingEncoder(self.shape) if config.things else None
@@ -120,7 +132,14 @@ class StructuredTokenizer(nn.Module):
         frames = (x_BCTHW.transpose(1, 2).flatten(0, 1).float() + 1) / 2
         p = self.actor.features.normalize(proprio_BTP.flatten(0, 1).float())
         z_ND = self.config.layout.join(self.encode_rows(frames, p)).to(x_BCTHW.dtype)
-        return z_ND.reshape(batch, time, -1).transpose(1, 2)[..., None, None]
+        return self.track(z_ND.reshape(batch, time, -1).transpose(1, 2)[..., None, None])
+
+    def track(self, z_BCTHW: Tensor) -> Tensor:
+        """Latents [B, D, T, 1, 1] of clips, whose frames were encoded alone, with things that are the same along each clip."""
+        if z_BCTHW.shape[2] < 2 or not self.config.things:
+            return z_BCTHW
+        state = self.config.layout.split(z_BCTHW[..., 0, 0].transpose(1, 2))
+        return self.config.layout.join(track(state, self.config.kind_of)).transpose(1, 2)[..., None, None]
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Latents [B, D, T, 1, 1] -> frames [B, 3, T, H, W] in [-1, 1]."""
@@ -141,7 +160,7 @@ class StructuredTokenizer(nn.Module):
         color, alpha = self.actor(p_NP)
         xy, raw = self.encoder(frames_NCHW, over(self.actor.canvas, color, alpha))
         code = limit_code(raw)
-        seen = (self.gain(frames_NCHW, color, alpha, p_NP, xy, code)[1] / self.full_K).clamp(0, 1)
+        seen = (self.explains(frames_NCHW, color, alpha, p_NP, xy, code) / self.full_K).clamp(0, 1)
         return self._canonical(p_NP, xy, code, seen)
 
     def draw(self, state: SceneState) -> Tensor:
@@ -153,17 +172,61 @@ class StructuredTokenizer(nn.Module):
         xy, code = self.looks(state)
         return self.compose(state.p, color, alpha, xy, code)
 
-    def compose(self, p_NP: Tensor, color: Tensor, alpha: Tensor, xy_NK2: Tensor, code_NKd: Tensor) -> Tensor:
-        """Things behind the robot, the robot [N, 3 and 1, H, W], then things in front of it: [N, 3, H, W] in 0..1."""
+    def compose(
+        self,
+        p_NP: Tensor,
+        color: Tensor,
+        alpha: Tensor,
+        xy_NK2: Tensor,
+        code_NKd: Tensor,
+        shown_NK: Tensor | None = None,
+    ) -> Tensor:
+        """Things behind the robot, the robot, then things in front of it: [N, 3, H, W] in 0..1.
+
+        Args:
+            p_NP: Standardised proprioception.
+            color: Of the robot, [N, 3, H, W].
+            alpha: Its opacity, [N, 1, H, W].
+            xy_NK2: Places in [-1, 1].
+            code_NKd: Looks.
+            shown_NK: How opaque each thing is, 0..1; None for wholly.
+        """
         assert self.painter is not None
         layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
-        drawn = self.actor.canvas.expand(len(p_NP), -1, -1, -1)
+        return self._stack(layers if shown_NK is None else _faded(layers, shown_NK), front, color, alpha)
+
+    def _stack(self, layers_NK4HW: Tensor, front: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
+        drawn = self.actor.canvas.expand(len(color), -1, -1, -1)
+        colors, opacity = layers_NK4HW[:, :, :3], layers_NK4HW[:, :, 3:]
         for k in range(self.config.things):
-            drawn = over(drawn, layers[:, k, :3], layers[:, k, 3:] * (1 - front[:, k]))
+            drawn = over(drawn, colors[:, k], opacity[:, k] * (1 - front[:, k]))
         drawn = over(drawn, color, alpha)
         for k in range(self.config.things):
-            drawn = over(drawn, layers[:, k, :3], layers[:, k, 3:] * front[:, k])
+            drawn = over(drawn, colors[:, k], opacity[:, k] * front[:, k])
         return drawn
+
+    def explains(
+        self, frames_NCHW: Tensor, color: Tensor, alpha: Tensor, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor
+    ) -> Tensor:
+        """The absolute error [N, K] in sprite pixels that drawing each thing takes away; arguments as of `gain`.
+
+        Where there are several, those that explain most are drawn first, and each counts for what it adds: two that were found at
+        the same place do not both count.
+        """
+        alone = self.gain(frames_NCHW, color, alpha, p_NP, xy_NK2, code_NKd)[1]
+        if self.config.things < 2:
+            return alone
+        assert self.painter is not None
+        layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
+        rank = alone.argsort(1, descending=True).argsort(1)
+        covered = (layers[:, :, 3] > _COVERED).to(layers)
+        taken, missed = torch.zeros_like(alone), (over(self.actor.canvas, color, alpha) - frames_NCHW).abs().mean(1)
+        for turn in range(self.config.things):
+            left = (self._stack(_faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
+            own = (covered * (rank == turn)[..., None, None]).sum(1)
+            taken = taken + ((missed - left) * own).sum((-1, -2))[:, None] * (rank == turn)
+            missed = left
+        return taken * (self.shape.size / self.shape.side_px) ** 2
 
     def gain(
         self, frames_NCHW: Tensor, color: Tensor, alpha: Tensor, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor
@@ -246,26 +309,57 @@ class StructuredTokenizer(nn.Module):
         """
         assert self.painter is not None
         figures, orders = dict[str, float](), []
-        self.full_K.copy_(taken_NK.quantile(0.7, dim=0).clamp_min(1e-3))
-        for k in range(self.config.things):
-            sure = (taken_NK[:, k] > SURE * self.full_K[k]).nonzero()[:, 0]
-            sure = sure if len(sure) else taken_NK[:, k].argmax()[None]
+        for kind in sorted({*self.config.kind_of}):
+            slots = [k for k, other in enumerate(self.config.kind_of) if other == kind]
+            taken, code = taken_NK[:, slots].flatten(), code_NKd[:, slots].flatten(0, 1)
+            full = taken.quantile(0.7).clamp_min(1e-3)
+            sure = (taken > SURE * full).nonzero()[:, 0]
+            sure = sure if len(sure) else taken.argmax()[None]
             rows = sure[torch.linspace(0, len(sure) - 1, self.config.kept).long()]
-            xy, code = torch.zeros_like(xy_NK2[rows]), code_NKd[rows]
-            found = register_looks(self.painter.sprites(xy, code)[:, k, 3])
-            orders.append(found.order)
+            code = code[rows]
+            every = code[:, None].expand(-1, self.config.things, -1)
+            sprites = self.painter.sprites(torch.zeros_like(every[..., :2]), every)[:, slots[0]]
+            found = register_looks(sprites[:, 3])
             turned = found.angle_N * max(found.order, 1)
-            self.code_KQd[k], self.center_KQ2[k] = code[:, k], found.center_N2
-            self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
-            apart = torch.cdist(code[:, k], code[:, k]) + 10 * torch.eye(len(rows))
-            self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
-            figures |= {f"thing_{k}_order": found.order, f"thing_{k}_overlap_turned": found.overlap}
-            figures |= {f"thing_{k}_overlap_fixed": found.fixed, f"thing_{k}_code_std": float(code[:, k].std(0).max())}
+            apart = torch.cdist(code, code) + 10 * torch.eye(len(rows))
+            for k in slots:
+                orders.append(found.order)
+                self.full_K[k], self.code_KQd[k], self.center_KQ2[k] = full, code, found.center_N2
+                self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
+                self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
+                figures |= {f"thing_{k}_order": found.order, f"thing_{k}_overlap_turned": found.overlap}
+                figures |= {f"thing_{k}_overlap_fixed": found.fixed, f"thing_{k}_code_std": float(code.std(0).max())}
         self.config = dataclasses.replace(self.config, orders=tuple(orders))
         return figures
 
-    def resized(self, things: int) -> "StructuredTokenizer":
-        """A tokenizer of another number of things: the same actor, fresh object layers."""
-        made = StructuredTokenizer(dataclasses.replace(self.config, things=things, orders=()))
+    def resized(self, kinds: Sequence[int]) -> "StructuredTokenizer":
+        """A tokenizer of other things, of these kinds: the same actor, fresh object layers."""
+        made = StructuredTokenizer(dataclasses.replace(self.config, things=len(kinds), kinds=tuple(kinds), orders=()))
         made.actor = self.actor
         return made
+
+    @torch.no_grad()
+    def keep_things(self, kept: Sequence[int]) -> "StructuredTokenizer":
+        """A tokenizer of some of the things, by their numbers in order, as they are."""
+        of = [self.config.kind_of[k] for k in kept]
+        kinds = sorted({*of})
+        made = self.resized([kinds.index(kind) for kind in of])
+        if not kept or self.encoder is None or self.painter is None:
+            return made
+        slots = [*kept]
+        for name in ("full_K", "code_KQd", "phase_KQ2", "center_KQ2", "width_K"):
+            getattr(made, name).copy_(getattr(self, name)[slots])
+        made.config = dataclasses.replace(made.config, orders=tuple(self.orders[k] for k in slots))
+        assert made.encoder is not None and made.painter is not None
+        for old, new in ((self.encoder, made.encoder), (self.painter, made.painter)):
+            rows = {
+                name: value[kinds] if value.shape != new.state_dict()[name].shape else value
+                for name, value in old.state_dict().items()
+            }
+            new.load_state_dict(rows)
+        return made.train(self.training)
+
+
+def _faded(layers_NK4HW: Tensor, shown_NK: Tensor) -> Tensor:
+    """Layers whose opacity is scaled."""
+    return torch.cat([layers_NK4HW[:, :, :3], layers_NK4HW[:, :, 3:] * shown_NK[..., None, None, None]], 2)

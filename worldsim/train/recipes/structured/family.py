@@ -32,6 +32,7 @@ from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import figure_bytes
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
+from worldsim.train.recipes.structured.kinds import find_kinds
 from worldsim.train.recipes.structured.pictures import actor_loss, begin_tokenizer, painter_loss, things_loss
 from worldsim.train.recipes.structured.rows import FrameRows, sample_rows
 from worldsim.train.recipes.structured.settings import FAMILY, StructuredRecipe
@@ -125,7 +126,7 @@ def _rehearse_pictures(
     parts = [part for part in (trial.encoder, trial.painter) if part is not None]
     if parts:
         late = recipe.things.steps - 1
-        loss_at = things_loss(trial, few, recipe.things, seed=seed)
+        loss_at = things_loss(trial, few, find_kinds(trial, few, most=1), recipe.things, seed=seed)
         stages["things"] = time_step(nn.ModuleList(parts), loss_at, late) * recipe.things.steps
     painters = nn.ModuleList([trial.actor, *parts[1:]])
     loss_at = painter_loss(trial, few, recipe.painter, seed=seed)

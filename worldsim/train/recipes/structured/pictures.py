@@ -2,7 +2,7 @@
 
 A stage ends with figures on moments of held-out episodes, and with what is wrong with it, in sentences.
 
-Shape legend: N rows, P proprio, K things, H W frame, h w the grid that peaks are looked for on.
+Shape legend: N rows, M peaks, P proprio, K things, J kinds, H W frame, h w the grid that peaks are looked for on.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim import storage
@@ -21,6 +20,15 @@ from worldsim.progress import Progress
 from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+from worldsim.train.recipes.structured.kinds import (
+    MOST_TIED,
+    PEAKS,
+    Kinds,
+    cell_places,
+    explained_linearly,
+    find_kinds,
+    find_peaks,
+)
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
 
@@ -30,11 +38,8 @@ BOOTSTRAP = 0.12
 CACHED = 6000
 """Frames whose robot is drawn once, for things to be learned on."""
 LEAST_EXPLAINED = 0.15
-"""Share of the squared residual that a thing must explain to be kept."""
-MOST_TIED = 0.9
-"""Share of the variance of a thing's places that proprioception explains, above which it is taken for a part of the robot."""
+"""Share of the squared residual that things must explain to be kept; each its part of it."""
 _JITTER = 0.05
-_PEAKS = (32, 32)
 _BATCH = 100
 
 
@@ -107,10 +112,15 @@ def train_pictures(
 
     run("actor", tokenizer.actor, actor_loss(tokenizer, rows, recipe.actor, seed=seed), recipe.actor)
     measure_actor(tokenizer, held_out, report)
+    kinds = find_kinds(tokenizer, rows, most=recipe.most_things)
+    report.figures["things_looked_for"] = len(kinds.kinds)
+    tokenizer = _expecting(tokenizer, kinds, seed=seed)
     if tokenizer.encoder is not None and tokenizer.painter is not None:
         parts = nn.ModuleList([tokenizer.encoder, tokenizer.painter])
-        run("things", parts, things_loss(tokenizer, rows, recipe.things, seed=seed), recipe.things)
+        run("things", parts, things_loss(tokenizer, rows, kinds, recipe.things, seed=seed), recipe.things)
         tokenizer = _judge_things(tokenizer, rows, held_out, report)
+    elif recipe.most_things:
+        report.warnings.append("No thing was found: nothing is left over often that does not move with the robot.")
     both = nn.ModuleList([tokenizer.actor, *([] if tokenizer.painter is None else [tokenizer.painter])])
     run("painter", both, painter_loss(tokenizer, rows, recipe.painter, seed=seed), recipe.painter)
     if tokenizer.encoder is not None:
@@ -136,8 +146,20 @@ def actor_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedu
     return loss_at
 
 
-def things_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
-    """Places led to the residual's peak, then what drawing the things explains, the robot fixed; frames [N, 3, H, W]."""
+def _expecting(tokenizer: StructuredTokenizer, found: Kinds, *, seed: int) -> StructuredTokenizer:
+    """A tokenizer of the things that are to be found."""
+    if found.kinds != tokenizer.config.kind_of:
+        with seeded(seed):
+            tokenizer = tokenizer.resized(found.kinds)
+    if tokenizer.encoder is not None:
+        tokenizer.encoder.apart_J.copy_(found.apart_J)
+    return tokenizer
+
+
+def things_loss(
+    tokenizer: StructuredTokenizer, rows: FrameRows, found: Kinds, schedule: Schedule, *, seed: int
+) -> LossAt:
+    """Places led to the residual's peaks, then what drawing the things explains, the robot fixed; frames [N, 3, H, W]."""
     encoder, painter = tokenizer.encoder, tokenizer.painter
     assert encoder is not None and painter is not None
     p_NP = tokenizer.actor.features.normalize(rows.proprio_NP[:CACHED])
@@ -150,12 +172,8 @@ def things_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Sched
         frames, robot = known.frames(chosen), robot_NRHW[chosen].float() / 255
         scene = over(canvas, robot[:, :3], robot[:, 3:])
         if step < BOOTSTRAP * schedule.steps:
-            scores = encoder.heatmap(frames, scene)
-            size = (scores.shape[2], scores.shape[3])
-            cell, height = strongest(residual_map(frames, scene, size))
-            weight = (height / height.mean()).clamp_max(2)
-            miss = nn.functional.cross_entropy(scores[:, 0].flatten(1), cell, reduction="none")
-            return (miss * weight).mean(), {"bootstrap": float(miss.detach().mean())}
+            miss = _lead_to_peaks(tokenizer, found, frames, scene)
+            return miss, {"bootstrap": float(miss.detach())}
         xy, raw = encoder(frames, scene)
         noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed * 7_919 + step))
         code = limit_code(raw) + _JITTER * noise
@@ -167,6 +185,27 @@ def things_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Sched
         return loss, {"gained": float(gained.detach().mean())}
 
     return loss_at
+
+
+def _lead_to_peaks(tokenizer: StructuredTokenizer, found: Kinds, frames_NCHW: Tensor, scene_NCHW: Tensor) -> Tensor:
+    """Cross-entropy of the scores of every kind to the residual's peaks of its colours, as many as it has things; a scalar."""
+    assert tokenizer.encoder is not None
+    scores = tokenizer.encoder.heatmap(frames_NCHW, scene_NCHW)
+    count = tokenizer.config.things
+    peaks = find_peaks(frames_NCHW, scene_NCHW, count if count == 1 else 2 * count, tokenizer)
+    kind_NM = found.kind_of(peaks) if count > 1 else torch.zeros_like(peaks.cell_NM)
+    at = cell_places(peaks.cell_NM, PEAKS)
+    h, w = scores.shape[2:]
+    column, row = (((at[..., i] + 1) / 2 * n).long().clamp(0, n - 1) for i, n in ((0, w), (1, h)))
+    total = scores.new_zeros(())
+    for kind, things in enumerate(tokenizer.shape.how_many):
+        own = kind_NM == kind
+        own = own & (own.cumsum(1) <= things)
+        weight = peaks.height_NM * own
+        weight = (weight / weight[own].mean().nan_to_num(1.0)).clamp_max(2) / things
+        chosen = torch.log_softmax(scores[:, kind].flatten(1), 1).gather(1, row * w + column)
+        total = total - (chosen * weight).sum(1).mean()
+    return total
 
 
 def painter_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
@@ -223,19 +262,19 @@ def _keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, fl
 def _judge_things(
     tokenizer: StructuredTokenizer, rows: FrameRows, held_out: FrameRows, report: StageReport
 ) -> StructuredTokenizer:
-    """The tokenizer with its things, or without where they explain little or are the robot's own."""
-    share = explained_by_things(tokenizer, held_out)
-    report.figures |= {"things_explain": share, **_keep_looks(tokenizer, rows)}
+    """The tokenizer with those of its things that explain enough and are not the robot's own."""
+    together, shares = explained_by_things(tokenizer, held_out)
+    report.figures |= {"things_explain": together, **_keep_looks(tokenizer, rows)}
     tied = _look_for_faults(tokenizer, held_out, report)
-    if share >= LEAST_EXPLAINED and tied <= MOST_TIED:
-        return tokenizer
-    why = (
-        f"explains {share:.0%} of what robot and background leave"
-        if share < LEAST_EXPLAINED
-        else "moves with the robot"
-    )
-    report.warnings.append(f"No thing was kept: what was found {why}.")
-    return tokenizer.resized(0)
+    kept, least = list[int](), LEAST_EXPLAINED / len(shares)
+    for k, share in enumerate(shares):
+        report.figures[f"thing_{k}_explains"] = share
+        if share >= least and tied[k] <= MOST_TIED:
+            kept.append(k)
+            continue
+        why = f"explains {share:.0%} of what robot and background leave" if share < least else "moves with the robot"
+        report.warnings.append(f"Thing {k} was not kept: what was found {why}.")
+    return tokenizer if len(kept) == len(shares) else tokenizer.keep_things(kept)
 
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -268,28 +307,38 @@ def measure_actor(tokenizer: StructuredTokenizer, held_out: FrameRows, report: S
         )
 
 
-def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> float:
-    """Share of the squared error of robot and canvas on frames [N, 3, H, W] that drawing the things takes away."""
-    assert tokenizer.encoder is not None
+def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> tuple[float, list[float]]:
+    """Share of the squared error of robot and canvas on frames [N, 3, H, W] that drawing the things takes away.
 
-    def draw(frames: Tensor, p: Tensor) -> Tensor:
-        color, alpha = tokenizer.actor(p)
-        xy, raw = tokenizer.encoder(frames, over(tokenizer.actor.canvas, color, alpha))  # type: ignore[misc]
-        return tokenizer.compose(p, color, alpha, xy, limit_code(raw))
-
-    bare = _squares(rows, lambda frames, p: tokenizer.actor.scene(p), tokenizer)
-    return 1 - _squares(rows, draw, tokenizer) / max(bare, 1e-12)
+    Returns:
+        By all together, and by each beside the others.
+    """
+    count = tokenizer.config.things
+    p_NP, left = tokenizer.actor.features.normalize(rows.proprio_NP), torch.zeros(count + 2)
+    shown = torch.cat([torch.zeros(1, count), torch.ones(1, count), 1 - torch.eye(count)])
+    with torch.no_grad():
+        for at in torch.arange(len(rows)).split(_BATCH):
+            frames, p = rows.frames(at), p_NP[at]
+            color, alpha = tokenizer.actor(p)
+            assert tokenizer.encoder is not None
+            xy, raw = tokenizer.encoder(frames, over(tokenizer.actor.canvas, color, alpha))
+            for row, some in enumerate(shown):
+                drawn = tokenizer.compose(p, color, alpha, xy, limit_code(raw), some.expand(len(p), -1))
+                left[row] += (drawn - frames).square().sum()
+    bare = float(left[0].clamp_min(1e-9))
+    return 1 - float(left[1]) / bare, [float(without - left[1]) / bare for without in left[2:]]
 
 
 @torch.no_grad()
-def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report: StageReport) -> float:
-    """Name what fails silently: places that collapse, looks that saturate; how far the things are tied to the robot comes back."""
+def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report: StageReport) -> list[float]:
+    """Name what fails silently: places that collapse, looks that saturate; how far each thing is tied to the robot comes back."""
     assert tokenizer.encoder is not None
     p_NP = tokenizer.actor.features.normalize(held_out.proprio_NP)
     state = [tokenizer.encode_rows(held_out.frames(at), p_NP[at]) for at in torch.arange(len(p_NP)).split(_BATCH)]
     pose, seen = torch.cat([s.pose for s in state]), torch.cat([s.seen for s in state])
-    tied = 0.0
-    for k in range(tokenizer.config.things):
+    count, tied = tokenizer.config.things, list[float]()
+    for k in range(count):
+        tied.append(0.0)
         sure = (seen[:, k] > 0.5).nonzero()[:, 0]
         report.figures[f"thing_{k}_seen"] = len(sure) / len(seen)
         if len(sure) < 20:
@@ -297,11 +346,12 @@ def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report
             continue
         xy = pose[sure, k, :2]
         scenes = torch.cat([tokenizer.actor.scene(p) for p in p_NP[sure].split(_BATCH)])
-        cell, _ = strongest(residual_map(held_out.frames(sure), scenes, _PEAKS))
-        off = float((cell_places(cell, _PEAKS) * tokenizer.axes - xy).norm(dim=1).median())
+        peaks = find_peaks(held_out.frames(sure), scenes, count, tokenizer)
+        away = (cell_places(peaks.cell_NM, PEAKS) * tokenizer.axes - xy[:, None]).norm(dim=-1)
+        off = float(away.min(1).values.median())
         spread = float(xy.std(0).max())
-        tied = max(tied, _explained_linearly(tokenizer.actor.features(p_NP[sure]), xy))
-        report.figures |= {f"thing_{k}_spread": spread, f"thing_{k}_off_peak": off, f"thing_{k}_tied_to_robot": tied}
+        tied[k] = explained_linearly(tokenizer.actor.features(p_NP[sure]), xy)
+        report.figures |= {f"thing_{k}_spread": spread, f"thing_{k}_off_peak": off, f"thing_{k}_tied_to_robot": tied[k]}
         if spread < 0.02 and off > 0.1:
             report.warnings.append(
                 f"The places of thing {k} collapsed: they hardly vary, and the residual is elsewhere."
@@ -309,33 +359,3 @@ def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report
         if report.figures[f"thing_{k}_code_std"] < 0.1:
             report.warnings.append(f"The looks of thing {k} hardly vary (saturated code): turning is not seen.")
     return tied
-
-
-def _explained_linearly(features_NF: Tensor, xy_N2: Tensor) -> float:
-    """Share of the variance of places that is linear in features; 0 where there are too few rows to say."""
-    rows = torch.cat([features_NF, torch.ones(len(xy_N2), 1)], 1)
-    if len(rows) < 5 * rows.shape[1]:
-        return 0.0
-    fitted = rows @ torch.linalg.lstsq(rows, xy_N2).solution
-    return 1 - float((xy_N2 - fitted).square().sum() / (xy_N2 - xy_N2.mean(0)).square().sum().clamp_min(1e-9))
-
-
-def residual_map(frames_NCHW: Tensor, scene_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Blurred absolute difference [N, h, w] of frames and what was drawn of them."""
-    difference = (frames_NCHW - scene_NCHW).abs().mean(1, keepdim=True)
-    soft = F.avg_pool2d(difference, 3, 1, 1)
-    soft = F.adaptive_avg_pool2d(soft, size)
-    return F.avg_pool2d(soft, 3, 1, 1)[:, 0]
-
-
-def strongest(map_Nhw: Tensor) -> tuple[Tensor, Tensor]:
-    """The cell of the peak, int64 [N], counted row by row, and its height [N]."""
-    height, cell = map_Nhw.flatten(1).max(1)
-    return cell, height
-
-
-def cell_places(cell_N: Tensor, size: tuple[int, int]) -> Tensor:
-    """Centres of cells, [N, 2] in [-1, 1]."""
-    h, w = size
-    x, y = cell_N % w, cell_N.div(w, rounding_mode="floor")
-    return torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], -1)

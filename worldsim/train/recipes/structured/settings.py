@@ -13,7 +13,7 @@ class StructuredRecipe:
 
     Attributes:
         joints: Which numbers of proprioception are joint angles, rad, from the base outwards; the first four count.
-        most_things: Most things to look for; none are kept that explain nothing.
+        most_things: Most things to look for; how many there are is found, and none are kept that explain nothing.
         frames: Most frames that pictures are learned from.
         actor: Schedule of the robot's picture.
         things: Schedule of places and looks of things.
@@ -24,7 +24,7 @@ class StructuredRecipe:
     """
 
     joints: tuple[int, ...] = ()
-    most_things: int = 1
+    most_things: int = 4
     frames: int = 12_000
     actor: Schedule = dataclasses.field(
         default_factory=lambda: Schedule(steps=2400, batch=32, lr=3e-3, clip=5.0, weight_decay=0.0)
