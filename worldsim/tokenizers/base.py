@@ -61,6 +61,14 @@ class ProprioTokenizer(LatentSpace, Protocol):
 
 
 @runtime_checkable
+class Tracker(LatentSpace, Protocol):
+    """A tokenizer that encodes frames alone, and needs their order to say which of several things is which."""
+
+    def track(self, z_BCTHW: Tensor) -> Tensor:
+        """Latents [B, c, T, h, w] of frames that were encoded alone, as those of clips in order."""
+
+
+@runtime_checkable
 class ClosedForm(Tokenizer, Protocol):
     """A tokenizer with a part that is fitted rather than trained."""
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.tokenizers.base import LatentFamily, LatentSpace, Layered, ProprioTokenizer, Tokenizer
+from worldsim.tokenizers.base import LatentFamily, LatentSpace, Layered, ProprioTokenizer, Tokenizer, Tracker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,17 @@ def encode_frame(tokenizer: LatentSpace, x_BCTHW: Tensor, proprio_BTP: Tensor | 
             f"A {type(tokenizer).__name__} encodes a frame with the robot's proprioception. Pass the observation with observation.state."
         )
     return tokenizer.encode_with(x_BCTHW, proprio_BTP)
+
+
+def track_clip(tokenizer: LatentSpace, z_BCTHW: Tensor) -> Tensor:
+    """Latents [B, c, T, h, w] of frames that were encoded alone, as those of clips: things are the same along each."""
+    if not isinstance(tokenizer, CamerasTokenizer):
+        return tokenizer.track(z_BCTHW) if isinstance(tokenizer, Tracker) else z_BCTHW
+    if not any(isinstance(part, Tracker) for part in tokenizer.tokenizers):
+        return z_BCTHW
+    parts = z_BCTHW.split([part.latent_shape[0] for part in tokenizer.tokenizers], 1)
+    tracked = [track_clip(part, z) for part, z in zip(tokenizer.tokenizers, parts, strict=True)]
+    return torch.cat(tracked, 1)
 
 
 def decode_frames(tokenizer: LatentSpace, z_BCTHW: Tensor, key: str) -> Tensor:

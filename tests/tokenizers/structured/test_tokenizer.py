@@ -132,3 +132,44 @@ def test_looks_of_a_thing_that_was_never_seen_can_be_kept() -> None:
     figures = tokenizer.keep_looks(torch.zeros(7, 1, 2), torch.randn(7, 1, 4), torch.full((7, 1), -1.0))
     assert figures["thing_0_code_std"] == 0
     assert len(tokenizer.orders) == 1
+
+
+def test_two_at_one_place_do_not_both_count() -> None:
+    tokenizer = made(dataclasses.replace(CONFIG, kinds=(0, 0), joints=()))
+    tokenizer.actor.base_CHW.fill_(0.8)
+    with torch.no_grad():
+        tokenizer.actor.paint.bias.fill_(-9.0)  # no robot
+        tokenizer.actor.paint.weight.zero_()
+    p, code = torch.zeros(1, 3), torch.zeros(1, 2, 4)
+    color, alpha = tokenizer.actor(p)
+    at = torch.tensor([[[-0.4, 0.0], [0.4, 0.0]]])
+    frame = tokenizer.compose(p, color, alpha, at, code)
+    apart = tokenizer.explains(frame, color, alpha, p, at, code)
+    assert float(apart.min()) > 0.9 * float(apart.max()) > 0
+    alone = tokenizer.compose(p, color, alpha, at, code, torch.tensor([[1.0, 0.0]]))
+    both = tokenizer.explains(alone, color, alpha, p, at[:, :1].expand(1, 2, 2), code)
+    assert float(both.min()) < 0.2 * float(both.max())
+
+
+def test_some_things_are_kept_as_they_are() -> None:
+    config = dataclasses.replace(CONFIG, things=4, kinds=(0, 1, 1, 2))
+    tokenizer, (x, proprio) = made(dataclasses.replace(config, orders=(0, 1, 1, 2))), seen()
+    fewer = tokenizer.keep_things([1, 2, 3])
+    assert fewer.config.kind_of == (0, 0, 1) and fewer.orders == (1, 1, 2)
+    scores = torch.randn(2, 3, 9, 12)
+    assert tokenizer.encoder is not None and fewer.encoder is not None
+    assert torch.equal(fewer.encoder.places(scores[:, 1:]), tokenizer.encoder.places(scores)[:, 1:])
+    p = tokenizer.actor.features.normalize(proprio[:, 0])
+    state = tokenizer.encode_rows((x[:, :, 0] + 1) / 2, p)
+    rest = dataclasses.replace(state, pose=state.pose[:, 1:], seen=state.seen[:, 1:], code=state.code[:, 1:])
+    xy, code = tokenizer.looks(state)
+    assert torch.allclose(fewer.looks(rest)[0], xy[:, 1:]) and torch.allclose(fewer.looks(rest)[1], code[:, 1:])
+    drawn = tokenizer.compose(p, *tokenizer.actor(p), xy, code, torch.tensor([[0.0, 1, 1, 1]]))
+    assert torch.allclose(fewer.draw(rest), drawn, atol=1e-5)
+    assert tokenizer.keep_things([]).latent_shape == (3, 1, 1)
+
+
+def test_kinds_that_do_not_fit_are_refused() -> None:
+    for kinds in ((0,), (1, 0), (0, 2)):
+        with pytest.raises(InvalidInputError, match="Kinds"):
+            StructuredTokenizer(dataclasses.replace(CONFIG, kinds=kinds))

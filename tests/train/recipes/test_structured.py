@@ -159,7 +159,7 @@ def test_a_thing_that_explains_nothing_is_not_kept(tmp_path: Path, monkeypatch: 
     tokenizer = begin_tokenizer(sample, RECIPE, seed=0)
     made, report = train_pictures(tokenizer, sample, rows(20, seed=1), RECIPE, seed=0, folder=tmp_path, progress=silent)
     assert made.config.things == 0 and made.latent_shape == (2, 1, 1)
-    assert any("No thing was kept" in warning for warning in report.warnings)
+    assert any("was not kept" in warning for warning in report.warnings)
 
 
 def test_what_does_not_fit_is_refused_at_once(data: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ SURE = 0.6
 """Things seen at least this well are learned from."""
 _COVERED = 0.2
 """Opacity above which a pixel belongs to a thing."""
+_AT_ONCE = 64
+"""Frames that are encoded together: they are held with everything that is drawn of them."""
 _SHARP = 0.06
 """How narrowly a look is chosen by its angle: the spread of cosines, about 4 degrees."""
 
@@ -131,7 +133,8 @@ class StructuredTokenizer(nn.Module):
         batch, _, time = x_BCTHW.shape[:3]
         frames = (x_BCTHW.transpose(1, 2).flatten(0, 1).float() + 1) / 2
         p = self.actor.features.normalize(proprio_BTP.flatten(0, 1).float())
-        z_ND = self.config.layout.join(self.encode_rows(frames, p)).to(x_BCTHW.dtype)
+        pairs = zip(frames.split(_AT_ONCE), p.split(_AT_ONCE), strict=True)
+        z_ND = torch.cat([self.config.layout.join(self.encode_rows(*pair)) for pair in pairs]).to(x_BCTHW.dtype)
         return self.track(z_ND.reshape(batch, time, -1).transpose(1, 2)[..., None, None])
 
     def track(self, z_BCTHW: Tensor) -> Tensor:

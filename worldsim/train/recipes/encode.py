@@ -20,7 +20,7 @@ from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
-from worldsim.tokenizers.cameras import encode_frame, encode_frames
+from worldsim.tokenizers.cameras import encode_frame, encode_frames, track_clip
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.tokenizer import FittedTokenizer, fit_tokenizer, state_tokenizer, train_tokenizer
 from worldsim.video import to_model
@@ -137,7 +137,8 @@ def encode_some(
         models = ({k: to_model(x)[:, :, None] for k, x in zip(frames, part, strict=True)} for part in parts)
         bodies = (p[:, None] for p in proprio.split(BATCH))
         pairs = zip(models, bodies, strict=True)
-        return torch.cat([encode_frames(tokenizer, model, body)[:, :, 0] for model, body in pairs])
+        z_FCHW = torch.cat([encode_frames(tokenizer, model, body)[:, :, 0] for model, body in pairs])
+        return track_clip(tokenizer, z_FCHW.transpose(0, 1)[None])[0].transpose(0, 1)
 
     encoded = encode_episodes(
         lambda place: dataset.episode(chosen[place]),

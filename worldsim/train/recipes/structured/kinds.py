@@ -32,6 +32,8 @@ _TOGETHER = 0.3
 """Two colours are one kind where they are seen together less often than this share of what chance would give."""
 _HIDDEN = 0.3
 _COLORS = 6
+_EXPECTED = 4
+"""Things that there may be; higher peaks than these and one more are not noise."""
 _CLEAR = 1.2
 """Least distance of two things of a kind, in radii of what is left over where one is."""
 _BATCH = 100
@@ -62,6 +64,7 @@ class Kinds:
         kind_X: The kind of each, -1 for what is no thing.
         apart_J: Least distance of two things of each kind, in halves of the frame's shorter side.
         low: Height below which a peak is none.
+        more: Things beside these, of which there are too many.
     """
 
     kinds: tuple[int, ...]
@@ -69,6 +72,7 @@ class Kinds:
     kind_X: Tensor
     apart_J: Tensor
     low: float
+    more: int = 0
 
     def kind_of(self, peaks: Peaks) -> Tensor:
         """The kind of each peak, int64 [N, M]; -1 where it is none."""
@@ -85,7 +89,7 @@ def find_kinds(tokenizer: StructuredTokenizer, rows: FrameRows, *, most: int) ->
         rows: Frames [N, 3, H, W] and proprioception in physical units; the first `LOOKED_AT` count.
         most: Things, at most.
     """
-    peaks, area = _look(tokenizer, rows, most + 2)
+    peaks, area = _look(tokenizer, rows, max(most, _EXPECTED) + 2)
     first = peaks.height_NM[:, 0]
     low = max(_HIGH * float(first.quantile(0.8)), 1.5 * float(peaks.height_NM[:, -1].median()))
     high = peaks.height_NM > low
@@ -99,17 +103,19 @@ def find_kinds(tokenizer: StructuredTokenizer, rows: FrameRows, *, most: int) ->
         if _tied(peaks, color_NM == x, f_NF) > MOST_TIED:
             there_NX[:, x] = False
     groups = sorted(_groups(there_NX), key=lambda group: -float(there_NX[:, group].any(1).float().mean()))
-    kinds, kind_X, apart = list[int](), torch.full((len(color_X6),), -1), list[float]()
+    kinds, more, kind_X, apart = list[int](), 0, torch.full((len(color_X6),), -1), list[float]()
     for group in groups:
         member_NM = torch.isin(color_NM, torch.tensor(group))
-        count = _at_once(member_NM, most - len(kinds))
+        there = _at_once(member_NM)
+        count = min(there, most - len(kinds))
+        more += there - count
         if not count:
             continue
         kind_X[group] = len(apart)
         kinds += [len(apart)] * count
         radius = (area[member_NM].median() / torch.pi).sqrt()
         apart.append(_CLEAR * float(radius))
-    return dataclasses.replace(found, kinds=tuple(kinds), kind_X=kind_X, apart_J=torch.tensor(apart))
+    return dataclasses.replace(found, kinds=tuple(kinds), kind_X=kind_X, apart_J=torch.tensor(apart), more=more)
 
 
 def _look(tokenizer: StructuredTokenizer, rows: FrameRows, count: int) -> tuple[Peaks, Tensor]:
@@ -181,10 +187,10 @@ def _groups(there_NX: Tensor) -> list[list[int]]:
     return groups
 
 
-def _at_once(member_NM: Tensor, most: int) -> int:
-    """How many peaks are often seen at once, `most` at most."""
+def _at_once(member_NM: Tensor) -> int:
+    """How many peaks are often seen at once."""
     count_N = member_NM.sum(1)
-    often = [n for n in range(1, most + 1) if float((count_N >= n).float().mean()) >= OFTEN]
+    often = [n for n in range(1, member_NM.shape[1] + 1) if float((count_N >= n).float().mean()) >= OFTEN]
     return max(often, default=0)
 
 

@@ -114,7 +114,12 @@ def train_pictures(
     measure_actor(tokenizer, held_out, report)
     kinds = find_kinds(tokenizer, rows, most=recipe.most_things)
     report.figures["things_looked_for"] = len(kinds.kinds)
-    tokenizer = _expecting(tokenizer, kinds, seed=seed)
+    if kinds.more:
+        report.warnings.append(
+            f"There seem to be {len(kinds.kinds) + kinds.more} things or more, and {len(kinds.kinds)} are looked for: what the others "
+            f"do is not learned. Set structured.most_things={len(kinds.kinds) + kinds.more}, or 0 for none."
+        )
+    tokenizer = expecting(tokenizer, kinds, seed=seed)
     if tokenizer.encoder is not None and tokenizer.painter is not None:
         parts = nn.ModuleList([tokenizer.encoder, tokenizer.painter])
         run("things", parts, things_loss(tokenizer, rows, kinds, recipe.things, seed=seed), recipe.things)
@@ -146,7 +151,7 @@ def actor_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedu
     return loss_at
 
 
-def _expecting(tokenizer: StructuredTokenizer, found: Kinds, *, seed: int) -> StructuredTokenizer:
+def expecting(tokenizer: StructuredTokenizer, found: Kinds, *, seed: int) -> StructuredTokenizer:
     """A tokenizer of the things that are to be found."""
     if found.kinds != tokenizer.config.kind_of:
         with seeded(seed):
