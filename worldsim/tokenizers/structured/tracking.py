@@ -1,4 +1,4 @@
-"""Which thing is which from frame to frame, in closed form: things of one kind can be told apart only by where they were.
+"""Which thing is which from frame to frame, in closed form: things of one kind can be distinguished only by where they were.
 
 What is found in a frame alone is assigned to the things that were followed so far, so that the distances are least. A thing that
 is found far from where it was is not believed at once: something else looked like it, or it was covered.
@@ -52,7 +52,7 @@ class Track:
             order_BK[:, slots] = ways_WK[total_BW.argmin(1)]
         return in_order(found, order_BK)
 
-    def doubts(self, found: SceneState) -> Tensor:
+    def leaps(self, found: SceneState) -> Tensor:
         """Which things are found too far from where they were to be believed, bool [B, K]."""
         far = (found.pose[..., :2] - self.xy_BK2).norm(dim=-1) > LEAP
         return far & (self.trust_BK > LOST) & (found.seen > LOST)
@@ -86,7 +86,7 @@ def track(state: SceneState, kinds: Sequence[int]) -> SceneState:
     known = Track(xy_BK2=frames[0].pose[..., :2], trust_BK=frames[0].seen)
     for t in range(1, state.pose.shape[1]):
         found = known.assign(_at(state, t), kinds)
-        seen = torch.where(known.doubts(found), torch.zeros_like(found.seen), found.seen)
+        seen = torch.where(known.leaps(found), torch.zeros_like(found.seen), found.seen)
         lost = (seen <= LOST)[..., None]
         last = frames[-1]
         frames.append(

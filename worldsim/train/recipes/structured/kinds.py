@@ -60,7 +60,7 @@ class Kinds:
 
     Attributes:
         kinds: Of which kind each thing is, counted from 0, in order; empty where there is nothing.
-        color_X6: Colours that were told apart, as of `Peaks`.
+        color_X6: Colours that differ, as of `Peaks`.
         kind_X: The kind of each, -1 for what is no thing.
         apart_J: Least distance of two things of each kind, in halves of the frame's shorter side.
         low: Height below which a peak is none.
