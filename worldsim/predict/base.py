@@ -95,6 +95,14 @@ class Predictor(Protocol):
 
 
 @runtime_checkable
+class Tracking(Predictor, Protocol):
+    """A predictor that follows things, and so knows more of what was seen than the latent of one frame."""
+
+    def latent(self, carry: Rows) -> Tensor:
+        """The latent frame [B, C, H, W] of where episodes stand, by what was seen and what was expected."""
+
+
+@runtime_checkable
 class EnsemblePredictor(Predictor, Protocol):
     """A predictor of several members."""
 

@@ -24,7 +24,7 @@ from worldsim.data.starts import Starts, read_observation
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
 from worldsim.predict import PREDICTORS
-from worldsim.predict.base import Context, EnsemblePredictor, Predictor
+from worldsim.predict.base import Context, EnsemblePredictor, Predictor, Tracking
 from worldsim.tokenizers import build_tokenizer, tokenizer_name
 from worldsim.tokenizers.base import LatentSpace, decoded_latents
 from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frame, encode_frames, held_proprio
@@ -186,6 +186,8 @@ class LearnedWorld(nn.Module):
             return dataclasses.replace(self.reset(observation, own.key), step=own.step + 1, start=own.start)
         z_BCHW, proprio_BP = self._read(observation)
         carry = self.predictor.observe(own.carry, z_BCHW, action_BE, own.proprio)
+        if isinstance(self.predictor, Tracking):
+            z_BCHW = self.predictor.latent(carry)
         return dataclasses.replace(own, step=own.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP)
 
     def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:

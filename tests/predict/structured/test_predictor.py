@@ -8,7 +8,7 @@ from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
 from worldsim.errors import InvalidInputError
 from worldsim.predict import PREDICTORS
-from worldsim.predict.base import Context, EnsemblePredictor, Window
+from worldsim.predict.base import Context, EnsemblePredictor, Tracking, Window
 from worldsim.predict.structured.predictor import SceneCarry, StructuredPredictor, StructuredPredictorConfig
 from worldsim.tokenizers.structured.state import SceneState
 
@@ -144,3 +144,48 @@ def test_carries_and_shapes_of_others_are_refused() -> None:
             "structured",
             {"latent_shape": [11, 1, 1], "proprio_dim": 2, "action_dim": 2, "orders": [1, 0], "things": [2]},
         )
+
+
+def test_things_of_a_kind_are_followed_where_they_were_expected() -> None:
+    config = dataclasses.replace(CONFIG, latent_shape=(2 + 2 * 9, 1, 1), orders=(1, 1), things=(2,), kinds=(0, 0))
+    predictor, z = made(config), latents(4, config=config)
+    action, body = torch.zeros(4, 2), torch.zeros(4, 2)
+    expected, _ = predictor.step(begun(predictor, z), action, body, Conditions(), None)
+    state = config.layout.split(predictor.latent(expected)[..., 0, 0])
+    state = dataclasses.replace(state, pose=state.pose + 0.01)
+    other = dataclasses.replace(state, pose=state.pose.flip(1))
+    for frame in (state, other):
+        seen = predictor.observe(begun(predictor, z), config.layout.join(frame)[..., None, None], action, body)
+        assert torch.allclose(seen.pose[:, 0], state.pose)
+    assert isinstance(predictor, Tracking)
+    assert torch.allclose(config.layout.split(predictor.latent(seen)[..., 0, 0]).pose[..., :2], state.pose[..., :2])
+    apart = made(dataclasses.replace(config, kinds=(0, 1)))
+    for kept in (apart, made(dataclasses.replace(config, kinds=()))):
+        found = kept.observe(begun(kept, z), config.layout.join(other)[..., None, None], action, body)
+        far = (found.pose[:, 0] - state.pose)[..., :2].norm(dim=-1) > 0.02
+        assert bool(far.any())
+
+
+def test_a_leap_is_believed_when_it_lasts() -> None:
+    predictor, z = made(), latents(4)
+    action, body = torch.zeros(4, 2), torch.zeros(4, 2)
+    far = z.clone()
+    far[:, 2] += 1.5
+    once = predictor.observe(begun(predictor, z), far, action, body)
+    expected, _ = predictor.step(begun(predictor, z), action, body, Conditions(), None)
+    assert torch.equal(once.pose, expected.pose) and torch.equal(once.seen, torch.ones(4, 1))
+    for _ in range(4):
+        once = predictor.observe(once, far, action, body)
+    assert torch.allclose(once.pose[:, 0, :, 0], far[:, 2, 0])
+
+
+def test_kinds_of_things_matter_to_how_they_move() -> None:
+    config = dataclasses.replace(CONFIG, latent_shape=(2 + 2 * 9, 1, 1), orders=(1, 1), things=(2,))
+    z = latents(3, config=config)
+    state = config.layout.split(z[..., 0, 0])
+    pose = state.pose[:, :1].expand(-1, 2, -1)
+    alike = config.layout.join(dataclasses.replace(state, pose=pose))[..., None, None]
+    for kinds, same in (((0, 0), True), ((0, 1), False)):
+        predictor = made(dataclasses.replace(config, kinds=kinds))
+        after, _ = predictor.step(begun(predictor, alike), torch.ones(3, 2), torch.zeros(3, 2), Conditions(), None)
+        assert torch.equal(after.pose[:, :, 0], after.pose[:, :, 1]) is same

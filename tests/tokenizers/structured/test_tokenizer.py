@@ -161,6 +161,7 @@ def test_some_things_are_kept_as_they_are() -> None:
     assert torch.equal(fewer.encoder.places(scores[:, 1:]), tokenizer.encoder.places(scores)[:, 1:])
     p = tokenizer.actor.features.normalize(proprio[:, 0])
     state = tokenizer.encode_rows((x[:, :, 0] + 1) / 2, p)
+    state = dataclasses.replace(state, seen=torch.ones_like(state.seen))
     rest = dataclasses.replace(state, pose=state.pose[:, 1:], seen=state.seen[:, 1:], code=state.code[:, 1:])
     xy, code = tokenizer.looks(state)
     assert torch.allclose(fewer.looks(rest)[0], xy[:, 1:]) and torch.allclose(fewer.looks(rest)[1], code[:, 1:])
@@ -173,3 +174,19 @@ def test_kinds_that_do_not_fit_are_refused() -> None:
     for kinds in ((0,), (1, 0), (0, 2)):
         with pytest.raises(InvalidInputError, match="Kinds"):
             StructuredTokenizer(dataclasses.replace(CONFIG, kinds=kinds))
+
+
+def test_what_is_nowhere_to_be_seen_has_no_place_and_is_not_drawn() -> None:
+    tokenizer = made(dataclasses.replace(CONFIG, joints=()))
+    tokenizer.actor.base_CHW.fill_(0.8)
+    with torch.no_grad():
+        tokenizer.actor.paint.bias.fill_(-9.0)  # no robot
+        tokenizer.actor.paint.weight.zero_()
+    p = torch.zeros(4, 3)
+    empty = tokenizer.actor.scene(p)
+    state = tokenizer.encode_rows(empty, p)
+    assert float(state.seen.max()) < 0.1
+    assert torch.equal(state.pose, torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(4, 2, 4)) and not state.code.any()
+    assert torch.allclose(tokenizer.draw(state), empty)
+    there = dataclasses.replace(state, seen=torch.ones_like(state.seen))
+    assert (tokenizer.draw(there) - empty).abs().max() > 0.1

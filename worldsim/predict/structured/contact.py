@@ -5,7 +5,7 @@ Everything is expressed in the thing's own frame, where it turns, and relative t
 angle holds at others. Where things are in the frame (walls, edges) is given too, but withheld in half of the training, so that
 it is used only where it must be.
 
-Shape legend: M members, B batch, K things, P proprio, F features, A anchor dimensions (the first two are in the image).
+Shape legend: M members, B batch, K things, J kinds, P proprio, F features, A anchor dimensions (the first two are in the image).
 """
 
 import torch
@@ -26,11 +26,21 @@ class ContactModel(nn.Module):
 
     scale_3: Tensor
     order_K: Tensor
+    kind_KJ: Tensor
 
     def __init__(
-        self, *, members: int, orders: tuple[int, ...], proprio_dim: int, joints: tuple[int, ...] = ()
+        self,
+        *,
+        members: int,
+        orders: tuple[int, ...],
+        proprio_dim: int,
+        joints: tuple[int, ...] = (),
+        kinds: tuple[int, ...] = (),
     ) -> None:
-        """Make an untrained ensemble for things of these rotational symmetries, 0 where they do not turn."""
+        """Make an untrained ensemble for things of these rotational symmetries, 0 where they do not turn, and kinds.
+
+        All things share its weights; where there are several kinds, each thing's own is given.
+        """
         super().__init__()
         self.orders = orders
         layout = ActorConfig(image_size=(64, 64), proprio_dim=proprio_dim, joints=joints)
@@ -40,10 +50,13 @@ class ContactModel(nn.Module):
         self.offset = nn.Parameter(torch.zeros(members, 1, ANCHOR))
         self.bend = MemberMLP(members, 1, (size, 64, ANCHOR))
         self.tilt = nn.Parameter(torch.zeros(members, 1, 1, 2))  # perspective: the last row of a homography
-        entry = 8 + 1 + 2 * (ANCHOR - 2) + 5 + _OTHER * (len(orders) - 1)
+        names = sorted(set(kinds)) if len(set(kinds)) > 1 else []
+        entry = 8 + 1 + 2 * (ANCHOR - 2) + 5 + len(names) + (_OTHER + len(names)) * (len(orders) - 1)
         self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3))
         self.register_buffer("scale_3", torch.tensor([0.02, 0.02, 0.1]))
         self.register_buffer("order_K", torch.tensor([float(o) for o in orders]))
+        own = [[float(kind == name) for name in names] for kind in kinds or orders]
+        self.register_buffer("kind_KJ", torch.tensor(own).reshape(len(orders), len(names)), persistent=False)
 
     def anchor(self, p_MBP: Tensor) -> Tensor:
         """Where the part is that pushes, and how high: [M, B, A]."""
@@ -110,6 +123,7 @@ class ContactModel(nn.Module):
             spin / self.scale_3[2],
             extra,
             *self._walls(pose_MBK4, turn, walls_MB),
+            self.kind_KJ.expand(*here.shape[:3], -1),
             *self._others(pose_MBK4, motion_MBK4, turn),
         ]
         entry = torch.cat(parts, -1).flatten(1, 2)
@@ -131,7 +145,8 @@ class ContactModel(nn.Module):
             other, moved = pose.roll(k, 2), motion.roll(k, 2)
             phase = turn.into(other[..., 2:])
             gap = (turn.into(other[..., :2] - pose[..., :2]) * 6).clamp(-4, 4)
-            parts += [gap, turn.into(moved[..., :2]) / self.scale_3[:2], phase, torch.ones_like(phase[..., :1])]
+            kind = self.kind_KJ.roll(k, 0).expand(*gap.shape[:3], -1)
+            parts += [gap, turn.into(moved[..., :2]) / self.scale_3[:2], phase, torch.ones_like(phase[..., :1]), kind]
         return parts
 
     def _flat(self, xy: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from worldsim.predict.mlp import MemberMLP
 from worldsim.predict.structured.contact import ContactModel
 from worldsim.tokenizers.structured.compose import robust
 from worldsim.tokenizers.structured.state import SceneLayout, SceneState
+from worldsim.tokenizers.structured.tracking import LOST, Track
 
 _BODY_WIDTH = 128
 _MARGIN = 0.1
@@ -30,8 +31,8 @@ _HALF_PX = 32.0
 """Pixels of half of a frame's shorter side in which errors are weighed."""
 _MOVES = 0.35 / _HALF_PX
 """A thing that goes farther than this in a step moves."""
-_FOUND, _LOST = 0.5, 0.3
-"""A thing seen better than the first was found, one seen worse than the second was not."""
+_FOUND = 0.5
+"""A thing seen better than this looks as it is seen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class StructuredPredictorConfig:
         action_dim: E.
         orders: Rotational symmetry of each thing, 0 where it does not turn.
         things: Of each camera; together as many as `orders`.
+        kinds: Of which kind each thing is, counted over all cameras; empty where all differ.
         joints: Which numbers of proprioception are joint angles.
         code_dim: d.
         history: H.
@@ -55,10 +57,16 @@ class StructuredPredictorConfig:
     action_dim: int
     orders: tuple[int, ...] = ()
     things: tuple[int, ...] = (0,)
+    kinds: tuple[int, ...] = ()
     joints: tuple[int, ...] = ()
     code_dim: int = 4
     history: int = 3
     members: int = 3
+
+    @property
+    def kind_of(self) -> tuple[int, ...]:
+        """Of which kind each thing is, K numbers."""
+        return self.kinds or tuple(range(len(self.orders)))
 
     @property
     def layout(self) -> SceneLayout:
@@ -75,6 +83,7 @@ class SceneCarry(Rows):
     pose: Tensor  # [B, M, K, 4], of every member
     motion: Tensor  # [B, M, K, 4], its last change
     seen: Tensor  # [B, K]
+    trust: Tensor  # [B, K], in the place of each, less the longer ago it was seen
     code: Tensor  # [B, K, d]
 
 
@@ -144,6 +153,7 @@ class StructuredPredictor(nn.Module):
                 orders=config.orders[own],
                 proprio_dim=config.proprio_dim,
                 joints=config.joints,
+                kinds=config.kind_of[own],
             )
             for own in self._spans()
         )
@@ -186,6 +196,7 @@ class StructuredPredictor(nn.Module):
             pose=pose,
             motion=torch.zeros_like(pose),
             seen=now.seen,
+            trust=now.seen,
             code=now.code,
         )
 
@@ -213,19 +224,32 @@ class StructuredPredictor(nn.Module):
         return after, Prediction(z=z_BD[:, None, :, None, None], uncertainty=uncertainty)
 
     def observe(self, carry: Rows, z_BCHW: Tensor, action_BE: Tensor, proprio_BP: Tensor) -> SceneCarry:
-        """See `worldsim.predict.base.Predictor.observe`; a thing that is not found is where it was predicted."""
+        """See `worldsim.predict.base.Predictor.observe`.
+
+        Things of a kind are distinguished by where they were expected; a thing that is not found, or only where it cannot
+        be, is where it was predicted.
+        """
         own = self._own(carry)
         expected, _ = self.step(own, action_BE, proprio_BP, Conditions(), None)
-        now = self.config.layout.split(z_BCHW[..., 0, 0])
-        found = now.seen[:, None, :, None] > _LOST
-        tracked = found & (own.seen[:, None, :, None] > _LOST)
+        known = Track(xy_BK2=_mean_pose(expected.pose)[..., :2], trust_BK=own.trust)
+        now = known.assign(self.config.layout.split(z_BCHW[..., 0, 0]), self.config.kind_of)
+        found_BK = (now.seen > LOST) & ~known.leaps(now)
+        found = found_BK[:, None, :, None]
+        tracked = found & (own.trust[:, None, :, None] > LOST)
         pose = torch.where(found, now.pose[:, None], expected.pose)
         motion = torch.where(tracked, pose - own.pose.mean(1, keepdim=True), expected.motion)
         motion = torch.where(found & ~tracked, torch.zeros_like(motion), motion)
         p = torch.cat([own.p[:, 1:], now.p[:, None]], 1)
-        seen = torch.where(found[:, 0, :, 0], now.seen, own.seen)
-        code = torch.where(now.seen[..., None] > _FOUND, now.code, own.code)
-        return dataclasses.replace(expected, p=p, pose=pose, motion=motion, seen=seen, code=code)
+        seen = torch.where(found_BK, now.seen, own.seen)
+        trust = known.go_on(now.pose[..., :2], now.seen * found_BK).trust_BK
+        code = torch.where((found_BK & (now.seen > _FOUND))[..., None], now.code, own.code)
+        return dataclasses.replace(expected, p=p, pose=pose, motion=motion, seen=seen, trust=trust, code=code)
+
+    def latent(self, carry: Rows) -> Tensor:
+        """See `worldsim.predict.base.Tracking.latent`."""
+        own = self._own(carry)
+        state = SceneState(p=own.p[:, -1], pose=_mean_pose(own.pose), seen=own.seen, code=own.code)
+        return self.config.layout.join(state)[..., None, None]
 
     def _own(self, carry: Rows) -> SceneCarry:
         if not isinstance(carry, SceneCarry):
@@ -287,9 +311,9 @@ class StructuredPredictor(nn.Module):
         """
         h, m = self.config.history, self.config.members
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
-        begins = (state.seen[:, h - 1] > _LOST).float()
+        begins = (state.seen[:, h - 1] > LOST).float()
         pose = state.pose[None, :, h - 1].expand(m, -1, -1, -1)
-        known = (begins * (state.seen[:, h - 2] > _LOST))[None, ..., None]
+        known = (begins * (state.seen[:, h - 2] > LOST))[None, ..., None]
         motion = (pose - state.pose[None, :, h - 2]) * known
         noise = torch.randn(pose.shape, generator=generator).to(pose) * pose.new_tensor([0.004, 0.004, 0.02, 0.02])
         pose = torch.cat([(pose + noise)[..., :2], F.normalize((pose + noise)[..., 2:], dim=-1)], -1)

@@ -21,11 +21,13 @@ from worldsim.tokenizers.structured.actor import Actor, ActorConfig
 from worldsim.tokenizers.structured.compose import over, window
 from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
-from worldsim.tokenizers.structured.tracking import track
+from worldsim.tokenizers.structured.tracking import LOST, track
 from worldsim.tokenizers.structured.turning import register_looks
 
 SURE = 0.6
 """Things seen at least this well are learned from."""
+NOWHERE = 0.1
+"""Things seen worse than this are not in the frame, and are not drawn."""
 _COVERED = 0.2
 """Opacity above which a pixel belongs to a thing."""
 _AT_ONCE = 64
@@ -164,7 +166,7 @@ class StructuredTokenizer(nn.Module):
         xy, raw = self.encoder(frames_NCHW, over(self.actor.canvas, color, alpha))
         code = limit_code(raw)
         seen = (self.explains(frames_NCHW, color, alpha, p_NP, xy, code) / self.full_K).clamp(0, 1)
-        return self._canonical(p_NP, xy, code, seen)
+        return _known(self._canonical(p_NP, xy, code, seen))
 
     def draw(self, state: SceneState) -> Tensor:
         """Frames [N, 3, H, W] in 0..1."""
@@ -173,7 +175,8 @@ class StructuredTokenizer(nn.Module):
         if self.painter is None:
             return over(canvas, color, alpha)
         xy, code = self.looks(state)
-        return self.compose(state.p, color, alpha, xy, code)
+        shown = ((state.seen - NOWHERE) / (LOST - NOWHERE)).clamp(0, 1)
+        return self.compose(state.p, color, alpha, xy, code, shown)
 
     def compose(
         self,
@@ -361,6 +364,13 @@ class StructuredTokenizer(nn.Module):
             }
             new.load_state_dict(rows)
         return made.train(self.training)
+
+
+def _known(state: SceneState) -> SceneState:
+    """The state in which things that are nowhere to be seen have no place: that of all is the middle."""
+    gone = (state.seen < NOWHERE)[..., None]
+    pose = torch.where(gone, state.pose.new_tensor([0.0, 0.0, 1.0, 0.0]), state.pose)
+    return dataclasses.replace(state, pose=pose, code=torch.where(gone, torch.zeros_like(state.code), state.code))
 
 
 def _faded(layers_NK4HW: Tensor, shown_NK: Tensor) -> Tensor:

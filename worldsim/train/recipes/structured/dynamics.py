@@ -3,6 +3,7 @@
 Shape legend: E episodes, T frames, F frames of an episode, K things, D latent channels.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -73,11 +74,21 @@ def begin_predictor(
         action_dim=action.encoded_dim,
         orders=tuple(order for part in parts for order in part.orders),
         things=tuple(part.config.things for part in parts),
+        kinds=_kinds(parts),
         joints=parts[0].config.joints,
         code_dim=parts[0].config.code_dim,
     )
     with seeded(seed):
         return StructuredPredictor(config)
+
+
+def _kinds(parts: Sequence[StructuredTokenizer]) -> tuple[int, ...]:
+    """Kinds of the things of all cameras: what one camera sees is of another kind than what another sees."""
+    kinds = list[int]()
+    for part in parts:
+        first = max(kinds, default=-1) + 1
+        kinds += [first + kind for kind in part.config.kind_of]
+    return tuple(kinds)
 
 
 def dynamics_losses(
