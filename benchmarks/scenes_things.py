@@ -1,9 +1,9 @@
-"""Scenes with two things, of gym-pusht's kind: a T and a square of another colour, and two squares of one colour.
+"""More scenes of gym-pusht's kind: a T and a square of another colour, two squares of one colour, a T of many colours.
 
     python -m benchmarks.scenes_things two_squares --episodes 300 --out data/two_squares      # where extra `scenes` is installed
 
-The true state is that of `benchmarks.scenes` for the thing that is being pushed, then, of each thing, x and y in pixels and the
-cosine and sine of its angle.
+The true state is that of `benchmarks.scenes` for the thing that is being pushed, then, of each of two things, x and y in pixels and
+the cosine and sine of its angle.
 
 Shape legend: H W image, E true state.
 """
@@ -97,15 +97,36 @@ def two_squares() -> TwoThings:
     return TwoThings(("Red", "Red"))
 
 
+class PaintedT(PushT):
+    """gym-pusht with a T of another colour in every episode."""
+
+    def _reset(self, seed: int | None) -> None:
+        super()._reset(seed)
+        import pygame
+
+        color = pygame.Color(0)
+        color.hsva = (self.np_random.uniform(0, 360), 85, 75, 100)
+        for shape in self._env.block.shapes:
+            shape.color = color
+        self._seen = self._env.get_obs()
+
+
+def painted_t() -> PaintedT:
+    """As ``--env benchmarks.scenes_things:painted_t``."""
+    return PaintedT()
+
+
+SCENES = {"t_and_square": t_and_square, "two_squares": two_squares, "painted_t": painted_t}
+
+
 def main(
-    scene: Annotated[str, typer.Argument(help="t_and_square or two_squares.")],
+    scene: Annotated[str, typer.Argument(help="t_and_square, two_squares or painted_t.")],
     episodes: Annotated[int, typer.Option(help="Episodes the dataset shall hold in the end.")] = 300,
     seed: Annotated[int, typer.Option(help="Everything follows from it.")] = 0,
     out: Annotated[Path, typer.Option(help="Dataset folder; continued.")] = Path("data/scene"),
 ) -> None:
     """Record contact-seeking exploration of a scene."""
-    make = {"t_and_square": t_and_square, "two_squares": two_squares}[scene]
-    made = collect(make, explorers("pusht"), episodes=episodes, out=out, seed=seed, options=RecordingOptions())
+    made = collect(SCENES[scene], explorers("pusht"), episodes=episodes, out=out, seed=seed, options=RecordingOptions())
     print(f"{made.episodes} episodes, {made.frames} frames, {made.solved:.0%} solved, in {out}")
 
 

@@ -134,6 +134,17 @@ def test_looks_of_a_thing_that_was_never_seen_can_be_kept() -> None:
     assert len(tokenizer.orders) == 1
 
 
+class Found(torch.nn.Module):
+    """An encoder that finds things at given places, of given looks."""
+
+    def __init__(self, xy_NK2: Tensor, code_NKd: Tensor) -> None:
+        super().__init__()
+        self.found = xy_NK2, code_NKd
+
+    def forward(self, *_: Tensor) -> tuple[Tensor, Tensor]:
+        return self.found
+
+
 def test_two_at_one_place_do_not_both_count() -> None:
     tokenizer = made(dataclasses.replace(CONFIG, kinds=(0, 0), joints=()))
     tokenizer.actor.base_CHW.fill_(0.8)
@@ -143,11 +154,16 @@ def test_two_at_one_place_do_not_both_count() -> None:
     p, code = torch.zeros(1, 3), torch.zeros(1, 2, 4)
     color, alpha = tokenizer.actor(p)
     at = torch.tensor([[[-0.4, 0.0], [0.4, 0.0]]])
-    frame = tokenizer.compose(p, color, alpha, at, code)
-    apart = tokenizer.explains(frame, color, alpha, p, at, code)
+    tokenizer.full_K.fill_(1e6)  # far from full
+
+    def seen_in(shown: Tensor, places: Tensor) -> Tensor:
+        frame = tokenizer.compose(p, color, alpha, at, code, shown)
+        tokenizer.encoder = Found(places, code)
+        return tokenizer.encode_rows(frame, p).seen
+
+    apart = seen_in(torch.ones(1, 2), at)
     assert float(apart.min()) > 0.9 * float(apart.max()) > 0
-    alone = tokenizer.compose(p, color, alpha, at, code, torch.tensor([[1.0, 0.0]]))
-    both = tokenizer.explains(alone, color, alpha, p, at[:, :1].expand(1, 2, 2), code)
+    both = seen_in(torch.tensor([[1.0, 0.0]]), at[:, :1].expand(1, 2, 2))
     assert float(both.min()) < 0.2 * float(both.max())
 
 
@@ -163,9 +179,11 @@ def test_some_things_are_kept_as_they_are() -> None:
     state = tokenizer.encode_rows((x[:, :, 0] + 1) / 2, p)
     state = dataclasses.replace(state, seen=torch.ones_like(state.seen))
     rest = dataclasses.replace(state, pose=state.pose[:, 1:], seen=state.seen[:, 1:], code=state.code[:, 1:])
-    xy, code = tokenizer.looks(state)
-    assert torch.allclose(fewer.looks(rest)[0], xy[:, 1:]) and torch.allclose(fewer.looks(rest)[1], code[:, 1:])
-    drawn = tokenizer.compose(p, *tokenizer.actor(p), xy, code, torch.tensor([[0.0, 1, 1, 1]]))
+    xy, code, tint = tokenizer.looks(state)
+    assert all(
+        torch.allclose(mine, every[:, 1:]) for mine, every in zip(fewer.looks(rest), (xy, code, tint), strict=True)
+    )
+    drawn = tokenizer.compose(p, *tokenizer.actor(p), xy, code, torch.tensor([[0.0, 1, 1, 1]]), tint)
     assert torch.allclose(fewer.draw(rest), drawn, atol=1e-5)
     assert tokenizer.keep_things([]).latent_shape == (3, 1, 1)
 
@@ -190,3 +208,25 @@ def test_what_is_nowhere_to_be_seen_has_no_place_and_is_not_drawn() -> None:
     assert torch.allclose(tokenizer.draw(state), empty)
     there = dataclasses.replace(state, seen=torch.ones_like(state.seen))
     assert (tokenizer.draw(there) - empty).abs().max() > 0.1
+
+
+def test_a_thing_that_turns_is_drawn_in_the_color_that_it_was_seen_in() -> None:
+    tokenizer = made(dataclasses.replace(CONFIG, things=1, orders=(1,), joints=()))
+    tokenizer.actor.base_CHW.fill_(0.8)
+    with torch.no_grad():
+        tokenizer.actor.paint.bias.fill_(-9.0)  # no robot
+        tokenizer.actor.paint.weight.zero_()
+    tokenizer.keep_looks(torch.zeros(40, 1, 2), torch.randn(40, 1, 4), torch.ones(40, 1))
+    tokenizer.config = dataclasses.replace(tokenizer.config, orders=(1,))
+    middle = tokenizer.color_KQ3[0].mean(0)
+
+    def drawn_in(color: Tensor) -> Tensor:
+        code = torch.cat([color, torch.zeros(1)]).reshape(1, 1, 4)
+        pose = torch.tensor([[[0.0, 0.0, 1.0, 0.0]]])
+        state = SceneState(p=torch.zeros(1, 3), pose=pose, seen=torch.ones(1, 1), code=code)
+        return tokenizer.draw(state)[0, :, 17:19, 24:26].mean((1, 2))
+
+    red, blue = (middle + torch.tensor(way) for way in ([0.3, -0.3, 0.0], [-0.3, 0.0, 0.3]))
+    change = (drawn_in(red) - drawn_in(blue)) / (red - blue)
+    assert bool(((change > 0.5) & (change < 1.1)).all())  # it is not quite opaque
+    assert torch.allclose(drawn_in(torch.zeros(3)), drawn_in(middle), atol=0.05)  # no colour is known

@@ -30,6 +30,11 @@ NOWHERE = 0.1
 """Things seen worse than this are not in the frame, and are not drawn."""
 _COVERED = 0.2
 """Opacity above which a pixel belongs to a thing."""
+_COLOR = 3
+_LIKE = 0.15
+"""Kept looks whose colours are farther off than this, in 0..1, are hardly used."""
+_SHADE = 0.05
+"""Differences of colour within this are light and shadow, and not the thing's own."""
 _AT_ONCE = 64
 """Frames that are encoded together: they are held with everything that is drawn of them."""
 _SHARP = 0.06
@@ -47,7 +52,7 @@ class StructuredConfig:
         kinds: Of which kind each thing is, counted from 0, in order: things of one kind look alike. Empty where all differ.
         orders: Rotational symmetry of each thing, as in `LayersConfig`; 0 where it does not turn.
         joints: Which numbers of proprioception are joint angles, rad, from the base outwards.
-        code_dim: d.
+        code_dim: d, 3 or more.
         kept: Q, looks of each thing that are kept with their angles.
     """
 
@@ -71,6 +76,23 @@ class StructuredConfig:
         return SceneLayout(proprio_dim=self.proprio_dim, things=(self.things,), code_dim=self.code_dim)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What drawing things explains.
+
+    Attributes:
+        missed_NKCSS: Each thing's window with it drawn, less what is seen.
+        taken_NK: Absolute error that it takes away, in sprite pixels.
+        bare_NKCSS: The window without it, less what is seen.
+        color_NK3: Mean colour of what is seen where it is drawn, 0..1.
+    """
+
+    missed_NKCSS: Tensor
+    taken_NK: Tensor
+    bare_NKCSS: Tensor
+    color_NK3: Tensor
+
+
 class StructuredTokenizer(nn.Module):
     """Encode a frame with proprioception as [D, 1, 1], and draw it back."""
 
@@ -80,6 +102,7 @@ class StructuredTokenizer(nn.Module):
     full_K: Tensor
     code_KQd: Tensor
     phase_KQ2: Tensor
+    color_KQ3: Tensor
     center_KQ2: Tensor
     width_K: Tensor
 
@@ -111,6 +134,7 @@ class StructuredTokenizer(nn.Module):
         self.register_buffer("full_K", torch.ones(k))  # residual that a thing wholly in view explains
         self.register_buffer("code_KQd", torch.zeros(k, q, config.code_dim))
         self.register_buffer("phase_KQ2", torch.tensor([1.0, 0.0]).repeat(k, q, 1))  # cosine and sine of order * angle
+        self.register_buffer("color_KQ3", torch.zeros(k, q, _COLOR))  # mean colours of their sprites
         self.register_buffer("center_KQ2", torch.zeros(k, q, 2))  # of the shape, in sprite half-sides
         self.register_buffer("width_K", torch.ones(k))  # distance between neighbouring codes
 
@@ -165,8 +189,10 @@ class StructuredTokenizer(nn.Module):
         color, alpha = self.actor(p_NP)
         xy, raw = self.encoder(frames_NCHW, over(self.actor.canvas, color, alpha))
         code = limit_code(raw)
-        seen = (self.explains(frames_NCHW, color, alpha, p_NP, xy, code) / self.full_K).clamp(0, 1)
-        return _known(self._canonical(p_NP, xy, code, seen))
+        gain = self.gain(frames_NCHW, color, alpha, p_NP, xy, code)
+        taken = self._in_turn(frames_NCHW, color, alpha, p_NP, xy, code, gain)
+        seen = (taken / self.full_K).clamp(0, 1)
+        return _known(self._canonical(p_NP, xy, code, seen, gain.color_NK3))
 
     def draw(self, state: SceneState) -> Tensor:
         """Frames [N, 3, H, W] in 0..1."""
@@ -174,9 +200,9 @@ class StructuredTokenizer(nn.Module):
         canvas = self.actor.canvas
         if self.painter is None:
             return over(canvas, color, alpha)
-        xy, code = self.looks(state)
+        xy, code, color_NK3 = self.looks(state)
         shown = ((state.seen - NOWHERE) / (LOST - NOWHERE)).clamp(0, 1)
-        return self.compose(state.p, color, alpha, xy, code, shown)
+        return self.compose(state.p, color, alpha, xy, code, shown, color_NK3)
 
     def compose(
         self,
@@ -186,6 +212,7 @@ class StructuredTokenizer(nn.Module):
         xy_NK2: Tensor,
         code_NKd: Tensor,
         shown_NK: Tensor | None = None,
+        tint_NK3: Tensor | None = None,
     ) -> Tensor:
         """Things behind the robot, the robot, then things in front of it: [N, 3, H, W] in 0..1.
 
@@ -196,9 +223,13 @@ class StructuredTokenizer(nn.Module):
             xy_NK2: Places in [-1, 1].
             code_NKd: Looks.
             shown_NK: How opaque each thing is, 0..1; None for wholly.
+            tint_NK3: What is added to each thing's colours.
         """
         assert self.painter is not None
         layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
+        if tint_NK3 is not None:
+            colors = (layers[:, :, :3] + tint_NK3[..., None, None]).clamp(0, 1)
+            layers = torch.cat([colors, layers[:, :, 3:]], 2)
         return self._stack(layers if shown_NK is None else _faded(layers, shown_NK), front, color, alpha)
 
     def _stack(self, layers_NK4HW: Tensor, front: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
@@ -211,32 +242,9 @@ class StructuredTokenizer(nn.Module):
             drawn = over(drawn, colors[:, k], opacity[:, k] * front[:, k])
         return drawn
 
-    def explains(
-        self, frames_NCHW: Tensor, color: Tensor, alpha: Tensor, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor
-    ) -> Tensor:
-        """The absolute error [N, K] in sprite pixels that drawing each thing takes away; arguments as of `gain`.
-
-        Where there are several, those that explain most are drawn first, and each counts for what it adds: two that were found at
-        the same place do not both count.
-        """
-        alone = self.gain(frames_NCHW, color, alpha, p_NP, xy_NK2, code_NKd)[1]
-        if self.config.things < 2:
-            return alone
-        assert self.painter is not None
-        layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
-        rank = alone.argsort(1, descending=True).argsort(1)
-        covered = (layers[:, :, 3] > _COVERED).to(layers)
-        taken, missed = torch.zeros_like(alone), (over(self.actor.canvas, color, alpha) - frames_NCHW).abs().mean(1)
-        for turn in range(self.config.things):
-            left = (self._stack(_faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
-            own = (covered * (rank == turn)[..., None, None]).sum(1)
-            taken = taken + ((missed - left) * own).sum((-1, -2))[:, None] * (rank == turn)
-            missed = left
-        return taken * (self.shape.size / self.shape.side_px) ** 2
-
     def gain(
         self, frames_NCHW: Tensor, color: Tensor, alpha: Tensor, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Gain:
         """What drawing each thing explains, computed in its own window: exact where things do not overlap.
 
         Args:
@@ -246,10 +254,6 @@ class StructuredTokenizer(nn.Module):
             p_NP: Standardised proprioception.
             xy_NK2: Places in [-1, 1].
             code_NKd: Looks.
-
-        Returns:
-            The window with the thing drawn less what is seen [N, K, 3, S, S]; the absolute error that it takes away [N, K] in
-            sprite pixels; the window without it less what is seen [N, K, 3, S, S].
         """
         assert self.painter is not None
         count = self.config.things
@@ -265,10 +269,51 @@ class StructuredTokenizer(nn.Module):
         covered = sprite[:, 3] > _COVERED
         taken = ((bare.abs().mean(1) - missed.abs().mean(1)) * covered).sum((-1, -2))
         shape = (len(p_NP), count)
-        return missed.unflatten(0, shape), taken.unflatten(0, shape), bare.unflatten(0, shape)
+        return Gain(
+            missed_NKCSS=missed.unflatten(0, shape),
+            taken_NK=taken.unflatten(0, shape),
+            bare_NKCSS=bare.unflatten(0, shape),
+            color_NK3=_mean_color(seen, sprite[:, 3:] * (1 - opaque * (1 - front))).unflatten(0, shape),
+        )
 
-    def _canonical(self, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor, seen_NK: Tensor) -> SceneState:
-        """Poses by shape centre and angle: the angle of a look is that of the kept looks that are like it."""
+    def _in_turn(
+        self,
+        frames_NCHW: Tensor,
+        color: Tensor,
+        alpha: Tensor,
+        p_NP: Tensor,
+        xy_NK2: Tensor,
+        code_NKd: Tensor,
+        gain: Gain,
+    ) -> Tensor:
+        """The absolute error [N, K] in sprite pixels that each thing takes away beside the others; arguments as of `gain`.
+
+        Those that explain most are drawn first, and each counts for what it adds: two that were found at the same place do not
+        both count.
+        """
+        if self.config.things < 2:
+            return gain.taken_NK
+        assert self.painter is not None
+        layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
+        rank = gain.taken_NK.argsort(1, descending=True).argsort(1)
+        covered = (layers[:, :, 3] > _COVERED).to(layers)
+        missed = (over(self.actor.canvas, color, alpha) - frames_NCHW).abs().mean(1)
+        taken = torch.zeros_like(gain.taken_NK)
+        for turn in range(self.config.things):
+            left = (self._stack(_faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
+            own = (covered * (rank == turn)[..., None, None]).sum(1)
+            taken = taken + ((missed - left) * own).sum((-1, -2))[:, None] * (rank == turn)
+            missed = left
+        return taken * (self.shape.size / self.shape.side_px) ** 2
+
+    def _canonical(
+        self, p_NP: Tensor, xy_NK2: Tensor, code_NKd: Tensor, seen_NK: Tensor, color_NK3: Tensor
+    ) -> SceneState:
+        """Poses by shape centre and angle: the angle of a look is that of the kept looks that are like it.
+
+        The code of a thing that turns is its mean colour: its angle is in the pose.
+        """
+        spare = color_NK3.new_zeros(len(p_NP), self.config.code_dim - _COLOR)
         poses, codes = [], []
         for k, order in enumerate(self.orders):
             weight = torch.softmax(
@@ -278,23 +323,32 @@ class StructuredTokenizer(nn.Module):
             phase = phase / phase.norm(dim=-1, keepdim=True).clamp_min(1e-3)
             at = (xy_NK2[:, k] + self._offset(weight @ self.center_KQ2[k])) * self.axes
             poses.append(torch.cat([at, phase if order else torch.tensor([1.0, 0.0]).to(at).expand_as(at)], -1))
-            codes.append(torch.zeros_like(code_NKd[:, k]) if order else code_NKd[:, k])
+            codes.append(torch.cat([color_NK3[:, k], spare], -1) if order else code_NKd[:, k])
         return SceneState(p=p_NP, pose=torch.stack(poses, 1), seen=seen_NK, code=torch.stack(codes, 1))
 
-    def looks(self, state: SceneState) -> tuple[Tensor, Tensor]:
-        """Places [N, K, 2] in [-1, 1] and codes [N, K, d] to draw: of things that turn, the kept look at that angle."""
-        places, codes = [], []
+    def looks(self, state: SceneState) -> tuple[Tensor, Tensor, Tensor]:
+        """Places [N, K, 2] in [-1, 1], codes [N, K, d] and tints [N, K, 3] to draw things by.
+
+        Of things that turn the code is that of the kept look at that angle, of a colour like the thing's where there are several,
+        and the tint is what is still missing.
+        """
+        places, codes, tints = [], [], []
         for k, order in enumerate(self.orders):
             at, code = state.pose[:, k, :2] / self.axes, state.code[:, k]
+            tint = torch.zeros_like(code[:, :_COLOR])
             if order:
-                weight = torch.softmax((state.pose[:, k, 2:] @ self.phase_KQ2[k].T - 1) / _SHARP**2, -1)
+                color, known = code[:, :_COLOR], code.any(-1, keepdim=True)
+                like = torch.cdist(color, self.color_KQ3[k]).square() / (2 * _LIKE**2) * known
+                weight = torch.softmax((state.pose[:, k, 2:] @ self.phase_KQ2[k].T - 1) / _SHARP**2 - like, -1)
                 code = weight @ self.code_KQd[k]
+                tint = nn.functional.softshrink(color - weight @ self.color_KQ3[k], _SHADE) * known
             else:
                 distance = torch.cdist(code, self.code_KQd[k]).square()
                 weight = torch.softmax(-distance / (2 * self.width_K[k] ** 2), -1)
             places.append(at - self._offset(weight @ self.center_KQ2[k]))
             codes.append(code)
-        return torch.stack(places, 1), torch.stack(codes, 1)
+            tints.append(tint)
+        return torch.stack(places, 1), torch.stack(codes, 1), torch.stack(tints, 1)
 
     def _offset(self, center_N2: Tensor) -> Tensor:
         """Sprite half-sides -> halves of each axis."""
@@ -318,7 +372,7 @@ class StructuredTokenizer(nn.Module):
         for kind in sorted({*self.config.kind_of}):
             slots = [k for k, other in enumerate(self.config.kind_of) if other == kind]
             taken, code = taken_NK[:, slots].flatten(), code_NKd[:, slots].flatten(0, 1)
-            full = taken.quantile(0.7).clamp_min(1e-3)
+            full = taken.quantile(0.7).maximum(taken.quantile(0.98) / 2).clamp_min(1e-3)  # it may be out of view mostly
             sure = (taken > SURE * full).nonzero()[:, 0]
             sure = sure if len(sure) else taken.argmax()[None]
             rows = sure[torch.linspace(0, len(sure) - 1, self.config.kept).long()]
@@ -331,6 +385,7 @@ class StructuredTokenizer(nn.Module):
             for k in slots:
                 orders.append(found.order)
                 self.full_K[k], self.code_KQd[k], self.center_KQ2[k] = full, code, found.center_N2
+                self.color_KQ3[k] = _mean_color(sprites[:, :3], sprites[:, 3:])
                 self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
                 self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
                 figures |= {f"thing_{k}_order": found.order, f"thing_{k}_overlap_turned": found.overlap}
@@ -353,7 +408,7 @@ class StructuredTokenizer(nn.Module):
         if not kept or self.encoder is None or self.painter is None:
             return made
         slots = [*kept]
-        for name in ("full_K", "code_KQd", "phase_KQ2", "center_KQ2", "width_K"):
+        for name in ("full_K", "code_KQd", "phase_KQ2", "color_KQ3", "center_KQ2", "width_K"):
             getattr(made, name).copy_(getattr(self, name)[slots])
         made.config = dataclasses.replace(made.config, orders=tuple(self.orders[k] for k in slots))
         assert made.encoder is not None and made.painter is not None
@@ -364,6 +419,13 @@ class StructuredTokenizer(nn.Module):
             }
             new.load_state_dict(rows)
         return made.train(self.training)
+
+
+def _mean_color(color_NCSS: Tensor, alpha_N1SS: Tensor) -> Tensor:
+    """Mean colour [N, 3] of what is opaque."""
+    weight = alpha_N1SS * (alpha_N1SS > 0.6)
+    mean: Tensor = (color_NCSS * weight).sum((-1, -2)) / weight.sum((-1, -2)).clamp_min(1e-3)
+    return mean
 
 
 def _known(state: SceneState) -> SceneState:

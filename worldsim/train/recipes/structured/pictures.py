@@ -182,8 +182,8 @@ def things_loss(
         xy, raw = encoder(frames, scene)
         noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed * 7_919 + step))
         code = limit_code(raw) + _JITTER * noise
-        missed, _, bare = tokenizer.gain(frames, robot[:, :3], robot[:, 3:], known.proprio_NP[chosen], xy, code)
-        gained = (robust(missed) - robust(bare)).mean(2).sum((-1, -2)) / tokenizer.shape.size**2
+        gain = tokenizer.gain(frames, robot[:, :3], robot[:, 3:], known.proprio_NP[chosen], xy, code)
+        gained = (robust(gain.missed_NKCSS) - robust(gain.bare_NKCSS)).mean(2).sum((-1, -2)) / tokenizer.shape.size**2
         area = painter.sprites(xy, code)[:, :, 3].mean()
         saturated = (raw.abs() - CODE_LIMIT).clamp_min(0).square().mean()
         loss = 14 * gained.sum(1).mean() + 0.02 * area + 0.05 * saturated
@@ -260,7 +260,7 @@ def _keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, fl
     taken = list[Tensor]()
     for at in torch.arange(len(some)).split(_BATCH):
         color, alpha = tokenizer.actor(p_NP[at])
-        taken.append(tokenizer.gain(some.frames(at), color, alpha, p_NP[at], xy[at], code[at])[1])
+        taken.append(tokenizer.gain(some.frames(at), color, alpha, p_NP[at], xy[at], code[at]).taken_NK)
     return tokenizer.keep_looks(xy, code, torch.cat(taken))
 
 
