@@ -22,7 +22,7 @@ def made(config: StructuredConfig = CONFIG) -> StructuredTokenizer:
     tokenizer = StructuredTokenizer(config)
     tokenizer.actor.begin(torch.rand(9, 3, *config.image_size), torch.randn(9, config.proprio_dim))
     tokenizer.full_K.fill_(0.5)
-    tokenizer.code_KQd.normal_()
+    tokenizer.kept.code_KQd.normal_()
     return tokenizer.eval().requires_grad_(False)
 
 
@@ -218,7 +218,7 @@ def test_a_thing_that_turns_is_drawn_in_the_color_that_it_was_seen_in() -> None:
         tokenizer.actor.paint.weight.zero_()
     tokenizer.keep_looks(torch.zeros(40, 1, 2), torch.randn(40, 1, 4), torch.ones(40, 1))
     tokenizer.config = dataclasses.replace(tokenizer.config, orders=(1,))
-    middle = tokenizer.color_KQ3[0].mean(0)
+    middle = tokenizer.kept.color_KQ3[0].mean(0)
 
     def drawn_in(color: Tensor) -> Tensor:
         code = torch.cat([color, torch.zeros(1)]).reshape(1, 1, 4)

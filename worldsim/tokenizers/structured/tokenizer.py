@@ -19,10 +19,10 @@ from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig
 from worldsim.tokenizers.structured.compose import over, window
+from worldsim.tokenizers.structured.looks import COLOR, KeptLooks, mean_color
 from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
 from worldsim.tokenizers.structured.tracking import LOST, track
-from worldsim.tokenizers.structured.turning import register_looks
 
 SURE = 0.6
 """Things seen at least this well are learned from."""
@@ -30,15 +30,8 @@ NOWHERE = 0.1
 """Things seen worse than this are not in the frame, and are not drawn."""
 _COVERED = 0.2
 """Opacity above which a pixel belongs to a thing."""
-_COLOR = 3
-_LIKE = 0.15
-"""Kept looks whose colours are farther off than this, in 0..1, are hardly used."""
-_SHADE = 0.05
-"""Differences of colour within this are light and shadow, and not the thing's own."""
 _AT_ONCE = 64
 """Frames that are encoded together: they are held with everything that is drawn of them."""
-_SHARP = 0.06
-"""How narrowly a look is chosen by its angle: the spread of cosines, about 4 degrees."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +93,6 @@ class StructuredTokenizer(nn.Module):
     temporal_stride = 1
 
     full_K: Tensor
-    code_KQd: Tensor
-    phase_KQ2: Tensor
-    color_KQ3: Tensor
-    center_KQ2: Tensor
-    width_K: Tensor
 
     def __init__(self, config: StructuredConfig) -> None:
         """Make an untrained tokenizer.
@@ -130,13 +118,8 @@ class StructuredTokenizer(nn.Module):
         )
         self.encoder = ThingEncoder(self.shape) if config.things else None
         self.painter = ThingPainter(self.shape) if config.things else None
-        k, q = config.things, config.kept
-        self.register_buffer("full_K", torch.ones(k))  # residual that a thing wholly in view explains
-        self.register_buffer("code_KQd", torch.zeros(k, q, config.code_dim))
-        self.register_buffer("phase_KQ2", torch.tensor([1.0, 0.0]).repeat(k, q, 1))  # cosine and sine of order * angle
-        self.register_buffer("color_KQ3", torch.zeros(k, q, _COLOR))  # mean colours of their sprites
-        self.register_buffer("center_KQ2", torch.zeros(k, q, 2))  # of the shape, in sprite half-sides
-        self.register_buffer("width_K", torch.ones(k))  # distance between neighbouring codes
+        self.kept = KeptLooks(things=config.things, kept=config.kept, code_dim=config.code_dim)
+        self.register_buffer("full_K", torch.ones(config.things))  # residual that a thing wholly in view explains
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -273,7 +256,7 @@ class StructuredTokenizer(nn.Module):
             missed_NKCSS=missed.unflatten(0, shape),
             taken_NK=taken.unflatten(0, shape),
             bare_NKCSS=bare.unflatten(0, shape),
-            color_NK3=_mean_color(seen, sprite[:, 3:] * (1 - opaque * (1 - front))).unflatten(0, shape),
+            color_NK3=mean_color(seen, sprite[:, 3:] * (1 - opaque * (1 - front))).unflatten(0, shape),
         )
 
     def _in_turn(
@@ -313,15 +296,11 @@ class StructuredTokenizer(nn.Module):
 
         The code of a thing that turns is its mean colour: its angle is in the pose.
         """
-        spare = color_NK3.new_zeros(len(p_NP), self.config.code_dim - _COLOR)
+        spare = color_NK3.new_zeros(len(p_NP), self.config.code_dim - COLOR)
         poses, codes = [], []
         for k, order in enumerate(self.orders):
-            weight = torch.softmax(
-                -torch.cdist(code_NKd[:, k], self.code_KQd[k]).square() / (2 * self.width_K[k] ** 2), -1
-            )
-            phase = weight @ self.phase_KQ2[k]
-            phase = phase / phase.norm(dim=-1, keepdim=True).clamp_min(1e-3)
-            at = (xy_NK2[:, k] + self._offset(weight @ self.center_KQ2[k])) * self.axes
+            phase, center = self.kept.pose(k, code_NKd[:, k])
+            at = (xy_NK2[:, k] + self._offset(center)) * self.axes
             poses.append(torch.cat([at, phase if order else torch.tensor([1.0, 0.0]).to(at).expand_as(at)], -1))
             codes.append(torch.cat([color_NK3[:, k], spare], -1) if order else code_NKd[:, k])
         return SceneState(p=p_NP, pose=torch.stack(poses, 1), seen=seen_NK, code=torch.stack(codes, 1))
@@ -335,17 +314,11 @@ class StructuredTokenizer(nn.Module):
         places, codes, tints = [], [], []
         for k, order in enumerate(self.orders):
             at, code = state.pose[:, k, :2] / self.axes, state.code[:, k]
-            tint = torch.zeros_like(code[:, :_COLOR])
             if order:
-                color, known = code[:, :_COLOR], code.any(-1, keepdim=True)
-                like = torch.cdist(color, self.color_KQ3[k]).square() / (2 * _LIKE**2) * known
-                weight = torch.softmax((state.pose[:, k, 2:] @ self.phase_KQ2[k].T - 1) / _SHARP**2 - like, -1)
-                code = weight @ self.code_KQd[k]
-                tint = nn.functional.softshrink(color - weight @ self.color_KQ3[k], _SHADE) * known
+                code, center, tint = self.kept.turned(k, state.pose[:, k, 2:], code[:, :COLOR])
             else:
-                distance = torch.cdist(code, self.code_KQd[k]).square()
-                weight = torch.softmax(-distance / (2 * self.width_K[k] ** 2), -1)
-            places.append(at - self._offset(weight @ self.center_KQ2[k]))
+                center, tint = self.kept.center(k, code), torch.zeros_like(code[:, :COLOR])
+            places.append(at - self._offset(center))
             codes.append(code)
             tints.append(tint)
         return torch.stack(places, 1), torch.stack(codes, 1), torch.stack(tints, 1)
@@ -379,15 +352,10 @@ class StructuredTokenizer(nn.Module):
             code = code[rows]
             every = code[:, None].expand(-1, self.config.things, -1)
             sprites = self.painter.sprites(torch.zeros_like(every[..., :2]), every)[:, slots[0]]
-            found = register_looks(sprites[:, 3])
-            turned = found.angle_N * max(found.order, 1)
-            apart = torch.cdist(code, code) + 10 * torch.eye(len(rows))
+            found = self.kept.keep(slots, code, sprites)
+            orders += [found.order] * len(slots)
             for k in slots:
-                orders.append(found.order)
-                self.full_K[k], self.code_KQd[k], self.center_KQ2[k] = full, code, found.center_N2
-                self.color_KQ3[k] = _mean_color(sprites[:, :3], sprites[:, 3:])
-                self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
-                self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
+                self.full_K[k] = full
                 figures |= {f"thing_{k}_order": found.order, f"thing_{k}_overlap_turned": found.overlap}
                 figures |= {f"thing_{k}_overlap_fixed": found.fixed, f"thing_{k}_code_std": float(code.std(0).max())}
         self.config = dataclasses.replace(self.config, orders=tuple(orders))
@@ -407,10 +375,9 @@ class StructuredTokenizer(nn.Module):
         made = self.resized([kinds.index(kind) for kind in of])
         if not kept or self.encoder is None or self.painter is None:
             return made
-        slots = [*kept]
-        for name in ("full_K", "code_KQd", "phase_KQ2", "color_KQ3", "center_KQ2", "width_K"):
-            getattr(made, name).copy_(getattr(self, name)[slots])
-        made.config = dataclasses.replace(made.config, orders=tuple(self.orders[k] for k in slots))
+        made.kept.keep_some(self.kept, kept)
+        made.full_K.copy_(self.full_K[list(kept)])
+        made.config = dataclasses.replace(made.config, orders=tuple(self.orders[k] for k in kept))
         assert made.encoder is not None and made.painter is not None
         for old, new in ((self.encoder, made.encoder), (self.painter, made.painter)):
             rows = {
@@ -419,13 +386,6 @@ class StructuredTokenizer(nn.Module):
             }
             new.load_state_dict(rows)
         return made.train(self.training)
-
-
-def _mean_color(color_NCSS: Tensor, alpha_N1SS: Tensor) -> Tensor:
-    """Mean colour [N, 3] of what is opaque."""
-    weight = alpha_N1SS * (alpha_N1SS > 0.6)
-    mean: Tensor = (color_NCSS * weight).sum((-1, -2)) / weight.sum((-1, -2)).clamp_min(1e-3)
-    return mean
 
 
 def _known(state: SceneState) -> SceneState:

@@ -1,0 +1,97 @@
+"""Looks of things that are kept with their angles, colours and centres: what was seen in training, by which things are posed and drawn.
+
+Shape legend: N rows, K things, Q looks kept, d code, S sprite side.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.tokenizers.structured.turning import Turning, register_looks
+
+COLOR = 3
+_OPAQUE = 0.6
+"""Opacity above which a pixel has the thing's own colour."""
+_LIKE = 0.15
+"""Kept looks whose colours are farther off than this, in 0..1, are hardly used."""
+_SHADE = 0.05
+"""Differences of colour within this are light and shadow, and not the thing's own."""
+_SHARP = 0.06
+"""How narrowly a look is chosen by its angle: the spread of cosines, about 4 degrees."""
+
+
+class KeptLooks(nn.Module):
+    """Codes of each thing with what registration found of them."""
+
+    code_KQd: Tensor
+    phase_KQ2: Tensor
+    color_KQ3: Tensor
+    center_KQ2: Tensor
+    width_K: Tensor
+
+    def __init__(self, *, things: int, kept: int, code_dim: int) -> None:
+        """Make room for looks of K things."""
+        super().__init__()
+        self.register_buffer("code_KQd", torch.zeros(things, kept, code_dim))
+        self.register_buffer("phase_KQ2", torch.tensor([1.0, 0.0]).repeat(things, kept, 1))  # of order * angle
+        self.register_buffer("color_KQ3", torch.zeros(things, kept, COLOR))  # mean colours of their sprites
+        self.register_buffer("center_KQ2", torch.zeros(things, kept, 2))  # of the shape, in sprite half-sides
+        self.register_buffer("width_K", torch.ones(things))  # distance between neighbouring codes
+
+    def keep(self, things: Sequence[int], code_Qd: Tensor, sprite_Q4SS: Tensor) -> Turning:
+        """Register the sprites of codes on each other, and keep them as looks of some things."""
+        found = register_looks(sprite_Q4SS[:, 3])
+        turned = found.angle_N * max(found.order, 1)
+        apart = torch.cdist(code_Qd, code_Qd) + 10 * torch.eye(len(code_Qd))
+        for k in things:
+            self.code_KQd[k], self.center_KQ2[k] = code_Qd, found.center_N2
+            self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
+            self.color_KQ3[k] = mean_color(sprite_Q4SS[:, :3], sprite_Q4SS[:, 3:])
+            self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
+        return found
+
+    def keep_some(self, other: "KeptLooks", things: Sequence[int]) -> None:
+        """Take the looks of some things of another, by their numbers in order."""
+        for name, buffer in self.named_buffers():
+            buffer.copy_(getattr(other, name)[list(things)])
+
+    def pose(self, k: int, code_Nd: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of order * angle, [N, 2], and centre [N, 2] of codes of a thing: those of looks that are like them."""
+        weight = self._near(k, code_Nd)
+        phase = weight @ self.phase_KQ2[k]
+        return phase / phase.norm(dim=-1, keepdim=True).clamp_min(1e-3), weight @ self.center_KQ2[k]
+
+    def turned(self, k: int, phase_N2: Tensor, color_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a thing that turns looks like at an angle.
+
+        Args:
+            k: Which thing.
+            phase_N2: Cosine and sine of order * angle.
+            color_N3: Its mean colour, 0..1; zeros where that is not known.
+
+        Returns:
+            Code [N, d] and centre [N, 2] of the looks at that angle, of a colour like the thing's where there are several; and the
+            colour [N, 3] that they lack.
+        """
+        known = color_N3.any(-1, keepdim=True)
+        unlike = torch.cdist(color_N3, self.color_KQ3[k]).square() / (2 * _LIKE**2) * known
+        weight = torch.softmax((phase_N2 @ self.phase_KQ2[k].T - 1) / _SHARP**2 - unlike, -1)
+        lacks = nn.functional.softshrink(color_N3 - weight @ self.color_KQ3[k], _SHADE) * known
+        return weight @ self.code_KQd[k], weight @ self.center_KQ2[k], lacks
+
+    def center(self, k: int, code_Nd: Tensor) -> Tensor:
+        """Centre [N, 2] of codes of a thing."""
+        return self._near(k, code_Nd) @ self.center_KQ2[k]
+
+    def _near(self, k: int, code_Nd: Tensor) -> Tensor:
+        """How much each kept look is like codes, [N, Q]."""
+        distance = torch.cdist(code_Nd, self.code_KQd[k]).square()
+        return torch.softmax(-distance / (2 * self.width_K[k] ** 2), -1)
+
+
+def mean_color(color_N3SS: Tensor, alpha_N1SS: Tensor) -> Tensor:
+    """Mean colour [N, 3] of what is opaque."""
+    weight = alpha_N1SS * (alpha_N1SS > _OPAQUE)
+    mean: Tensor = (color_N3SS * weight).sum((-1, -2)) / weight.sum((-1, -2)).clamp_min(1e-3)
+    return mean
