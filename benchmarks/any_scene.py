@@ -21,8 +21,9 @@ import typer
 from torch import Tensor
 
 from benchmarks.record import Figure, run, write
+from benchmarks.scene_base import THING, TIP
 from benchmarks.scene_detector import PRESENT, Detector, Found, fit_detector
-from benchmarks.scenes import SCENES, THING, TIP
+from benchmarks.scenes import SCENES
 from worldsim import storage
 from worldsim.core import STATE, Observation
 from worldsim.data.episode import Episode

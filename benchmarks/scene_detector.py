@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.scenes import THING, TIP
+from benchmarks.scene_base import THING, TIP
 from worldsim.data.lerobot.read import Dataset
 from worldsim.noise import seeded
 from worldsim.optimize import Schedule, fit

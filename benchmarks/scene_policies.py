@@ -5,17 +5,19 @@ Shape legend: n episodes, A action, P proprio, E true state.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.scene_wander import Area, Arm, Wanderer
 from worldsim.core import STATE, TRUE_STATE, Observation
 from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.noise import normal, uniform
 from worldsim.protocols import Policy
 
 _DRAW, _NOISE = 0x5CE0, 0x5CE1
-_AIM, _LOWER, _PUSH = 0, 1, 2
+_AIM, _LOWER, _PUSH, _GRIP = 0, 1, 2, 3
 """What a pusher is doing."""
 
 
@@ -191,23 +193,97 @@ class DiscPusher(Pusher):
         return (tip[:, :2] + 75 * action).clamp(0, 512)
 
 
+class ClosedPusher(FetchPusher):
+    """Pushes with a gripper that is kept closed."""
+
+    def _command(self, action: Tensor, tip: Tensor) -> Tensor:
+        return torch.cat([action, torch.full_like(action[:, :1], -1.0)], 1)
+
+
+class Picker(Pusher):
+    """Opens the gripper over the cube, lowers and closes it, carries the cube somewhere and lets it fall."""
+
+    def __init__(self, style: Style) -> None:
+        super().__init__(style, FETCH, action_dim=4)
+
+    def _move(
+        self, stage: Tensor, tip: Tensor, thing: Tensor, behind: Tensor, towards: Tensor, across: Tensor, beside: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        at, height, fingers = thing + across * beside[:, None] * 0.5, tip[:, 2:3], tip[:, 3:5].sum(1)
+        gap = at - tip[:, :2]
+        opened, closed = torch.ones_like(height), -torch.ones_like(height)
+        over = torch.cat([gap * 10, (0.50 - height) * 10, opened], 1)
+        down = torch.cat([gap * 10, (0.425 - height) * 10, opened], 1)
+        hold = torch.cat([torch.zeros_like(gap), 0 * height, closed], 1)
+        carry = torch.cat([towards * 0.4, (0.53 - height) * 5, closed], 1)
+        after = torch.where((stage == _AIM) & (gap.norm(dim=1) < 0.01) & (fingers > 0.07), _LOWER, stage)
+        after = torch.where((stage == _LOWER) & (height[:, 0] < 0.432), _GRIP, after)
+        after = torch.where((stage == _GRIP) & (fingers < 0.053), _PUSH, after)
+        after = torch.where((stage == _PUSH) & (fingers < 0.03), _AIM, after)
+        action = hold
+        for number, one in ((_AIM, over), (_LOWER, down), (_PUSH, carry)):
+            action = torch.where((stage == number)[:, None], one, action)
+        return action.clamp(-1, 1), after
+
+
 PUSHERS = {"fetch_push": FetchPusher, "pusht": DiscPusher}
+_RANDOM = (0.0, 0.0, 0.1, 0.3)
+"""Shares of random actions, of as many kinds of explorers."""
 
 
 def explorers(scene: str, *, variants: int = 24) -> tuple[Behaviour, ...]:
-    """Pushers of every kind, by scene: through the centre and beside it, slow and fast, disturbed by noise and random actions."""
+    """Explorers of every kind, by scene: through the thing's centre and beside it, slow and fast, disturbed by noise and random actions."""
     keys = torch.arange(variants)
     draw = uniform(keys, 0, (4,), stream=_DRAW)
+    make = _explorer(scene)
     made = []
     for i, (gain, noise, random, beside) in enumerate(draw.tolist()):
         style = Style(
             beside=(0.0, 1.0, 1.6)[int(3 * beside)],
             gain=0.55 + 0.45 * gain,
             noise=(0.0, 0.1, 0.25, 0.5)[int(4 * noise)],
-            random=(0.0, 0.0, 0.1, 0.3)[int(4 * random)],
+            random=_RANDOM[int(4 * random)],
         )
-        made.append(Behaviour(name=f"push_{i}", policy=PUSHERS[scene](style)))
+        made.append(Behaviour(name=f"push_{i}", policy=make(style, i)))
     return tuple(made)
+
+
+def _explorer(scene: str) -> Callable[[Style, int], Policy]:
+    """Makes a scene's explorers, from a style and a number."""
+    if scene in PUSHERS:
+        return lambda style, number: PUSHERS[scene](style)
+    if scene == "fetch_pick":
+        return lambda style, number: ClosedPusher(style) if number % 3 == 0 else Picker(style)
+    return _arm_explorer(scene)
+
+
+def _arm_explorer(scene: str) -> Callable[[Style, int], Policy]:
+    from benchmarks.scene_arms import FingerScene, PusherScene, ReacherScene
+
+    if scene == "pusher":
+        area = Area(
+            axes=(0, 1),
+            middle=(0.35, -0.15),
+            radius=0.3,
+            gain=4.0,
+            to_thing=0.6,
+            through=0.12,
+            height=-0.28,
+            most_steps=16,
+        )
+        arm = Arm(PusherScene(16), speed=0.7, settle_s=0.1)
+        return lambda style, number: _wanderer(style, area, arm)
+    if scene == "reacher":
+        area = Area(axes=(0, 1), middle=(0.0, 0.0), radius=0.2, gain=8.0, to_thing=0.4)
+        arm = Arm(ReacherScene(16), speed=0.8, settle_s=0.02)
+        return lambda style, number: _wanderer(style, area, arm)
+    area = Area(axes=(0, 2), middle=(0.16, 0.4), radius=0.2, gain=8.0, inner=0.3, turn=(1.0, 5.3))
+    arm = Arm(FingerScene(16), speed=2.0, settle_s=0.02)
+    return lambda style, number: _wanderer(style, area, arm)
+
+
+def _wanderer(style: Style, area: Area, arm: Arm) -> Wanderer:
+    return Wanderer(area, arm, gain=style.gain, noise=style.noise, random=style.random)
 
 
 def graded(scene: str) -> dict[str, Policy]:
