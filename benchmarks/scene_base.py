@@ -30,7 +30,7 @@ class Scene(gymnasium.Env[dict[str, Any], Any]):
         order: Rotational symmetry of the thing.
         moves: Whether the robot can move the thing.
         pivot: Where the thing turns, in shares of the frame's sides, where it looks the same after half a turn about there: what
-            is found may then be its other end. None where it is told apart by its point.
+            is found may then be its other end. None where it is distinguished by its point.
     """
 
     metadata = {"success_at": "end"}  # noqa: RUF012  # as Gymnasium declares it
