@@ -101,3 +101,27 @@ def test_each_has_a_place_of_its_own(
         truth = truth.flip(1)
     off_px = (at - truth[:100]).norm(dim=-1) * SIZE / 2
     assert float((off_px < 3).float().mean()) > 0.9
+
+
+def test_a_long_thing_has_one_peak() -> None:
+    rows, xy = squares(BLUE)
+    line = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    far = (line - xy[:, 0, :1]).abs()[:, None, :] < 0.12
+    tall = (line - xy[:, 0, 1:]).abs()[:, :, None] < 0.75  # longer than a sprite reaches
+    faint = torch.tensor([0.5, 0.55, 0.65])[:, None, None]
+    frames = torch.where(
+        (far & tall)[:, None] & (rows.frames(slice(None)) > 0.69).all(1, keepdim=True), faint, rows.frames(slice(None))
+    )
+    long = dataclasses.replace(rows, frames_NCHW=(frames * 255).byte())
+    assert find_kinds(begun(long), long, most=4).kinds == (0,)
+
+
+def test_of_two_that_explain_the_same_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {2: [0.0, 0.01], 1: [0.8]}
+    monkeypatch.setattr(pictures, "explained_by_things", lambda made, _: (0.8, shares[made.config.things]))
+    rows, _ = squares(RED, count=60)
+    tokenizer = begun(rows).resized([0, 0])
+    report = pictures.StageReport()
+    kept = pictures.judge_things(tokenizer, rows, rows, report)
+    assert kept.config.things == 1 and "Thing 0" in report.warnings[-1]
+    assert report.figures["thing_1_explains"] == 0.8

@@ -30,6 +30,8 @@ _DIFFER = 0.3
 """Distance of two colours, 0..1 in each of three and a little of what they hide, above which they are two."""
 _TOGETHER = 0.3
 """Two colours are one kind where they are seen together less often than this share of what chance would give."""
+_LONGEST = 8
+"""Cells by which what belongs to a peak reaches beyond the sprite around it."""
 _HIDDEN = 0.3
 _COLORS = 6
 _EXPECTED = 4
@@ -136,7 +138,7 @@ def _look(tokenizer: StructuredTokenizer, rows: FrameRows, count: int) -> tuple[
 
 
 def find_peaks(frames_NCHW: Tensor, scene_NCHW: Tensor, count: int, tokenizer: StructuredTokenizer) -> Peaks:
-    """The highest peaks of the residual of frames in 0..1, farther apart than a sprite reaches."""
+    """The highest peaks of the residual of frames in 0..1, of which none is a flank of a higher one."""
     map_Nhw = residual_map(frames_NCHW, scene_NCHW, PEAKS)
     soft = F.avg_pool2d(torch.cat([frames_NCHW, _HIDDEN * (frames_NCHW - scene_NCHW)], 1), 3, 1, 1)
     places = cell_places(torch.arange(PEAKS[0] * PEAKS[1]), PEAKS)
@@ -147,9 +149,18 @@ def find_peaks(frames_NCHW: Tensor, scene_NCHW: Tensor, count: int, tokenizer: S
         cells.append(cell)
         heights.append(height)
         colors.append(F.grid_sample(soft, xy[:, None, None], align_corners=False)[..., 0, 0])
-        far = ((places - xy[:, None]) * tokenizer.axes).norm(dim=-1) > tokenizer.shape.side
-        map_Nhw = map_Nhw * far.unflatten(1, PEAKS)
+        near = ((places - xy[:, None]) * tokenizer.axes).norm(dim=-1) <= tokenizer.shape.side
+        map_Nhw = map_Nhw.masked_fill(_flanks(map_Nhw, near.unflatten(1, PEAKS), height), 0.0)
     return Peaks(cell_NM=torch.stack(cells, 1), height_NM=torch.stack(heights, 1), color_NM6=torch.stack(colors, 1))
+
+
+def _flanks(map_Nhw: Tensor, near_Nhw: Tensor, height_N: Tensor) -> Tensor:
+    """What belongs to peaks: all that is near them, and what is high and hangs together with that; bool [N, h, w]."""
+    high = (map_Nhw > _HIGH * height_N[:, None, None]).float()
+    grown = near_Nhw.float() * high
+    for _ in range(_LONGEST):
+        grown = F.max_pool2d(grown[:, None], 3, 1, 1)[:, 0] * high
+    return near_Nhw | (grown > 0)
 
 
 def _cluster(color_N6: Tensor) -> Tensor:

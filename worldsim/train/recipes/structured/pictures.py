@@ -123,7 +123,7 @@ def train_pictures(
     if tokenizer.encoder is not None and tokenizer.painter is not None:
         parts = nn.ModuleList([tokenizer.encoder, tokenizer.painter])
         run("things", parts, things_loss(tokenizer, rows, kinds, recipe.things, seed=seed), recipe.things)
-        tokenizer = _judge_things(tokenizer, rows, held_out, report)
+        tokenizer = judge_things(tokenizer, rows, held_out, report)
     elif recipe.most_things:
         report.warnings.append("No thing was found: nothing is left over often that does not move with the robot.")
     both = nn.ModuleList([tokenizer.actor, *([] if tokenizer.painter is None else [tokenizer.painter])])
@@ -264,22 +264,31 @@ def _keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, fl
     return tokenizer.keep_looks(xy, code, torch.cat(taken))
 
 
-def _judge_things(
+def judge_things(
     tokenizer: StructuredTokenizer, rows: FrameRows, held_out: FrameRows, report: StageReport
 ) -> StructuredTokenizer:
     """The tokenizer with those of its things that explain enough and are not the robot's own."""
-    together, shares = explained_by_things(tokenizer, held_out)
-    report.figures |= {"things_explain": together, **_keep_looks(tokenizer, rows)}
+    report.figures |= _keep_looks(tokenizer, rows)
     tied = _look_for_faults(tokenizer, held_out, report)
-    kept, least = list[int](), LEAST_EXPLAINED / len(shares)
-    for k, share in enumerate(shares):
-        report.figures[f"thing_{k}_explains"] = share
-        if share >= least and tied[k] <= MOST_TIED:
-            kept.append(k)
-            continue
-        why = f"explains {share:.0%} of what robot and background leave" if share < least else "moves with the robot"
-        report.warnings.append(f"Thing {k} was not kept: what was found {why}.")
-    return tokenizer if len(kept) == len(shares) else tokenizer.keep_things(kept)
+    left = list(range(tokenizer.config.things))
+    least = LEAST_EXPLAINED / len(left)
+    while left:
+        together, shares = explained_by_things(tokenizer, held_out)
+        report.figures["things_explain"] = together
+        report.figures |= {f"thing_{k}_explains": share for k, share in zip(left, shares, strict=True)}
+        bad = {k: share for k, share in zip(left, shares, strict=True) if share < least or tied[k] > MOST_TIED}
+        if not bad:
+            break
+        worst = min(bad, key=lambda k: bad[k])
+        why = (
+            f"explains {bad[worst]:.0%} of what robot and background leave"
+            if bad[worst] < least
+            else "moves with the robot"
+        )
+        report.warnings.append(f"Thing {worst} was not kept: what was found {why}.")
+        tokenizer = tokenizer.keep_things([at for at, k in enumerate(left) if k != worst])  # the others may explain it
+        left.remove(worst)
+    return tokenizer
 
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -312,8 +321,13 @@ def measure_actor(tokenizer: StructuredTokenizer, held_out: FrameRows, report: S
         )
 
 
+@torch.no_grad()
 def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> tuple[float, list[float]]:
     """Share of the squared error of robot and canvas on frames [N, 3, H, W] that drawing the things takes away.
+
+    Args:
+        tokenizer: With looks that were kept.
+        rows: To measure on.
 
     Returns:
         By all together, and by each beside the others.
@@ -321,15 +335,12 @@ def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> tupl
     count = tokenizer.config.things
     p_NP, left = tokenizer.actor.features.normalize(rows.proprio_NP), torch.zeros(count + 2)
     shown = torch.cat([torch.zeros(1, count), torch.ones(1, count), 1 - torch.eye(count)])
-    with torch.no_grad():
-        for at in torch.arange(len(rows)).split(_BATCH):
-            frames, p = rows.frames(at), p_NP[at]
-            color, alpha = tokenizer.actor(p)
-            assert tokenizer.encoder is not None
-            xy, raw = tokenizer.encoder(frames, over(tokenizer.actor.canvas, color, alpha))
-            for row, some in enumerate(shown):
-                drawn = tokenizer.compose(p, color, alpha, xy, limit_code(raw), some.expand(len(p), -1))
-                left[row] += (drawn - frames).square().sum()
+    for at in torch.arange(len(rows)).split(_BATCH):
+        frames = rows.frames(at)
+        state = tokenizer.encode_rows(frames, p_NP[at])
+        for row, some in enumerate(shown):
+            drawn = tokenizer.draw(dataclasses.replace(state, seen=state.seen * some))
+            left[row] += (drawn - frames).square().sum()
     bare = float(left[0].clamp_min(1e-9))
     return 1 - float(left[1]) / bare, [float(without - left[1]) / bare for without in left[2:]]
 
