@@ -230,3 +230,11 @@ def test_a_thing_that_turns_is_drawn_in_the_color_that_it_was_seen_in() -> None:
     change = (drawn_in(red) - drawn_in(blue)) / (red - blue)
     assert bool(((change > 0.5) & (change < 1.1)).all())  # it is not quite opaque
     assert torch.allclose(drawn_in(torch.zeros(3)), drawn_in(middle), atol=0.05)  # no colour is known
+
+
+def test_what_is_out_of_view_mostly_is_not_seen_everywhere() -> None:
+    tokenizer = made(dataclasses.replace(CONFIG, things=1))
+    taken = torch.zeros(50, 1)
+    taken[:10] = 8.0
+    tokenizer.keep_looks(torch.zeros(50, 1, 2), torch.randn(50, 1, 4), taken)
+    assert 3 < float(tokenizer.full_K) <= 8

@@ -74,16 +74,20 @@ def led(rows: FrameRows, monkeypatch: pytest.MonkeyPatch) -> tuple[StructuredTok
     monkeypatch.setattr(pictures, "BOOTSTRAP", 1.0)
     found = find_kinds(begun(rows), rows, most=4)
     tokenizer = pictures.expecting(begun(rows), found, seed=0)
-    assert tokenizer.encoder is not None
-    schedule = Schedule(steps=50, batch=12)
-    loss_at = pictures.things_loss(tokenizer, rows, found, schedule, seed=0)
-    optimizer = torch.optim.Adam(tokenizer.encoder.parameters(), lr=6e-3)
-    for step in range(schedule.steps):
+    learn(tokenizer, rows, found, steps=50)
+    return tokenizer.requires_grad_(False), found
+
+
+def learn(tokenizer: StructuredTokenizer, rows: FrameRows, found: Kinds, *, steps: int) -> None:
+    """Some steps of the stage that learns things."""
+    assert tokenizer.encoder is not None and tokenizer.painter is not None
+    loss_at = pictures.things_loss(tokenizer, rows, found, Schedule(steps=steps, batch=12), seed=0)
+    optimizer = torch.optim.Adam([*tokenizer.encoder.parameters(), *tokenizer.painter.parameters()], lr=6e-3)
+    for step in range(steps):
         loss, _ = loss_at(step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return tokenizer.requires_grad_(False), found
 
 
 @pytest.mark.parametrize("colors", [(RED, BLUE), (BLUE, BLUE)])
@@ -125,3 +129,19 @@ def test_of_two_that_explain_the_same_one_is_kept(monkeypatch: pytest.MonkeyPatc
     kept = pictures.judge_things(tokenizer, rows, rows, report)
     assert kept.config.things == 1 and "Thing 0" in report.warnings[-1]
     assert report.figures["thing_1_explains"] == 0.8
+
+
+def test_what_left_the_view_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, _ = squares(RED)
+    there = torch.rand(len(rows), generator=torch.Generator().manual_seed(0)) < 0.28  # most often it is away
+    frames = torch.where(there[:, None, None, None], rows.frames_NCHW, torch.tensor(178, dtype=torch.uint8))
+    rows = dataclasses.replace(rows, frames_NCHW=frames)
+    tokenizer, found = led(rows, monkeypatch)
+    assert found.kinds == (0,) and tokenizer.encoder is not None and tokenizer.painter is not None
+    monkeypatch.setattr(pictures, "BOOTSTRAP", 0.0)
+    learn(tokenizer.requires_grad_(True), rows, found, steps=80)
+    with torch.no_grad():
+        pictures.keep_looks(tokenizer, rows)
+        seen = tokenizer.encode_rows(rows.frames(slice(None)), rows.proprio_NP).seen[:, 0]
+    assert float((seen[there] > 0.5).float().mean()) > 0.9
+    assert float((seen[~there] < 0.1).float().mean()) > 0.95

@@ -20,7 +20,7 @@ from worldsim.train.recipes.structured.rows import FrameRows
 PEAKS = (32, 32)
 LOOKED_AT = 1200
 """Frames, at most."""
-OFTEN = 0.3
+OFTEN = 0.2
 """Share of frames in which as many things are seen at once as there are."""
 MOST_TIED = 0.9
 """Share of the variance of a thing's places that proprioception explains, above which it is taken for a part of the robot."""

@@ -129,7 +129,7 @@ def train_pictures(
     both = nn.ModuleList([tokenizer.actor, *([] if tokenizer.painter is None else [tokenizer.painter])])
     run("painter", both, painter_loss(tokenizer, rows, recipe.painter, seed=seed), recipe.painter)
     if tokenizer.encoder is not None:
-        report.figures |= _keep_looks(tokenizer, rows)
+        report.figures |= keep_looks(tokenizer, rows)
     report.figures["psnr_db"] = _psnr_db(
         held_out, lambda frames, p: tokenizer.draw(tokenizer.encode_rows(frames, p)), tokenizer
     )
@@ -253,7 +253,8 @@ def _found(tokenizer: StructuredTokenizer, rows: FrameRows, p_NP: Tensor) -> tup
 
 
 @torch.no_grad()
-def _keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, float]:
+def keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, float]:
+    """Keep the looks that things have in frames [N, 3, H, W]; figures by name."""
     some = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=rows.proprio_NP[:CACHED])
     p_NP = tokenizer.actor.features.normalize(some.proprio_NP)
     xy, code = _found(tokenizer, some, p_NP)
@@ -268,7 +269,7 @@ def judge_things(
     tokenizer: StructuredTokenizer, rows: FrameRows, held_out: FrameRows, report: StageReport
 ) -> StructuredTokenizer:
     """The tokenizer with those of its things that explain enough and are not the robot's own."""
-    report.figures |= _keep_looks(tokenizer, rows)
+    report.figures |= keep_looks(tokenizer, rows)
     tied = _look_for_faults(tokenizer, held_out, report)
     left = list(range(tokenizer.config.things))
     least = LEAST_EXPLAINED / len(left)
