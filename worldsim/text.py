@@ -33,6 +33,11 @@ def command_text() -> str:
     return shlex.join(["worldsim", *sys.argv[1:]])
 
 
+def first_sentence(error: Exception) -> str:
+    """What was wrong, without what to do about it."""
+    return str(error).split(". ")[0].rstrip(".")
+
+
 def shorten(text: str, *, width: int) -> str:
     """Return `text` in at most `width` characters; what is left out of the middle becomes an ellipsis.
 

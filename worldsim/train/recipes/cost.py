@@ -15,6 +15,7 @@ from worldsim.data.faults.screen import Screening
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import LossAt, Schedule, scale
 from worldsim.runs import show_duration
+from worldsim.train.recipes.comparison import BACKGROUND, Comparison
 from worldsim.train.recipes.predictor import PreparedPredictor
 from worldsim.train.recipes.tokenizer import FittedTokenizer, TokenizerRecipe, tokenizer_loss
 
@@ -56,6 +57,23 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A family that a world could be of.
+
+    Attributes:
+        family: Its name.
+        refused: Why it is no candidate, a phrase; empty where it is one.
+        cost: Of its training.
+        trial_s: Core-seconds of its trial, 0 where there is none.
+    """
+
+    family: str
+    refused: str = ""
+    cost: Cost = dataclasses.field(default_factory=Cost)
+    trial_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
     """What a training will do and cost; kept in its run, so that a continued run keeps its schedule.
 
@@ -70,6 +88,9 @@ class TrainingPlan:
         minutes: The time that was asked for; 0 for as long as the schedules take.
         reason: Where the steps come from, a phrase; empty where they were all asked for.
         screenings: Faults of the data, and of the dataset that the starts come from where that is another.
+        candidates: Families that were considered; empty where the settings say which it is.
+        family: Which of them is trained; empty where that is not decided, or was said.
+        compared: How they did in their trials; None where there was none.
     """
 
     choices: tuple[Choice, ...]
@@ -82,10 +103,15 @@ class TrainingPlan:
     minutes: float = 0.0
     reason: str = ""
     screenings: tuple[Screening, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    family: str = ""
+    compared: Comparison | None = None
 
     def __str__(self) -> str:
         """Lines for people."""
-        lines = [*map(str, self.screenings)]
+        lines = [*map(str, self.screenings), *self._show_choice()]
+        if self.candidates and not self.family:
+            return "\n".join(lines)
         lines += [f"Tokenizer{f' of {c.camera}' if c.camera else ''}: {c.tokenizer}. {c.why}." for c in self.choices]
         lines.append(f"Predictor: {self.predictor} ({self.suits or 'as asked for'})")
         steps = ", ".join(f"{name} {number:,}" for name, number in self.steps.items())
@@ -101,6 +127,33 @@ class TrainingPlan:
             kept = ", ".join(short) + " of the steps asked for" if short else "all of the steps asked for"
             lines.append(f"Fitted to {self.minutes:g} minutes: {kept}.")
         return "\n".join(lines)
+
+    def _show_choice(self) -> list[str]:
+        """Which families were considered, how they did, and which is trained."""
+        fitting = [one for one in self.candidates if not one.refused]
+        costs = ", ".join(f"{one.family} (about {one.cost.core_s:,.0f} core-seconds)" for one in fitting)
+        lines = [f"Families that fit: {costs}"] if fitting else []
+        lines += [f"Not {one.family}: {one.refused}." for one in self.candidates if one.refused]
+        if len(fitting) < 2:
+            return lines
+        trials_s = sum(one.trial_s for one in fitting)
+        if not self.family or self.compared is None:
+            return [
+                *lines,
+                f"Which is trained is decided by a trial of each, about {trials_s:,.0f} core-seconds in all; family=NAME decides it now.",
+            ]
+        lines += [
+            f"Trials of {trials_s:,.0f} core-seconds in all, on {self.compared.windows} held-out episodes; error of what moves, as a "
+            "share of that of copying the last frame:",
+            str(self.compared),
+            f"Trained is: {self.family}. family=NAME decides otherwise.",
+        ]
+        if min(self.compared.score(self.family), 1.0) >= min(1.0, self.compared.score(BACKGROUND)):
+            lines.append(
+                "In so short a trial no family does better than copying and a constant background; the figures after training say "
+                "whether it does then."
+            )
+        return lines
 
     def fit(self, minutes: float, *, spent_s: float) -> "TrainingPlan":
         """The same plan with as many steps as fit a time; never more than the schedules ask for.

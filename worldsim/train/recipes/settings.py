@@ -7,11 +7,14 @@ from worldsim.data.faults.screen import FaultRule
 from worldsim.data.latents import hold_out
 from worldsim.data.lerobot.join import Data, open_datasets
 from worldsim.data.lerobot.read import Dataset
+from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.train.recipes.predictor import PredictorRecipe
-from worldsim.train.recipes.structured.settings import StructuredRecipe
+from worldsim.train.recipes.structured.settings import FAMILY, STAGES, StructuredRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 
+FAMILIES = ("layers", "structured", "grid")
+"""What `TrainWorld.family` chooses among; the last takes pictures of any kind."""
 HELD_OUT_EVERY = 10
 """Every tenth episode is never trained on: it gives the starts and the figures."""
 EPOCHS = 400
@@ -19,6 +22,8 @@ EPOCHS = 400
 network is 0.61, 0.59, 0.56 and 0.56 standard deviations off after 16 steps with 100, 200, 400 and 800 passes."""
 MOST_STEPS = {"tokenizer": 400, "predictor": 6000, "heads": 2000}
 """Where such a schedule ends at the latest: about ten passes over the shipped worlds' data."""
+MOST_STRUCTURED = {"actor": 2400, "things": 2400, "painter": 1500, "body": 3000, "contact": 2500}
+"""Likewise of the stages of the structured family."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +50,10 @@ class TrainWorld:
         minutes: Time that the training may take on this machine when nothing else runs; the schedules are shortened to fit,
             most where steps cost most, by shares that are measured once and kept. 0 trains as long as they say.
         device: Where to train.
-        family: ``auto`` (as `tokenizer` and `predictor` say), or ``structured``: a canvas, the robot drawn from
-            proprioception, things found without labels, and a contact model; for fixed cameras.
+        family: ``layers``: flat rigid things seen from above, in closed form. ``structured``: a canvas, the robot drawn from
+            proprioception, things found without labels, and a contact model; for fixed cameras. ``grid``: features on a grid,
+            for pictures of any kind. ``auto``: the one that does best in a short trial of each that fits, see
+            `worldsim.train.recipes.choice`; where `tokenizer` or `predictor` has a name or options, as these say.
         structured: Stages of the structured family; the others are `tokenizer` and `predictor`.
         tokenizer: How frames become latents.
         predictor: How latents move.
@@ -71,11 +78,42 @@ class TrainWorld:
     state: bool = False
     minutes: float = 0.0
     device: str = "cpu"
-    family: Literal["auto", "structured"] = "auto"
+    family: Literal["auto", "layers", "grid", "structured"] = "auto"
     structured: StructuredRecipe = dataclasses.field(default_factory=StructuredRecipe)
     tokenizer: TokenizerRecipe = dataclasses.field(default_factory=TokenizerRecipe)
     predictor: PredictorRecipe = dataclasses.field(default_factory=PredictorRecipe)
     heads: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=512, lr=2e-3))
+
+
+def leaves_family_open(config: TrainWorld) -> bool:
+    """Whether the family is to be found by trial: nothing in the settings says which it is."""
+    named = (config.tokenizer.name, config.predictor.name) != ("auto", "auto")
+    return not (
+        config.family != "auto" or named or config.tokenizer.options or config.predictor.options or config.state
+    )
+
+
+def with_family(config: TrainWorld, family: str) -> TrainWorld:
+    """The settings that train a family, ``auto`` for what `tokenizer` and `predictor` say.
+
+    Raises:
+        InvalidInputError: A tokenizer of another family is asked for, or true states, which have no pictures.
+    """
+    if family == "auto":
+        return config
+    tokenizer, predictor = config.tokenizer, config.predictor
+    fitting = {"layers": ("auto", "layers"), "structured": ("auto",)}.get(family, ())
+    other = tokenizer.name not in fitting if fitting else tokenizer.name == "layers"
+    if config.state or other:
+        asked = "state=true" if config.state else f"tokenizer.name={tokenizer.name}"
+        raise InvalidInputError(
+            f"family={family} learns from pictures in its own way, not with {asked}. Leave one out."
+        )
+    if family == "layers":
+        tokenizer = dataclasses.replace(tokenizer, name="layers")
+    elif family == "grid" and tokenizer.name == "auto":
+        tokenizer = dataclasses.replace(tokenizer, name="haar_pca")
+    return dataclasses.replace(config, family=family, tokenizer=tokenizer, predictor=predictor)  # type: ignore[arg-type]
 
 
 def open_data(config: TrainWorld) -> Dataset:
@@ -88,29 +126,38 @@ def open_data(config: TrainWorld) -> Dataset:
 def settle_schedules(config: TrainWorld, dataset: Dataset) -> TrainWorld:
     """The same settings with steps in every schedule: `EPOCHS` passes over the transitions that are trained on, or what is asked for.
 
-    No stage takes more than `MOST_STEPS`; a schedule that takes fewer also warms up in fewer.
+    No stage takes more than `MOST_STEPS` or `MOST_STRUCTURED`; a schedule that takes fewer also warms up in fewer.
     """
     transitions = _transitions(dataset)
 
     def settle(schedule: Schedule, stage: str) -> Schedule:
         if schedule.steps:
             return schedule
-        most = dataclasses.replace(schedule, steps=MOST_STEPS[stage])
+        most = dataclasses.replace(schedule, steps=(MOST_STEPS | MOST_STRUCTURED)[stage])
         return shorten_schedule(most, min(1.0, EPOCHS * transitions / (schedule.batch * most.steps)))
 
     return dataclasses.replace(
         config,
         tokenizer=dataclasses.replace(config.tokenizer, schedule=settle(config.tokenizer.schedule, "tokenizer")),
         predictor=dataclasses.replace(config.predictor, schedule=settle(config.predictor.schedule, "predictor")),
+        structured=dataclasses.replace(
+            config.structured,
+            **{name: settle(getattr(config.structured, name), name) for name in STAGES},  # type: ignore[arg-type]
+        ),
         heads=settle(config.heads, "heads"),
     )
 
 
 def explain_schedules(config: TrainWorld, dataset: Dataset) -> str:
     """Where the steps of the settled schedules come from, in a phrase; empty where all were asked for."""
-    if all(s.steps for s in (config.tokenizer.schedule, config.predictor.schedule, config.heads)):
+    if config.family == FAMILY:
+        limits = MOST_STRUCTURED | {"heads": MOST_STEPS["heads"]}
+        schedules = [*(getattr(config.structured, name) for name in STAGES), config.heads]
+    else:
+        limits, schedules = MOST_STEPS, [config.tokenizer.schedule, config.predictor.schedule, config.heads]
+    if all(schedule.steps for schedule in schedules):
         return ""
-    most = ", ".join(f"{name} {steps:,}" for name, steps in MOST_STEPS.items())
+    most = ", ".join(f"{name} {steps:,}" for name, steps in limits.items())
     return f"by default {EPOCHS} passes over {_transitions(dataset):,} transitions, at most {most}"
 
 

@@ -17,6 +17,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.noise import seeded
 from worldsim.optimize import LossAt, Schedule, fit
 from worldsim.progress import Progress, silent
+from worldsim.text import first_sentence
 from worldsim.tokenizers import TOKENIZERS
 from worldsim.tokenizers.base import ClosedForm, Tokenizer
 from worldsim.tokenizers.layers.tokenizer import LayersConfig, LayersTokenizer
@@ -186,7 +187,7 @@ def state_tokenizer(true_state_NE: Tensor, proprio_NP: Tensor, recipe: Tokenizer
         except InvalidInputError as error:
             if recipe.name == "poses":
                 raise
-            why = f"The states are no planar poses: {_first_sentence(error)}"
+            why = f"The states are no planar poses: {first_sentence(error)}"
     identity = IdentityTokenizer(IdentityConfig(size=true_state_NE.shape[1]))
     return FittedTokenizer(name="identity", tokenizer=identity, frames_NCHW=nothing, why=why)
 
@@ -250,7 +251,7 @@ def _fit_closed_form(
         except InvalidInputError as error:
             if recipe.name == "layers":
                 raise
-            tried = f"Layers, which are tried first, do not fit: {_first_sentence(error)}. "
+            tried = f"Layers, which are tried first, do not fit: {first_sentence(error)}. "
     name = "haar_pca" if recipe.name == "auto" else recipe.name
     tokenizer = TOKENIZERS.build(name, {"image_size": list(x.shape[-2:]), **recipe.options})
     asked = f"{name} takes pictures of any kind" if recipe.name == "auto" else "As asked for"
@@ -259,11 +260,6 @@ def _fit_closed_form(
         tokenizer.fit_frames(x)
         measured = f"; its closed form explains {explained(tokenizer, x_NCHW):.1%} of what changes between frames"
     return FittedTokenizer(name=name, tokenizer=tokenizer, frames_NCHW=x_NCHW, why=f"{tried}{asked}{measured}")
-
-
-def _first_sentence(error: Exception) -> str:
-    """What was wrong, without what to do about it."""
-    return str(error).split(". ")[0].rstrip(".")
 
 
 def _judge_layers(

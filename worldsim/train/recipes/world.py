@@ -12,13 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from worldsim import storage
 from worldsim.compute import find_device
-from worldsim.core import STATE, TASK, TRUE_STATE, WorldSpec
 from worldsim.data.faults.screen import Screening, screen
 from worldsim.data.guess import Described, describe_episodes
 from worldsim.data.labels import Agreed
@@ -27,11 +26,12 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.data.starts import Starts
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, fit
-from worldsim.predict.base import Predictor
 from worldsim.progress import Progress, ignore, silent
 from worldsim.runs import open_run
 from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
+from worldsim.train.recipes.assemble import assemble_world
+from worldsim.train.recipes.choice import TRIALS, Prospect, find_prospects, try_prospects
 from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import prepare_heads
@@ -47,10 +47,17 @@ from worldsim.train.recipes.labels import (
 )
 from worldsim.train.recipes.parts import Begun, begin_parts, rehearse_parts, train_parts
 from worldsim.train.recipes.rehearsal import shorten_all
-from worldsim.train.recipes.settings import TrainWorld, explain_schedules, open_data, settle_schedules, split_episodes
+from worldsim.train.recipes.settings import (
+    FAMILIES,
+    TrainWorld,
+    explain_schedules,
+    leaves_family_open,
+    open_data,
+    settle_schedules,
+    split_episodes,
+    with_family,
+)
 from worldsim.worlds.heads import Heads
-from worldsim.worlds.latent import LatentWorld, LearnedWorld, drawable_shape
-from worldsim.worlds.state import StateWorld
 
 __all__ = ["TrainWorld", "plan_world", "train_world"]
 PLAN = "plan.json"
@@ -84,7 +91,7 @@ def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callabl
     with open_run(work, asked):
         prepared = _plan(dataset, config, work, progress, labelled=bool(labels))
         say(str(prepared.plan))
-        measured = _train(prepared, config, labels, dreams, work, progress)
+        measured = _train(prepared, config, labels, dreams, progress)
     shutil.rmtree(work, ignore_errors=True)
     say(_conclude(out, measured))
     return out
@@ -92,6 +99,8 @@ def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callabl
 
 def plan_world(config: TrainWorld, *, progress: Progress = silent) -> TrainingPlan:
     """What `train_world` would choose and what it would cost, from a rehearsal of a few steps; nothing is left behind.
+
+    Where the family is open, it says what each would cost and what choosing costs, and does not choose.
 
     Args:
         config: What to do.
@@ -103,44 +112,90 @@ def plan_world(config: TrainWorld, *, progress: Progress = silent) -> TrainingPl
     find_device(config.device)
     dataset = open_data(config)
     with tempfile.TemporaryDirectory(prefix="worldsim-plan-") as scratch:
-        return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels)).plan
+        return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels), choose=False).plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Prepared:
     """What a training begins with: the data that is used, tokenizers fitted to each camera, and the plan.
 
-    `config` has steps in every schedule, as before they are fitted to a time.
+    `config` has a family, and steps in every schedule, as before they are fitted to a time; `work` is where its training is kept.
     """
 
     dataset: Dataset
     config: TrainWorld
     fitted: Begun
     plan: TrainingPlan
+    work: Path
 
 
-def _plan(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool) -> _Prepared:
-    """Screen the data, fit tokenizers, and make the plan, by a rehearsal; the plan of a run that was begun is kept."""
+def _plan(
+    dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool, choose: bool = True
+) -> _Prepared:
+    """Screen the data, choose the family, and make the plan, by a rehearsal; the plan of a run that was begun is kept.
+
+    `choose`: trials are run where the family is open; else the plan says what they would cost.
+    """
     began = time.process_time()  # other programs slow the wall clock only
     path = work / PLAN
     kept = storage.from_json(TrainingPlan, storage.read_json(path)) if path.exists() else None
     screenings = _screen(dataset, config, progress) if kept is None else kept.screenings
     dataset = dataset.without(screenings[0].indices)
-    reason, config = explain_schedules(config, dataset), settle_schedules(config, dataset)
-    fitted = begin_parts(dataset, config, work, progress)
     if kept is not None:
-        return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=kept)
-    progress("rehearsal", 0, 1, {})
-    plan = rehearse_parts(dataset, fitted, config, labelled=labelled)
-    plan = dataclasses.replace(plan, screenings=screenings, reason=reason)
+        config = settle_schedules(with_family(config, kept.family or config.family), dataset)
+        folder = work / kept.family
+        fitted = begin_parts(dataset, config, folder, progress)
+        return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=kept, work=folder)
+    if leaves_family_open(config):
+        prospect = _choose(dataset, config, work, progress, labelled=labelled, choose=choose)
+    else:
+        prospect = _rehearse(dataset, with_family(config, config.family), work, progress, labelled=labelled)
+    reason = explain_schedules(with_family(config, prospect.config.family), dataset)
+    plan = dataclasses.replace(prospect.plan, screenings=screenings, reason=reason)
     try:
         plan = plan.fit(config.minutes, spent_s=time.process_time() - began)
     except InvalidInputError:
-        shutil.rmtree(work / "tokenizer", ignore_errors=True)  # so that another time may be asked for
+        _forget_begun(work)  # so that another time may be asked for
         raise
-    progress("rehearsal", 1, 1, {})
     storage.write_json(path, storage.to_json(plan))
-    return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=plan)
+    return _Prepared(dataset=dataset, config=prospect.config, fitted=prospect.begun, plan=plan, work=prospect.folder)
+
+
+def _choose(
+    dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool, choose: bool
+) -> Prospect:
+    """The family that does best in its trial, or without trials the first that fits, its plan undecided."""
+    found = find_prospects(dataset, config, work, progress, labelled=labelled, refused={})
+    if not choose and len(found.fit) > 1:
+        first = next(iter(found.fit.values()))
+        return dataclasses.replace(
+            first, plan=dataclasses.replace(first.plan, candidates=found.listed({}, config.minutes))
+        )
+    tried = try_prospects(dataset, found, work, progress, minutes=config.minutes)
+    for name in found.fit:
+        shutil.rmtree(work / name if name != tried.best else work / name / "trial", ignore_errors=True)
+    best = found.fit[tried.best]
+    listed = found.listed(tried.spent_s, config.minutes, failed=tried.failed)
+    return dataclasses.replace(
+        best, plan=dataclasses.replace(best.plan, candidates=listed, family=tried.best, compared=tried.compared)
+    )
+
+
+def _rehearse(dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool) -> Prospect:
+    """What the settings say, and what it will cost."""
+    config = settle_schedules(config, dataset)
+    begun = begin_parts(dataset, config, work, progress)
+    progress("rehearsal", 0, 1, {})
+    plan = rehearse_parts(dataset, begun, config, labelled=labelled)
+    progress("rehearsal", 1, 1, {})
+    return Prospect(config=config, begun=begun, plan=plan, folder=work)
+
+
+def _forget_begun(work: Path) -> None:
+    """Remove what was made before a training could be planned."""
+    for name in ("tokenizer", *FAMILIES):
+        shutil.rmtree(work / name, ignore_errors=True)
+    (work / TRIALS).unlink(missing_ok=True)
 
 
 def _screen(dataset: Dataset, config: TrainWorld, progress: Progress) -> tuple[Screening, ...]:
@@ -156,11 +211,10 @@ def _train(
     asked: TrainWorld,
     labels: Mapping[int, Agreed],
     dreams: tuple[Dataset, dict[int, Agreed]] | None,
-    work: Path,
     progress: Progress,
 ) -> Measured:
     """Train every stage as planned, and write the world folder."""
-    dataset, fitted, plan = prepared.dataset, prepared.fitted, prepared.plan
+    dataset, fitted, plan, work = prepared.dataset, prepared.fitted, prepared.plan, prepared.work
     config = shorten_all(prepared.config, plan.shares)
     parts = train_parts(dataset, fitted, config, work, progress)
     tokenizer, encoded = parts.tokenizer, parts.encoded
@@ -170,7 +224,9 @@ def _train(
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels if dreams is None else {**labels, **dreams[1]})
     starts = _starts(dataset, config, [*held_out.indices, *trained.indices], plan.screenings)
-    world = _assemble(tokenizer, parts.predictor, heads, dataset, config, trained, held_out, starts, unlabelled=without)
+    world = assemble_world(
+        tokenizer, parts.predictor, heads, dataset, config, encoded, starts=starts, unlabelled=without
+    )
     measured = measure_held_out(world, held_out.indices, dataset)
     cost = {**parts.core_s, "heads": last}
     manifest = {
@@ -256,39 +312,6 @@ def _train_heads(
         device=config.device,
     )
     return heads, fit(heads, loss_at, schedule, folder=work / stage, stage=stage, progress=progress)
-
-
-def _assemble(
-    tokenizer: LatentSpace,
-    predictor: Predictor,
-    heads: Heads,
-    dataset: Dataset,
-    config: TrainWorld,
-    trained: EncodedEpisodes,
-    held_out: EncodedEpisodes,
-    starts: Starts,
-    *,
-    unlabelled: tuple[Literal["success", "progress"], ...],
-) -> LearnedWorld:
-    """Put the parts together."""
-    stride = tokenizer.temporal_stride * predictor.frames_per_step
-    cameras = () if config.state else dataset.cameras
-    text = (TASK,) if "text" in predictor.reads and len(dataset.tasks) > 1 else ()
-    spec = WorldSpec(
-        action=dataset.action_spec,
-        cameras=cameras,
-        observes=(*([TRUE_STATE] if config.state else [camera.key for camera in cameras]), STATE, *text),
-        latent_shape=drawable_shape(tokenizer, predictor.frames_per_step),
-        proprio_dim=held_out.proprio_dim,
-        horizon=config.horizon or (max(trained.longest, held_out.longest) - 1) * stride,
-        actions_per_step=stride,
-        success_at=dataset.success_at,
-        task=dataset.task,
-        task_id=dataset.task_id,
-        unlabelled=unlabelled,
-    )
-    kind = StateWorld if config.state else LatentWorld
-    return kind(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts).cpu()
 
 
 def _weigh(

@@ -13,7 +13,6 @@ from torch import nn
 
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
-from worldsim.errors import InvalidInputError
 from worldsim.optimize import shorten_schedule
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
@@ -35,7 +34,7 @@ from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics
 from worldsim.train.recipes.structured.kinds import find_kinds
 from worldsim.train.recipes.structured.pictures import actor_loss, begin_tokenizer, painter_loss, things_loss
 from worldsim.train.recipes.structured.rows import FrameRows, sample_rows
-from worldsim.train.recipes.structured.settings import FAMILY, StructuredRecipe
+from worldsim.train.recipes.structured.settings import FAMILY, STAGES, StructuredRecipe
 
 HELD_OUT_ROWS = 600
 """Moments of held-out episodes that stages are measured on."""
@@ -64,12 +63,8 @@ def begin_pictures(dataset: Dataset, config: TrainWorld) -> BegunPictures:
     """Sample frames, and make the tokenizer of every camera.
 
     Raises:
-        InvalidInputError: True states were asked for, or frames or joints do not fit.
+        InvalidInputError: Frames or joints do not fit, or no episode can be read.
     """
-    if config.state:
-        raise InvalidInputError(
-            "The structured family learns from pictures. Leave out state=true, or family=structured."
-        )
     trained, held_out = split_episodes(dataset)
     begun = dict[str, BegunCamera]()
     for camera in dataset.cameras:
@@ -150,9 +145,5 @@ def shorten_structured(recipe: StructuredRecipe, shares: Mapping[str, float]) ->
     """The settings with shares, in (0, 1], of the steps of the schedules that are named by stage."""
     return dataclasses.replace(
         recipe,
-        actor=shorten_schedule(recipe.actor, shares.get("actor", 1.0)),
-        things=shorten_schedule(recipe.things, shares.get("things", 1.0)),
-        painter=shorten_schedule(recipe.painter, shares.get("painter", 1.0)),
-        body=shorten_schedule(recipe.body, shares.get("body", 1.0)),
-        contact=shorten_schedule(recipe.contact, shares.get("contact", 1.0)),
+        **{name: shorten_schedule(getattr(recipe, name), shares.get(name, 1.0)) for name in STAGES},  # type: ignore[arg-type]
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsim.data.lerobot.read import Dataset
+from worldsim.errors import InvalidInputError, StorageError
 
 MOST_BYTES = 400_000_000
 
@@ -48,6 +49,9 @@ def sample_rows(dataset: Dataset, key: str, episodes: Sequence[int], *, most: in
         episodes: Which.
         most: Rows, at most; fewer where frames are large.
         seed: Of the choice.
+
+    Raises:
+        InvalidInputError: None can be read.
     """
     (camera,) = (c for c in dataset.cameras if c.key == key)
     most = min(most, MOST_BYTES // (3 * camera.height * camera.width))
@@ -55,9 +59,14 @@ def sample_rows(dataset: Dataset, key: str, episodes: Sequence[int], *, most: in
     generator = torch.Generator().manual_seed(seed)
     frames, proprio = list[Tensor](), list[Tensor]()
     for index in episodes:
-        episode = dataset.episode(index)
+        try:
+            episode = dataset.episode(index)
+        except (StorageError, InvalidInputError):
+            continue  # encoding counts and names them
         rows = torch.randperm(episode.steps + 1, generator=generator)[:each].sort().values
         frames.append(torch.tensor(episode.frames[key])[rows].movedim(-1, 1))
         proprio.append(torch.tensor(episode.proprio)[rows])
+    if not frames:
+        raise InvalidInputError(f"None of the {len(episodes)} episodes to learn from, or to measure on, can be read.")
     order = torch.randperm(sum(map(len, frames)), generator=generator)[:most]
     return FrameRows(frames_NCHW=torch.cat(frames)[order].contiguous(), proprio_NP=torch.cat(proprio)[order])

@@ -5,11 +5,12 @@ import dataclasses
 from worldsim.optimize import Schedule
 
 FAMILY = "structured"
+STAGES = ("actor", "things", "painter", "body", "contact")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StructuredRecipe:
-    """Settings of the stages.
+    """Settings of the stages; a schedule whose steps are 0 takes as many as the data is worth, as the others of a world.
 
     Attributes:
         joints: Which numbers of proprioception are joint angles, rad, from the base outwards; the first four count.
@@ -27,16 +28,16 @@ class StructuredRecipe:
     most_things: int = 4
     frames: int = 12_000
     actor: Schedule = dataclasses.field(
-        default_factory=lambda: Schedule(steps=2400, batch=32, lr=3e-3, clip=5.0, weight_decay=0.0)
+        default_factory=lambda: Schedule(steps=0, batch=32, lr=3e-3, clip=5.0, weight_decay=0.0)
     )
     things: Schedule = dataclasses.field(
-        default_factory=lambda: Schedule(steps=2400, batch=32, lr=2e-3, clip=5.0, weight_decay=0.0)
+        default_factory=lambda: Schedule(steps=0, batch=32, lr=2e-3, clip=5.0, weight_decay=0.0)
     )
     painter: Schedule = dataclasses.field(
-        default_factory=lambda: Schedule(steps=1500, batch=32, lr=1e-3, clip=5.0, weight_decay=0.0)
+        default_factory=lambda: Schedule(steps=0, batch=32, lr=1e-3, clip=5.0, weight_decay=0.0)
     )
-    body: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=3000, batch=64, lr=3e-3))
+    body: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=64, lr=3e-3))
     contact: Schedule = dataclasses.field(
-        default_factory=lambda: Schedule(steps=2500, batch=64, lr=2e-3, weight_decay=0.1)
+        default_factory=lambda: Schedule(steps=0, batch=64, lr=2e-3, weight_decay=0.1)
     )
     unrolls: tuple[tuple[int, float], ...] = ((4, 0.15), (8, 0.4), (16, 1.0))

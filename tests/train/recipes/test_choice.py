@@ -1,0 +1,188 @@
+"""Where the settings leave the family open, each that fits is tried, the best is trained, and the choice outlives a kill."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.train import toy
+from worldsim import storage
+from worldsim.data.lerobot.read import open_dataset
+from worldsim.errors import InvalidInputError, TrainingError
+from worldsim.optimize import Schedule
+from worldsim.testing import check_world
+from worldsim.train.recipes import choice
+from worldsim.train.recipes import world as recipe
+from worldsim.train.recipes.comparison import BACKGROUND, COPYING, measure_copying, moved_error, read_windows
+from worldsim.train.recipes.predictor import PredictorRecipe
+from worldsim.train.recipes.settings import (
+    MOST_STRUCTURED,
+    TrainWorld,
+    explain_schedules,
+    leaves_family_open,
+    settle_schedules,
+    split_episodes,
+)
+from worldsim.train.recipes.structured.settings import STAGES, StructuredRecipe
+from worldsim.train.recipes.tokenizer import TokenizerRecipe
+from worldsim.train.recipes.world import plan_world, train_world
+from worldsim.worlds import load_world
+
+SHORT = Schedule(steps=6, batch=8, lr=1e-3)
+
+
+class Killed(Exception):
+    """Stands for a kill at an awkward moment."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.write(tmp_path_factory.mktemp("toy") / "data", episodes=14)
+
+
+def settings(data: Path, out: Path, **changes: object) -> TrainWorld:
+    base = TrainWorld(
+        data=str(data),
+        out=str(out),
+        num_starts=2,
+        tokenizer=TokenizerRecipe(schedule=SHORT),
+        predictor=PredictorRecipe(schedule=SHORT, unrolls=((1, 1.0),)),
+        structured=StructuredRecipe(**dict.fromkeys(STAGES, SHORT), frames=100, unrolls=((2, 1.0),)),
+        heads=SHORT,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def test_settings_that_name_a_part_leave_nothing_open(data: Path, tmp_path: Path) -> None:
+    open_ = settings(data, tmp_path)
+    assert leaves_family_open(open_)
+    named = dataclasses.replace(open_.tokenizer, name="haar_pca"), dataclasses.replace(open_.predictor, name="flow")
+    changes = [{"tokenizer": named[0]}, {"predictor": named[1]}, {"state": True}, {"family": "grid"}]
+    assert not any(leaves_family_open(dataclasses.replace(open_, **change)) for change in changes)
+    with pytest.raises(InvalidInputError, match=r"family=layers.*not with tokenizer\.name=haar_pca"):
+        train_world(settings(data, tmp_path / "w", family="layers", tokenizer=named[0]))
+
+
+def test_the_best_is_trained_its_table_is_kept_and_a_killed_choice_is_not_made_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, lines = settings(data, tmp_path / "world"), list[str]()
+
+    def kill(stage: str, step: int, steps: int, values: object) -> None:
+        if stage == "heads" and (tmp_path / "world.training" / "plan.json").exists():
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_world(config, progress=kill, say=lines.append)
+    kept = storage.read_json(tmp_path / "world.training" / "plan.json")
+    family = kept["family"]
+    assert [path.name for path in (tmp_path / "world.training").iterdir() if path.name in choice.FAMILIES] == [family]
+    assert not (tmp_path / "world.training" / family / "trial").exists()
+    for words in ("Families that fit: layers", "structured (about", "grid (about", "copying", f"Trained is: {family}"):
+        assert words in lines[0]
+    monkeypatch.setattr(recipe, "find_prospects", None)
+    monkeypatch.setattr(recipe, "try_prospects", None)
+    manifest = storage.read_manifest(train_world(config), kind="world")
+    assert manifest["plan"]["family"] == family
+    compared = manifest["plan"]["compared"]
+    assert compared["horizons"] == [1, 4, 8] and compared["windows"] == 2
+    assert set(compared["lines"]) == {"layers", "structured", "grid", COPYING, BACKGROUND}
+    check_world(load_world(tmp_path / "world"))
+
+
+def test_a_rehearsal_names_the_candidates_and_their_cost_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    text = str(plan_world(settings(data, tmp_path / "world")))
+    for words in ("Families that fit: layers (about", "decided by a trial of each", "family=NAME decides it now"):
+        assert words in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_family_whose_trial_fails_is_none_and_why_is_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, brief = open_dataset(data), choice._train_briefly
+    config = settings(data, tmp_path / "w")
+    found = choice.find_prospects(
+        dataset, config, tmp_path / "a", recipe.silent, labelled=False, refused={"structured": "not asked for"}
+    )
+    assert list(found.fit) == ["layers", "grid"]
+
+    def fail(data: object, prospect: choice.Prospect, *rest: object) -> object:
+        if prospect.config.family == "layers":
+            raise TrainingError("The loss is not finite. Do this.")
+        return brief(data, prospect, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choice, "_train_briefly", fail)
+    tried = choice.try_prospects(dataset, found, tmp_path / "a", recipe.silent, minutes=0.0)
+    assert tried.best == "grid" and tried.failed == {"layers": "its trial failed: The loss is not finite"}
+    listed = {one.family: one.refused for one in found.listed(tried.spent_s, 0.0, failed=tried.failed)}
+    assert listed == {"grid": "", "structured": "not asked for", **tried.failed}
+    alone = dataclasses.replace(found, fit={"grid": found.fit["grid"]})
+    assert choice.try_prospects(dataset, alone, tmp_path / "b", recipe.silent, minutes=0.0) == choice.Tried(best="grid")
+
+
+def test_trials_take_a_bounded_share(data: Path, tmp_path: Path) -> None:
+    class Plan:
+        def __init__(self, core_s: float) -> None:
+            self.stages = {"predictor": choice.Cost(core_s=core_s)}
+
+    def of(*costs_s: float) -> choice.Prospects:
+        fit = {str(s): choice.Prospect(config=None, begun=None, plan=Plan(s), folder=tmp_path) for s in costs_s}  # type: ignore[arg-type]
+        return choice.Prospects(fit=fit, refused={})
+
+    assert of(500.0).trial_s(0) == 0
+    assert of(100.0, 500.0).trial_s(0) == pytest.approx(0.15 * 100 / 2)
+    assert of(1e5, 2e5).trial_s(0) == 60
+    assert of(1e5, 2e5).trial_s(2) == pytest.approx(0.15 * 120 / 2)
+
+
+def test_stages_of_the_structured_family_take_what_the_data_is_worth(data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(data)
+    config = TrainWorld(data=str(data), out="w", family="structured")
+    settled = settle_schedules(config, dataset).structured
+    transitions = sum(dataset.length(i) - 1 for i in split_episodes(dataset)[0])
+    assert settled.actor.steps == 400 * transitions // 32 < MOST_STRUCTURED["actor"] and settled.actor.warmup < 100
+    assert "400 passes over" in explain_schedules(config, dataset)
+    assert "contact 2,500" in explain_schedules(config, dataset)
+    asked = dataclasses.replace(config, structured=dataclasses.replace(config.structured, actor=SHORT))
+    assert settle_schedules(asked, dataset).structured.actor == SHORT
+
+
+def scene(x: int, *, opacity: float = 1.0, blur: int = 0) -> Tensor:
+    """A red square of 6 pixels on white, [1, 3, 64, 64]."""
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 30:36, x : x + 6] = opacity
+    mask = F.avg_pool2d(mask, blur, 1, blur // 2) if blur else mask
+    return 0.8 * (1 - mask) + torch.tensor([0.8, 0.2, 0.15])[:, None, None] * mask
+
+
+def test_a_sharp_thing_a_little_off_is_better_than_a_dissolved_one() -> None:
+    true = scene(30)
+
+    def error(drawn: Tensor) -> float:
+        return float(moved_error(drawn, true))
+
+    def squared(drawn: Tensor) -> float:
+        return float((drawn - true).square().mean())
+
+    gone, faint, smeared = scene(30, opacity=0), scene(30, opacity=0.2), scene(30, blur=17)
+    assert error(true) == 0 < error(scene(31)) < error(scene(33)) < error(scene(35)) < error(gone)
+    assert error(scene(33)) < error(faint) and error(scene(33)) < error(smeared)
+    assert squared(scene(33)) > squared(faint) and squared(scene(35)) > squared(
+        gone
+    )  # which squared errors see otherwise
+    assert error(true + 10 / 255) == 0  # shading
+
+
+def test_windows_are_of_held_out_episodes_as_long_as_they_are(data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(data)
+    windows = read_windows(dataset, split_episodes(dataset)[1])
+    assert windows.horizons == (1, 4, 8) and windows.context == 4 and windows.action.shape == (2, 11, 2)
+    still = measure_copying(windows)
+    assert still[COPYING].error[0] < still[COPYING].error[-1]
+    short = open_dataset(toy.write(tmp_path / "short", episodes=3))
+    with pytest.raises(InvalidInputError, match="family=NAME"):
+        read_windows(short, [])
