@@ -1,13 +1,14 @@
 """Where the thing and the robot are in frames that a world draws, open loop, on scenes of other packages.
 
-    python -m benchmarks.scenes fetch_push --episodes 400 --out data/fetch_push          # in an environment with extra `scenes`
+    python -m benchmarks.scenes fetch_push --episodes 800 --out data/fetch_push          # in an environment with extra `scenes`
     worldsim train world data=data/fetch_push out=worlds/fetch_push family=structured
     python -m benchmarks.any_scene --scene fetch_push --data data/fetch_push --world worlds/fetch_push
 
-Held-out episodes, 4 frames of context, true actions. Places are read by a detector that was fitted on true frames of other
-episodes; a thing that is not detected counts as half the frame's width. Things count where they move more than 3 px.
+Held-out episodes, 4 frames of context, true actions; a window begins at every second step. Places are read by a detector that
+was fitted on true frames of other episodes; a thing that is not detected counts as half the frame's width. Windows count where the
+thing moves more than 3 px (all of them where the robot cannot move it). Pixels are those of a frame 64 wide.
 
-Shape legend: E episodes, T frames, H W pixels.
+Shape legend: N windows, H W pixels.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ import typer
 from torch import Tensor
 
 from benchmarks.record import Figure, run, write
-from benchmarks.scene_base import THING, TIP
-from benchmarks.scene_detector import PRESENT, Detector, Found, fit_detector
-from benchmarks.scenes import SCENES
+from benchmarks.scene_base import ANGLE, THING, TIP, Scene
+from benchmarks.scene_detector import PRESENT, Detector, fit_detector, places
+from benchmarks.scenes import SCENES, collection
 from worldsim import storage
 from worldsim.core import STATE, Observation
 from worldsim.data.episode import Episode
@@ -35,17 +36,19 @@ from worldsim.video import encode_png
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
-CONTEXT, HORIZONS, MOVED_PX = 4, (1, 8, 16, 32), 3.0
-_SHOWN = 8
+CONTEXT, HORIZONS, MOVED_PX, EVERY, WIDTH_PX = 4, (1, 8, 16, 32), 3.0, 2, 64
+_SHOWN = 10
+_AT_ONCE = 8
+_CANVAS_FRAMES = 400
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Drawn:
-    """Held-out episodes and what a world drew of them."""
+    """Windows of held-out episodes and what a world drew of them."""
 
-    true: dict[int, Tensor]  # by horizon (0 is the last frame of context): uint8 [E, H, W, 3]
-    drawn: dict[int, Tensor]  # uint8 [E, H, W, 3]
-    state: dict[int, Tensor]  # true states [E, 9]
+    true: dict[int, Tensor]  # by horizon (0 is the last frame of context): uint8 [N, H, W, 3]
+    drawn: dict[int, Tensor]  # uint8 [N, H, W, 3]
+    state: dict[int, Tensor]  # true states [N, 9]
 
 
 def main(
@@ -56,92 +59,149 @@ def main(
     record: Annotated[bool, typer.Option(help="Write benchmarks/results/any_scene_SCENE.json.")] = True,
 ) -> None:
     """Measure worlds of a scene."""
-    dataset = open_datasets(str(data))
-    detector = fit_detector(dataset, split_episodes(dataset)[0], out / scene / "detector")
-    found = list[dict[str, float]]()
-    costs = list[Any]()
+    dataset, kind = open_datasets(str(data)), SCENES[scene]
+    learned = split_episodes(dataset)[0]
+    detector = fit_detector(dataset, learned, kind, out / scene / "detector")
+    background = canvas(dataset, learned)
+    found, costs = list[dict[str, float]](), list[dict[str, float]]()
     for folder in world or []:
         loaded = load_world(folder)
         assert isinstance(loaded, LatentWorld)
         manifest = storage.read_manifest(folder, kind="world")
         left_out = frozenset(int(i) for i in manifest.get("left_out", {}))
         played = play(loaded, dataset, split_episodes(dataset.without(left_out))[1])
-        (out / scene / f"{folder.name}.png").write_bytes(show(played))
-        found.append(measure(played, detector))
+        (out / scene / f"{folder.name}.png").write_bytes(show(played, kind))
+        found.append(measure(played, detector, kind, background))
         costs.append(manifest.get("core_seconds", {}))
-        print(folder, found[-1], sep="\n")
+        print(folder, *(f"  {name}: {value}" for name, value in found[-1].items()), sep="\n")
     if record:
+        taken = collection(data)
         figures = [
             Figure(name=f"{scene}: {name}", value=float(np.median([f[name] for f in found])), unit=_unit(name))
             for name in found[0]
         ]
-        details = {"scene": scene, "episodes": dataset.episodes, "worlds": found, "core_seconds": costs}
+        trained = float(np.median([sum(cost.values()) for cost in costs]))
+        for what, core_s in (("training", trained), ("collection", taken.get("core_seconds"))):
+            figures.append(Figure(name=f"{scene}: {what}", value=core_s, unit="core-s"))
+        details = {"dataset": taken | {"episodes": dataset.episodes}, "worlds": found, "core_seconds": costs}
         write(f"any_scene_{scene}", figures=figures, seeds=list(range(len(found))), details=details)
 
 
+def canvas(dataset: Dataset, episodes: Sequence[int]) -> Tensor:
+    """The constant background of episodes: the median of frames from their middle, uint8 [H, W, 3]."""
+    frames = list[Tensor]()
+    for index in episodes[:_CANVAS_FRAMES]:
+        (seen,) = dataset.episode(index).frames.values()
+        frames.append(torch.tensor(seen[len(seen) // 2]))
+    return torch.stack(frames).median(0).values
+
+
 def play(world: LatentWorld, dataset: Dataset, episodes: Sequence[int]) -> Drawn:
-    """Let a world follow the first frames of episodes, then roll out the recorded actions and draw."""
-    last = CONTEXT - 1 + HORIZONS[-1]
-    chosen = [dataset.episode(i) for i in episodes if dataset.length(i) > last]
-    key = world.spec.cameras[0].key
-    action = torch.stack([torch.tensor(e.action[:last]) for e in chosen])
-    state = world.reset(_seen(chosen, key, 0), torch.arange(len(chosen)))
+    """Let a world follow the first frames of windows of episodes, then roll out the recorded actions and draw."""
+    parts = [
+        _play(world, [dataset.episode(i) for i in episodes[at : at + _AT_ONCE]])
+        for at in range(0, len(episodes), _AT_ONCE)
+    ]
+
+    def join(name: str) -> dict[int, Tensor]:
+        return {h: torch.cat([getattr(part, name)[h] for part in parts]) for h in getattr(parts[0], name)}
+
+    return Drawn(true=join("true"), drawn=join("drawn"), state=join("state"))
+
+
+def _play(world: LatentWorld, episodes: Sequence[Episode]) -> Drawn:
+    last, key = CONTEXT - 1 + HORIZONS[-1], world.spec.cameras[0].key
+    windows = [(e, t) for e in episodes for t in range(0, e.steps + 1 - last, EVERY)]
+    action = torch.stack([torch.tensor(e.action[t : t + last]) for e, t in windows])
+    state = world.reset(_seen(windows, key, 0), torch.arange(len(windows)))
     for t in range(1, CONTEXT):
-        state = world.see(state, _seen(chosen, key, t), action[:, t - 1])
+        state = world.see(state, _seen(windows, key, t), action[:, t - 1])
     _, rollout = world.rollout(state, action[:, CONTEXT - 1 :])
     times = {h: CONTEXT - 1 + h for h in (0, *HORIZONS)}
     return Drawn(
-        true={h: torch.stack([torch.tensor(e.frames[key][t]) for e in chosen]) for h, t in times.items()},
+        true={h: _seen(windows, key, t)[key] for h, t in times.items()},
         drawn={h: world.decode(rollout.latent[:, h - 1]) for h in HORIZONS},
-        state={h: torch.stack([torch.tensor(_true(e)[t]) for e in chosen]) for h, t in times.items()},
+        state={h: torch.stack([torch.tensor(_true(e)[s + t]) for e, s in windows]) for h, t in times.items()},
     )
 
 
-def measure(played: Drawn, detector: Detector) -> dict[str, float]:
-    """Figures by name: of the world, of copying the last frame of context, and of the detector on the true frames."""
-    width = played.true[0].shape[2]
+def counted(played: Drawn, scene: type[Scene], h: int) -> Tensor:
+    """Windows whose thing is in view before and after, and moves, where the robot can move it: bool [N]."""
+    size, before, after = _size(played), played.state[0], played.state[h]
+    inside = _inside(before[:, THING], size) & _inside(after[:, THING], size)
+    if not scene.moves:
+        return inside
+    return inside & (_off(before[:, THING], places(after, scene, size)) * WIDTH_PX / size[1] > MOVED_PX)
+
+
+def measure(played: Drawn, detector: Detector, scene: type[Scene], background: Tensor) -> dict[str, float]:
+    """Figures by name: of the world, of copying the last frame of context, of the background [H, W, 3], of the detector on true frames."""
     figures = dict[str, float]()
     for h in HORIZONS:
-        state = played.state[h]
-        inside = ((state[:, THING] >= 0) & (state[:, THING] < width)).all(1)
-        begins = ((played.state[0][:, THING] >= 0) & (played.state[0][:, THING] < width)).all(1)
-        moved = (state[:, THING] - played.state[0][:, THING]).norm(dim=1) > MOVED_PX
-        count = moved & inside & begins
-        figures[f"windows at {h}"] = int(count.sum())
-        for who, frames in (("", played.drawn[h]), ("copying: ", played.true[0]), ("detector: ", played.true[h])):
-            seen = detector.find(frames)
-            off, there = _thing_errors(seen, state, width)
-            figures |= {
-                f"{who}thing px at {h}, median": float(off[count].median()),
-                f"{who}thing px at {h}, mean": float(off[count].mean()),
-                f"{who}thing there at {h}": float(there[count].float().mean()),
-                f"{who}tip px at {h}, median": float((seen.place_NJ2[:, 1] - state[:, TIP]).norm(dim=1).median()),
-            }
+        true = played.true[h]
+        figures[f"windows at {h}"] = int(counted(played, scene, h).sum())
+        for who, frames in (("", played.drawn[h]), ("copying: ", played.true[0]), ("detector: ", true)):
+            figures |= {f"{who}{name}": v for name, v in _errors(played, detector, scene, frames, h).items()}
             if who != "detector: ":
-                figures[f"{who}psnr at {h}"] = psnr_db(frames, played.true[h])
+                figures[f"{who}psnr at {h}"] = psnr_db(frames, true)
+        figures[f"background: psnr at {h}"] = psnr_db(background.expand_as(true), true)
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _thing_errors(seen: Found, state: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Distance [E] of the detected thing from the true one, and whether it was detected [E]."""
+def _errors(played: Drawn, detector: Detector, scene: type[Scene], frames: Tensor, h: int) -> dict[str, float]:
+    """Errors of thing and tip, as the detector finds them in frames uint8 [N, H, W, 3]."""
+    size, state, count = _size(played), played.state[h], counted(played, scene, h)
+    scale, seen = WIDTH_PX / size[1], detector.find(frames)
     there = seen.peak_NJ[:, 0] > PRESENT
-    off = (seen.place_NJ2[:, 0] - state[:, THING]).norm(dim=1)
-    return torch.where(there, off, torch.full_like(off, width / 2)), there
+    off = _off(seen.place_NJ2[:, 0], places(state, scene, size)) * scale
+    off = torch.where(there, off, torch.full_like(off, WIDTH_PX / 2))
+    shown = _inside(state[:, TIP], size)
+    tip = (seen.place_NJ2[:, 1] - state[:, TIP]).norm(dim=1)[shown] * scale
+    figures = {
+        f"thing px at {h}, median": float(off[count].median()),
+        f"thing px at {h}, mean": float(off[count].mean()),
+        f"thing there at {h}": float(there[count].float().mean()),
+        f"tip px at {h}, median": float(tip.median()),
+    }
+    if scene.turns:
+        figures[f"degrees at {h}, median"] = float(_degrees(seen.turn_N2, state[:, ANGLE], scene.order)[count].median())
+    return figures
 
 
-def show(played: Drawn) -> bytes:
-    """Truth above prediction for some episodes, a column for each horizon; PNG."""
+def _degrees(said: Tensor, true: Tensor, order: int) -> Tensor:
+    """Angle [N] between two directions [N, 2] of what has a rotational symmetry."""
+    across, along = said[:, 0] * true[:, 1] - said[:, 1] * true[:, 0], (said * true).sum(1)
+    return torch.rad2deg(torch.atan2(across, along)).abs() / order
+
+
+def _off(at: Tensor, places_NM2: Tensor) -> Tensor:
+    """Distance [N] of points [N, 2] from the nearest of places."""
+    return (at[:, None] - places_NM2).norm(dim=-1).amin(1)
+
+
+def _inside(at: Tensor, size: tuple[int, int]) -> Tensor:
+    return ((at >= 0) & (at < torch.tensor(size[::-1]))).all(1)
+
+
+def _size(played: Drawn) -> tuple[int, int]:
+    _, height, width, _ = played.true[0].shape
+    return height, width
+
+
+def show(played: Drawn, scene: type[Scene]) -> bytes:
+    """Truth above prediction for some of the windows that count at 16 steps, a column for each horizon; PNG."""
+    chosen = counted(played, scene, HORIZONS[2]).nonzero()[:, 0].tolist() or range(len(played.true[0]))
     rows = []
-    for e in range(min(_SHOWN, len(played.true[0]))):
-        rows.append(np.concatenate([played.true[h][e].numpy() for h in (0, *HORIZONS)], 1))
-        rows.append(np.concatenate([played.true[0][e].numpy(), *(played.drawn[h][e].numpy() for h in HORIZONS)], 1))
+    for n in chosen[:: max(1, len(chosen) // _SHOWN)][:_SHOWN]:
+        rows.append(np.concatenate([played.true[h][n].numpy() for h in (0, *HORIZONS)], 1))
+        rows.append(np.concatenate([played.true[0][n].numpy(), *(played.drawn[h][n].numpy() for h in HORIZONS)], 1))
     return encode_png(np.concatenate(rows).repeat(2, 0).repeat(2, 1))
 
 
-def _seen(episodes: Sequence[Episode], key: str, t: int) -> Observation:
-    """The observations at one time."""
-    frames = torch.stack([torch.tensor(e.frames[key][t]) for e in episodes])
-    return {key: frames, STATE: torch.stack([torch.tensor(e.proprio[t]) for e in episodes])}
+def _seen(windows: Sequence[tuple[Episode, int]], key: str, t: int) -> Observation:
+    """The observations at a time after the windows' beginnings."""
+    frames = torch.stack([torch.tensor(e.frames[key][s + t]) for e, s in windows])
+    return {key: frames, STATE: torch.stack([torch.tensor(e.proprio[s + t]) for e, s in windows])}
 
 
 def _true(episode: Episode) -> Any:
@@ -156,7 +216,11 @@ def _true(episode: Episode) -> Any:
 
 
 def _unit(name: str) -> str:
-    return "px" if " px " in name else "dB" if "psnr" in name else "" if "there" in name else "windows"
+    if "psnr" in name:
+        return "dB"
+    return next(
+        (unit for word, unit in ((" px ", "px"), ("degrees", "degrees"), ("windows", "windows")) if word in name), ""
+    )
 
 
 if __name__ == "__main__":

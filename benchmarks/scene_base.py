@@ -29,6 +29,7 @@ class Scene(gymnasium.Env[dict[str, Any], Any]):
         steps: Actions in an episode.
         order: Rotational symmetry of the thing.
         moves: Whether the robot can move the thing.
+        turns: Whether its angle can be read from a frame.
         pivot: Where the thing turns, in shares of the frame's sides, where it looks the same after half a turn about there: what
             is found may then be its other end. None where it is distinguished by its point.
     """
@@ -37,6 +38,7 @@ class Scene(gymnasium.Env[dict[str, Any], Any]):
     steps: int
     order = 1
     moves = True
+    turns = False
     pivot: tuple[float, float] | None = None
 
     def __init__(self, size_px: int) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.scene_base import THING, TIP
+from benchmarks.scene_base import ANGLE, THING, TIP, Scene
 from worldsim.data.lerobot.read import Dataset
 from worldsim.noise import seeded
 from worldsim.optimize import Schedule, fit
@@ -30,10 +30,11 @@ class Found:
 
     place_NJ2: Tensor  # pixels
     peak_NJ: Tensor  # 0..1
+    turn_N2: Tensor  # cosine and sine of the thing's angle, times its order; not of unit length
 
 
 class Detector(nn.Module):
-    """Heatmaps of both targets."""
+    """Heatmaps of both targets, and maps of cosine and sine of the thing's angle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,20 +47,21 @@ class Detector(nn.Module):
         self.coarse = nn.Sequential(block(40, 48, 2), block(48, 48))
         self.join, self.lift = nn.Conv2d(48, 40, 1), nn.Conv2d(40, 24, 1)
         self.out = nn.Sequential(block(24, 24), nn.Conv2d(24, 2, 1))
+        self.turn = nn.Sequential(block(40, 40), nn.Conv2d(40, 2, 1))
 
-    def forward(self, frames_NCHW: Tensor) -> Tensor:
-        """Scores [N, J, h, w] of frames in 0..1, of even height and width."""
+    def forward(self, frames_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [N, J, h, w] and turns [N, 2, h, w] of frames in 0..1, of even height and width."""
         fine = self.fine(F.pixel_unshuffle(frames_NCHW, 2))
         middle = self.middle(fine)
         middle = middle + F.interpolate(self.join(self.coarse(middle)), size=middle.shape[-2:])
         scores: Tensor = self.out(fine + F.interpolate(self.lift(middle), size=fine.shape[-2:]))
-        return scores
+        return scores, F.interpolate(self.turn(middle), size=fine.shape[-2:])
 
     @torch.no_grad()
     def find(self, frames_NHWC: Tensor) -> Found:
         """Detect in uint8 frames [N, H, W, 3]."""
-        parts = [self(part.movedim(-1, 1).float() / 255).sigmoid() for part in frames_NHWC.split(64)]
-        heat = torch.cat(parts)
+        parts = [self(part.movedim(-1, 1).float() / 255) for part in frames_NHWC.split(64)]
+        heat, turn = torch.cat([scores for scores, _ in parts]).sigmoid(), torch.cat([turn for _, turn in parts])
         h, w = heat.shape[-2:]
         peak, cell = heat.flatten(2).max(-1)
         ys, xs = torch.arange(h), torch.arange(w)
@@ -68,22 +70,33 @@ class Detector(nn.Module):
         mass = heat * near_y[..., None] * near_x[..., None, :]
         total = mass.sum((-1, -2)).clamp_min(1e-6)
         x, y = (mass.sum(-2) * xs).sum(-1) / total, (mass.sum(-1) * ys).sum(-1) / total
-        return Found(place_NJ2=torch.stack([x, y], -1) * 2 + 0.5, peak_NJ=peak)
+        turn = (turn * mass[:, :1]).sum((-1, -2)) / total[:, :1]
+        return Found(place_NJ2=torch.stack([x, y], -1) * 2 + 0.5, peak_NJ=peak, turn_N2=turn)
 
 
-def fit_detector(dataset: Dataset, episodes: Sequence[int], folder: Path) -> Detector:
+def places(state: Tensor, scene: type[Scene], size: tuple[int, int]) -> Tensor:
+    """Where the thing may be found, [N, M, 2] in pixels of true states [N, 9] and frames of H, W: at its other end as well where it has one."""
+    at = state[:, THING]
+    if scene.pivot is None:
+        return at[:, None]
+    pivot = torch.tensor([scene.pivot[0] * size[1] - 0.5, scene.pivot[1] * size[0] - 0.5]).to(at)
+    return torch.stack([at, 2 * pivot - at], 1)
+
+
+def fit_detector(dataset: Dataset, episodes: Sequence[int], scene: type[Scene], folder: Path) -> Detector:
     """Fit a detector on true frames, continuing from `folder`."""
-    frames, places = list[Tensor](), list[Tensor]()
+    frames, states = list[Tensor](), list[Tensor]()
     generator = torch.Generator().manual_seed(0)
     for index in episodes:
         episode = dataset.episode(index)
         rows = torch.randperm(episode.steps + 1, generator=generator)[:_EACH]
         (seen,) = episode.frames.values()
         assert episode.true_state is not None
-        true = torch.tensor(episode.true_state)[rows]
+        states.append(torch.tensor(episode.true_state)[rows])
         frames.append(torch.tensor(seen)[rows])
-        places.append(torch.stack([true[:, THING], true[:, TIP]], 1))
-    frames_NHWC, place_NJ2 = torch.cat(frames), torch.cat(places)
+    frames_NHWC, state_NE = torch.cat(frames), torch.cat(states)
+    height, width = frames_NHWC.shape[1:3]
+    thing_NM2, tip_N12 = places(state_NE, scene, (height, width)), state_NE[:, None, TIP]
     with seeded(0):
         detector = Detector()
 
@@ -91,14 +104,19 @@ def fit_detector(dataset: Dataset, episodes: Sequence[int], folder: Path) -> Det
         rows = torch.randint(
             len(frames_NHWC), (SCHEDULE.batch,), generator=torch.Generator().manual_seed(1_000_003 + step)
         )
-        scores = detector(frames_NHWC[rows].movedim(-1, 1).float() / 255)
-        cells = (place_NJ2[rows] - 0.5) / 2
-        dy = torch.arange(scores.shape[2])[None, None, :, None] - cells[..., 1, None, None]
-        dx = torch.arange(scores.shape[3])[None, None, None, :] - cells[..., 0, None, None]
-        target = torch.exp(-(dx * dx + dy * dy) / (2 * _SPREAD**2))
-        weight = 1 + 20 * target
-        miss = F.binary_cross_entropy_with_logits(scores, target, weight=weight)
-        return miss, {}
+        scores, turn = detector(frames_NHWC[rows].movedim(-1, 1).float() / 255)
+        target = torch.stack([_bumps(at[rows], height // 2, width // 2) for at in (thing_NM2, tip_N12)], 1)
+        miss = F.binary_cross_entropy_with_logits(scores, target, weight=1 + 20 * target)
+        off = (turn - state_NE[rows, ANGLE, None, None]).square().sum(1)
+        return miss + (off * target[:, 0]).sum() / target[:, 0].sum().clamp_min(1), {}
 
     fit(detector, loss_at, SCHEDULE, folder=folder, stage="detector")
     return detector.eval()
+
+
+def _bumps(at_NM2: Tensor, h: int, w: int) -> Tensor:
+    """The highest of a bump at each of the places [N, M, 2] in pixels, [N, h, w]."""
+    cells = (at_NM2 - 0.5) / 2
+    dy = torch.arange(h)[:, None] - cells[..., 1, None, None]
+    dx = torch.arange(w) - cells[..., 0, None, None]
+    return torch.exp(-(dx * dx + dy * dy) / (2 * _SPREAD**2)).amax(1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.core import STATE, TRUE_STATE, Observation
 from worldsim.noise import normal, uniform
 
-_DRAW, _NOISE = 0x5CE2, 0x5CE3
+_DRAW, _NOISE = 0x5CE0, 0x5CE1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

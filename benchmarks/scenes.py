@@ -12,7 +12,6 @@
 
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +34,7 @@ __all__ = ["SCENES", "Floats", "PushT", "fetch_push", "pusht"]
 class PushT(Scene):
     """gym-pusht seen from above; actions are where the disc is to go, 0 to 512. The block is to go 60 along x."""
 
-    steps = 50
+    steps, turns = 50, True
 
     def __init__(self, size_px: int = 64) -> None:
         super().__init__(size_px)
@@ -76,7 +75,7 @@ class PushT(Scene):
         return float(self._place()[0] - self._begin[0]) / 60
 
 
-SCENES: dict[str, Callable[[int], Scene]] = {
+SCENES: dict[str, type[Scene]] = {
     "fetch_push": FetchPush,
     "fetch_pick": FetchPick,
     "pusht": PushT,
