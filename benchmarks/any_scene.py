@@ -12,6 +12,7 @@ Shape legend: N windows, H W pixels.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,7 +84,8 @@ def main(
         trained = float(np.median([sum(cost.values()) for cost in costs]))
         for what, core_s in (("training", trained), ("collection", taken.get("core_seconds"))):
             figures.append(Figure(name=f"{scene}: {what}", value=core_s, unit="core-s"))
-        details = {"dataset": taken | {"episodes": dataset.episodes}, "worlds": found, "core_seconds": costs}
+        shown = [{name: value if math.isfinite(value) else None for name, value in f.items()} for f in found]
+        details = {"dataset": taken | {"episodes": dataset.episodes}, "worlds": shown, "core_seconds": costs}
         write(f"any_scene_{scene}", figures=figures, seeds=list(range(len(found))), details=details)
 
 
