@@ -17,6 +17,9 @@ _LIKE = 0.15
 """Kept looks whose colours are farther off than this, in 0..1, are hardly used."""
 _SHADE = 0.05
 """Differences of colour within this are light and shadow, and not the thing's own."""
+_SAME = 1e-4
+_NEIGHBOURS = 1
+"""Kept looks whose distance is that of looks that are alike."""
 _SHARP = 0.06
 """How narrowly a look is chosen by its angle: the spread of cosines, about 4 degrees."""
 
@@ -43,12 +46,14 @@ class KeptLooks(nn.Module):
         """Register the sprites of codes on each other, and keep them as looks of some things."""
         found = register_looks(sprite_Q4SS[:, 3])
         turned = found.angle_N * max(found.order, 1)
-        apart = torch.cdist(code_Qd, code_Qd) + 10 * torch.eye(len(code_Qd))
+        apart = torch.cdist(code_Qd, code_Qd)
+        apart = apart.masked_fill(apart < _SAME, torch.inf).kthvalue(min(_NEIGHBOURS, len(code_Qd)), 1).values
+        width = apart[apart.isfinite()].median().nan_to_num(0.0).clamp_min(0.01)
         for k in things:
             self.code_KQd[k], self.center_KQ2[k] = code_Qd, found.center_N2
             self.phase_KQ2[k] = torch.stack([turned.cos(), turned.sin()], -1)
             self.color_KQ3[k] = mean_color(sprite_Q4SS[:, :3], sprite_Q4SS[:, 3:])
-            self.width_K[k] = apart.min(1).values.median().clamp_min(0.01)
+            self.width_K[k] = width
         return found
 
     def keep_some(self, other: "KeptLooks", things: Sequence[int]) -> None:

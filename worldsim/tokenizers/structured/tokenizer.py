@@ -56,7 +56,7 @@ class StructuredConfig:
     orders: tuple[int, ...] = ()
     joints: tuple[int, ...] = ()
     code_dim: int = 4
-    kept: int = 256
+    kept: int = 1024
 
     @property
     def kind_of(self) -> tuple[int, ...]:
