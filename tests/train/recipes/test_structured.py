@@ -17,8 +17,11 @@ from worldsim.optimize import Schedule
 from worldsim.progress import silent
 from worldsim.testing import check_world
 from worldsim.tokenizers.cameras import held_proprio
+from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.tokenizers.structured.tracking import LOST
 from worldsim.train.config import plan, resolve
+from worldsim.train.recipes.encode import encode_some
+from worldsim.train.recipes.settings import open_data
 from worldsim.train.recipes.structured.pictures import StageReport, begin_tokenizer, measure_actor, train_pictures
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
@@ -128,6 +131,21 @@ def test_every_camera_has_layers_of_its_own(tmp_path: Path) -> None:
     assert torch.allclose(held_proprio(world.tokenizer, step.latent), step.proprio)
     with pytest.raises(InvalidInputError, match="observation"):
         world.roundtrip(starts[toy.SIDE], toy.SIDE)
+
+
+class Numbered(StructuredTokenizer):
+    """Its tracking numbers the frames of a clip."""
+
+    def track(self, z_BCTHW: torch.Tensor) -> torch.Tensor:
+        return z_BCTHW * 0 + torch.arange(z_BCTHW.shape[2])[:, None, None]
+
+
+def test_episodes_are_followed_in_order(data: Path, tmp_path: Path) -> None:
+    config = recipe(data, tmp_path)
+    tokenizer = Numbered(StructuredConfig(image_size=(48, 48), proprio_dim=2)).requires_grad_(False)
+    encoded = encode_some(open_data(config), tokenizer, config, [0, 1], tmp_path / "latents", key="")
+    for episode in encoded.episodes:
+        assert torch.equal(episode.z_FCHW[:, 0, 0, 0], torch.arange(len(episode.z_FCHW)).float())
 
 
 @pytest.mark.parametrize("stage", ["things", "contact"])
