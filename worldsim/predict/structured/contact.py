@@ -35,6 +35,7 @@ class ContactModel(nn.Module):
         orders: tuple[int, ...],
         proprio_dim: int,
         joints: tuple[int, ...] = (),
+        degrees: bool = False,
         kinds: tuple[int, ...] = (),
     ) -> None:
         """Make an untrained ensemble for things of these rotational symmetries, 0 where they do not turn, and kinds.
@@ -43,7 +44,7 @@ class ContactModel(nn.Module):
         """
         super().__init__()
         self.orders = orders
-        layout = ActorConfig(image_size=(64, 64), proprio_dim=proprio_dim, joints=joints)
+        layout = ActorConfig(image_size=(64, 64), proprio_dim=proprio_dim, joints=joints, degrees=degrees)
         self.features = ProprioFeatures(layout)
         size = self.features.size
         self.linear = nn.Parameter(torch.randn(members, size, ANCHOR) * 0.3)

@@ -47,6 +47,7 @@ class StructuredPredictorConfig:
         things: Of each camera; together as many as `orders`.
         kinds: Of which kind each thing is, counted over all cameras; empty where all differ.
         joints: Which numbers of proprioception are joint angles.
+        degrees: Whether they are in degrees, not in radians.
         code_dim: d.
         history: H.
         members: M.
@@ -59,6 +60,7 @@ class StructuredPredictorConfig:
     things: tuple[int, ...] = (0,)
     kinds: tuple[int, ...] = ()
     joints: tuple[int, ...] = ()
+    degrees: bool = False
     code_dim: int = 4
     history: int = 3
     members: int = 3
@@ -153,6 +155,7 @@ class StructuredPredictor(nn.Module):
                 orders=config.orders[own],
                 proprio_dim=config.proprio_dim,
                 joints=config.joints,
+                degrees=config.degrees,
                 kinds=config.kind_of[own],
             )
             for own in self._spans()

@@ -35,7 +35,8 @@ class ActorConfig:
     Attributes:
         image_size: H, W in pixels.
         proprio_dim: P.
-        joints: Which numbers of proprioception are joint angles, rad, from the base outwards; the first four count.
+        joints: Which numbers of proprioception are joint angles; the first four count.
+        degrees: Whether they are in degrees, not in radians.
         anchors: J.
         width: Channels of the drawing.
     """
@@ -43,6 +44,7 @@ class ActorConfig:
     image_size: tuple[int, int]
     proprio_dim: int
     joints: tuple[int, ...] = ()
+    degrees: bool = False
     anchors: int = 10
     width: int = 24
 
@@ -68,7 +70,7 @@ class ProprioFeatures(nn.Module):
     def __init__(self, config: ActorConfig) -> None:
         """Make features of unit scale; `measure` or loaded weights set it."""
         super().__init__()
-        self.joints = list(config.joints[:MOST_JOINTS])
+        self.joints, self.unit_rad = list(config.joints[:MOST_JOINTS]), math.radians(1) if config.degrees else 1.0
         self.products = 3 ** len(self.joints) - 1
         self.size = config.proprio_dim + self.products
         for name, count in (("P", config.proprio_dim), ("F", self.products)):
@@ -110,12 +112,16 @@ class ProprioFeatures(nn.Module):
         return torch.cat([p, (products - self.product_mean_F) / self.product_scale_F], -1)
 
     def _products(self, proprio: Tensor) -> Tensor:
-        made = torch.ones_like(proprio[..., :1])
-        for joint in self.joints:
-            angle = proprio[..., joint]
-            each = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], -1)
-            made = (made[..., :, None] * each[..., None, :]).flatten(-2)
-        return made[..., 1:]
+        return joint_products(proprio[..., self.joints] * self.unit_rad)
+
+
+def joint_products(angle_NJ: Tensor) -> Tensor:
+    """Products of 1, cosine and sine over J joint angles, rad, without the constant one: [..., J] -> [..., 3^J - 1]."""
+    made = angle_NJ.new_ones(*angle_NJ.shape[:-1], 1)
+    for angle in angle_NJ.unbind(-1):
+        each = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], -1)
+        made = (made[..., :, None] * each[..., None, :]).flatten(-2)
+    return made[..., 1:]
 
 
 class Actor(nn.Module):

@@ -44,7 +44,8 @@ class StructuredConfig:
         things: K, object layers.
         kinds: Of which kind each thing is, counted from 0, in order: things of one kind look alike. Empty where all differ.
         orders: Rotational symmetry of each thing, as in `LayersConfig`; 0 where it does not turn.
-        joints: Which numbers of proprioception are joint angles, rad, from the base outwards.
+        joints: Which numbers of proprioception are joint angles.
+        degrees: Whether they are in degrees, not in radians.
         code_dim: d, 3 or more.
         kept: Q, looks of each thing that are kept with their angles.
     """
@@ -55,6 +56,7 @@ class StructuredConfig:
     kinds: tuple[int, ...] = ()
     orders: tuple[int, ...] = ()
     joints: tuple[int, ...] = ()
+    degrees: bool = False
     code_dim: int = 4
     kept: int = 1024
 
@@ -108,7 +110,12 @@ class StructuredTokenizer(nn.Module):
             raise InvalidInputError(f"Kinds of {config.things} things are counted from 0, in order; got {kinds}.")
         self.config = config
         self.actor = Actor(
-            ActorConfig(image_size=config.image_size, proprio_dim=config.proprio_dim, joints=config.joints)
+            ActorConfig(
+                image_size=config.image_size,
+                proprio_dim=config.proprio_dim,
+                joints=config.joints,
+                degrees=config.degrees,
+            )
         )
         self.shape = ThingsConfig(
             image_size=config.image_size,

@@ -100,5 +100,7 @@ def _train_structured(
     )
     measure_dynamics(predictor, held_out, action, report)
     figures = {name: round(value, 4) for name, value in report.figures.items()}
-    notes = {"stages": figures, "warnings": report.warnings}
+    notes: dict[str, Any] = {"stages": figures, "warnings": report.warnings}
+    if begun.joints is not None:
+        notes["joints"] = dataclasses.asdict(begun.joints)
     return Parts(tokenizer=tokenizer, encoded=encoded, predictor=predictor, core_s=report.core_s, notes=notes)

@@ -76,6 +76,7 @@ def begin_predictor(
         things=tuple(part.config.things for part in parts),
         kinds=_kinds(parts),
         joints=parts[0].config.joints,
+        degrees=parts[0].config.degrees,
         code_dim=parts[0].config.code_dim,
     )
     with seeded(seed):

@@ -31,6 +31,7 @@ from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.held_out import figure_bytes
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
+from worldsim.train.recipes.structured.joints import Joints, find_joints
 from worldsim.train.recipes.structured.kinds import find_kinds
 from worldsim.train.recipes.structured.pictures import actor_loss, begin_tokenizer, painter_loss, things_loss
 from worldsim.train.recipes.structured.rows import FrameRows, sample_rows
@@ -54,9 +55,10 @@ class BegunCamera:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class BegunPictures:
-    """The cameras, by key."""
+    """The cameras, by key, and joints that were found; None where they were given."""
 
     cameras: dict[str, BegunCamera]
+    joints: Joints | None = None
 
 
 def begin_pictures(dataset: Dataset, config: TrainWorld) -> BegunPictures:
@@ -66,13 +68,15 @@ def begin_pictures(dataset: Dataset, config: TrainWorld) -> BegunPictures:
         InvalidInputError: Frames or joints do not fit, or no episode can be read.
     """
     trained, held_out = split_episodes(dataset)
-    begun = dict[str, BegunCamera]()
+    begun, joints = dict[str, BegunCamera](), None
     for camera in dataset.cameras:
         rows = sample_rows(dataset, camera.key, trained, most=config.structured.frames, seed=config.seed)
         aside = sample_rows(dataset, camera.key, held_out, most=HELD_OUT_ROWS, seed=config.seed)
-        tokenizer = begin_tokenizer(rows, config.structured, seed=config.seed)
+        if joints is None and config.structured.joints == "auto":
+            joints = find_joints(rows, aside)
+        tokenizer = begin_tokenizer(rows, config.structured, seed=config.seed, joints=joints)
         begun[camera.key] = BegunCamera(name=camera.name, tokenizer=tokenizer, rows=rows, held_out=aside)
-    return BegunPictures(cameras=begun)
+    return BegunPictures(cameras=begun, joints=joints)
 
 
 def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWorld, *, labelled: bool) -> TrainingPlan:
@@ -100,9 +104,10 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
     )
     stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
     steps = {name: getattr(recipe, name).steps for name in stages if name not in ("latents", "heads")}
+    why = _WHY if begun.joints is None else f"{_WHY}; {begun.joints.said()}"
     names = [one.name if len(begun.cameras) > 1 else "" for one in begun.cameras.values()]
     return TrainingPlan(
-        choices=tuple(Choice(camera=name, tokenizer=FAMILY, why=_WHY) for name in names),
+        choices=tuple(Choice(camera=name, tokenizer=FAMILY, why=why) for name in names),
         predictor=FAMILY,
         suits="body dynamics from actions, and a contact model over poses",
         steps={**steps, "heads": config.heads.steps},

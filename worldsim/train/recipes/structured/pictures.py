@@ -20,6 +20,7 @@ from worldsim.progress import Progress
 from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
     MOST_TIED,
     PEAKS,
@@ -65,14 +66,18 @@ class StageReport:
         self.warnings += [f"{camera}: {said}" if camera else said for said in other.warnings]
 
 
-def begin_tokenizer(rows: FrameRows, recipe: StructuredRecipe, *, seed: int) -> StructuredTokenizer:
-    """An untrained tokenizer with its canvas, from frames [N, 3, H, W] and proprioception [N, P]."""
+def begin_tokenizer(
+    rows: FrameRows, recipe: StructuredRecipe, *, seed: int, joints: Joints | None = None
+) -> StructuredTokenizer:
+    """An untrained tokenizer with its canvas, from frames [N, 3, H, W] and proprioception [N, P]; with joints that were found."""
+    joints = joints or Joints()
     height, width = (int(n) for n in rows.frames_NCHW.shape[-2:])
     config = StructuredConfig(
         image_size=(height, width),
         proprio_dim=rows.proprio_NP.shape[1],
         things=min(1, recipe.most_things),
-        joints=recipe.joints,
+        joints=joints.numbers if recipe.joints == "auto" else recipe.joints,
+        degrees=joints.degrees if recipe.joints == "auto" else recipe.degrees,
     )
     with seeded(seed):
         tokenizer = StructuredTokenizer(config)

@@ -1,6 +1,7 @@
 """How the stages of a structured world are trained."""
 
 import dataclasses
+from typing import Literal
 
 from worldsim.optimize import Schedule
 
@@ -13,7 +14,9 @@ class StructuredRecipe:
     """Settings of the stages; a schedule whose steps are 0 takes as many as the data is worth, as the others of a world.
 
     Attributes:
-        joints: Which numbers of proprioception are joint angles, rad, from the base outwards; the first four count.
+        joints: Which numbers of proprioception are joint angles, of which the first four count; "auto" looks for those that
+            explain the picture.
+        degrees: Whether joints that are given are in degrees, not in radians.
         most_things: Most things to look for; how many there are is found, and none are kept that explain nothing.
         frames: Most frames that pictures are learned from.
         actor: Schedule of the robot's picture.
@@ -24,7 +27,8 @@ class StructuredRecipe:
         unrolls: Rollout lengths of body and contact, and the share of training at which each ends.
     """
 
-    joints: tuple[int, ...] = ()
+    joints: tuple[int, ...] | Literal["auto"] = "auto"
+    degrees: bool = False
     most_things: int = 4
     frames: int = 12_000
     actor: Schedule = dataclasses.field(
