@@ -29,6 +29,11 @@ def over(below: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
     return below * (1 - alpha) + color * alpha
 
 
+def faded(layers_NK4HW: Tensor, shown_NK: Tensor) -> Tensor:
+    """Layers whose opacity is scaled."""
+    return torch.cat([layers_NK4HW[:, :, :3], layers_NK4HW[:, :, 3:] * shown_NK[..., None, None, None]], 2)
+
+
 def window(x_NCHW: Tensor, xy_N2: Tensor, side_px: float, size: int) -> Tensor:
     """Cut a square of `side_px` frame pixels around each position: [N, C, size, size]; borders are repeated."""
     height, width = x_NCHW.shape[-2:]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig
-from worldsim.tokenizers.structured.compose import over, window
+from worldsim.tokenizers.structured.compose import faded, over, window
 from worldsim.tokenizers.structured.looks import COLOR, KeptLooks, mean_color
 from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
@@ -118,10 +118,7 @@ class StructuredTokenizer(nn.Module):
             )
         )
         self.shape = ThingsConfig(
-            image_size=config.image_size,
-            proprio_dim=config.proprio_dim,
-            kinds=kinds,
-            code_dim=config.code_dim,
+            image_size=config.image_size, proprio_dim=config.proprio_dim, kinds=kinds, code_dim=config.code_dim
         )
         self.encoder = ThingEncoder(self.shape) if config.things else None
         self.painter = ThingPainter(self.shape) if config.things else None
@@ -220,7 +217,7 @@ class StructuredTokenizer(nn.Module):
         if tint_NK3 is not None:
             colors = (layers[:, :, :3] + tint_NK3[..., None, None]).clamp(0, 1)
             layers = torch.cat([colors, layers[:, :, 3:]], 2)
-        return self._stack(layers if shown_NK is None else _faded(layers, shown_NK), front, color, alpha)
+        return self._stack(layers if shown_NK is None else faded(layers, shown_NK), front, color, alpha)
 
     def _stack(self, layers_NK4HW: Tensor, front: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
         drawn = self.actor.canvas.expand(len(color), -1, -1, -1)
@@ -290,7 +287,7 @@ class StructuredTokenizer(nn.Module):
         missed = (over(self.actor.canvas, color, alpha) - frames_NCHW).abs().mean(1)
         taken = torch.zeros_like(gain.taken_NK)
         for turn in range(self.config.things):
-            left = (self._stack(_faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
+            left = (self._stack(faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
             own = (covered * (rank == turn)[..., None, None]).sum(1)
             taken = taken + ((missed - left) * own).sum((-1, -2))[:, None] * (rank == turn)
             missed = left
@@ -400,8 +397,3 @@ def _known(state: SceneState) -> SceneState:
     gone = (state.seen < NOWHERE)[..., None]
     pose = torch.where(gone, state.pose.new_tensor([0.0, 0.0, 1.0, 0.0]), state.pose)
     return dataclasses.replace(state, pose=pose, code=torch.where(gone, torch.zeros_like(state.code), state.code))
-
-
-def _faded(layers_NK4HW: Tensor, shown_NK: Tensor) -> Tensor:
-    """Layers whose opacity is scaled."""
-    return torch.cat([layers_NK4HW[:, :, :3], layers_NK4HW[:, :, 3:] * shown_NK[..., None, None, None]], 2)
