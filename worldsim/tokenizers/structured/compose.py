@@ -5,6 +5,7 @@ Positions are [-1, 1] along each axis of the frame, as `torch.nn.functional.grid
 Shape legend: N pictures, C channels, H W frame, S window or sprite side in its own pixels.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
