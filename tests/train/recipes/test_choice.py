@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.train import toy
 from worldsim import storage
 from worldsim.data.lerobot.read import open_dataset
+from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, TrainingError
 from worldsim.optimize import Schedule
 from worldsim.testing import check_world
@@ -186,3 +187,15 @@ def test_windows_are_of_held_out_episodes_as_long_as_they_are(data: Path, tmp_pa
     short = open_dataset(toy.write(tmp_path / "short", episodes=3))
     with pytest.raises(InvalidInputError, match="family=NAME"):
         read_windows(short, [])
+
+
+def test_without_proprioception_the_structured_family_is_none_and_is_refused_by_name(tmp_path: Path) -> None:
+    with episode_writer(tmp_path / "data", toy.spec()) as writer:
+        for seed in range(6):
+            made = toy.episode(seed)
+            writer.write(dataclasses.replace(made, proprio=0 * made.proprio))
+    found = plan_world(settings(tmp_path / "data", tmp_path / "w"))
+    assert {one.family for one in found.candidates if not one.refused} == {"grid"}
+    assert "Not structured: there is no proprioception that changes" in str(found)
+    with pytest.raises(InvalidInputError, match="family=structured does not fit: there is no proprioception"):
+        plan_world(settings(tmp_path / "data", tmp_path / "w", family="structured"))

@@ -88,6 +88,7 @@ class TrainingPlan:
         minutes: The time that was asked for; 0 for as long as the schedules take.
         reason: Where the steps come from, a phrase; empty where they were all asked for.
         screenings: Faults of the data, and of the dataset that the starts come from where that is another.
+        advice: What is doubtful about the data and what to record more of, in sentences.
         candidates: Families that were considered; empty where the settings say which it is.
         family: Which of them is trained; empty where that is not decided, or was said.
         compared: How they did in their trials; None where there was none.
@@ -103,13 +104,14 @@ class TrainingPlan:
     minutes: float = 0.0
     reason: str = ""
     screenings: tuple[Screening, ...] = ()
+    advice: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     family: str = ""
     compared: Comparison | None = None
 
     def __str__(self) -> str:
         """Lines for people."""
-        lines = [*map(str, self.screenings), *self._show_choice()]
+        lines = [*map(str, self.screenings), *(f"Data: {sentence}" for sentence in self.advice), *self._show_choice()]
         if self.candidates and not self.family:
             return "\n".join(lines)
         lines += [f"Tokenizer{f' of {c.camera}' if c.camera else ''}: {c.tokenizer}. {c.why}." for c in self.choices]

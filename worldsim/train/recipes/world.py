@@ -24,6 +24,7 @@ from worldsim.data.labels import Agreed
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
 from worldsim.data.starts import Starts
+from worldsim.data.survey import survey_dataset
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, fit
 from worldsim.progress import Progress, ignore, silent
@@ -57,6 +58,7 @@ from worldsim.train.recipes.settings import (
     split_episodes,
     with_family,
 )
+from worldsim.train.recipes.structured.settings import FAMILY
 from worldsim.worlds.heads import Heads
 
 __all__ = ["TrainWorld", "plan_world", "train_world"]
@@ -146,12 +148,13 @@ def _plan(
         folder = work / kept.family
         fitted = begin_parts(dataset, config, folder, progress)
         return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=kept, work=folder)
+    refused, advice = _look(dataset, config)
     if leaves_family_open(config):
-        prospect = _choose(dataset, config, work, progress, labelled=labelled, choose=choose)
+        prospect = _choose(dataset, config, work, progress, labelled=labelled, choose=choose, refused=refused)
     else:
         prospect = _rehearse(dataset, with_family(config, config.family), work, progress, labelled=labelled)
     reason = explain_schedules(with_family(config, prospect.config.family), dataset)
-    plan = dataclasses.replace(prospect.plan, screenings=screenings, reason=reason)
+    plan = dataclasses.replace(prospect.plan, screenings=screenings, reason=reason, advice=advice)
     try:
         plan = plan.fit(config.minutes, spent_s=time.process_time() - began)
     except InvalidInputError:
@@ -161,11 +164,35 @@ def _plan(
     return _Prepared(dataset=dataset, config=prospect.config, fitted=prospect.begun, plan=plan, work=prospect.folder)
 
 
+def _look(dataset: Dataset, config: TrainWorld) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Families that the data does not suit, and why; and what is doubtful about it. A state world needs no pictures.
+
+    Raises:
+        InvalidInputError: The structured family is asked for, and there is no proprioception.
+    """
+    if config.state:
+        return {}, ()
+    found = survey_dataset(dataset)
+    why = found.unstructured
+    asked = bool(why) and config.family == FAMILY
+    if asked and not found.has_proprio:
+        raise InvalidInputError(f"family={FAMILY} does not fit: {why}. Record it, or leave family=auto.")
+    warning = (f"family={FAMILY} was asked for, and {why}.",) if asked else ()
+    return {FAMILY: why} if why else {}, (*found.advise(), *warning)
+
+
 def _choose(
-    dataset: Dataset, config: TrainWorld, work: Path, progress: Progress, *, labelled: bool, choose: bool
+    dataset: Dataset,
+    config: TrainWorld,
+    work: Path,
+    progress: Progress,
+    *,
+    labelled: bool,
+    choose: bool,
+    refused: Mapping[str, str],
 ) -> Prospect:
     """The family that does best in its trial, or without trials the first that fits, its plan undecided."""
-    found = find_prospects(dataset, config, work, progress, labelled=labelled, refused={})
+    found = find_prospects(dataset, config, work, progress, labelled=labelled, refused=refused)
     if not choose and len(found.fit) > 1:
         first = next(iter(found.fit.values()))
         return dataclasses.replace(
