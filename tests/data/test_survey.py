@@ -74,7 +74,7 @@ def test_a_fixed_camera_and_a_robot_that_moves_a_thing_leave_nothing_to_say(epis
 def test_contact_that_is_missing_is_said(episodes: list[Episode]) -> None:
     alone = look([scene(seed, contact=False) for seed in range(24)])
     assert alone.moving < 0.05 < look(episodes).moving
-    assert any("little is learned of contact" in said and "--like" in said for said in alone.advise())
+    assert any("little is learned of contact" in said for said in alone.advise())
 
 
 def test_a_camera_that_moves_and_a_background_that_differs_speak_against_one_canvas(episodes: list[Episode]) -> None:

@@ -40,8 +40,9 @@ def train(
 
         worldsim train world data=data/mine out=worlds/mine minutes=30
 
-    --dry-run prints all settings with their defaults; for a world also which tokenizer and predictor it chooses, why, and what
-    the training will cost in time and memory, from a rehearsal of a few steps.
+    --dry-run prints all settings with their defaults; for a world also which families fit, which
+    tokenizer and predictor they have, what is doubtful about the data, and what the training will cost in time and memory, from
+    a rehearsal of a few steps. Which of several families is trained is found by a short trial of each (family=NAME: without).
     """
     if what not in RECIPES:
         raise unknown_name("recipe", what, RECIPES)

@@ -116,7 +116,7 @@ class Survey:
         if self.moving < FEW_CONTACTS and not self.still and not self.unstructured:
             found.append(
                 f"Something that is not the robot moves in about {self.moving:.0%} of the moments: little is learned of contact. Record "
-                "more in which things are moved (worldsim collect --like DATASET)."
+                "more in which things are moved."
             )
         if HIDDEN <= self.out_of_view < _NO_THINGS and not self.unstructured:
             found.append(
@@ -126,8 +126,8 @@ class Survey:
         narrow = [f"{name} ({share:.0%})" for name, share in self.covered.items() if share < NARROW]
         if narrow:
             found.append(
-                f"Actions are in a small part of their range: {', '.join(narrow[:4])}. What others do is not learned; record some "
-                "(worldsim collect --like DATASET), or state the range that is used."
+                f"Actions are in a small part of their range: {', '.join(narrow[:4])}. What others do is not learned; record some, "
+                "or state the range that is used."
             )
         if not FEW_ENDS <= self.solved <= 1 - FEW_ENDS and self.solved == self.solved:
             rarer = "solved" if self.solved < FEW_ENDS else "failed"
