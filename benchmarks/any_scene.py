@@ -31,9 +31,8 @@ from worldsim.core import STATE, Observation
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.join import open_datasets
 from worldsim.data.lerobot.read import Dataset
-from worldsim.train.recipes.held_out import psnr_db
 from worldsim.train.recipes.settings import split_episodes
-from worldsim.video import encode_png
+from worldsim.video import encode_png, psnr_db
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 

@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,14 +30,14 @@ from benchmarks.third_party_policies import levels
 from worldsim import storage
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import WorldsimError
+from worldsim.evaluate.validity import measure_validity
 from worldsim.stats.agreement import Agreement
-from worldsim.stats.held_out import HeldOut
-from worldsim.train.recipes.held_out import measure_held_out
 from worldsim.train.recipes.settings import split_episodes
 from worldsim.triage.report import assemble
 from worldsim.triage.report.conclusion import conclude
 from worldsim.triage.report.trust import assess_reliance
 from worldsim.triage.run import read_results
+from worldsim.validity.validity import Validity
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LearnedWorld
 
@@ -251,16 +251,18 @@ def _children_core_s() -> float:
 def _read(result: Result, out: Path) -> None:
     """What the world of a task says of itself, agreement, rates and what the report concludes."""
     try:
-        held_out = _measure(out)
+        validity = _measure(out)
         found = read_results(out / "triage")
-        data = assemble(found, command="", made="", core_s=None, clips=[], remarks=[], held_out=held_out)
+        data = assemble(found, command="", made="", core_s=None, clips=[], remarks=[], validity=validity)
     except WorldsimError as error:
         result.commands["read"] = str(error)
         return
-    if held_out is not None:
-        result.usable, result.why = held_out.usable, [*held_out.reasons]
-        result.held_out = [list(row) for row in held_out.rows()]
-        result.beats_copying = _horizons_beaten(held_out.figures)
+    result.usable, result.why = validity.usable, [*validity.reasons]
+    result.held_out = [list(row) for row in validity.rows()]
+    pictures = validity.curve("pictures")
+    if pictures is not None:
+        pairs = zip(pictures.horizons, pictures.world, pictures.copying, strict=True)
+        result.beats_copying = [h for h, own, copied in pairs if own < copied]
     if data.truth is not None:
         result.agreement = _shown(data.truth.success)
         regret = data.truth.success.get("set_regret")
@@ -273,22 +275,16 @@ def _read(result: Result, out: Path) -> None:
     result.recommends = result.conclusion.startswith("Try ")
 
 
-def _measure(out: Path) -> HeldOut:
+def _measure(out: Path) -> Validity:
     """Figures of a task's world on the episodes that it was not trained on, measured as `train world` does it today."""
     dataset, world = open_dataset(out / "data"), load_world(out / "world")
     assert isinstance(world, LearnedWorld)
-    return measure_held_out(world, split_episodes(dataset)[1], dataset).held_out
+    return measure_validity(world, split_episodes(dataset)[1], dataset).validity
 
 
 def _shown(found: Agreement) -> dict[str, list[float | None]]:
     """Value, low and high of the estimates that are shown."""
     return {name: [e.value, e.low, e.high] for name in _SHOWN if (e := found.get(name)) is not None}
-
-
-def _horizons_beaten(figures: Mapping[str, float]) -> list[int]:
-    """How many actions ahead the world's pictures are nearer to the truth than the first frame is."""
-    keys = {int(k.removeprefix("psnr_db_h")): k for k in figures if k.removeprefix("psnr_db_h").isdigit()}
-    return sorted(h for h, k in keys.items() if figures[k] > figures.get(f"copy_{k}", float("inf")))
 
 
 def main(

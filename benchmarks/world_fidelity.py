@@ -22,7 +22,7 @@ from worldsim.noise import fold
 from worldsim.policies.degraded import Degradation, DegradedPolicy
 from worldsim.policies.scripted import PushExpert, PushExpertConfig
 from worldsim.protocols import Policy, require_drawable
-from worldsim.train.recipes.held_out import psnr_db
+from worldsim.video import psnr_db
 from worldsim.worlds import load_world
 
 HORIZONS = (1, 4, 8, 16, 24, 32)

@@ -15,6 +15,7 @@ from torch import Tensor
 from worldsim.actions import ActionSpec
 from worldsim.errors import InvalidInputError, StorageError, unknown_name
 from worldsim.json_values import parse_json
+from worldsim.validity.validity import Validity
 
 IMAGE = "observation.image"
 """uint8 [B, H, W, 3]: the frame of a world's only camera, where the data names none (LeRobot's key)."""
@@ -433,6 +434,8 @@ class WorldSpec:
         task_id: Gymnasium id of the true environment, where there is one.
         unlabelled: Heads that had no labels to learn from; what they say of success or progress means nothing.
         device: Where the world computes now; a folder always says ``cpu``.
+        validity: Its errors on held-out episodes and how many actions ahead it is to be believed; None where that was not
+            measured. It is kept in the manifest of a folder, so that measuring changes no digest.
 
     Raises:
         InvalidInputError: The horizon is no positive multiple of `actions_per_step`, or two cameras share a key.
@@ -450,6 +453,7 @@ class WorldSpec:
     task_id: str = ""
     unlabelled: tuple[Literal["success", "progress"], ...] = ()
     device: str = "cpu"
+    validity: Validity | None = None
 
     def __post_init__(self) -> None:
         if self.actions_per_step < 1 or self.horizon < 1 or self.horizon % self.actions_per_step:

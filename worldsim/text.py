@@ -50,6 +50,15 @@ def shorten(text: str, *, width: int) -> str:
     return text[:head] + _ELLIPSIS + (text[-tail:] if tail else "")
 
 
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words as aligned text: the first column left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def strip_common_parts(names: Sequence[str]) -> tuple[str, ...]:
     """Return a short printable label for each name, in order.
 

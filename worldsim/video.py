@@ -7,6 +7,7 @@ Shape legend: T frames, H W pixels, C=3 colour.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -157,3 +158,9 @@ def _prepare(frames: Frames, rate_hz: float, scale: int, *, even: bool) -> Frame
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     odd = [(0, side % 2 if even else 0) for side in frames.shape[1:3]]
     return np.ascontiguousarray(np.pad(frames, [(0, 0), *odd, (0, 0)], mode="edge"))
+
+
+def psnr_db(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio of frames uint8 [..., H, W, 3], in decibels."""
+    mse = float((a.float() - b.float()).square().mean())
+    return 10 * math.log10(255**2 / max(mse, 1e-6))

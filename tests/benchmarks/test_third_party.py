@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import third_party_policies as graded
-from benchmarks.third_party import SCENES, Budget, Result, _affordable, _done, _horizons_beaten
+from benchmarks.third_party import SCENES, Budget, Result, _affordable, _done
 from worldsim import storage
 from worldsim.core import STATE
 from worldsim.data.collect.success import success_rule
@@ -94,11 +94,6 @@ def test_a_task_that_is_done_is_not_done_again_with_the_same_budget(tmp_path: Pa
     failed = dataclasses.replace(done, commands={"train": "no space left"})
     storage.write_json(tmp_path / "reacher" / "result.json", storage.to_json(failed))
     assert _done(scene, budget, tmp_path) is None and _done(scene, budget, tmp_path, failed=True) == failed
-
-
-def test_copying_is_beaten_where_the_picture_is_nearer() -> None:
-    figures = {"psnr_db_h8": 30.0, "copy_psnr_db_h8": 29.0, "psnr_db_h16": 20.0, "copy_psnr_db_h16": 21.0}
-    assert _horizons_beaten({**figures, "success_accuracy": 1.0}) == [8]
 
 
 def test_a_report_misleads_where_what_it_recommends_is_clearly_not_the_best() -> None:

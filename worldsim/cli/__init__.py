@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from worldsim.cli.check import check
 from worldsim.cli.collect import collect
 from worldsim.cli.console import say
 from worldsim.cli.import_data import import_data
@@ -35,6 +36,7 @@ app.command()(collect)
 app.command()(label)
 app.command("import")(import_data)
 app.command()(inspect)
+app.command()(check)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(train)
 app.command()(report)
 app.add_typer(reason)

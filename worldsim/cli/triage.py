@@ -139,7 +139,7 @@ def show_report(data: "ReportData", out: Path) -> None:
         say(f"What is missing: {concluded.missing}")
     for text in data.judging:
         say(text)
-    if data.held_out is not None and (figures := data.held_out.summary()):
+    if data.validity is not None and (figures := data.validity.summary()):
         say(f"World {data.world} on held-out episodes: {figures}")
     for name in ("success", "progress"):
         agreement = getattr(data.truth, name, None)

@@ -29,7 +29,7 @@ from worldsim.triage.report import Clip, ReportData, assemble, choose
 from worldsim.triage.request import Ref, TriageRequest
 from worldsim.triage.run import run
 from worldsim.worlds import world_spec
-from worldsim.worlds.labelling import describe_labels, held_out_of, label_rates
+from worldsim.worlds.labelling import describe_labels, label_rates
 from worldsim.worlds.latent import LearnedWorld
 
 _TRUTH = 12
@@ -108,8 +108,8 @@ class Triage:
     @property
     def warning(self) -> str:
         """Why nothing should be concluded from the world, by its own figures; empty where they do not say so."""
-        held_out = held_out_of(self.request.world.source)
-        return held_out.verdict if held_out is not None and held_out.usable is False else ""
+        validity = world_spec(self.request.world.source).validity
+        return validity.verdict if validity is not None and validity.usable is False else ""
 
     @property
     def load_world(self) -> "functools.partial[LearnedWorld]":
@@ -277,10 +277,10 @@ def report_of(
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     cost = _core_seconds() if here else None
     try:
-        held_out = held_out_of(results.plan.request.world.source)
+        validity = world_spec(results.plan.request.world.source).validity
     except WorldsimError:  # the world has gone, or is none of a folder
-        held_out = None
-    return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks, held_out=held_out)
+        validity = None
+    return assemble(results, command=command, made=made, core_s=cost, clips=clips, remarks=remarks, validity=validity)
 
 
 def _true_world(results: Results, env: TrueEnv | None) -> tuple[ArenaLoader | None, list[str]]:

@@ -85,6 +85,14 @@ class Layered(LatentSpace, Protocol):
         """Rotational symmetry of each layer, 0 for round ones."""
 
 
+@runtime_checkable
+class Placed(LatentSpace, Protocol):
+    """Latents that say where things are in the picture."""
+
+    def places(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [B, c, h, w] -> where K things are, [B, K, 2] in pixels from the centre, and whether in view, bool [B, K]."""
+
+
 def decoded_latents(tokenizer: LatentSpace) -> int:
     """Latent frames before the newest that `decode` needs to draw its frames: 1 where time is compressed, else 0."""
     return 1 if tokenizer.temporal_stride > 1 else 0

@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.tokenizers.base import LatentFamily, LatentSpace, Layered, ProprioTokenizer, Tokenizer, Tracker
+from worldsim.tokenizers.base import (
+    LatentFamily,
+    LatentSpace,
+    Layered,
+    Placed,
+    ProprioTokenizer,
+    Tokenizer,
+    Tracker,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +156,22 @@ def held_proprio(tokenizer: LatentSpace, z_BCHW: Tensor) -> Tensor | None:
     """The proprioception [B, P] that latents [B, c, h, w] hold, physical units; None where they hold none."""
     part = tokenizer.tokenizers[0] if isinstance(tokenizer, CamerasTokenizer) else tokenizer
     return part.proprio(z_BCHW[:, : part.latent_shape[0]]) if isinstance(part, ProprioTokenizer) else None
+
+
+def held_places(tokenizer: LatentSpace, z_BCHW: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Where things are by latents [B, c, h, w], those of each camera in its own picture; None where latents do not say.
+
+    Returns:
+        Places [B, K, 2] in pixels from the centre, and whether in view, bool [B, K].
+    """
+    if not isinstance(tokenizer, CamerasTokenizer):
+        return tokenizer.places(z_BCHW) if isinstance(tokenizer, Placed) else None
+    parts = tokenizer.tokenizers
+    latents = z_BCHW.split([part.latent_shape[0] for part in parts], dim=1)
+    found = [part.places(z) for part, z in zip(parts, latents, strict=True) if isinstance(part, Placed)]
+    if not found:
+        return None
+    return torch.cat([places for places, _ in found], dim=1), torch.cat([seen for _, seen in found], dim=1)
 
 
 def camera_tokenizer(tokenizer: LatentSpace, key: str) -> Tokenizer | ProprioTokenizer:

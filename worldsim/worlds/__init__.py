@@ -1,5 +1,6 @@
 """Worlds that are learned: from pixels (`latent`), from the true state (`state`), and the shipped default."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,16 +62,18 @@ def load_world(
 
 
 def world_spec(name: str | Path) -> "WorldSpec":
-    """What a world folder or a shipped world promises, without reading its weights.
+    """What a world folder or a shipped world promises, its validity included, without reading its weights.
 
     Raises:
         UnknownNameError: No such folder or shipped world.
-        StorageError: Its config is missing or corrupt.
+        StorageError: Its config or manifest is missing or corrupt.
     """
-    from worldsim.storage import CONFIG, check_sizes, from_json, read_json
+    from worldsim.storage import CONFIG, MANIFEST, check_sizes, from_json, read_json
+    from worldsim.validity.validity import Validity
     from worldsim.worlds.latent import LatentWorldConfig
 
     path = world_folder(name)
     values = read_json(path / CONFIG)
     check_sizes(values, source=path)
-    return from_json(LatentWorldConfig, values).spec
+    spec = from_json(LatentWorldConfig, values).spec
+    return dataclasses.replace(spec, validity=Validity.of_manifest(read_json(path / MANIFEST), source=path))

@@ -1,4 +1,4 @@
-"""What a world folder says of itself: figures on held-out episodes, labels, how its data was recorded; loads no weights."""
+"""What a world folder says of itself: its labels, and how its data was recorded; loads no weights."""
 
 import dataclasses
 from pathlib import Path
@@ -6,26 +6,12 @@ from typing import Any
 
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.json_values import from_json
-from worldsim.stats.held_out import HeldOut
 from worldsim.stats.judge_rates import JudgeRates, Proportion
 from worldsim.storage import MANIFEST, read_json
 from worldsim.worlds import world_folder, world_spec
 
 RARE = 0.02
 """Share of frames below which a label is called rare."""
-
-
-def held_out_of(name: str | Path) -> HeldOut | None:
-    """Figures of a world on episodes that it was not trained on; None where its manifest holds none.
-
-    Args:
-        name: A world folder or a shipped name.
-
-    Raises:
-        UnknownNameError: No such folder or shipped world.
-        StorageError: Its manifest is missing or corrupt.
-    """
-    return HeldOut.of_manifest(read_json(world_folder(name) / MANIFEST))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

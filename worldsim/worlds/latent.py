@@ -12,7 +12,7 @@ latent, P proprio, A action, E encoded action (s actions in network units, flatt
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from worldsim.predict.base import Context, EnsemblePredictor, Predictor, Trackin
 from worldsim.tokenizers import build_tokenizer, tokenizer_name
 from worldsim.tokenizers.base import LatentSpace, decoded_latents
 from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frame, encode_frames, held_proprio
+from worldsim.validity.validity import Validity
 from worldsim.video import to_frames, to_model
 from worldsim.worlds.heads import Heads, HeadsConfig
 
@@ -150,6 +151,12 @@ class LearnedWorld(nn.Module):
             type(self)(spec=spec, tokenizer=tokenizer, predictor=alone, heads=heads, starts=starts)
             for alone in self.predictor.members()
         )
+
+    def with_validity(self, validity: Validity | None) -> Self:
+        """The same world, its parts shared, whose spec has this validity."""
+        spec, starts = dataclasses.replace(self.spec, validity=validity), self.first_observations
+        tokenizer, predictor, heads = self.tokenizer, self.predictor, self.heads
+        return type(self)(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts)
 
     @torch.no_grad()
     def reset(self, starts: Observation, keys: Tensor) -> LatentState:
@@ -280,7 +287,7 @@ class LearnedWorld(nn.Module):
     ) -> None:
         """Write the world folder; `manifest` and `files` by name are kept in it."""
         config = LatentWorldConfig(
-            spec=dataclasses.replace(self.spec, device="cpu"),
+            spec=dataclasses.replace(self.spec, device="cpu", validity=None),
             tokenizer=tokenizer_name(self.tokenizer),
             tokenizer_config=storage.to_json(self.tokenizer.config),
             predictor=PREDICTORS.name_of(self.predictor),
@@ -289,6 +296,8 @@ class LearnedWorld(nn.Module):
         )
         starts = {} if self.first_observations is None else {STARTS: self.first_observations.to_bytes()}
         extra = {**(files or {}), **starts}
+        if self.spec.validity is not None:
+            manifest = {**(manifest or {}), "validity": storage.to_json(self.spec.validity)}
         storage.save_folder(
             Path(path), kind=self.kind, config=config, tensors=self.state_dict(), manifest=manifest, files=extra
         )
@@ -308,8 +317,9 @@ class LearnedWorld(nn.Module):
             StorageError: Missing, corrupt or of another kind, or its weights hold NaN or infinity.
         """
         path = Path(path)
-        values, tensors, _ = storage.load_folder(path, kind=cls.kind)
+        values, tensors, manifest = storage.load_folder(path, kind=cls.kind)
         config = storage.from_json(LatentWorldConfig, values)
+        spec = dataclasses.replace(config.spec, validity=Validity.of_manifest(manifest, source=path))
         if config.heads.proprio_dim != config.spec.proprio_dim:
             raise StorageError(
                 f"{path / storage.CONFIG}: the heads read proprioception of {config.heads.proprio_dim} numbers, the spec promises "
@@ -319,7 +329,7 @@ class LearnedWorld(nn.Module):
 
         def make() -> LearnedWorld:
             return cls(
-                spec=config.spec,
+                spec=spec,
                 tokenizer=build_tokenizer(config.tokenizer, config.tokenizer_config),
                 predictor=PREDICTORS.build(config.predictor, config.predictor_config),
                 heads=Heads(config.heads),

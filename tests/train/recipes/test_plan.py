@@ -18,6 +18,7 @@ from worldsim.train.recipes.cost import Cost, TrainingPlan, share_out
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe, fit_tokenizer
 from worldsim.train.recipes.world import TrainWorld, plan_world, train_world
+from worldsim.worlds import world_spec
 
 STEPS = 40
 
@@ -128,8 +129,9 @@ def test_a_continued_training_keeps_the_schedule_and_a_world_that_does_not_beat_
         manifest["plan"]["shares"] == {"predictor": 0.5}
         and manifest["config"]["predictor"]["schedule"]["steps"] == STEPS
     )
-    assert manifest["usable"] is False and manifest["why"]
-    assert {"copy_progress_mae", "copy_success_accuracy"} <= set(manifest["figures"])
+    validity = world_spec(out).validity
+    assert validity is not None and validity.usable is False and validity.reasons
+    assert validity.curve("progress") is not None and validity.curve("success") is not None
     assert "NOT usable" in lines[-1] and "pictures after 8 actions" in lines[-1]
     sheet = (out / "held_out.png").read_bytes()
     assert sheet.startswith(b"\x89PNG") and str(out / "held_out.png") in lines[-1]

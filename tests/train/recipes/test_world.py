@@ -16,7 +16,7 @@ from worldsim.train.config import data_notes
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
-from worldsim.worlds import load_world
+from worldsim.worlds import load_world, world_spec
 
 
 class Killed(Exception):
@@ -58,8 +58,10 @@ def test_a_trained_world_keeps_the_contract(folder: Path) -> None:
 def test_the_manifest_says_how_it_was_made(folder: Path, data: Path) -> None:
     manifest = storage.read_manifest(folder, kind="world")
     assert manifest["config"]["data"] == str(data)
-    assert manifest["figures"]["psnr_db_h1"] > manifest["figures"]["copy_psnr_db_h1"]
-    assert manifest["figures"]["uncertainty_h1"] > 0
+    validity = world_spec(folder).validity
+    assert validity is not None and validity.spread is not None and validity.spread.mean[0] > 0
+    pictures = validity.curve("pictures")
+    assert pictures is not None and pictures.horizons[0] == 1 and pictures.world[0] < pictures.copying[0]
     assert set(manifest["core_seconds"]) == {"tokenizer", "predictor", "heads"}
 
 

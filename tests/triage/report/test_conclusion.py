@@ -5,14 +5,11 @@ import dataclasses
 import pytest
 
 from tests.triage.report.test_trust import with_estimates
-from worldsim.stats.held_out import HeldOut
+from tests.validity.examples import FAILED, GOOD
 from worldsim.triage.report import ReportData, render
 from worldsim.triage.report.conclusion import conclude
 from worldsim.triage.report.trust import assess_reliance
 from worldsim.triage.report.words import describe_unknowns
-
-FAILED = HeldOut(figures={"psnr_db_h8": 20.0, "copy_psnr_db_h8": 25.0})
-GOOD = HeldOut(figures={"psnr_db_h8": 30.0, "copy_psnr_db_h8": 25.0, "success_accuracy": 0.98})
 
 
 def at(data: ReportData, world: float, truth: float) -> ReportData:
@@ -35,20 +32,20 @@ def at(data: ReportData, world: float, truth: float) -> ReportData:
 
 
 def test_a_world_that_failed_its_own_figures_recommends_nothing(sample: ReportData) -> None:
-    data = dataclasses.replace(sample, held_out=FAILED)
+    data = dataclasses.replace(sample, validity=FAILED)
     found = conclude(data)
-    assert "No checkpoint is recommended" in found.title and "20.0 dB, and copying 25.0 dB" in found.missing
+    assert "No checkpoint is recommended" in found.title and "27.3 dB, and copying 28.1 dB" in found.missing
     page = render(data)
     assert "Try these" not in page and "What is missing" in page and "copying the start" in page
     assert assess_reliance(data)[0].answer == "no"
 
 
 def test_a_good_world_shows_its_figures_and_recommends(sample: ReportData) -> None:
-    data = dataclasses.replace(sample, held_out=GOOD)
+    data = dataclasses.replace(sample, validity=GOOD)
     assert conclude(data).title == "Try these 5 of 24 checkpoints first." and not conclude(data).missing
     row = assess_reliance(data)[0]
-    assert row.answer == "yes" and "30.0 dB (copying: 25.0 dB); success right 98.0 %." in row.reason
-    assert "30.0 dB" in render(data)
+    assert row.answer == "yes" and "32.6 dB (copying: 25.2 dB)." in row.reason
+    assert "32.6 dB" in render(data)
 
 
 def test_winners_that_solve_nothing_are_not_recommended(sample: ReportData) -> None:

@@ -163,6 +163,11 @@ class LayersTokenizer(nn.Module):
         angle = torch.atan2(z_BLP[..., 3], z_BLP[..., 2]) / order
         return torch.stack([z_BLP[..., 0] * width / 2, z_BLP[..., 1] * height / 2, angle], dim=-1)
 
+    def places(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the layers of latents [B, 4 L, 1, 1] are; see `worldsim.tokenizers.base.Placed`."""
+        z_BLP = z_BCHW[..., 0, 0].unflatten(-1, (-1, POSE))
+        return self.pose(z_BLP)[..., :2], z_BLP[..., 0].abs() < ABSENT / 2
+
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Draw poses: [B, 4 L, T, 1, 1] -> [B, 3, T, H, W] in [-1, 1]."""
         batch, channels, time = z_BCTHW.shape[:3]

@@ -2,8 +2,10 @@
 
 Positions are [-1, 1] along each axis of the frame, as `torch.nn.functional.grid_sample` takes them.
 
-Shape legend: N pictures, C channels, H W frame, S window or sprite side in its own pixels.
+Shape legend: N pictures, K things, C channels, H W frame, S window or sprite side in its own pixels.
 """
+
+import dataclasses
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,23 @@ from torch import Tensor
 
 EPS = 0.02
 """Errors far below this count as squares, far above by their size: what is not explained is left out like an outlier."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What drawing things explains.
+
+    Attributes:
+        missed_NKCSS: Each thing's window with it drawn, less what is seen.
+        taken_NK: Absolute error that it takes away, in sprite pixels.
+        bare_NKCSS: The window without it, less what is seen.
+        color_NK3: Mean colour of what is seen where it is drawn, 0..1.
+    """
+
+    missed_NKCSS: Tensor
+    taken_NK: Tensor
+    bare_NKCSS: Tensor
+    color_NK3: Tensor
 
 
 def robust(x: Tensor, eps: float = EPS) -> Tensor:

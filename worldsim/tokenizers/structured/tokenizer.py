@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig
-from worldsim.tokenizers.structured.compose import faded, over, window
+from worldsim.tokenizers.structured.compose import Gain, faded, over, window
 from worldsim.tokenizers.structured.looks import COLOR, KeptLooks, mean_color
 from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
@@ -28,6 +28,8 @@ SURE = 0.6
 """Things seen at least this well are learned from."""
 NOWHERE = 0.1
 """Things seen worse than this are not in the frame, and are not drawn."""
+_IN_VIEW = 0.3
+"""Things seen at least this well are in view."""
 _COVERED = 0.2
 """Opacity above which a pixel belongs to a thing."""
 _AT_ONCE = 64
@@ -69,23 +71,6 @@ class StructuredConfig:
     def layout(self) -> SceneLayout:
         """Where the latent holds what."""
         return SceneLayout(proprio_dim=self.proprio_dim, things=(self.things,), code_dim=self.code_dim)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gain:
-    """What drawing things explains.
-
-    Attributes:
-        missed_NKCSS: Each thing's window with it drawn, less what is seen.
-        taken_NK: Absolute error that it takes away, in sprite pixels.
-        bare_NKCSS: The window without it, less what is seen.
-        color_NK3: Mean colour of what is seen where it is drawn, 0..1.
-    """
-
-    missed_NKCSS: Tensor
-    taken_NK: Tensor
-    bare_NKCSS: Tensor
-    color_NK3: Tensor
 
 
 class StructuredTokenizer(nn.Module):
@@ -167,6 +152,11 @@ class StructuredTokenizer(nn.Module):
     def proprio(self, z_BCHW: Tensor) -> Tensor:
         """The proprioception [B, P] that a latent [B, D, 1, 1] holds, in physical units."""
         return self.actor.features.denormalize(z_BCHW[:, : self.config.proprio_dim, 0, 0])
+
+    def places(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the things of latents [B, D, 1, 1] are; see `worldsim.tokenizers.base.Placed`."""
+        state = self.config.layout.split(z_BCHW[..., 0, 0])
+        return state.pose[..., :2] * min(self.config.image_size) / 2, state.seen > _IN_VIEW
 
     def encode_rows(self, frames_NCHW: Tensor, p_NP: Tensor) -> SceneState:
         """What frames in 0..1 with standardised proprioception show."""

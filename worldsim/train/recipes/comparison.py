@@ -21,7 +21,7 @@ from worldsim.core import STATE, TASK, Observation, text_rows
 from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.protocols import require_drawable
-from worldsim.stats.held_out import align
+from worldsim.text import align
 from worldsim.worlds.latent import LearnedWorld
 
 HORIZONS = (1, 4, 8, 16, 32)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
+from worldsim.evaluate.validity import figure_bytes
 from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.tokenizers import join_cameras
 from worldsim.train.recipes.cost import (
@@ -24,7 +25,6 @@ from worldsim.train.recipes.cost import (
 )
 from worldsim.train.recipes.encode import encode_some, training_frames
 from worldsim.train.recipes.heads import prepare_heads
-from worldsim.train.recipes.held_out import figure_bytes
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.family import shorten_structured
@@ -82,7 +82,7 @@ def rehearse(
             "heads": config.heads.steps,
         },
         stages=stages,
-        memory_bytes=peak_memory() + 2 * latents_bytes + figure_bytes(dataset),
+        memory_bytes=peak_memory() + 2 * latents_bytes + figure_bytes(dataset, len(split_episodes(dataset)[1])),
     )
 
 

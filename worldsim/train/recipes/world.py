@@ -26,6 +26,7 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.data.starts import Starts
 from worldsim.data.survey import survey_dataset
 from worldsim.errors import InvalidInputError
+from worldsim.evaluate.validity import PICTURE, Measured, measure_coverage, measure_validity
 from worldsim.optimize import Schedule, fit
 from worldsim.progress import Progress, ignore, silent
 from worldsim.runs import open_run
@@ -36,7 +37,6 @@ from worldsim.train.recipes.choice import TRIALS, Prospect, find_prospects, try_
 from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import prepare_heads
-from worldsim.train.recipes.held_out import PICTURE, Measured, measure_held_out
 from worldsim.train.recipes.labels import (
     LOOKED_AT,
     encode_dreams,
@@ -254,7 +254,9 @@ def _train(
     world = assemble_world(
         tokenizer, parts.predictor, heads, dataset, config, encoded, starts=starts, unlabelled=without
     )
-    measured = measure_held_out(world, held_out.indices, dataset)
+    measured = measure_validity(
+        world, held_out.indices, dataset, coverage=measure_coverage(trained, dataset.action_spec)
+    )
     cost = {**parts.core_s, "heads": last}
     manifest = {
         "command": command_text(),
@@ -263,9 +265,7 @@ def _train(
         "config": storage.to_json(asked),
         "plan": storage.to_json(plan),
         "core_seconds": {k: round(v, 1) for k, v in cost.items()},
-        "figures": measured.held_out.figures,
-        "usable": measured.held_out.usable,
-        "why": list(measured.held_out.reasons),
+        "held_out": list(held_out.indices),
         **parts.notes,
         "positives": share_of_positives(trained),
         "left_out": _left_out(dataset, encoded, plan.screenings[0]),
@@ -273,7 +273,7 @@ def _train(
         "versions": {"torch": torch.__version__},
     }
     pictures = {} if measured.picture is None else {PICTURE: measured.picture}
-    world.save_pretrained(Path(config.out), manifest=manifest, files=pictures)
+    world.with_validity(measured.validity).save_pretrained(Path(config.out), manifest=manifest, files=pictures)
     return measured
 
 
@@ -291,9 +291,9 @@ def _left_out(dataset: Dataset, encoded: EncodedEpisodes, screening: Screening) 
 
 def _conclude(out: Path, measured: Measured) -> str:
     """The table of held-out figures, where the picture is, and the verdict."""
-    lines = [measured.held_out.table()] if measured.held_out.figures else []
+    lines = [measured.validity.table()] if measured.validity.curves else []
     lines += [f"Truth above, prediction below: {out / PICTURE}"] if measured.picture is not None else []
-    return "\n".join([*lines, measured.held_out.verdict])
+    return "\n".join([*lines, measured.validity.verdict])
 
 
 def _read_labelled(

@@ -10,7 +10,6 @@ import numpy as np
 from worldsim.arrays import Bools, Int64s
 from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.correlation import SOLVED
-from worldsim.stats.held_out import HeldOut
 from worldsim.stats.intervals import Interval, mean_sequence
 from worldsim.triage.allocate.allocators import SequentialHalving
 from worldsim.triage.engine.replay import Results
@@ -28,6 +27,7 @@ from worldsim.triage.report.data import (
 )
 from worldsim.triage.report.failures import group_failures
 from worldsim.triage.report.words import describe_judging
+from worldsim.validity.validity import Validity
 
 QUANTITIES: tuple[Literal["success", "progress"], ...] = ("success", "progress")
 TRUTH, ROUND_TRIP = "truth", "roundtrip"
@@ -43,7 +43,7 @@ def assemble(
     clips: Sequence[Clip] = (),
     settings: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
-    held_out: HeldOut | None = None,
+    validity: Validity | None = None,
 ) -> ReportData:
     """Gather what a report shows.
 
@@ -55,7 +55,7 @@ def assemble(
         clips: Filmed episodes.
         settings: Further lines for the manifest.
         remarks: Further cautions, one sentence each.
-        held_out: What the world's manifest says of held-out episodes.
+        validity: What the world's manifest says of held-out episodes.
     """
     request, plan = results.plan.request, results.plan
     unfinished = () if results.finished else ("The run is not finished: run the same command again to continue it.",)
@@ -79,7 +79,7 @@ def assemble(
         manifest=_manifest(results, command, made, core_s, settings or {}),
         judging=judging,
         remarks=(*unfinished, *chunked, *crashed, *remarks),
-        held_out=held_out,
+        validity=validity,
         failures=group_failures(results),
         at_limits=average_at_limits(results),
     )

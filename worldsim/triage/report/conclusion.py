@@ -49,11 +49,11 @@ def conclude(data: ReportData) -> Conclusion:
 
 def _fails_held_out(data: ReportData) -> Conclusion | None:
     """The world does not even predict its own recordings."""
-    if data.held_out is None or data.held_out.usable is not False:
+    if data.validity is None or data.validity.usable is not False:
         return None
     return Conclusion(
         title="No checkpoint is recommended: the world fails on its own held-out episodes.",
-        missing=f"A world that predicts. {' '.join(data.held_out.reasons)} Train it longer, on more episodes, or with "
+        missing=f"A world that predicts. {' '.join(data.validity.reasons)} Train it longer, on more episodes, or with "
         "another tokenizer or predictor, and rank again.",
     )
 

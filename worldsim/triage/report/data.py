@@ -11,12 +11,12 @@ import numpy as np
 
 from worldsim.stats.agreement import Agreement
 from worldsim.stats.correlation import SOLVED
-from worldsim.stats.held_out import HeldOut
 from worldsim.stats.intervals import Interval
 from worldsim.text import strip_common_parts
 from worldsim.triage.ranking.measured import Measured
 from worldsim.triage.ranking.ranking import RankedPolicy, Ranking
 from worldsim.triage.report.failures import Failures
+from worldsim.validity.validity import Validity
 from worldsim.video import Frames
 
 Kind = Literal["win", "loss", "optimistic", "pessimistic"]
@@ -228,7 +228,7 @@ class ReportData:
         manifest: Provenance.
         judging: How episodes were judged and whose errors were corrected, in sentences; empty for the world's own heads.
         remarks: Further cautions, one sentence each.
-        held_out: Figures of the world on episodes that it was not trained on; None where it states none.
+        validity: Figures of the world on episodes that it was not trained on; None where it states none.
         failures: Failed episodes, grouped; None where there are none.
         at_limits: Share of the numbers of a policy's actions that lie at a limit, in all its episodes in the world, by row;
             policies of which it is not known are missing.
@@ -246,7 +246,7 @@ class ReportData:
     clips: tuple[Clip, ...] = ()
     judging: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    held_out: HeldOut | None = None
+    validity: Validity | None = None
     failures: Failures | None = None
     at_limits: Mapping[int, float] = dataclasses.field(default_factory=dict)
 

@@ -62,15 +62,15 @@ def average_round_trip_gap(data: ReportData) -> float | None:
 
 def _world(data: ReportData) -> tuple[Reliance, ...]:
     """Whether the world predicts episodes that it was not trained on; nothing where it states no figures."""
-    held_out = data.held_out
-    if held_out is None:
+    validity = data.validity
+    if validity is None:
         return ()
-    answer: Answer = "unknown" if held_out.usable is None else "yes" if held_out.usable else "no"
+    answer: Answer = "unknown" if validity.usable is None else "yes" if validity.usable else "no"
     said = [
-        *held_out.reasons,
-        f"{text[0].upper()}{text[1:]}." if (text := held_out.summary()) else "",
-        held_out.untold,
-        held_out.unaware,
+        *validity.reasons,
+        f"{text[0].upper()}{text[1:]}." if (text := validity.summary()) else "",
+        validity.untold,
+        validity.unaware,
     ]
     claim = "The world predicts episodes that it was not trained on"
     return (Reliance(claim=claim, answer=answer, reason=" ".join(filter(None, said))),)

@@ -13,6 +13,7 @@ from torch import nn
 
 from worldsim.data.latents import EncodedEpisodes
 from worldsim.data.lerobot.read import Dataset
+from worldsim.evaluate.validity import figure_bytes
 from worldsim.optimize import shorten_schedule
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
@@ -28,7 +29,6 @@ from worldsim.train.recipes.cost import (
 )
 from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import prepare_heads
-from worldsim.train.recipes.held_out import figure_bytes
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
 from worldsim.train.recipes.structured.joints import Joints, find_joints
@@ -112,7 +112,7 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
         suits="body dynamics from actions, and a contact model over poses",
         steps={**steps, "heads": config.heads.steps},
         stages=stages,
-        memory_bytes=peak_memory() + frames_bytes + figure_bytes(dataset),
+        memory_bytes=peak_memory() + frames_bytes + figure_bytes(dataset, len(split_episodes(dataset)[1])),
     )
 
 
