@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def test_a_world_that_beats_copying_beyond_one_action_is_usable() -> None:
     assert "up to 16 actions ahead, by pictures" in GOOD.verdict
     assert "pictures after 8 actions   34.2 dB  28.1 dB" in GOOD.table()
     assert GOOD.summary() == "pictures after 16 actions 32.6 dB (copying: 25.2 dB)"
-    assert "after 8 actions    34.2 dB     28.1 dB  28.1 dB   22.1 dB        24" in GOOD.full_table()
+    assert re.search(r"after 8 actions +34.2 dB +28.1 dB +28.1 dB +22.1 dB +24", GOOD.full_table())
 
 
 PROGRESS = curve(0.3, 0.3, 0.3, quantity="progress", unit="progress", copying=(0.2, 0.2, 0.2))
@@ -130,4 +131,4 @@ def test_worlds_made_before_are_refused_if_they_said_that_they_are_not_usable() 
 def test_the_shipped_worlds_are_valid_to_the_end(name: str) -> None:
     spec = world_spec(name)
     assert spec.validity is not None and spec.validity.usable and spec.validity.horizon == spec.horizon
-    assert spec.validity.spread is not None and spec.validity.spread.rises and spec.validity.coverage is not None
+    assert spec.validity.spread is not None and spec.validity.spread.rises
