@@ -127,10 +127,10 @@ class ArmScene(TorqueScene):
 
     def __init__(self, size_px: int = 64) -> None:
         super().__init__(size_px)
-        self._env: Any = gymnasium.make(self.task).unwrapped
-        self._data, self._model = self._env.data, self._env.model
+        env: Any = gymnasium.make(self.task).unwrapped
+        self._env, self._data, self._model = env, env.data, env.model
         self._make_camera()
-        self.action_space = self._env.action_space
+        self.action_space: spaces.Box = env.action_space
         self.observation_space = self._space(2 * self.joints)
 
     def _reset(self, seed: int | None) -> None:

@@ -41,7 +41,9 @@ class TwoThings(PushT):
         super().__init__(size_px)
         self.colors = colors
         self.bodies: list[Any] = []
-        self.observation_space["environment_state"] = spaces.Box(-np.inf, np.inf, (EVERY.stop,), np.float32)
+        state = spaces.Box(-np.inf, np.inf, (EVERY.stop,), np.float32)
+        assert isinstance(self.observation_space, spaces.Dict)
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, "environment_state": state})
 
     def _reset(self, seed: int | None) -> None:
         super()._reset(seed)
