@@ -36,7 +36,7 @@ def check(
 
     Every error stands beside that of copying the first frame and of always saying the same. 90 % of episodes stay below the
     bound. The valid horizon is how many actions ahead the world is better than both, in what the outcome of a rollout is read
-    from: where things are, else progress, else pictures. Triage plays no farther, and planners plan no farther.
+    from: where things are, else progress, else pictures. Planners plan no farther; triage recommends nothing where it is 0.
 
     A spread that ranks errors (correlation towards 1) lets planners stay where the world knows: worldsim plan --risk 2
     """
