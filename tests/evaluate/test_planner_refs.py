@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import torch
 from tests.cli.test_cli import worldsim
 from tests.reason.critics import critic
 from worldsim.errors import InvalidInputError, StorageError, UnknownNameError
-from worldsim.evaluate.planner_refs import PlannerSettings, load_planner, parse, planner_refs, shared_world
+from worldsim.evaluate.planner_refs import (
+    PlannerSettings,
+    load_planner,
+    parse,
+    planner_refs,
+    planner_remarks,
+    shared_world,
+)
 from worldsim.evaluate.policies import SHIPPED_FOLDER, load_ref, policy_refs
 from worldsim.planners import EnsembleCheck, Limits, Objective
 from worldsim.triage.run import read_ranking
@@ -49,6 +57,30 @@ def test_the_digest_follows_options_and_the_worlds_weights(tmp_path: Path) -> No
     weights.write_bytes(bytes(content))
     digests.append(digest("planner:weighted", str(tmp_path / "copy")))
     assert len({plain, *digests}) == len(digests) + 1
+
+
+def test_plans_look_no_farther_than_the_world_is_valid(tmp_path: Path) -> None:
+    folder = tmp_path / "short"
+    shutil.copytree(world_folder("push_state"), folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+
+    def state(horizon: int) -> None:
+        manifest["validity"]["horizon"] = horizon
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    before = planner_refs(["planner:weighted"], world=str(folder))[0]
+    assert planner_remarks([before]) == []  # 32 actions of 50
+    state(10)
+    ref = planner_refs(["planner:weighted?receding=6"], world=str(folder))[0]
+    assert ref.digest == planner_refs(["planner:weighted?horizon=5&receding=5"], world=str(folder))[0].digest
+    assert (
+        "is valid up to 10 actions ahead" in planner_remarks([ref])[0]
+        and "10 actions ahead instead of 32" in planner_remarks([ref])[0]
+    )
+    policy = PlannerSettings(receding=6).controller(load_world(folder))
+    assert (policy.planner.horizon, policy.receding, policy.repeat) == (5, 5, 2)
+    state(0)
+    assert "fails on its own held-out episodes" in planner_remarks([ref])[0]
 
 
 def test_a_critic_adds_what_it_finds_missing_to_success(tmp_path: Path) -> None:

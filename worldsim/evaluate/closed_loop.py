@@ -96,7 +96,7 @@ class ClosedLoop:
 
     def estimate(self) -> str:
         """What the evaluation would do and cost, from two plans that are timed."""
-        s, steps, n = self.settings, self.world.spec.horizon, len(self.episodes)
+        s, steps, n = self.settings.within(self.world.spec), self.world.spec.horizon, len(self.episodes)
         plans, each = -(-steps // (s.receding * s.repeat)), s.search().evaluations
         batches = -(-n // self.batch)
         seconds = plan_seconds(self.controller(), self.world, episodes=self.batch) * plans * batches * len(self.places)
@@ -190,7 +190,7 @@ def prepare(
     env, said = (None, ()) if where == "world" else loaders.find_true_env(ref.source, env)
     loaded = load_world(ref.source, device=device, dtype=find_dtype(dtype))
     request = {
-        **settings.identity,
+        **settings.within(loaded.spec).identity,
         "world": ref.digest,
         "goal": "" if goal is None else storage.digest_bytes(_read(goal)),
         "seed": seed,

@@ -108,6 +108,14 @@ class PlannerSettings:
         """Control steps that a plan looks ahead."""
         return self.horizon * self.repeat
 
+    def within(self, spec: WorldSpec) -> "PlannerSettings":
+        """The same settings with plans that look no farther ahead than a world of this spec is valid; at least one action."""
+        valid = None if spec.validity is None else spec.validity.horizon
+        if not valid or self.span * spec.actions_per_step <= valid:
+            return self
+        horizon = max(1, valid // (self.repeat * spec.actions_per_step))
+        return dataclasses.replace(self, horizon=horizon, receding=min(self.receding, horizon))
+
     def controller(
         self,
         world: World,
@@ -116,7 +124,7 @@ class PlannerSettings:
         limits: Limits | None = None,
         watch: Callable[[Objective], Objective] = lambda objective: objective,
     ) -> MPC:
-        """The policy.
+        """The policy; its plans look no farther ahead than the world is valid, see `within`.
 
         Args:
             world: Where it plans.
@@ -128,6 +136,9 @@ class PlannerSettings:
             InvalidInputError: The cost needs a goal and there is none, the critic needs pictures, caution has to keep a
                 deadline, or the planner cannot search the world's actions.
         """
+        within = self.within(world.spec)
+        if within != self:
+            return within.controller(world, goal=goal, limits=limits, watch=watch)
         self._require_searchable(world.spec.action)
         cost: StepCost | None = goal if self.cost == GOAL else COSTS[self.cost]
         if cost is None:
@@ -163,15 +174,23 @@ class PlannerSettings:
             )
 
     def remarks(self, spec: WorldSpec) -> tuple[str, ...]:
-        """What to know of a search in a world: its choices are searched as numbers."""
+        """What to know of a search in a world: how far it is valid, and that its choices are searched as numbers."""
+        found, within = list[str](), self.within(spec)
+        if spec.validity is not None and spec.validity.usable is False:
+            found.append(f"Plans rest on a world that fails on its own held-out episodes. {spec.validity.verdict}")
+        elif spec.validity is not None and within != self:
+            found.append(
+                f"This world is valid {spec.validity.extent}, so plans look {within.span * spec.actions_per_step} actions ahead "
+                f"instead of {self.span * spec.actions_per_step}."
+            )
         chosen = [name for name, n in zip(spec.action.names, spec.action.choices, strict=True) if n]
-        if not chosen:
-            return ()
-        stuck = any(stage.rule.gradient for stage in self.search().stages)
-        return (
-            f"{', '.join(chosen)} in this world: a choice. {self.planner} searches it as a number and rounds to the nearest, "
-            f"so it takes neighbouring choices to be alike{'; its gradients do not reach it' if stuck else ''}.",
-        )
+        if chosen:
+            stuck = any(stage.rule.gradient for stage in self.search().stages)
+            found.append(
+                f"{', '.join(chosen)} in this world: a choice. {self.planner} searches it as a number and rounds to the nearest, "
+                f"so it takes neighbouring choices to be alike{'; its gradients do not reach it' if stuck else ''}."
+            )
+        return tuple(found)
 
     def _second(
         self, world: World, cost: StepCost, terminal: Terminal | None
@@ -283,7 +302,11 @@ def _completed(ref: str, world: str | None) -> Ref:
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k != "judge" or v}
     if settings.judge not in ("", SHIPPED_NAME):
         values["judge"] = str(Path(settings.judge).resolve())
-    identity = {**settings.identity, "world": storage.folder_digest(folder), "code": _code_digest()}
+    identity = {
+        **settings.within(world_spec(folder)).identity,
+        "world": storage.folder_digest(folder),
+        "code": _code_digest(),
+    }
     options = {**{k: v for k, v in values.items() if k != "planner"}, "world": str(folder)}
     return Ref(
         name=ref,
