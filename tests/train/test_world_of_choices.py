@@ -77,7 +77,9 @@ def test_a_planner_says_what_it_makes_of_choices(world: StateWorld, tmp_path: Pa
     for name, end in (("cem", "to be alike."), ("hybrid", "do not reach it.")):
         few = PlannerSettings(planner=name, horizon=3, samples=16)
         failing, remark = prepare(str(tmp_path / "world"), few, episodes=1, where="world").remarks
-        assert failing.startswith("Plans rest on a world that fails on its own held-out episodes.")  # a toy, trained briefly
+        assert failing.startswith(
+            "Plans rest on a world that fails on its own held-out episodes."
+        )  # a toy, trained briefly
         assert remark.startswith("up in this world: a choice.") and remark.endswith(end)
     assert len(planner_remarks(planner_refs(["planner:cem"], world=str(tmp_path / "world")))) == 2
     assert planner_remarks(planner_refs(["planner:cem"], world="push_state")) == []

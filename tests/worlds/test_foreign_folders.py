@@ -45,3 +45,16 @@ def test_sizes_out_of_range_are_refused(part: str, changes: Any, named: str, tmp
 def test_a_spec_alone_is_checked_too(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="horizon"):
         world_spec(edited(tmp_path / "w", "spec", {"horizon": 10**9}))
+
+
+def test_a_folder_without_a_world_that_hides_a_shipped_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "push").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for use in (load_world, world_spec, world_folder):
+        with pytest.raises(StorageError, match=r"push holds no world.*goes before the shipped world of the same name"):
+            use("push")
+        with pytest.raises(StorageError, match=r"mine holds no world.*push, push_state"):
+            use("mine")

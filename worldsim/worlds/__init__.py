@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldsim.errors import unknown_name
+from worldsim.errors import StorageError, unknown_name
 from worldsim.hub import local_folder
 
 if TYPE_CHECKING:
@@ -26,14 +26,31 @@ def world_folder(name: str | Path) -> Path:
 
     Raises:
         UnknownNameError: Neither a folder nor a shipped world.
-        StorageError: It cannot be had from the hub.
+        StorageError: It cannot be had from the hub, or a folder of that name is there and holds no world.
     """
+    from worldsim.storage import MANIFEST
+
     path = local_folder(name)
     if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise _no_world(path, str(name), MANIFEST)
         return path
     if str(name) in shipped():
         return SHIPPED / str(name)
     raise unknown_name("world (a folder or a shipped name)", str(name), shipped())
+
+
+def _no_world(path: Path, name: str, file: str) -> StorageError:
+    """The error for a folder without a manifest; a shipped world that it hides is named."""
+    found = f"The folder {path.resolve()} holds no world: it has no {file}."
+    if name not in shipped():
+        return StorageError(
+            f"{found} Name a folder that worldsim train world wrote, or a shipped world: {', '.join(shipped())}."
+        )
+    return StorageError(
+        f"{found} A folder goes before the shipped world of the same name, {name}: rename or remove the folder, or run the command "
+        "from another place."
+    )
 
 
 def load_world(
