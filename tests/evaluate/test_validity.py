@@ -13,7 +13,7 @@ from worldsim.data.lerobot.read import open_dataset
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate.check import check_world
-from worldsim.evaluate.open_loop import choose_horizons
+from worldsim.evaluate.open_loop import Errors, choose_horizons
 from worldsim.evaluate.validity import count_outcomes, measure_validity
 from worldsim.optimize import Schedule
 from worldsim.train.recipes.predictor import PredictorRecipe
@@ -71,6 +71,14 @@ def test_each_episode_is_judged_at_its_own_end() -> None:
     found = count_outcomes(said, success, success_at="end")
     assert found is not None and found.solved == 0 and found.solved_right is None
     assert count_outcomes(said, [torch.full((7,), torch.nan)] * 4, success_at="any") is None
+
+
+def test_progress_is_compared_by_its_mean_though_most_episodes_stay_where_they_began() -> None:
+    said = torch.tensor([0.1] * 9 + [0.6])[:, None]  # absolute errors sum to 1.3, those of saying 0 to 1
+    kind = {"quantity": "progress", "unit": "progress", "constant": torch.ones(10, 1)}
+    truth = torch.tensor([0.0] * 9 + [1.0])[:, None]
+    found = Errors(**kind, world=(said - truth).abs(), copying=truth).curve([8])
+    assert found is not None and found.world == (0.15811,) and found.copying == (0.31623,) and found.beats(0)
 
 
 def test_horizons_are_those_to_which_enough_episodes_last() -> None:

@@ -119,7 +119,7 @@ class Errors:
         )
 
     def _mean(self, errors: Tensor) -> float:
-        squared = self.unit in ("grey levels", "sd")
+        squared = self.unit in ("grey levels", "sd", "progress")
         return round(float(errors.square().mean().sqrt() if squared else errors.mean()), 5)
 
     def _bound(self, errors: Tensor) -> float | None:

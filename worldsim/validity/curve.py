@@ -10,7 +10,11 @@ BOUND = 0.9
 MARGIN = 0.1
 """Share of copying's error by which a world must be better to count as better."""
 Unit = Literal["grey levels", "sd", "px", "progress", "wrong"]
-"""Of an error: grey levels of 255 (root mean square), standard deviations, pixels, progress in 0..1, or the share misread."""
+"""Of an error: grey levels of 255, standard deviations, pixels, progress in 0..1, or the share misread.
+
+Means of grey levels, deviations and progress are root mean squares. Progress is compared by its mean, which is what minimises
+squared error; by absolute error, a world that says 0 of episodes most of which stay there would seem right about all of them.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class ErrorCurve:
         quantity: What is predicted, for example ``"pictures"`` or ``"place of thing 1"``.
         unit: Of all errors.
         horizons: Actions ahead, in order; the other fields have a value for each.
-        world: Mean error over the episodes that last as long (of pictures the root mean square).
+        world: Mean error over the episodes that last as long (the root mean square in some units, see `Unit`).
         bound: Error below which an episode stays with a probability of `BOUND`, by split conformal prediction; None where
             there are too few episodes to state one.
         copying: Error of repeating the first frame.

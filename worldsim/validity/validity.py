@@ -174,7 +174,7 @@ class Validity:
             return ("Predictions were not compared with copying the first frame.",)
         found = self._lost() if not self.horizon else self._lost_pictures(self.horizon)
         if (progress := self.curve("progress")) is not None:
-            missed, copied = (_mean(v) for v in (progress.world, progress.copying))
+            missed, copied = (_mean([e * e for e in v]) ** 0.5 for v in (progress.world, progress.copying))
             if missed > copied > _LEARNABLE:
                 found.append(f"Progress is off by {missed:.3f}; that of the first frame, repeated, by {copied:.3f}.")
         if (success := self.curve("success")) is not None:
