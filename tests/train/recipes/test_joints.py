@@ -10,7 +10,7 @@ from tests.train import toy
 from worldsim.data.lerobot.join import open_datasets
 from worldsim.tokenizers.structured.actor import ActorConfig, ProprioFeatures
 from worldsim.train.recipes.structured.family import begin_pictures
-from worldsim.train.recipes.structured.joints import find_joints
+from worldsim.train.recipes.structured.joints import find_joints, find_velocities
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
 from worldsim.train.recipes.world import TrainWorld
@@ -59,6 +59,17 @@ def test_places_are_no_angles() -> None:
     found = find_joints(*parts)
     assert found.numbers == ()
     assert "no number" in found.said()
+
+
+def test_velocities_are_no_angles() -> None:
+    parts = []
+    for seed, count in enumerate((900, 200)):
+        frames, angle, _ = arm(count, seed=seed)  # the second link turns with the first one's speed
+        later = torch.stack([angle[:, 0] + 0.1 * angle[:, 1], angle[:, 1].roll(1)], 1)
+        parts.append(FrameRows(frames_NCHW=frames, proprio_NP=angle, later_NP=later))
+    assert find_velocities(parts[0]).tolist() == [False, True]
+    assert find_joints(*parts).numbers == (0,)
+    assert find_joints(*(rows(part.frames_NCHW, part.proprio_NP) for part in parts)).numbers == (0, 1)
 
 
 def test_few_rows_and_no_proprioception_are_borne() -> None:

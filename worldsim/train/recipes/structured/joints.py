@@ -3,6 +3,7 @@
 A coarse picture is regressed on standardised proprioception and its squares, and on products of (1, cosine, sine) over some
 of the numbers as well. Numbers are added one by one, as long as they explain clearly more of held-out pictures. Places of small
 reach, such as a tip's in metres, gain nothing by it; one in larger units may pass for an angle, which gives it products for features.
+Velocities, the rates at which other numbers change, are left out.
 
 Shape legend: N rows, P proprio, F features, Q components of the coarse picture, H W frame.
 """
@@ -23,6 +24,8 @@ LEAST_GAINED = 0.05
 _FIRST, _CLEAR, _SMALL = 0.02, 0.03, 0.005
 """What the first joint must explain beyond itself and its square, which is all that a place of small reach does; what another
 one must explain: so much, or so little where a polynomial of it explains no more."""
+_VELOCITY = 0.7
+"""Correlation with another number's change in a step from which a number is a velocity."""
 _ALIKE = 0.7
 """Of numbers that gain so large a part of the most, the first is added: positions stand before velocities."""
 _ROWS = 3000
@@ -72,14 +75,35 @@ def find_joints(rows: FrameRows, held_out: FrameRows) -> Joints:
     target_NQ = _coarse(some)
     plain_NF = _plain(proprio_NP, split)
     without = _explained(plain_NF, target_NQ, split)
-    found = Joints(without=without)
+    found, moving = Joints(without=without), find_velocities(rows)
     for degrees, beyond, most in ((False, 0.0, _MOST_RAD), (True, 4 * math.pi, _MOST_DEG)):
-        columns = ((reach > beyond) & (reach <= most) & (spread > 1e-6)).nonzero()[:, 0].tolist()
+        columns = ((reach > beyond) & (reach <= most) & (spread > 1e-6) & ~moving).nonzero()[:, 0].tolist()
         angle_NP = proprio_NP.deg2rad() if degrees else proprio_NP
         numbers, explained = _add_joints(angle_NP, plain_NF, target_NQ, columns, split)
         if explained > max(found.explained, without + LEAST_GAINED):
             found = Joints(numbers=tuple(sorted(numbers)), degrees=degrees, explained=explained, without=without)
     return found
+
+
+def find_velocities(rows: FrameRows) -> Tensor:
+    """Which numbers of proprioception [N, P] are rates of change of others, bool [P]; none where rows are no sequences."""
+    now_NP, later_NP = rows.proprio_NP.double(), rows.later_NP
+    count = now_NP.shape[1]
+    if later_NP is None or len(rows) < _ROWS_PER_FEATURE:
+        return torch.zeros(count, dtype=torch.bool)
+    change_NP = later_NP.double() - now_NP
+    low_P, high_P = (change_NP.quantile(q, 0) for q in (0.02, 0.98))  # an angle may jump by a full turn
+    change_NP = change_NP.clamp(low_P, high_P)
+    most_P = torch.zeros(count).double()
+    for rate_NP in (now_NP, later_NP.double(), (now_NP + later_NP) / 2):
+        alike_PP = _standard(change_NP).T @ _standard(rate_NP) / len(rows)
+        most_P = torch.maximum(most_P, alike_PP.fill_diagonal_(0).amax(0))
+    return most_P > _VELOCITY
+
+
+def _standard(x_NP: Tensor) -> Tensor:
+    """Each number with mean 0 and spread 1; 0 where it is constant."""
+    return (x_NP - x_NP.mean(0)) / x_NP.std(0, correction=0).clamp_min(1e-9)
 
 
 def _add_joints(

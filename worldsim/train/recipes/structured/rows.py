@@ -22,10 +22,12 @@ class FrameRows:
     Attributes:
         frames_NCHW: uint8 [N, 3, H, W].
         proprio_NP: [N, P], physical units.
+        later_NP: Proprioception one step later [N, P], the same at the end of an episode; None where rows are no sequences.
     """
 
     frames_NCHW: Tensor
     proprio_NP: Tensor
+    later_NP: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.frames_NCHW)
@@ -57,7 +59,7 @@ def sample_rows(dataset: Dataset, key: str, episodes: Sequence[int], *, most: in
     most = min(most, MOST_BYTES // (3 * camera.height * camera.width))
     each = max(1, -(-most // len(episodes)))
     generator = torch.Generator().manual_seed(seed)
-    frames, proprio = list[Tensor](), list[Tensor]()
+    frames, proprio, later = list[Tensor](), list[Tensor](), list[Tensor]()
     for index in episodes:
         try:
             episode = dataset.episode(index)
@@ -66,7 +68,12 @@ def sample_rows(dataset: Dataset, key: str, episodes: Sequence[int], *, most: in
         rows = torch.randperm(episode.steps + 1, generator=generator)[:each].sort().values
         frames.append(torch.tensor(episode.frames[key])[rows].movedim(-1, 1))
         proprio.append(torch.tensor(episode.proprio)[rows])
+        later.append(torch.tensor(episode.proprio)[(rows + 1).clamp_max(episode.steps)])
     if not frames:
         raise InvalidInputError(f"None of the {len(episodes)} episodes to learn from, or to measure on, can be read.")
     order = torch.randperm(sum(map(len, frames)), generator=generator)[:most]
-    return FrameRows(frames_NCHW=torch.cat(frames)[order].contiguous(), proprio_NP=torch.cat(proprio)[order])
+    return FrameRows(
+        frames_NCHW=torch.cat(frames)[order].contiguous(),
+        proprio_NP=torch.cat(proprio)[order],
+        later_NP=torch.cat(later)[order],
+    )
