@@ -58,6 +58,10 @@ class EncodedEpisodes:
             sides.append(EncodedEpisodes(episodes=episodes, indices=indices))
         return sides[0], sides[1]
 
+    def and_also(self, others: "EncodedEpisodes") -> "EncodedEpisodes":
+        """These and others; an index may then stand twice."""
+        return EncodedEpisodes(episodes=(*self.episodes, *others.episodes), indices=(*self.indices, *others.indices))
+
     def weighted(self, weights: Sequence[float]) -> "EncodedEpisodes":
         """The same episodes, each with the weight of its dataset index; as they are where there are no weights."""
         if not weights:

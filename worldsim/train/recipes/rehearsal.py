@@ -24,7 +24,7 @@ from worldsim.train.recipes.cost import (
     time_tokenizer,
 )
 from worldsim.train.recipes.encode import encode_some, training_frames
-from worldsim.train.recipes.heads import prepare_heads
+from worldsim.train.recipes.heads import prepare_heads, time_predicted
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.family import shorten_structured
@@ -65,9 +65,10 @@ def rehearse(
     heads, loss_at = prepare_heads(
         few[0], few[0], tokenizer, dataset, config.heads, labels={}, seed=config.seed, device=config.device
     )
-    more = LABELS_COST if labelled else 1.0
-    stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * more)
-    latents_bytes = 4 * math.prod(tokenizer.latent_shape) * sum(lengths.values()) // tokenizer.temporal_stride
+    stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
+    latents = sum(lengths.values()) // tokenizer.temporal_stride
+    stages["heads"] += time_predicted(prepared.predictor, few[0], dataset.action_spec, frames=latents)
+    latents_bytes = 4 * math.prod(tokenizer.latent_shape) * latents
     suits = "" if config.predictor.name != "auto" else f"the one for latents that are {tokenizer.family}"
     return TrainingPlan(
         choices=tuple(

@@ -36,7 +36,7 @@ from worldsim.train.recipes.assemble import assemble_world
 from worldsim.train.recipes.choice import TRIALS, Prospect, find_prospects, try_prospects
 from worldsim.train.recipes.cost import TrainingPlan
 from worldsim.train.recipes.encode import encode_some
-from worldsim.train.recipes.heads import prepare_heads
+from worldsim.train.recipes.heads import predict_episodes, prepare_heads
 from worldsim.train.recipes.labels import (
     LOOKED_AT,
     encode_dreams,
@@ -247,7 +247,11 @@ def _train(
     tokenizer, encoded = parts.tokenizer, parts.encoded
     trained, held_out = encoded.split(split_episodes(dataset)[1])
     known = _read_labelled(labels, dreams, tokenizer, dataset, config, work, progress)
-    train_heads = functools.partial(_train_heads, trained, encoded, known, tokenizer, dataset, config, work, progress)
+    predicted, spent = predict_episodes(
+        parts.predictor, trained, dataset.action_spec, seed=config.seed, progress=progress
+    )
+    both = (trained, predicted)
+    train_heads = functools.partial(_train_heads, both, encoded, known, tokenizer, dataset, config, work, progress)
     heads, last = train_heads(labels, config.heads, "heads")
     without = unlabelled(trained, labels if dreams is None else {**labels, **dreams[1]})
     starts = _starts(dataset, config, [*held_out.indices, *trained.indices], plan.screenings)
@@ -257,7 +261,7 @@ def _train(
     measured = measure_validity(
         world, held_out.indices, dataset, coverage=measure_coverage(trained, dataset.action_spec)
     )
-    cost = {**parts.core_s, "heads": last}
+    cost = {**parts.core_s, "heads": last + spent}
     manifest = {
         "command": command_text(),
         "data_digest": dataset.digest,
@@ -313,7 +317,7 @@ def _read_labelled(
 
 
 def _train_heads(
-    trained: EncodedEpisodes,
+    trained: tuple[EncodedEpisodes, EncodedEpisodes],
     encoded: EncodedEpisodes,
     known: tuple[Described | None, EncodedEpisodes | None],
     tokenizer: LatentSpace,
@@ -325,13 +329,14 @@ def _train_heads(
     schedule: Schedule,
     stage: str,
 ) -> tuple[Heads, float]:
-    """Train the heads on encoded frames, with labels and what follows from them; the core-seconds come along."""
+    """Train the heads on encoded and predicted latents, with labels and what follows from them; the core-seconds come along."""
     heads, loss_at = prepare_heads(
-        trained,
+        trained[0],
         encoded,
         tokenizer,
         dataset,
         schedule,
+        predicted=trained[1],
         labels=labels,
         looked=known[0],
         dreamed=known[1],
