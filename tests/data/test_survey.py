@@ -74,7 +74,14 @@ def test_a_fixed_camera_and_a_robot_that_moves_a_thing_leave_nothing_to_say(epis
 def test_contact_that_is_missing_is_said(episodes: list[Episode]) -> None:
     alone = look([scene(seed, contact=False) for seed in range(24)])
     assert alone.moving < 0.05 < look(episodes).moving
-    assert any("little is learned of contact" in said for said in alone.advise())
+    said = next(said for said in alone.advise() if "little is learned of contact" in said)
+    assert said.endswith("worldsim collect --like DATASET")
+
+
+def test_repeated_starts_change_nothing(episodes: list[Episode]) -> None:
+    once, twice = look(episodes[:12]), look([*episodes[:12], *episodes[:12]])
+    assert (twice.moving, twice.out_of_view) == (once.moving, once.out_of_view)
+    assert twice.explained == pytest.approx(once.explained, abs=0.01)
 
 
 def test_a_camera_that_moves_and_a_background_that_differs_speak_against_one_canvas(episodes: list[Episode]) -> None:
@@ -135,6 +142,7 @@ def test_short_and_few_episodes_are_looked_at_too(tmp_path: Path, steps: int) ->
     found = look([toy.episode(seed, steps=max(1, steps)) for seed in range(1 if steps < 2 else 12)])
     assert found.episodes and isinstance(found.advise(), tuple)
     dataset = open_dataset(toy.write(tmp_path / "d", episodes=3))
-    assert survey_dataset(dataset.without([1])).episodes == 2
+    found = survey_dataset(dataset.without([1]))
+    assert found.episodes == 2 and found.command == f"worldsim collect --like {dataset.path} --env ENV"
     with pytest.raises(StorageError, match="can be read"):
         survey_dataset(dataset.without([0, 1, 2]))

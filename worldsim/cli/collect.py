@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from worldsim.data.collect.record import RecordingOptions
     from worldsim.evaluate.environments import MakeEnv
     from worldsim.evaluate.recording import PolicyRecording
+    from worldsim.evaluate.true_env import TrueEnv
 
 
 def collect(
     env: Env = None,
     imports: Imports = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="More data like this, with more contact: its own actions replayed in its environment, mixed and in part at random.",
+        ),
+    ] = None,
     world: Annotated[
         str | None,
         typer.Option(help="Instead of an environment: a world folder or a shipped world, in which policies act."),
@@ -39,9 +47,13 @@ def collect(
     episodes: Annotated[
         int, typer.Option(min=1, max=MAX_EPISODES, help="Episodes the dataset shall hold in the end.")
     ] = 200,
-    out: Annotated[Path, typer.Option(help="Dataset folder; continued if it was begun by the same command.")] = Path(
-        "data/push"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset folder; continued if it was begun by the same command. \\[default: data/push; with --like: DATASET-more]",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     behaviours: Annotated[str, typer.Option(help="Who acts: auto, push, demonstrations, general.")] = "auto",
     policies: Annotated[
@@ -72,7 +84,11 @@ def collect(
     success: Success = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_COUNT, help="Longest episode (default: the environment's limit, else 1000)."),
+        typer.Option(
+            min=1,
+            max=MAX_COUNT,
+            help="Longest episode (default: the environment's limit, else 1000; with --like: the dataset's).",
+        ),
     ] = None,
     timeout: Timeout = 300.0,
     video: Annotated[bool, typer.Option(help="Store mp4 instead of lossless pictures.")] = False,
@@ -91,6 +107,15 @@ def collect(
         worldsim collect --env push --policies bank --episodes 1600 --out data/rollouts
 
         worldsim collect --world push --policies bank --episodes 1600 --out data/dreams
+
+    More of what a dataset is short of, where worldsim inspect or worldsim train world says that things hardly move in it:
+
+        worldsim collect --like data/push --episodes 400 --out data/more
+
+    It begins as the dataset's own episodes did, replays their actions, changes at random times to those of other episodes in which
+    things are about to move, and acts at random in a tenth of the steps. Afterwards it says how the share of contact and the range
+    of the actions changed. Episodes that training holds out are not replayed; train on both, the old one first:
+    worldsim train world data=\[data/push,data/more] out=worlds/push
 
     A dreamed dataset says so. Its frames, the first included, are the world's drawings, success and progress are what
     its heads say, and it holds no true state.
@@ -124,11 +149,16 @@ def collect(
             "--behaviours with policies": bool(acting) and behaviours != "auto",
             "--env, --import and --success with --world, without --simulator": bool(world and not simulator and there),
             "--camera and --image-px with --world": bool(world) and bool(camera or image_px),
+            "--like with --world, --policies, --behaviours, --camera or --image-px": bool(like)
+            and bool(acting or camera or image_px or behaviours != "auto"),
             "--batch without policies": not acting and batch is not None,
             "--device and --dtype without policies": not acting and (device != "cpu" or bool(dtype)),
         }
     )
+    out = out or (Path(f"{like.rstrip('/')}-more") if like and "://" not in like else Path("data/push"))
     with one_thread():
+        if like:
+            return _extend(like, there, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
         if not acting:
             return _explore(make, behaviours, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
         kind = {"device": device, "dtype": dtype}
@@ -186,6 +216,32 @@ def _explore(
     say(
         f"Read as {made.read_as}\n{made.episodes} episodes, {made.frames} frames, {_solved(made)}, in {out}\n"
         f"Next: worldsim train world data={out} out=worlds/{out.name}"
+    )
+
+
+def _extend(
+    like: str,
+    named: "TrueEnv | None",
+    options: "RecordingOptions",
+    *,
+    episodes: int,
+    out: Path,
+    seed: int,
+    dry_run: bool,
+) -> None:
+    """Record more like a dataset, and say how the data changed."""
+    from worldsim.evaluate.extension import compare_data, prepare_extension
+
+    job = prepare_extension(like, named=named, options=options)
+    remark(job.remarks)
+    if dry_run:
+        _say_cost(f"{episodes} episodes", job.estimate(episodes=episodes, seed=seed))
+        return
+    with progress_bars() as progress:
+        made = job.run(out, episodes=episodes, seed=seed, progress=progress)
+    say(
+        f"{made.episodes} episodes, {made.frames} frames, {_solved(made)}, in {out}\n{compare_data(like, out)}\n"
+        f"Next: worldsim train world data=[{like},{out}] out=worlds/{out.name}"
     )
 
 

@@ -23,6 +23,9 @@ BATCH = 512
 MOST_BAD = 0.2
 """Encoding stops when more than this share of the episodes cannot be read."""
 
+HELD_OUT_EVERY = 10
+"""Every tenth episode is never trained on: it gives the starts and the figures."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodedEpisodes:

@@ -66,6 +66,7 @@ class Survey:
         out_of_view: Share of episodes that begin with less than a quarter of the usual picture of things.
         covered: By name of the action, the share of `BINS` parts of its range in which it is in one step of a hundred or more.
         solved: Share of the episodes whose outcome is known that end solved.
+        command: What collects more, where there is a simulator.
     """
 
     episodes: int
@@ -78,6 +79,7 @@ class Survey:
     out_of_view: float
     covered: dict[str, float]
     solved: float
+    command: str = "worldsim collect --like DATASET"
 
     @property
     def still(self) -> bool:
@@ -116,7 +118,7 @@ class Survey:
         if self.moving < FEW_CONTACTS and not self.still and not self.unstructured:
             found.append(
                 f"Something that is not the robot moves in about {self.moving:.0%} of the moments: little is learned of contact. Record "
-                "more in which things are moved."
+                f"more in which things are moved; in a simulator: {self.command}"
             )
         if HIDDEN <= self.out_of_view < _NO_THINGS and not self.unstructured:
             found.append(
@@ -126,8 +128,8 @@ class Survey:
         narrow = [f"{name} ({share:.0%})" for name, share in self.covered.items() if share < NARROW]
         if narrow:
             found.append(
-                f"Actions are in a small part of their range: {', '.join(narrow[:4])}. What others do is not learned; record some, "
-                "or state the range that is used."
+                f"Actions are in a small part of their range: {', '.join(narrow[:4])}. What others do is not learned; state the "
+                f"range that is used, or record some; in a simulator: {self.command}"
             )
         if not FEW_ENDS <= self.solved <= 1 - FEW_ENDS and self.solved == self.solved:
             rarer = "solved" if self.solved < FEW_ENDS else "failed"
@@ -153,7 +155,10 @@ def survey_dataset(dataset: Dataset) -> Survey:
             continue  # screening counts and names them
     if not found:
         raise StorageError(f"None of the episodes of {dataset.name} that were tried can be read.")
-    return survey_episodes(found, dataset.cameras[0].key, dataset.action_spec)
+    known = dataset.task_id and ":" not in dataset.task_id
+    command = f"worldsim collect --like {dataset.path}{'' if known else f' --env {dataset.env or "ENV"}'}"
+    found_out = survey_episodes(found, dataset.cameras[0].key, dataset.action_spec)
+    return dataclasses.replace(found_out, command=command)
 
 
 def survey_episodes(episodes: Sequence[Episode], camera: str, action: ActionSpec) -> Survey:
@@ -174,7 +179,9 @@ def survey_episodes(episodes: Sequence[Episode], camera: str, action: ActionSpec
     explained = moving = hidden = float("nan")
     if has_proprio and len(episodes) > 2 * NEIGHBOURS:
         seen = _compare(pictures, proprio)
-        explained, moving, hidden = _explained(seen), _moving(seen), _hidden([one.thing for one in seen])
+        explained, hidden = _explained(seen), _hidden([one.thing for one in seen])
+        moved = torch.cat(_moved(seen)).float()
+        moving = float(moved.mean()) if len(moved) else float("nan")
     return Survey(
         episodes=len(episodes),
         has_proprio=has_proprio,
@@ -187,6 +194,26 @@ def survey_episodes(episodes: Sequence[Episode], camera: str, action: ActionSpec
         covered=_covered(np.concatenate([one.action for one in episodes]), action),
         solved=sum(ends) / len(ends) if ends else float("nan"),
     )
+
+
+def find_moving(episodes: Sequence[Episode], camera: str, *, moments: int = MOMENTS) -> list[Tensor]:
+    """From which of the first moments of each episode something that is not the robot moves within `APART` steps.
+
+    Args:
+        episodes: As in `survey_episodes`.
+        camera: Likewise.
+        moments: How many of each are looked at.
+
+    Returns:
+        bool [T + 1] for each; False where it was not looked, and in all where too few episodes or no proprioception are there.
+    """
+    found = [torch.zeros(len(one.proprio), dtype=torch.bool) for one in episodes]
+    proprio = [torch.tensor(one.proprio[:moments]) for one in episodes]
+    if len(episodes) > 2 * NEIGHBOURS and bool((torch.cat(proprio).std(0) > 1e-6).any()):
+        pictures = [_reduced(one.frames[camera][:moments]) for one in episodes]
+        for kept, moved in zip(found, _moved(_compare(pictures, proprio)), strict=True):
+            kept[: len(moved)] = moved
+    return found
 
 
 def _reduced(frames: Bytes) -> Tensor:
@@ -235,18 +262,22 @@ class _Seen:
 
 
 def _compare(pictures: Sequence[Tensor], proprio: Sequence[Tensor]) -> list[_Seen]:
-    """Compare moments with those of other episodes that are nearest in proprioception [F, P]."""
-    x, p, lengths = torch.cat([*pictures]), torch.cat([*proprio]), [len(one) for one in pictures]
+    """Compare moments with those of other starts that are nearest in proprioception [F, P]."""
+    start = _starts(pictures)
+    order = sorted(range(len(start)), key=start.__getitem__)
+    lengths = [len(pictures[i]) for i in order]
+    sizes = [sum(len(pictures[i]) for i in order if start[i] == k) for k in sorted({*start})]
+    x, p = torch.cat([pictures[i] for i in order]), torch.cat([proprio[i] for i in order])
     p = _weighted(x, p)
-    episode = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    first = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    first = torch.tensor([0, *sizes[:-1]]).cumsum(0)
     robots, things = list[Tensor](), list[Tensor]()
     for at in torch.arange(len(x)).split(_BATCH):
         distance = torch.cdist(p[at], p)
-        distance[episode[at][:, None] == episode] = torch.inf
+        distance[group[at][:, None] == group] = torch.inf
         nearest = [
-            part.min(1) for part in distance.split(lengths, 1)
-        ]  # each of another episode, whose things are elsewhere
+            part.min(1) for part in distance.split(sizes, 1)
+        ]  # each of another start, whose things are elsewhere
         rows = torch.stack([one.indices for one in nearest], 1) + first
         chosen = torch.stack([one.values for one in nearest], 1).topk(NEIGHBOURS, largest=False).indices
         near = x[rows.gather(1, chosen)]  # [n, K, 3, h, w]
@@ -254,8 +285,20 @@ def _compare(pictures: Sequence[Tensor], proprio: Sequence[Tensor]) -> list[_See
         spread = _gap(near, robot[:, None]).mean(1)
         robots.append(robot)
         things.append((_gap(x[at], robot) - 1.5 * spread - DIFFERENT).clamp_min(0))
-    parts = zip(pictures, torch.cat(robots).split(lengths), torch.cat(things).split(lengths), strict=True)
-    return [_Seen(x=x, robot=robot, thing=thing) for x, robot, thing in parts]
+    parts = zip(order, torch.cat(robots).split(lengths), torch.cat(things).split(lengths), strict=True)
+    found = {i: _Seen(x=pictures[i], robot=robot, thing=thing) for i, robot, thing in parts}
+    return [found[i] for i in range(len(found))]
+
+
+def _starts(pictures: Sequence[Tensor]) -> list[int]:
+    """A number for each episode, the same for those that begin with the same picture, things in the same places.
+
+    Where there are too few different ones to be compared, every episode has its own.
+    """
+    first = torch.stack([x[0] for x in pictures])
+    alike = torch.stack([(_gap(one, first) <= DIFFERENT).flatten(1).all(1) for one in first])
+    start = alike.int().argmax(1).tolist()  # the first episode that begins alike
+    return start if len({*start}) > NEIGHBOURS else [*range(len(start))]
 
 
 def _weighted(x: Tensor, proprio_NP: Tensor) -> Tensor:
@@ -282,8 +325,11 @@ def _explained(seen: Sequence[_Seen]) -> float:
     return float(share[size >= size.median()].quantile(0.75)) if len(size) else float("nan")
 
 
-def _moving(seen: Sequence[_Seen]) -> float:
-    """Share of moments from which a thing moves within `APART` steps: where it was is another picture, and not the robot's."""
+def _moved(seen: Sequence[_Seen]) -> list[Tensor]:
+    """From which moments of each episode a thing moves within `APART` steps, bool [F - APART].
+
+    Where it was is another picture then, and not the robot's.
+    """
     moved = list[Tensor]()
     for one in seen:
         still = _gap(one.robot[APART:], one.robot[:-APART]) < DIFFERENT / 2
@@ -292,8 +338,7 @@ def _moving(seen: Sequence[_Seen]) -> float:
         other = _gap(one.x[APART:], one.x[:-APART]) > DIFFERENT
         area = thing.sum((1, 2))
         moved.append(((thing & other).sum((1, 2)) > 0.15 * area) & (area >= 2))
-    flat = torch.cat(moved)
-    return float(flat.float().mean()) if len(flat) else float("nan")
+    return moved
 
 
 def _hidden(things: Sequence[Tensor]) -> float:

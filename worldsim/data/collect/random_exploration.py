@@ -10,7 +10,7 @@ Shape legend: n episodes, A action, S steps of a block, M policies.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Behaviour:
         name: Kept with each episode.
         policy: What acts; variation within a behaviour comes from its keys.
         weight: Share of the episodes, relative to the other behaviours.
+        start_seed: Says from the keys int64 [1] of the first step what the environment is reset with; None, or where it gives
+            None, for a fresh seed.
 
     Raises:
         InvalidInputError: The weight is not positive, or the name is empty.
@@ -43,6 +45,7 @@ class Behaviour:
     name: str
     policy: Policy
     weight: float = 1.0
+    start_seed: Callable[[Tensor], int | None] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not (math.isfinite(self.weight) and self.weight > 0):

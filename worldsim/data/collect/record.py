@@ -57,6 +57,7 @@ class RecordingOptions:
         success: When the task is solved; None for what the environment's info says.
         timeout_s: How long one call into the environment may take; None for ever.
         env: What the environment is called, to be kept where its id does not say it.
+        source: What else a continuation must repeat, as JSON values.
     """
 
     cameras: tuple[str, ...] | None = None
@@ -68,6 +69,7 @@ class RecordingOptions:
     success: SuccessRule | None = None
     timeout_s: float | None = None
     env: str = ""
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def view(self) -> EnvView:
@@ -199,6 +201,7 @@ def _request(
         "image_px": options.image_px,
         **({} if options.success is None else {"success": options.success.text}),
         **({} if options.env in ("", adapter.task_id) else {"env": options.env}),
+        **options.source,
     }
 
 
@@ -256,11 +259,13 @@ class Recorder:
 
     def _play(self, behaviour: Behaviour, key: Tensor, seed: int) -> Episode:
         adapter, policy = self.adapter, behaviour.policy
+        keys = noise.fold(noise.fold(key, POLICY_STREAM).expand(self.steps), torch.arange(self.steps))
+        chosen = None if behaviour.start_seed is None else behaviour.start_seed(keys[:1])
+        seed = seed if chosen is None else chosen
         observation, info = adapter.reset(seed)
         simulator = np.array([seed], np.float64) if self._state is None else self._state.read()
         seen, actions, rewards = [adapter.read(observation, info)], [], []
         carry = policy.initial(1)
-        keys = noise.fold(noise.fold(key, POLICY_STREAM).expand(self.steps), torch.arange(self.steps))
         for t in range(self.steps):
             given, carry = policy.act(_observation(seen[-1], policy.needs, behaviour.name), carry, keys[t : t + 1])
             action, executed = adapter.executable(check_actions(given, adapter.action, name=behaviour.name, n=1)[0])
