@@ -123,9 +123,7 @@ def collect(
     Next step: worldsim train world data=OUT out=worlds/NAME, or worldsim train reason-sft data=\[OUT,OUT2] out=critics/NAME
     """
     from worldsim.compute import one_thread
-    from worldsim.data.collect.record import RecordingOptions
     from worldsim.data.collect.rollouts import RolloutOptions
-    from worldsim.data.collect.success import success_rule
     from worldsim.evaluate.environments import MakeEnv
     from worldsim.evaluate.policies import SHIPPED
     from worldsim.evaluate.recording import policies_in_environment, policies_in_world
@@ -133,15 +131,7 @@ def collect(
 
     acting, there = policies or [SHIPPED][: bool(world)], TrueEnv.from_options(env, imports=imports, success=success)
     make = MakeEnv("push" if world else env or "push", imports=() if world else imports or ())
-    recordings = RecordingOptions(
-        cameras=tuple(camera) if camera else None,
-        image_px=None if image_px is None else image_size(image_px),
-        steps=steps,
-        video=video,
-        success=None if success is None else success_rule(success),
-        timeout_s=timeout,
-        env=make.name,
-    )
+    recordings = _recordings(make, camera, image_px, success, steps=steps, video=video, timeout_s=timeout)
     rollouts = RolloutOptions(seed=seed, steps=steps, batch=batch, video=video)
     _check(
         {
@@ -155,7 +145,7 @@ def collect(
             "--device and --dtype without policies": not acting and (device != "cpu" or bool(dtype)),
         }
     )
-    out = out or (Path(f"{like.rstrip('/')}-more") if like and "://" not in like else Path("data/push"))
+    out = out or (Path(f"{Path(like)}-more") if like and "://" not in like else Path("data/push"))
     with one_thread():
         if like:
             return _extend(like, there, recordings, episodes=episodes, out=out, seed=seed, dry_run=dry_run)
@@ -167,6 +157,31 @@ def collect(
         else:
             job = policies_in_environment(make, acting, options=rollouts, view=recordings.view, **kind)
         _record_policies(job, out, episodes=episodes, dry_run=dry_run)
+
+
+def _recordings(
+    make: "MakeEnv",
+    camera: list[str] | None,
+    image_px: str | None,
+    success: str | None,
+    *,
+    steps: int | None,
+    video: bool,
+    timeout_s: float,
+) -> "RecordingOptions":
+    """How an environment is recorded."""
+    from worldsim.data.collect.record import RecordingOptions
+    from worldsim.data.collect.success import success_rule
+
+    return RecordingOptions(
+        cameras=tuple(camera) if camera else None,
+        image_px=None if image_px is None else image_size(image_px),
+        steps=steps,
+        video=video,
+        success=None if success is None else success_rule(success),
+        timeout_s=timeout_s,
+        env=make.name,
+    )
 
 
 def _record_policies(job: "PolicyRecording", out: Path, *, episodes: int, dry_run: bool) -> None:

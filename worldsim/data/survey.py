@@ -20,6 +20,7 @@ from worldsim.arrays import Bytes, Float32s
 from worldsim.data.episode import Episode
 from worldsim.data.faults.screen import SCREENED_BYTES, sample_episodes
 from worldsim.data.lerobot.read import Dataset
+from worldsim.data.thing_numbers import things_move
 from worldsim.errors import InvalidInputError, StorageError
 
 EPISODES, MOMENTS = 60, 60
@@ -62,7 +63,8 @@ class Survey:
             is shifted.
         background: Share of the pixels in which the middle of an episode differs from the middle of all; the middle episode.
         explained: Share of the variance of changes that proprioception explains, in the moments that it explains well.
-        moving: Share of moments from which something that is not the robot moves within `APART` steps.
+        moving: Share of moments from which something that is not the robot moves within `APART` steps: by numbers that are a thing's
+            (`worldsim.data.thing_numbers`), else by pictures, which say little where an arm covers small things.
         out_of_view: Share of episodes that begin with less than a quarter of the usual picture of things.
         covered: By name of the action, the share of `BINS` parts of its range in which it is in one step of a hundred or more.
         solved: Share of the episodes whose outcome is known that end solved.
@@ -180,7 +182,8 @@ def survey_episodes(episodes: Sequence[Episode], camera: str, action: ActionSpec
     if has_proprio and len(episodes) > 2 * NEIGHBOURS:
         seen = _compare(pictures, proprio)
         explained, hidden = _explained(seen), _hidden([one.thing for one in seen])
-        moved = torch.cat(_moved(seen)).float()
+        said = things_move(episodes, steps=APART, moments=MOMENTS)
+        moved = torch.cat(_moved(seen) if said is None else [torch.from_numpy(part) for part in said]).float()
         moving = float(moved.mean()) if len(moved) else float("nan")
     return Survey(
         episodes=len(episodes),
@@ -205,14 +208,17 @@ def find_moving(episodes: Sequence[Episode], camera: str, *, moments: int = MOME
         moments: How many of each are looked at.
 
     Returns:
-        bool [T + 1] for each; False where it was not looked, and in all where too few episodes or no proprioception are there.
+        bool [T + 1] for each, from numbers that are a thing's, else from pictures; False where it was not looked, and in all where too
+        few episodes or no proprioception are there.
     """
     found = [torch.zeros(len(one.proprio), dtype=torch.bool) for one in episodes]
     proprio = [torch.tensor(one.proprio[:moments]) for one in episodes]
-    if len(episodes) > 2 * NEIGHBOURS and bool((torch.cat(proprio).std(0) > 1e-6).any()):
-        pictures = [_reduced(one.frames[camera][:moments]) for one in episodes]
-        for kept, moved in zip(found, _moved(_compare(pictures, proprio)), strict=True):
-            kept[: len(moved)] = moved
+    said = things_move(episodes, steps=APART)
+    moved = [] if said is None else [torch.from_numpy(part) for part in said]
+    if said is None and len(episodes) > 2 * NEIGHBOURS and bool((torch.cat(proprio).std(0) > 1e-6).any()):
+        moved = _moved(_compare([_reduced(one.frames[camera][:moments]) for one in episodes], proprio))
+    for kept, part in zip(found, moved, strict=False):
+        kept[: len(part)] = part
     return found
 
 
