@@ -18,7 +18,7 @@ from worldsim.actions import ActionSpec
 from worldsim.core import STATE, Observation
 from worldsim.data.collect.random_exploration import BLOCK
 from worldsim.data.episode import Episode
-from worldsim.data.survey import find_moving
+from worldsim.data.motion import find_moving
 from worldsim.errors import InvalidInputError
 from worldsim.noise import uniform
 

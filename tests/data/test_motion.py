@@ -8,8 +8,8 @@ import pytest
 from tests.train import toy
 from worldsim.core import IMAGE
 from worldsim.data.episode import Episode
-from worldsim.data.survey import APART, find_moving, survey_episodes
-from worldsim.data.thing_numbers import things_move
+from worldsim.data.motion import APART, find_moving, things_move
+from worldsim.data.survey import survey_episodes
 
 STEPS = 40
 
