@@ -100,6 +100,33 @@ def test_the_number_of_workers_changes_nothing(tmp_path, allocator):
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
 
 
+def test_world_and_truth_are_played_no_farther_than_asked(tmp_path):
+    truth = Arena(kind="truth", world=Ref(name="real", digest="r"), load=ToyArena(world=WORLD()), episodes=4)
+    results = go(tmp_path, request(steps=3), arenas=[truth])
+    played = sqlite3.connect(tmp_path / DATABASE).execute("SELECT DISTINCT kind, steps FROM rollouts").fetchall()
+    assert sorted(played) == [("truth", 3), ("world", 3)]
+    found = results.ranking.censoring
+    assert (found.steps, found.length, found.rollouts) == (3, 8, results.ranking.rollouts)
+    both = results.triage.beside(results.audit)
+    assert found.censored == (both.success[both.done] < 0.5).sum() and results.ranking.by_progress
+    assert [line.score for line in results.ranking.policies] == sorted(
+        (line.score for line in results.ranking.policies), reverse=True
+    )
+    again = read_results(tmp_path)
+    assert again.ranking.digest == results.ranking.digest == read_ranking(tmp_path).digest
+    first = {e: results.arenas["truth"].progress[5, e] for e in range(4)}
+    assert first == {e: results.triage.progress[5, e] for e in range(4)}  # the same world, read at the same action
+    with pytest.raises(InvalidInputError, match="steps: was 3, now 4"):
+        go(tmp_path, request(steps=4))
+    assert go(tmp_path / "whole", request(steps=99)).ranking.censoring is None
+
+
+def test_finalists_are_chosen_by_progress_where_success_is_undecided(tmp_path):
+    results = go(tmp_path, request(steps=1, allocator="uniform"))
+    best = np.argsort(-results.triage.progress_mean, kind="stable")[:3]
+    assert results.ranking.by_progress and set(np.flatnonzero(results.audit.count)) == set(best)
+
+
 class Stop(Exception):
     pass
 

@@ -8,7 +8,7 @@ import typer
 
 from worldsim.cli.console import remark, say
 from worldsim.cli.options import Device, DryRun, Dtype, Env, Imports, Seed, Success, Timeout, WorldName
-from worldsim.limits import MAX_BUDGET, MAX_WORKERS
+from worldsim.limits import MAX_BUDGET, MAX_COUNT, MAX_WORKERS
 from worldsim.text import command_text
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ def triage(
             min=0,
             max=MAX_BUDGET,
             help="Paired simulator episodes per policy, 0 for none. \\[default: 12 where possible]",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_COUNT,
+            help="Actions that are played of each episode, in world and simulator. Beyond the horizon to which the world is valid "
+            "(worldsim check WORLD) its outcomes are guesses. \\[default: to that horizon]",
         ),
     ] = None,
     env: Env = None,
@@ -98,6 +107,7 @@ def triage(
             truth=truth,
             roundtrip=roundtrip,
             env=TrueEnv.from_options(env, imports=imports, success=success),
+            steps=steps,
             workers=workers,
             device=device,
             dtype=dtype,
@@ -137,7 +147,7 @@ def show_report(data: "ReportData", out: Path) -> None:
     say(concluded.title, style="bold")
     if concluded.missing:
         say(f"What is missing: {concluded.missing}")
-    for text in data.judging:
+    for text in (*data.playing, *data.judging):
         say(text)
     if data.validity is not None and (figures := data.validity.summary()):
         say(f"World {data.world} on held-out episodes: {figures}")

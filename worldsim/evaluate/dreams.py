@@ -267,7 +267,7 @@ def _draw(
         for p in dict.fromkeys(d.policy for d in dreams)
     ]
     starts = world.starts(start)
-    rollout = play(world, actors, starts, key, keep="latents").rollout()
+    rollout = play(world, actors, starts, key, steps=plan.steps, keep="latents").rollout()
     rule = WorldJudge(success_at=world.spec.success_at, threshold=None)
     likely = rule.probability(rollout.success.float().cpu()).tolist()
     for row, dream in enumerate(dreams):

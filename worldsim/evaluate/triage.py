@@ -11,6 +11,7 @@ from typing import Any
 
 from worldsim import storage, worlds
 from worldsim.compute import find_device, find_dtype
+from worldsim.core import WorldSpec
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.evaluate.dreams import rates_of_run
 from worldsim.evaluate.loaders import Judging, arenas, find_true_env, has_simulator, judge_of, starts_width, world_ref
@@ -140,6 +141,7 @@ def prepare(
     truth: int | None = None,
     roundtrip: int = 0,
     env: TrueEnv | None = None,
+    steps: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
     dtype: str = "",
@@ -156,6 +158,7 @@ def prepare(
         truth: Paired simulator episodes per policy; None is 12 where there is a simulator.
         roundtrip: Simulator episodes per policy on encoded and decoded frames.
         env: The world's true environment, or parts of it; what is missing is what the world says of its data.
+        steps: Actions that are played of each episode; None is as far as the world is valid.
         workers: Processes; None is one per core, at most 8.
         device: Where world and policies compute.
         dtype: Of their weights; empty keeps the stored one.
@@ -168,13 +171,14 @@ def prepare(
     where = world_ref(world)
     if find_dtype(dtype) is not None:
         where = dataclasses.replace(where, digest=storage.digest_bytes(f"{where.digest} {dtype}".encode()))
-    refs = policy_refs(policies, world=where.source)
+    refs, spec = policy_refs(policies, world=where.source), world_spec(where.source)
     judging = None if judge is None else judge_of(judge, device=device)
     request = TriageRequest(
         policies=refs,
         world=where,
         k=max(1, min(10, len(refs) // 6)) if k is None else k,
         budget=40 * len(refs) if budget is None else budget,
+        steps=_choose_steps(spec, steps),
         workers=min(_MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers,
         judge="" if judging is None else judging.version,
         judge_rates=_rates_of_labels(where.source) if judging is None else judging.rates,
@@ -187,12 +191,11 @@ def prepare(
     truth = min(truth, request.triage_episodes)
     arenas(where, truth=truth, roundtrip=roundtrip, env=env)  # what cannot be had is refused before work begins
     if truth + roundtrip:
-        spec = world_spec(where.source)
         true = env or TrueEnv(env=spec.task_id)
         true.require_success(spec, seeded=starts_width(where.source) == 1)
     folders = [p for p in policies if not is_planner_ref(p) and p != SHIPPED]
     remarks = [*_remarks_on_folders(folders), *(said if truth + roundtrip else ())]
-    remarks += planner_remarks(refs)
+    remarks += [*planner_remarks(refs), *_remarks_on_steps(spec, request.steps)]
     remarks += _remarks_on_labels(where.source, judged=judging is not None)
     return Triage(
         request=request,
@@ -215,6 +218,33 @@ def _require_judgeable(world: Ref, *, judged: bool) -> None:
         raise InvalidInputError(
             f"World {world.name!r} draws no pictures, and a critic watches them. Use a world of pixels."
         )
+
+
+def _choose_steps(spec: WorldSpec, asked: int | None) -> int | None:
+    """Actions that are played of each episode: what is asked for, else as far as the world is valid; None for all.
+
+    Raises:
+        InvalidInputError: More are asked for than an episode has, or steps of the world are cut in two.
+    """
+    if asked is None:
+        return None if spec.validity is None else spec.validity.steps(spec.horizon, per_step=spec.actions_per_step)
+    if not 1 <= asked <= spec.horizon or asked % spec.actions_per_step:
+        many = f", and a multiple of {spec.actions_per_step}" if spec.actions_per_step > 1 else ""
+        raise InvalidInputError(
+            f"--steps lies in 1..{spec.horizon}, the actions of an episode in this world{many}; got {asked}."
+        )
+    return None if asked == spec.horizon else asked
+
+
+def _remarks_on_steps(spec: WorldSpec, steps: int | None) -> list[str]:
+    """That episodes are played no farther than the world is valid, or that they are."""
+    valid = None if spec.validity is None else spec.validity.steps(spec.horizon, per_step=spec.actions_per_step)
+    if spec.validity is None or valid is None:
+        return []
+    played, said = steps or spec.horizon, f"This world is valid {spec.validity.extent}"
+    if played > valid:
+        return [f"{said}, and episodes are played for {played}: what happens later in them is not to be relied on."]
+    return [f"{said}, so episodes are played for {played} of {spec.horizon}."] if steps == valid else []
 
 
 def _remarks_on_folders(folders: Sequence[str]) -> list[str]:

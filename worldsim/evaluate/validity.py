@@ -81,11 +81,7 @@ def measure_validity(
     if recorded is None:
         return Measured(validity=Validity(coverage=coverage), picture=None)
     rolled = roll(world, recorded, recorded.actions)
-    pictures = picture_errors(world, recorded, rolled) if world.spec.cameras else []
-    places = place_errors(world, recorded, rolled)
-    states = [*proprio_errors(recorded, rolled), *state_errors(recorded, rolled)]
-    labels = label_errors(recorded, rolled, world.spec)
-    every = [*pictures, *places, *states, *labels]
+    every = measure_errors(world, recorded, rolled)
     curves = {e.quantity: c for e in every if (c := e.curve(recorded.horizons)) is not None}
     read_from = _read_from(world, curves)
     longest = max(dataset.length(i) for i in dataset.used) - 1
@@ -108,9 +104,20 @@ def measure_validity(
     )
     return Measured(
         validity=validity,
-        picture=_picture(world, recorded, rolled) if pictures else None,
+        picture=_picture(world, recorded, rolled) if world.spec.cameras else None,
         outside=None if coverage is None else _outside(coverage, recorded),
     )
+
+
+def measure_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> list[Errors]:
+    """Errors of everything that can be compared: pictures, places of things, proprioception, states, labels."""
+    return [
+        *(picture_errors(world, recorded, rolled) if world.spec.cameras else []),
+        *place_errors(world, recorded, rolled),
+        *proprio_errors(recorded, rolled),
+        *state_errors(recorded, rolled),
+        *label_errors(recorded, rolled, world.spec),
+    ]
 
 
 def measure_coverage(trained: EncodedEpisodes, action: ActionSpec) -> Coverage:

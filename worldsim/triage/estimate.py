@@ -152,6 +152,6 @@ def _batch_s(workers: Workers, plan: Plan) -> float:
     batch = compose(
         pairs, scope=scope_of(plan), block=block, width=request.width, policies_per_batch=request.policies_per_batch
     )[0]
-    steps = plan.world.horizon // plan.world.actions_per_step
+    steps = plan.steps // plan.world.actions_per_step
     _, once, longer = workers.time(batch, steps=(1, 1, 1 + _STEPS))
     return once + max(0.0, longer - once) / _STEPS * (steps - 1)

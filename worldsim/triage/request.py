@@ -13,6 +13,7 @@ _RANGES = {
     "seed": (0, MAX_SEED),
     "spare": (0, MAX_COUNT),
     "episodes": (1, MAX_BUDGET),
+    "steps": (1, MAX_COUNT),
     "width": (1, MAX_COUNT),
     "policies_per_batch": (1, MAX_COUNT),
     "workers": (1, MAX_WORKERS),
@@ -66,6 +67,8 @@ class TriageRequest:
         judge_rates: How often that judge, or the world's own heads, were right elsewhere, by policy group, to correct their
             rates with; when they change, the ranking does and no rollout.
         episodes: Length of the triage block; None leaves it to the allocator.
+        steps: Actions after which episodes end, in the world and in others, usually as far as the world is valid; None plays
+            them to their end.
         width: Rollouts in a batch.
         policies_per_batch: How many policies may share a batch, and so how many a process holds in memory.
         workers: Processes that roll out.
@@ -90,6 +93,7 @@ class TriageRequest:
     judge: str = ""
     judge_rates: tuple[JudgeRates, ...] = ()
     episodes: int | None = None
+    steps: int | None = None
     width: int = 64
     policies_per_batch: int = 32
     workers: int = 1

@@ -224,6 +224,17 @@ class Validity:
             return ""
         return f"up to {count_actions(self.horizon)} ahead, by {' and '.join(self.read_from)}"
 
+    def steps(self, length: int, *, per_step: int = 1) -> int | None:
+        """Actions to which rollouts of episodes of some length are to be believed; None where that is all of them, or not known.
+
+        Args:
+            length: Actions of an episode in the world.
+            per_step: Actions of a step of the world.
+        """
+        if not self.horizon or self.horizon >= length:
+            return None
+        return max(1, self.horizon // per_step) * per_step
+
     @property
     def unaware(self) -> str:
         """That its spread does not tell its errors, in a sentence; empty where it does, or states none."""

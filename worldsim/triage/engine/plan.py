@@ -54,6 +54,11 @@ class Plan:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
+    def steps(self) -> int:
+        """Actions that are played of each of the world's episodes."""
+        return min(self.request.steps or self.world.horizon, self.world.horizon)
+
+    @property
     def judge(self) -> str:
         """Version of the judge, part of every rollout's key."""
         return self.request.judge or self.rule
@@ -97,6 +102,8 @@ class Plan:
         value = storage.to_json(self)
         if not self.request.judge_rates:
             del value["request"]["judge_rates"]  # a run without them reads as it always has
+        if self.request.steps is None:
+            del value["request"]["steps"]
         return {"format": FORMAT, "judge": self.judge, "blocks": blocks, **value}
 
     @classmethod

@@ -16,6 +16,7 @@ from worldsim.triage.engine.batches import Batch, Crash, Scope, compose
 from worldsim.triage.engine.plan import TRUTH, WORLD, ArenaPlan, Plan
 from worldsim.triage.engine.store import Record, Store
 from worldsim.triage.engine.workers import Workers
+from worldsim.triage.ranking.censoring import Censoring, deciding
 from worldsim.triage.ranking.evidence import Evidence, Outcome
 from worldsim.triage.ranking.judge_correction import Corrected, correct_rates
 from worldsim.triage.ranking.posterior import order
@@ -105,6 +106,7 @@ class Replay:
             audit=audit,
             failures={i: crash.reason for i, crash in self._failures[WORLD].items()},
             corrected=self._corrected(triage, audit, arenas) if request.judge or request.judge_rates else None,
+            censoring=self._censoring(triage if audit is None else triage.beside(audit)),
         )
         return Results(
             plan=self._plan,
@@ -118,6 +120,10 @@ class Replay:
             acted_unseen=self._acted_unseen(),
             rollouts=self._rollouts(),
         )
+
+    def _censoring(self, evidence: Evidence) -> Censoring | None:
+        """How many of these rollouts are undecided, where episodes are not played to their end."""
+        return Censoring.count(evidence, steps=self._plan.steps, length=self._plan.world.horizon)
 
     def _rollouts(self) -> dict[int, list[Record]]:
         """What is stored of the rollouts in the world, by policy."""
@@ -154,7 +160,9 @@ class Replay:
         request, block = self._plan.request, self._plan.triage
         allocator = request.make_allocator()
         evidence = Evidence.empty(len(request.policies), episodes=len(block))
-        while pairs := allocator.next(evidence, request.triage_budget - evidence.rollouts):
+        while pairs := allocator.next(
+            deciding(evidence, self._censoring(evidence)), request.triage_budget - evidence.rollouts
+        ):
             if any(evidence.done[p, e] or evidence.failed[p] for p, e in pairs):
                 raise InvalidInputError(
                     f"The allocator {request.allocator!r} asked for rollouts that it knows, or of a policy that "
@@ -171,7 +179,8 @@ class Replay:
         request, block = self._plan.request, self._plan.audit
         if not len(block) or not self._finished:
             return None
-        finalists = [int(i) for i in order(triage)[: request.finalists] if not triage.failed[i]]
+        best_first = order(deciding(triage, self._censoring(triage)))
+        finalists = [int(i) for i in best_first[: request.finalists] if not triage.failed[i]]
         blank = dataclasses.replace(Evidence.empty(triage.policies, episodes=len(block)), failed=triage.failed)
         return self._all_pairs(blank, finalists, block, scope_of(self._plan))
 

@@ -307,7 +307,9 @@ class Rollouts:
                 actors.append(Actor(name=name, policy=policy, rows=_rows(rows), fence=fence))
         recording = Recording(keep)
         if actors:
-            recording = play(world, actors, world.starts(start), key, keep=keep)
+            horizon = world.spec.horizon
+            steps = min(self._request.steps or horizon, horizon)
+            recording = play(world, actors, world.starts(start), key, steps=steps, keep=keep)
         crashes = {index: lost[index] for index in batch.live if index in lost}
         for index, fence in fences.items():
             if fence.failure is not None:

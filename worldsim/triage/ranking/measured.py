@@ -35,6 +35,11 @@ class Measured:
     progress: float | None
     progress_anytime: Interval
 
+    def by_progress(self) -> "Measured":
+        """The same with progress and its interval in the place of success."""
+        interval = self.progress_anytime
+        return dataclasses.replace(self, success=self.progress, success_exact=interval, success_anytime=interval)
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; success in percent."""
         return {

@@ -16,6 +16,7 @@ from typing import Any, Self
 from worldsim import storage
 from worldsim.errors import InvalidInputError
 from worldsim.stats.intervals import Interval, confidence_sequence
+from worldsim.triage.ranking.censoring import Censoring, deciding
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.judge_correction import Corrected
 from worldsim.triage.ranking.measured import Measured, measure, round_number
@@ -35,7 +36,8 @@ class RankedPolicy:
         name: As given by the user.
         tier: 1 is the leading group; policies in one tier are not separated from its first. 0 for a crashed policy.
         letters: Compact letter display: two policies without a common letter are separated. Empty if crashed.
-        score: Posterior mean of the success rate, which orders the leaderboard; None if crashed.
+        score: Posterior mean of the success rate, or of progress where policies are ranked by it, which orders the
+            leaderboard; None if crashed.
         p_top_k: Posterior probability to be among the best k.
         p_best: Posterior probability to be the best.
         expected_rank: Posterior mean of the rank, 1..K.
@@ -107,11 +109,13 @@ class Ranking:
         k: How many policies were asked for.
         alpha: Every interval misses its truth with at most this probability; tiers hold together at this level.
         policies: Lines in rank order.
+        censoring: How many rollouts are undecided, where episodes are not played to their end; they count as not solved.
     """
 
     k: int
     alpha: float
     policies: tuple[RankedPolicy, ...]
+    censoring: Censoring | None = None
 
     @classmethod
     def from_evidence(
@@ -124,6 +128,7 @@ class Ranking:
         audit: Evidence | None = None,
         failures: Mapping[int, str] | None = None,
         corrected: Sequence[Corrected | None] | None = None,
+        censoring: Censoring | None = None,
     ) -> Self:
         """Rank the policies.
 
@@ -139,6 +144,8 @@ class Ranking:
             failures: Why a policy crashed, by row.
             corrected: Rates without the judge's errors. If every policy that did not crash has one, order,
                 probabilities and tiers follow them: each counts as the true episodes that it is worth.
+            censoring: How many rollouts are undecided. Where those are too many, order, probabilities and tiers follow
+                progress, and rates are not corrected.
 
         Raises:
             InvalidInputError: The number of names or audited policies is not K, or k is below 1.
@@ -146,8 +153,9 @@ class Ranking:
         if len(names) != evidence.policies:
             raise InvalidInputError(f"Ranking needs a name for each of {evidence.policies} policies; got {len(names)}.")
         both = evidence if audit is None else evidence.beside(audit)
+        corrected = None if censoring is not None and censoring.by_progress else corrected
         corrected_tally = None if corrected is None else CorrectedTally.of(both, corrected)
-        tally: Tally = both if corrected_tally is None else corrected_tally
+        tally: Tally = deciding(both, censoring) if corrected_tally is None else corrected_tally
         prior = fit_prior(tally)
         posterior = compute_posterior(tally, k=k, prior=prior)
         best_first = [int(i) for i in order(tally, prior=prior)]
@@ -172,7 +180,12 @@ class Ranking:
             )
             for rank, i in enumerate(best_first, start=1)
         ]
-        return cls(k=k, alpha=alpha, policies=tuple(lines))
+        return cls(k=k, alpha=alpha, policies=tuple(lines), censoring=censoring)
+
+    @property
+    def by_progress(self) -> bool:
+        """Whether policies are ranked by progress, as too many rollouts are undecided."""
+        return self.censoring is not None and self.censoring.by_progress
 
     @property
     def top(self) -> tuple[RankedPolicy, ...]:
@@ -183,18 +196,21 @@ class Ranking:
     def places(self) -> dict[int, str]:
         """Rank of each policy that did not crash, by row, as people write it: ``3``, and ``3=`` for each of a tie.
 
-        A tie has the same success and the same progress, and no score can part it.
+        A tie has the same success and the same progress, or the same progress where that ranks, and no score can part it.
         """
         alive = [line for line in self.policies if line.failed is None]
         found: dict[int, str] = {}
-        for _, group in itertools.groupby(alive, key=lambda line: line.overall or line.rank):
+        first = 1 if self.by_progress else 0
+        for _, group in itertools.groupby(alive, key=lambda line: line.overall[first:] if line.overall else line.rank):
             lines = list(group)
             found |= {line.policy: f"{lines[0].rank}{'=' if len(lines) > 1 else ''}" for line in lines}
         return found
 
     @property
     def same_success(self) -> float | None:
-        """The success that all policies that did not crash have, over all rollouts; None where they differ or there is one."""
+        """The success that all policies that did not crash have, over all rollouts; None where they differ, or success does not rank."""
+        if self.by_progress:
+            return None
         rates = {None if line.overall is None else line.overall[0] for line in self.policies if line.failed is None}
         number = sum(line.failed is None for line in self.policies)
         return rates.pop() if len(rates) == 1 and number > 1 else None
@@ -231,7 +247,9 @@ class Ranking:
             raise InvalidInputError(f"Not a ranking: format is {found!r}, expected {FORMAT!r}.")
         try:
             lines = tuple(RankedPolicy.from_json(line) for line in value["per_policy"])
-            ranking = cls(k=int(value["k"]), alpha=float(value["alpha"]), policies=lines)
+            cut = value.get("censoring")
+            censoring = None if cut is None else storage.from_json(Censoring, Censoring.fields_from_json(cut))
+            ranking = cls(k=int(value["k"]), alpha=float(value["alpha"]), policies=lines, censoring=censoring)
         except (KeyError, TypeError, ValueError, OverflowError, LookupError) as error:
             raise InvalidInputError(f"The ranking cannot be read ({error!r}). Make it again from its run.") from error
         if ranking.digest != value.get("digest"):
@@ -246,7 +264,8 @@ class Ranking:
             "pc_success": round_number(sum(percent) / len(percent)) if percent else None,
         }
         lines = [line.to_json() for line in self.policies]
-        return {"format": FORMAT, "k": self.k, "alpha": self.alpha, "overall": overall, "per_policy": lines}
+        content = {"format": FORMAT, "k": self.k, "alpha": self.alpha, "overall": overall, "per_policy": lines}
+        return content | ({"censoring": self.censoring.to_json()} if self.censoring else {})
 
 
 def _group(tally: Tally, best_first: Sequence[int], alpha: float) -> tuple[dict[int, int], dict[int, str]]:

@@ -26,7 +26,7 @@ from worldsim.triage.report.data import (
     Truth,
 )
 from worldsim.triage.report.failures import group_failures
-from worldsim.triage.report.words import describe_judging
+from worldsim.triage.report.words import describe_censoring, describe_judging
 from worldsim.validity.validity import Validity
 
 QUANTITIES: tuple[Literal["success", "progress"], ...] = ("success", "progress")
@@ -78,11 +78,22 @@ def assemble(
         clips=tuple(clips),
         manifest=_manifest(results, command, made, core_s, settings or {}),
         judging=judging,
+        playing=_playing(results, validity),
         remarks=(*unfinished, *chunked, *crashed, *remarks),
         validity=validity,
         failures=group_failures(results),
         at_limits=average_at_limits(results),
     )
+
+
+def _playing(results: Results, validity: Validity | None) -> tuple[str, ...]:
+    """How far episodes were played, where not to their end."""
+    found, plan = results.ranking.censoring, results.plan
+    if found is None:
+        return ()
+    valid = None if validity is None else validity.steps(plan.world.horizon, per_step=plan.world.actions_per_step)
+    paired = any(a.kind == TRUTH and a.paired for a in plan.arenas)
+    return describe_censoring(found, valid=valid if valid == found.steps else None, paired=paired)
 
 
 def average_at_limits(results: Results) -> dict[int, float]:
@@ -247,7 +258,9 @@ def _manifest(results: Results, command: str, made: str, core_s: float | None, s
         "judge": plan.judge,
         "allocator": request.allocator,
         "budget": f"{request.budget} rollouts, of which {request.audit_episodes * request.finalists} for the audit",
-        "episode length": f"{plan.world.horizon} steps",
+        "episode length": f"{plan.world.horizon} steps"
+        if plan.steps == plan.world.horizon
+        else f"{plan.steps} of {plan.world.horizon} steps",
         "starts": f"{plan.triage.distinct_starts} in the triage, {plan.audit.distinct_starts} in the audit",
         "workers": str(request.workers),
         "batch": str(request.width),

@@ -31,14 +31,15 @@ def conclude(data: ReportData) -> Conclusion:
     top, total = data.ranking.top, len(data.ranking.policies)
     if not top:
         return Conclusion(title=f"None of the {plural(total, 'checkpoint')} could be tried.")
-    against = _fails_held_out(data) or _solves_nothing(data)
+    by_progress = data.ranking.by_progress
+    against = _fails_held_out(data) or (None if by_progress else _solves_nothing(data))
     if against is not None:
         return against
     if len(data.alive) <= data.ranking.k:
         many = f"All {plural(len(top), 'checkpoint')} that ran, best first."
         return Conclusion(title=many if len(top) > 1 else "Only one checkpoint ran.")
     rates = {p.shown.success for p in data.alive}
-    if len(rates) == 1:
+    if len(rates) == 1 and not by_progress:
         who = plural(len(data.alive), "checkpoint")
         return Conclusion(
             title=f"The {who} that ran are tied at {percent(rates.pop())} success.",
@@ -108,7 +109,14 @@ def _chosen(data: ReportData) -> Conclusion:
             title=f"No clear winners: {these} come{'s' if len(top) == 1 else ''} first, but not by much.",
             missing=f"Rollouts: {choice.reason} A larger --budget tells them apart, and the run continues.",
         )
-    return Conclusion(title=f"Try {these} of {plural(total, 'checkpoint')} first.")
+    missing, by = "", ""
+    if (cut := data.ranking.censoring) is not None and cut.by_progress:
+        by = f", by progress after {plural(cut.steps, 'action')}"
+        missing = (
+            f"A ranking by success: {percent(cut.share)} of rollouts are undecided after {plural(cut.steps, 'action')}. It needs a "
+            "world that is valid for longer, or more --steps, where its later predictions are believed all the same."
+        )
+    return Conclusion(title=f"Try {these} of {plural(total, 'checkpoint')} first{by}.", missing=missing)
 
 
 def _find(rows: dict[str, Reliance], words: str) -> Reliance:

@@ -19,6 +19,7 @@ from worldsim.triage.report.failures import Failures
 from worldsim.validity.validity import Validity
 from worldsim.video import Frames
 
+Quantity = Literal["success", "progress"]
 Kind = Literal["win", "loss", "optimistic", "pessimistic"]
 
 
@@ -227,6 +228,7 @@ class ReportData:
         clips: Filmed episodes.
         manifest: Provenance.
         judging: How episodes were judged and whose errors were corrected, in sentences; empty for the world's own heads.
+        playing: Where episodes are not played to their end: how far, why, and what that means, in sentences.
         remarks: Further cautions, one sentence each.
         validity: Figures of the world on episodes that it was not trained on; None where it states none.
         failures: Failed episodes, grouped; None where there are none.
@@ -245,6 +247,7 @@ class ReportData:
     round_trip: tuple[RoundTrip, ...] = ()
     clips: tuple[Clip, ...] = ()
     judging: tuple[str, ...] = ()
+    playing: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     validity: Validity | None = None
     failures: Failures | None = None
@@ -254,6 +257,26 @@ class ReportData:
     def alive(self) -> tuple[RankedPolicy, ...]:
         """Lines of the policies that did not crash, in rank order."""
         return tuple(line for line in self.ranking.policies if line.failed is None)
+
+    @property
+    def ranked_by(self) -> Quantity:
+        """What policies are ranked by."""
+        return "progress" if self.ranking.by_progress else "success"
+
+    @property
+    def compared(self) -> Agreement:
+        """How world and truth agree in what policies are ranked by.
+
+        Raises:
+            LookupError: There is no truth.
+        """
+        if self.truth is None:
+            raise LookupError("This run has no truth.")
+        return self.truth.progress or self.truth.success if self.ranking.by_progress else self.truth.success
+
+    def ranked(self, line: RankedPolicy) -> Measured:
+        """What a reader should be shown of a policy, with what it is ranked by in the place of success."""
+        return line.shown.by_progress() if self.ranking.by_progress else line.shown
 
     @property
     def failed(self) -> tuple[RankedPolicy, ...]:

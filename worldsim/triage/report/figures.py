@@ -65,7 +65,7 @@ def draw_ranking(figure: Figure, data: ReportData, palette: Palette, wide: bool)
 
 
 def draw_success(axes: Axes, data: ReportData, palette: Palette, *, width_px: float) -> None:
-    """Success by rank: dots, thick Clopper-Pearson and thin anytime-valid intervals; the best k stand on a tinted field.
+    """Success, or what ranks, by rank: dots, thick exact and thin anytime-valid intervals; the best k stand on a tinted field.
 
     Args:
         axes: Where to draw.
@@ -74,22 +74,25 @@ def draw_success(axes: Axes, data: ReportData, palette: Palette, *, width_px: fl
         width_px: About how wide the axes are; tiers too narrow for their name go without.
     """
     lines = [p for p in data.alive if p.shown.success is not None]
+    shown = {p.rank: data.ranked(p) for p in lines}
     k = data.ranking.k
     axes.axvspan(0.4, k + 0.5, color=palette.accent, alpha=0.07, linewidth=0)
     for part, colour in ((lines[:k], palette.accent), (lines[k:], palette.other)):
         if len(lines) <= _MANY:
-            _draw_stems(axes, part, [p.shown.success_anytime for p in part], colour, width=1.1, alpha=1.0)
-            _draw_stems(axes, part, [p.shown.success_exact for p in part], colour, width=4.2, alpha=0.4)
+            _draw_stems(axes, part, [shown[p.rank].success_anytime for p in part], colour, width=1.1, alpha=1.0)
+            _draw_stems(axes, part, [shown[p.rank].success_exact for p in part], colour, width=4.2, alpha=0.4)
         else:
-            _draw_band(axes, part, colour)
+            _draw_band(axes, data, part, colour)
         size = 5.0 if len(lines) <= _MANY else 2.0
-        axes.plot([p.rank for p in part], [p.shown.success or 0.0 for p in part], "o", color=colour, markersize=size)
+        axes.plot(
+            [p.rank for p in part], [shown[p.rank].success or 0.0 for p in part], "o", color=colour, markersize=size
+        )
     _draw_tier_borders(axes, lines, palette, narrowest=_TIER_PX / width_px * len(lines))
     axes.set_xlim(0.4, max(len(lines), 2) + 0.6)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.set_xticks(_rank_ticks(len(lines)))
-    axes.set_ylabel("success in the world")
+    axes.set_ylabel(f"{data.ranked_by} in the world")
     style_axes(axes, palette)
 
 
@@ -106,12 +109,12 @@ def _draw_stems(
     )
 
 
-def _draw_band(axes: Axes, lines: Sequence[RankedPolicy], colour: str) -> None:
+def _draw_band(axes: Axes, data: ReportData, lines: Sequence[RankedPolicy], colour: str) -> None:
     """Intervals of very many policies, merged."""
     ranks = [p.rank for p in lines]
     for spans, alpha in (
-        ([p.shown.success_anytime for p in lines], 0.18),
-        ([p.shown.success_exact for p in lines], 0.3),
+        ([data.ranked(p).success_anytime for p in lines], 0.18),
+        ([data.ranked(p).success_exact for p in lines], 0.3),
     ):
         axes.fill_between(
             ranks, [s.low for s in spans], [s.high for s in spans], step="mid", color=colour, alpha=alpha, linewidth=0

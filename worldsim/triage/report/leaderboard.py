@@ -65,14 +65,16 @@ class Leaderboard:
     def _columns(self) -> Sequence[str]:
         """Headings, in the order of the cells."""
         corrected = ("corrected",) if self._corrects else ()
+        measured = (
+            ("progress", "interval", "solved")
+            if self.ranking.by_progress
+            else ("success", "interval", *corrected, "progress")
+        )
         return (
             "#",
             "checkpoint",
             "score",
-            "success",
-            "interval",
-            *corrected,
-            "progress",
+            *measured,
             f"P(top {self.ranking.k})",
             "rollouts",
         )
@@ -80,15 +82,20 @@ class Leaderboard:
     def _cells(self, line: RankedPolicy, name: str) -> Sequence[str]:
         """The cells of a line, in the order of `_columns`."""
         shown = line.shown
-        span = shown.success_anytime
+        success = "-" if shown.success is None else f"{100 * shown.success:.1f}%"
+        progress = "-" if shown.progress is None else f"{shown.progress:.2f}"
+        if self.ranking.by_progress:
+            score, span = "" if line.score is None else f"{line.score:.2f}", shown.progress_anytime
+            measured = (progress, f"[{span.low:.2f}, {span.high:.2f}]" if shown.rollouts else "", success)
+        else:
+            score, span = "" if line.score is None else f"{100 * line.score:.1f}%", shown.success_anytime
+            interval = "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]"
+            measured = (success, interval, *((_corrected(line),) if self._corrects else ()), progress)
         return (
             self.ranking.places[line.policy],
             name,
-            "-" if line.score is None else f"{100 * line.score:.1f}%",
-            "-" if shown.success is None else f"{100 * shown.success:.1f}%",
-            "" if shown.success is None else f"[{100 * span.low:.0f}, {100 * span.high:.0f}]",
-            *((_corrected(line),) if self._corrects else ()),
-            "-" if shown.progress is None else f"{shown.progress:.2f}",
+            score or "-",
+            *measured,
             ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
             f"{line.triage.rollouts}{f' + {line.audit.rollouts}' if line.audit else ''}",
         )
@@ -112,7 +119,8 @@ class Leaderboard:
         for line, name in self._shown():
             rank, label, *rest = self._cells(line, name)
             chosen = line.rank <= self.ranking.k
-            cells = [rank, label, *([_track(line)] if bar else []), *rest]
+            value = line.shown.progress if self.ranking.by_progress else line.shown.success
+            cells = [rank, label, *([_track(value)] if bar else []), *rest]
             table.add_row(
                 *(Text(c) for c in cells), style="" if chosen else "dim", end_section=line.rank == self.ranking.k
             )
@@ -122,7 +130,13 @@ class Leaderboard:
         """Say how the table is ordered and what it leaves out: policies below, and policies that crashed."""
         alive = [p for p in self.ranking.policies if p.failed is None]
         order = "Sorted by score, the posterior mean of success over all rollouts; equal success by progress."
-        if self.ranking.same_success is not None:
+        cut = self.ranking.censoring
+        if cut is not None and cut.by_progress:
+            order = (
+                f"Sorted by score, the posterior mean of progress after {cut.steps} of {cut.length} actions. There is no ranking by "
+                f"success: {100 * cut.share:.0f} % of rollouts are undecided then."
+            )
+        elif self.ranking.same_success is not None:
             order = "Success is the same for all: sorted by progress alone."
         ties = " Ranks with = are ties." if any(p.endswith("=") for p in self.ranking.places.values()) else ""
         if any(p.audit for p in alive):
@@ -148,9 +162,9 @@ def _corrected(line: RankedPolicy) -> str:
     return f"{100 * rate.value:.1f}% [{100 * rate.interval.low:.0f}, {100 * rate.interval.high:.0f}]"
 
 
-def _track(line: RankedPolicy) -> str:
-    """A bar of the success rate in eighths of a cell."""
-    if line.shown.success is None:
+def _track(share: float | None) -> str:
+    """A bar of a share in eighths of a cell."""
+    if share is None:
         return ""
-    eighths = round(line.shown.success * _TRACK * 8)
+    eighths = round(share * _TRACK * 8)
     return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")

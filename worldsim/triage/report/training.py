@@ -1,4 +1,4 @@
-"""Success against training step: the runs among the checkpoints, their figure, and names that stand beside points."""
+"""Success, or progress where that ranks, against training step: runs of checkpoints, their figure, and names beside points."""
 
 import re
 from collections.abc import Sequence
@@ -75,8 +75,9 @@ def training_runs(data: ReportData) -> dict[str, list[tuple[int, float, int]]]:
     found: dict[str, list[tuple[int, float, int]]] = {}
     for line in data.alive:
         parts = _STEP.fullmatch(line.name)
-        if parts is not None and len(parts[2]) < 12 and line.shown.success is not None:
-            found.setdefault(f"{parts[1]}{parts[3]}", []).append((int(parts[2]), line.shown.success, line.policy))
+        rate = data.ranked(line).success
+        if parts is not None and len(parts[2]) < 12 and rate is not None:
+            found.setdefault(f"{parts[1]}{parts[3]}", []).append((int(parts[2]), rate, line.policy))
     return {run: sorted(points) for run, points in sorted(found.items()) if len({step for step, *_ in points}) > 1}
 
 
@@ -102,6 +103,6 @@ def draw_training(figure: Figure, data: ReportData, palette: Palette, wide: bool
     axes.set_xlim(0, last * _ROOM if wide else last * 1.05)
     axes.set_ylim(-0.02, 1.05)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    axes.set_ylabel("success in the world")
+    axes.set_ylabel(f"{data.ranked_by} in the world")
     axes.set_xlabel("training step")
     style_axes(axes, palette)

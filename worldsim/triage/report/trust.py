@@ -40,12 +40,12 @@ class Reliance:
 
 def assess_reliance(data: ReportData) -> tuple[Reliance, ...]:
     """Answer the questions, from the most to the least supported kind of statement; that of the world's figures comes first."""
-    return (*_world(data), _choice(data), _order(data.truth), _rates(data), _episodes(data.truth))
+    return (*_world(data), _choice(data), _order(data), _rates(data), _episodes(data.truth))
 
 
 def list_cautions(data: ReportData) -> tuple[str, ...]:
     """Return what a reader must know before believing a number, one or two sentences each, gravest first."""
-    found = [_gap_caution(data), _bias_caution(data.truth), _ceiling_caution(data.truth), *_sample_cautions(data)]
+    found = [_gap_caution(data), _bias_caution(data), _ceiling_caution(data), *_sample_cautions(data)]
     if data.failed:
         count = plural(len(data.failed), "policy", "policies")
         found.append(
@@ -92,31 +92,36 @@ def _choice(data: ReportData) -> Reliance:
     return Reliance(claim=claim, answer=answer, reason=reason)
 
 
-def _order(truth: Truth | None) -> Reliance:
+def _order(data: ReportData) -> Reliance:
     claim = "The order holds outside the world"
+    truth = data.truth
     if truth is None:
         return Reliance(claim=claim, answer="unknown", reason="No ground truth was given.")
-    ordered, pearson = truth.success.get("order_accuracy"), truth.success.get("pearson")
-    number = truth.success.policies
+    compared = data.compared
+    ordered, pearson, number = compared.get("order_accuracy"), compared.get("pearson"), compared.policies
     if number < FEW_POLICIES or ordered is None or ordered.value is None:
         reason = f"Only {plural(number, 'policy', 'policies')} could be compared; {FEW_POLICIES} or more are needed."
         if ordered is not None and ordered.value is None and number >= FEW_POLICIES:
             reason = f"It cannot be said: {ordered.undefined}."
         return Reliance(claim=claim, answer="unknown", reason=reason)
     answer: Answer = "yes" if ordered.value >= ORDERED else "partly" if ordered.value >= HALF_ORDERED else "no"
-    if answer == "yes" and truth.success.truth_rollouts < FEW_TRUE:
+    if answer == "yes" and compared.truth_rollouts < FEW_TRUE:
         answer = "partly"
-    gap = points(truth.success.epsilon).replace(".0 ", " ")
-    reason = f"Of pairs at least {gap} apart in {truth.name}, {estimate(ordered)} are in the right order"
+    gap = points(compared.epsilon).replace(".0 ", " ")
+    by = " by progress" if data.ranking.by_progress else ""
+    reason = f"Of pairs at least {gap} apart in {truth.name}{by}, {estimate(ordered)} are in the right order"
     tail = f"; Pearson r = {estimate(pearson)} over {number} policies." if pearson is not None else "."
-    few = f" Some had {plural(truth.success.truth_rollouts, 'true episode')} only."
+    few = f" Some had {plural(compared.truth_rollouts, 'true episode')} only."
     return Reliance(
-        claim=claim, answer=answer, reason=reason + tail + (few if truth.success.truth_rollouts < FEW_TRUE else "")
+        claim=claim, answer=answer, reason=reason + tail + (few if compared.truth_rollouts < FEW_TRUE else "")
     )
 
 
 def _rates(data: ReportData) -> Reliance:
     claim = "Success rates are right in absolute terms"
+    if (cut := data.ranking.censoring) is not None and cut.by_progress:
+        reason = f"Success is not ranked: {percent(cut.share)} of rollouts are undecided where their episodes end."
+        return Reliance(claim=claim, answer="unknown", reason=reason)
     gap, reasons, grades = average_round_trip_gap(data), [], []
     shift = data.truth.success.get("bias") if data.truth else None
     error = data.truth.success.get("mean_absolute_error") if data.truth else None
@@ -163,19 +168,21 @@ def _gap_caution(data: ReportData) -> str:
     )
 
 
-def _bias_caution(truth: Truth | None) -> str:
-    shift = truth.success.get("bias") if truth else None
-    if truth is None or shift is None or shift.value is None or abs(shift.value) <= LARGE_BIAS:
+def _bias_caution(data: ReportData) -> str:
+    if data.truth is None or data.ranking.by_progress:
+        return ""
+    shift = data.truth.success.get("bias")
+    if shift is None or shift.value is None or abs(shift.value) <= LARGE_BIAS:
         return ""
     way = "optimistic" if shift.value > 0 else "pessimistic"
-    ordered = _order(truth).answer in ("yes", "partly")
+    ordered = _order(data).answer in ("yes", "partly")
     advice = "Read its success rates as an order only." if ordered else "Do not rely on its success rates."
     return f"The world is {way} by {points(shift.value)} on average. {advice}"
 
 
-def _ceiling_caution(truth: Truth | None) -> str:
-    ceiling = truth.success.get("noise_ceiling") if truth else None
-    if truth is None or ceiling is None or (ceiling.value is not None and ceiling.value >= LOW_CEILING):
+def _ceiling_caution(data: ReportData) -> str:
+    ceiling = data.compared.get("noise_ceiling") if data.truth else None
+    if ceiling is None or (ceiling.value is not None and ceiling.value >= LOW_CEILING):
         return ""
     if ceiling.value is None:
         return f"How much of the disagreement is sampling noise cannot be said: {ceiling.undefined}."

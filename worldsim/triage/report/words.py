@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Estimate, Interval, clopper_pearson
 from worldsim.stats.judge_rates import JudgeRates
+from worldsim.triage.ranking.censoring import MOST_CENSORED, Censoring
 from worldsim.triage.ranking.judge_correction import find_rates
 from worldsim.triage.ranking.ranking import Ranking
 from worldsim.triage.report.data import ReportData, RoundTrip, Truth
@@ -166,8 +167,12 @@ def describe_certainty(data: ReportData) -> str:
     between = (low if low == high else f"between {low} and {high}").replace(">", "over").replace("<", "under")
     who = "each" if len(top) > 1 else "it"
     among = f"to the best {count(k)}" if k > 1 else "at the top"
-    last = top[-1].overall
-    tied = 0 if last is None else sum(p.overall is not None and p.overall[0] == last[0] for p in data.alive[k:])
+    last, cut = top[-1].overall, data.ranking.censoring
+    tied = (
+        0
+        if last is None or data.ranking.by_progress
+        else sum(p.overall is not None and p.overall[0] == last[0] for p in data.alive[k:])
+    )
     tie = (
         f" {plural(tied, 'other policy has', 'other policies have')} the same success as the last of them."
         if tied
@@ -180,16 +185,17 @@ def describe_certainty(data: ReportData) -> str:
         if others
         else f"No other policy has a chance of {percent(_CHANCE)} or more."
     )
+    by = f" by progress after {plural(cut.steps, 'action')}" if cut is not None and cut.by_progress else ""
     return (
-        f"The probability that {who} belongs {among} in this world is {between}.{tie} {rest} {_winners_success(data)}"
-    )
+        f"The probability that {who} belongs {among} in this world{by} is {between}.{tie} {rest} {_winners_success(data)}"
+    ).rstrip()
 
 
 def _winners_success(data: ReportData) -> str:
     """Say how well the winners do, and on what."""
     top = data.ranking.top
     rates = [p.shown.success for p in top if p.shown.success is not None]
-    if not rates:
+    if not rates or data.ranking.by_progress:
         return ""
     least = min(p.shown.rollouts for p in top)
     fresh, them = all(p.audit is not None for p in top), "them" if len(top) > 1 else "it"
@@ -212,15 +218,17 @@ def describe_unknowns(data: ReportData) -> str:
             "How these policies fare outside the world was not measured: every number here is about episodes imagined by "
             f"{data.world}. Give a ground truth, or try the winners on the robot."
         )
-    order, bias = data.truth.success.get("order_accuracy"), data.truth.success.get("bias")
+    compared = data.compared
+    order, bias = compared.get("order_accuracy"), compared.get("bias")
     text = f"Nothing here was measured on a robot: the yardstick was {data.truth.name}."
-    if alike := same_everywhere(data.truth):
+    if not data.ranking.by_progress and (alike := same_everywhere(data.truth)):
         return f"{text} How far the world agrees with it cannot be said: every policy solved {alike} on both sides."
     if order is not None and order.value is not None:
         text += f" Of the policies clearly apart there, the world put {percent(order.value)} of the pairs in the right order."
     if bias is not None and bias.value is not None:
         size = f"{points(bias.value)} too {'high' if bias.value > 0 else 'low'}"
-        text += f" On average its success rates were {'right' if points(bias.value) == points(0) else size}."
+        rates = "progress was" if data.ranking.by_progress else "success rates were"
+        text += f" On average its {rates} {'right' if points(bias.value) == points(0) else size}."
     return text
 
 
@@ -228,6 +236,30 @@ def same_everywhere(truth: Truth) -> str:
     """Say what all policies solved, where all outcomes are the same in world and truth: agreement is then no evidence."""
     rates = {side.success for row in truth.policies for side in (row.world, row.truth)}
     return "nothing" if rates == {0.0} else "everything" if rates == {1.0} else ""
+
+
+def describe_censoring(found: Censoring, *, valid: int | None, paired: bool) -> tuple[str, ...]:
+    """Say how far episodes were played, why no farther, and what policies are ranked by.
+
+    Args:
+        found: How many rollouts are undecided.
+        valid: Actions up to which the world is valid; None where that did not decide.
+        paired: True episodes were played just as far.
+    """
+    why = f"as far as this world is valid ({plural(valid, 'action')} ahead)" if valid else "as was asked for"
+    played = f"Episodes end after {count(found.steps)} of {plural(found.length, 'action')}, {why}."
+    undecided = (
+        f"{percent(found.share)} of {plural(found.rollouts, 'rollout')} are not solved by then, and whether they would have been is "
+        "not known"
+    )
+    same = " True episodes are read at the same action." if paired else ""
+    if found.by_progress:
+        return (
+            played,
+            f"{undecided}. That is more than {percent(MOST_CENSORED)}, so there is no ranking by success: policies are ranked by "
+            f"their progress after {plural(found.steps, 'action')}.{same}",
+        )
+    return (played, f"{undecided}; they count as not solved.{same}")
 
 
 def describe_judging(
@@ -247,6 +279,8 @@ def describe_judging(
     order = (
         "Policies are ordered by success corrected for its errors."
         if ranking.corrected
+        else "Policies are ordered by progress, and no success is corrected."
+        if ranking.by_progress
         else "Policies are ordered by its verdicts, as its errors could not be corrected for every policy."
     )
     found = [
@@ -268,7 +302,7 @@ def describe_judging(
             f"{_count_policies(len(by_rates))} corrected by how often the judge was right where the truth was known "
             f"(Rogan-Gladen; {shown}). This corrects the judge and not the world: what the world imagines wrongly stays."
         )
-    if len(by_truth) + len(by_rates) < len(alive):
+    if len(by_truth) + len(by_rates) < len(alive) and not ranking.by_progress:
         found.append(
             "The judge's errors are not known, or it is hardly better than chance, so its rates are not corrected. "
             "Calibrate it on videos with known outcomes, or let some episodes run in the simulator too."
