@@ -42,6 +42,6 @@ class StructuredRecipe:
     )
     body: Schedule = dataclasses.field(default_factory=lambda: Schedule(steps=0, batch=64, lr=3e-3))
     contact: Schedule = dataclasses.field(
-        default_factory=lambda: Schedule(steps=0, batch=64, lr=2e-3, weight_decay=0.1)
+        default_factory=lambda: Schedule(steps=0, batch=64, lr=2e-3, weight_decay=0.3)
     )
-    unrolls: tuple[tuple[int, float], ...] = ((4, 0.15), (8, 0.4), (16, 1.0))
+    unrolls: tuple[tuple[int, float], ...] = ((4, 0.15), (8, 0.35), (16, 0.7), (24, 1.0))
