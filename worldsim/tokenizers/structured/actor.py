@@ -24,6 +24,7 @@ MOST_JOINTS = 4
 GRID_PX = 32
 """About the shorter side of the grid on which the actor is drawn; finer pixels come from its last convolution."""
 _COARSE = 8
+_SPOT = 0.1
 _CANVAS_RATE = 0.15
 """The canvas is known well from the start, and learns this much more slowly than the rest."""
 
@@ -173,6 +174,21 @@ class Actor(nn.Module):
         """Take the median of frames in 0..1 for the canvas, and measure proprioception [N, P] in physical units."""
         self.base_CHW.copy_(frames_NCHW.median(0).values)
         self.features.measure(proprio_NP)
+
+    @torch.no_grad()
+    def begin_anchor(self, anchor: int, weight_F2: Tensor, offset_2: Tensor) -> None:
+        """Let an anchor of an untrained actor begin at a place in [-1, 1], linear in features, with a spot of the robot around it.
+
+        A channel of the drawing is set apart for the spot, which is opaque within `_SPOT` of the anchor.
+        """
+        self.linear.weight[2 * anchor : 2 * anchor + 2] = weight_F2.T
+        self.linear.bias[2 * anchor : 2 * anchor + 2] = offset_2
+        self.reach_J[anchor] = math.log(_SPOT)
+        self.entry.weight[anchor] = 0
+        self.entry.weight[anchor, anchor] = 3.0  # the first channels of its input are closeness to anchors
+        self.entry.bias[anchor] = 0  # type: ignore[index]
+        self.paint.weight[:, anchor] = 0
+        self.paint.weight[3 * self.factor**2 :, anchor, 1, 1] = 1.3
 
     def anchors(self, p_NP: Tensor) -> Tensor:
         """Where the anchors are, [N, J, 2] in [-1, 1]."""

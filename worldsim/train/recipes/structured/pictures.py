@@ -20,6 +20,7 @@ from worldsim.progress import Progress
 from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+from worldsim.train.recipes.structured.anchors import place_anchors
 from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
     MOST_TIED,
@@ -82,6 +83,7 @@ def begin_tokenizer(
     with seeded(seed):
         tokenizer = StructuredTokenizer(config)
     tokenizer.actor.begin(rows.frames(slice(CANVAS_FRAMES)), rows.proprio_NP)
+    place_anchors(tokenizer.actor, rows, seed=seed)
     return tokenizer
 
 
