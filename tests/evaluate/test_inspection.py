@@ -1,5 +1,6 @@
 """`worldsim inspect`: facts of toy datasets, faults with their places, what can be done, page and JSON."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,11 +14,15 @@ import pytest
 from tests.data import toys
 from worldsim.cli.inspect import inspect
 from worldsim.data.episode import Episode
+from worldsim.data.lerobot.read import open_dataset
 from worldsim.data.lerobot.write import episode_writer
+from worldsim.data.survey import survey_dataset
 from worldsim.errors import StorageError
 from worldsim.evaluate.inspection import LAYERS_FROM, Inspection, inspect_dataset
-from worldsim.train.recipes.tokenizer import EXPLAINED
+from worldsim.train.recipes.tokenizer import EXPLAINED, TRAINED_GAIN
 
+NARROW = np.float32(0.3)
+"""Of their range is what actions take."""
 HOSTILE = "<script>alert(1)</script> [red]\x1b[31m"
 
 
@@ -26,7 +31,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("toy") / "d"
     with episode_writer(path, toys.spec(cameras=toys.PAIR, task=HOSTILE)) as writer:
         for i in range(30):
-            writer.write(toys.episode(i, steps=9, cameras=toys.PAIR, task="" if i % 2 else "pull it"))
+            made = toys.episode(i, steps=9, cameras=toys.PAIR, task="" if i % 2 else "pull it")
+            writer.write(dataclasses.replace(made, action=NARROW * made.action))
     return path
 
 
@@ -40,7 +46,7 @@ def test_facts(toy: Path) -> None:
     assert len(found.looked_at) == 20 and found.looked_at[0] == 0 and found.looked_at[-1] == 29
     assert found.cameras == (("wrist_left", 18, 30), ("top", 32, 20))
     assert [(c.name, c.unit) for c in found.actions] == [("vx", "m/s"), ("vy", "m/s")]
-    actions = np.concatenate([toys.episode(i, steps=9).action for i in found.looked_at])
+    actions = np.concatenate([NARROW * toys.episode(i, steps=9).action for i in found.looked_at])
     assert [c.low for c in found.actions] == pytest.approx(actions.min(axis=0).tolist(), rel=1e-3)
     assert [c.median for c in found.actions] == pytest.approx(np.median(actions, axis=0).tolist(), rel=1e-3)
     assert len(found.states) == 3 and {name for name, _ in found.tasks} == {"pull it", HOSTILE}
@@ -49,7 +55,10 @@ def test_facts(toy: Path) -> None:
     assert uses(found) == {"train world": True, "train policy": True, "rank policies in a world of it": True}
     assert pictures.action.shape == (180, 2) and [n for n, _ in pictures.frames[toys.TOP]] == [0, 2, 3]
     assert len(inspect_dataset(toy, everything=True)[0].looked_at) == 30
-    assert LAYERS_FROM == EXPLAINED
+    assert pytest.approx(EXPLAINED - TRAINED_GAIN) == LAYERS_FROM
+    survey = survey_dataset(open_dataset(toy))
+    assert found.advice == survey.advise() and found.scene["moving"] == pytest.approx(survey.moving, rel=1e-3)
+    assert {"explained", "out_of_view", "solved", "covered vx"} <= found.scene.keys()
 
 
 def test_an_episode_that_cannot_be_read_is_named(toy: Path, tmp_path: Path) -> None:
@@ -104,11 +113,19 @@ def test_the_screen(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "20 episodes, evenly spread; --all for all" in shown and "wrist_left 30x18, top 20x32" in shown
     assert re.search(r"^can +train policy: imitation", shown, re.MULTILINE) and "[red]" in shown
     assert len(shown.splitlines()) < 40
+    advice = inspect_dataset(toy)[0].advice
+    assert all(re.search(rf"^data +{re.escape(sentence)}$", shown, re.MULTILINE) for sentence in advice) and advice
+    assert re.search(
+        r"^can +train world: families that fit: structured, grid, and a short trial .*; not layers: they",
+        shown,
+        re.MULTILINE,
+    )
 
 
 def test_json(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inspect(str(toy), as_json=True)
     found = json.loads(capsys.readouterr().out)
+    assert found["advice"] and found["scene"]["changing"] > 0
     assert found["episodes"] == 30 and found["actions"][0]["name"] == "vx" and found["uses"][0]["possible"] is True
 
 
@@ -119,4 +136,5 @@ def test_the_page_is_one_file_and_runs_nothing(toy: Path, tmp_path: Path, capsys
     assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
     assert page.count('src="data:image/png;base64,') == 2 * 3 * 3
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "default-src 'none'" in page
+    assert "what to record more of" in page and "worldsim collect --like" in page
     assert "Histograms of 2 dimensions" in page and ">vx (m/s)<" in page

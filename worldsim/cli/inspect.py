@@ -1,7 +1,7 @@
 """`worldsim inspect`: what a dataset holds, what is wrong with it, and what worldsim can do with it, in one screen."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +32,8 @@ def inspect(
     Faults are frozen, repeated and missing frames, video that is late or early, joints that jump, angles that wrap, NaN, dead
     channels, pauses, cut episodes and missing labels, each with its episode and frames. What the data cannot show is not
     reported: most is found by comparison with what the same dataset does most of the time.
+
+    What to record more of is said as worldsim train world says it, with the command that collects it where there is a simulator.
 
     Other formats are made readable by worldsim import. Next step: worldsim train world data=DATASET out=worlds/NAME
     """
@@ -80,6 +82,8 @@ def _print(found: "Inspection") -> None:
             for i, why in list(found.unreadable.items())[:_UNREADABLE]
         ],
         *[("note", note) for note in found.notes],
+        ("scene", _scene(found.scene)),
+        *[("data", sentence) for sentence in found.advice],
         *[("can" if use.possible else "cannot", f"{use.what}: {use.why}") for use in found.uses],
     ]
     faults: list[tuple[str, str]] = [
@@ -87,6 +91,17 @@ def _print(found: "Inspection") -> None:
         for fault, places in group_faults(found.faults)
     ]
     _show([*rows, *(faults or [("faults", "none found")])])
+
+
+def _scene(shares: Mapping[str, float | None]) -> str:
+    """What a sample shows, as far as it is known."""
+    said = {
+        "moving": "something that is not the robot moves from {} of the moments",
+        "explained": "proprioception explains {} of what changes",
+        "out_of_view": "{} of the episodes begin with little of the things in view",
+    }
+    known = [text.format(f"{share:.0%}") for name, text in said.items() if (share := shares.get(name)) is not None]
+    return "; ".join(known) or "too little is there to tell what moves"
 
 
 def _show(rows: Sequence[tuple[str, str]]) -> None:

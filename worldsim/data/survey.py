@@ -106,6 +106,11 @@ class Survey:
             return f"the background differs between episodes (in {self.background:.0%} of the picture), and one canvas is kept"
         return ""
 
+    def shares(self) -> dict[str, float]:
+        """What was counted, by name; nan where it is not known."""
+        counted = {name: value for name, value in vars(self).items() if type(value) is float}
+        return counted | {f"covered {name}": share for name, share in self.covered.items()}
+
     def advise(self) -> tuple[str, ...]:
         """What is doubtful about the data and what to record more of, in sentences; it is estimated from a sample."""
         found = list[str]()

@@ -17,11 +17,11 @@ import torch
 
 from worldsim import storage
 from worldsim.arrays import Bytes, Float64s
-from worldsim.core import Camera
 from worldsim.data.episode import Episode
 from worldsim.data.faults import Fault, Signals, find_faults, idle_shares, signals_of
 from worldsim.data.faults.screen import sample_episodes
 from worldsim.data.lerobot.read import Dataset, open_dataset
+from worldsim.data.survey import Survey, survey_dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress, silent
 from worldsim.text import printable, shorten
@@ -32,12 +32,13 @@ SAMPLE = 20
 """Episodes whose pictures are looked at, evenly spread; all where there are no more, or all are asked for."""
 SAMPLE_BYTES = 4 << 30
 """Pictures that are unpacked at most for a sample; one episode at least."""
-LAYERS_FROM = 0.9
-"""Share of a scene's changes from which ``train world`` takes layers; as `worldsim.train.recipes.tokenizer`, by a test."""
+LAYERS_FROM = 0.7
+"""Share of a scene's changes from which ``train world`` tries layers; as `worldsim.train.recipes.choice`, by a test."""
 _TRIAL_FRAMES, _TRIAL_PX, _TRIAL_LEAST = 240, 128, 64
 _SHOWN_EPISODES = 3
 _TASKS = 8
 _NUMBERS = 4
+_NUMBERS_OF = ("action", "observation.state", "observation.environment_state", "episode_index", "frame_index")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,8 @@ class Inspection:
         unreadable: What is wrong with episodes that cannot be read, by episode.
         faults: What is wrong.
         uses: What worldsim can do with it.
+        scene: What a sample shows of the scene (`worldsim.data.survey.Survey`), shares by name; None where it is not known.
+        advice: What is doubtful about the data and what to record more of, as ``train world`` says it.
     """
 
     path: str
@@ -136,6 +139,8 @@ class Inspection:
     unreadable: Mapping[int, str]
     faults: tuple[Fault, ...]
     uses: tuple[Use, ...]
+    scene: Mapping[str, float | None]
+    advice: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,6 +232,7 @@ def _summarise(look: _Look) -> Inspection:
     spec, names = dataset.action_spec, _state_names(dataset)
     proprio = np.concatenate([s.proprio for s in signals])
     has_state = proprio.shape[1] > 1 or bool(proprio.any())
+    survey = survey_dataset(dataset)
     faults = find_faults(signals, lengths=lengths, action_names=spec.names, proprio_names=names)
     if look.unreadable:
         faults = (*_unreadable_numbers(dataset.path), *faults)
@@ -252,7 +258,9 @@ def _summarise(look: _Look) -> Inspection:
         notes=dataset.notes,
         unreadable=look.unreadable,
         faults=faults,
-        uses=tuple(_uses(look, labels)),
+        uses=tuple(_uses(look, labels, survey)),
+        scene={name: None if math.isnan(x) else _rounded(x) for name, x in survey.shares().items()},
+        advice=survey.advise(),
     )
 
 
@@ -277,16 +285,11 @@ def _channels(values: Float64s, names: Sequence[str], units: Sequence[str]) -> I
         return
     table = np.quantile(values, [0, 0.01, 0.5, 0.99, 1], axis=0)
     for i in range(values.shape[1]):
-        low, q01, median, q99, high = (_rounded(float(x)) for x in table[:, i])
-        yield Channel(
-            name=printable(names[i]) if i < len(names) else str(i),
-            unit=printable(units[i]) if i < len(units) else "unknown",
-            low=low,
-            q01=q01,
-            median=median,
-            q99=q99,
-            high=high,
+        spread = dict(zip(("low", "q01", "median", "q99", "high"), map(_rounded, table[:, i].tolist()), strict=True))
+        name, unit = (
+            printable(texts[i]) if i < len(texts) else other for texts, other in ((names, str(i)), (units, "unknown"))
         )
+        yield Channel(name=name, unit=unit, **spread)
 
 
 def _rounded(value: float) -> float:
@@ -307,18 +310,12 @@ def _unreadable_numbers(path: Path) -> Iterator[Fault]:
     """NaN and infinity in the columns of a dataset, which its episodes refuse to hold."""
     for file in sorted((path / "data").glob("*/*.parquet")):
         try:
-            table = pq.read_table(
-                file, columns=[n for n in pq.read_schema(file).names if _is_number(n)], partitioning=None
-            )
+            names = [name for name in pq.read_schema(file).names if name.startswith(_NUMBERS_OF)]
+            table = pq.read_table(file, columns=names, partitioning=None)
         except (OSError, pa.ArrowException):
             continue  # the episode's own error says more
         for name in table.column_names:
             yield from _bad_rows(table, name)
-
-
-def _is_number(name: str) -> bool:
-    wanted = name.split(".")[0] == "action" or name.startswith(("observation.state", "observation.environment_state"))
-    return wanted or name in ("episode_index", "frame_index")
 
 
 def _bad_rows(table: pa.Table, name: str) -> Iterator[Fault]:
@@ -342,14 +339,14 @@ def _bad_rows(table: pa.Table, name: str) -> Iterator[Fault]:
             )
 
 
-def _uses(look: _Look, labels: Sequence[LabelCount]) -> Iterator[Use]:
+def _uses(look: _Look, labels: Sequence[LabelCount], survey: Survey) -> Iterator[Use]:
     """What worldsim can do with the data."""
     steps = sum(len(s.action) for s in look.signals)
     enough = look.dataset.episodes > 1 and steps > 0
     yield Use(
         what="train world",
         possible=enough,
-        why=_family(look)
+        why=_families(look, survey)
         if enough
         else "it takes at least two episodes of two frames: one to learn from, one to measure on",
     )
@@ -371,18 +368,33 @@ def _uses(look: _Look, labels: Sequence[LabelCount]) -> Iterator[Use]:
     yield Use(what="rank policies in a world of it", possible=bool(varied), why=why)
 
 
-def _family(look: _Look) -> str:
-    """Which family ``train world`` would try, from a trial on a few frames of the main camera."""
-    camera: Camera = look.dataset.cameras[0]
+def _families(look: _Look, survey: Survey) -> str:
+    """What ``train world`` would try, from a trial on a few frames of the main camera and the survey."""
+    layers = _layers(look)
+    fitting = [
+        *([] if layers.startswith("not ") else [layers]),
+        *([] if survey.unstructured else ["structured"]),
+        "grid",
+    ]
+    refused = [*([layers] if layers.startswith("not ") else [])]
+    refused += [f"not structured: {survey.unstructured}"] if survey.unstructured else []
+    what = "a short trial of each decides" if len(fitting) > 1 else "it is trained"
+    return "; ".join([f"families that fit: {', '.join(fitting)}, and {what}", *refused])
+
+
+def _layers(look: _Look) -> str:
+    """Whether layers are tried, with the reason; begins with ``not`` where they are not."""
+    camera = look.dataset.cameras[0]
     frames = np.concatenate(look.trial)[:_TRIAL_FRAMES] if look.trial else np.zeros((0, 1, 1, 3), np.uint8)
     if len(frames) < _TRIAL_LEAST:
         reason = "it is large" if max(camera.size) > _TRIAL_PX else "there are few frames"
-        return f"layers with rigid where they explain the scene (not tried here: {reason}), else haar_pca with conv"
+        return f"layers where they explain {LAYERS_FROM:.0%} of the changes in {camera.name} (not looked at here: {reason})"
     x_NCHW = to_model(torch.from_numpy(frames))
     try:
         share = float(LayersTokenizer.fit(x_NCHW).explained(x_NCHW[:128]))
     except InvalidInputError as error:
-        return f"haar_pca with conv; no layers are found in {camera.name} ({shorten(printable(error), width=100)})"
-    family = "layers with rigid" if share >= LAYERS_FROM else "haar_pca with conv"
-    found = f"layers explain {share:.0%} of what changes in {len(frames)} frames of {camera.name}"
-    return f"{family}: {found}; at least {LAYERS_FROM:.0%} is needed for them"
+        return f"not layers: none are found in {camera.name} ({shorten(printable(error), width=100)})"
+    found = f"explain {share:.0%} of what changes in {len(frames)} frames of {camera.name}"
+    return (
+        f"layers (they {found})" if share >= LAYERS_FROM else f"not layers: they {found}, {LAYERS_FROM:.0%} is needed"
+    )
