@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 THING, ANGLE, TIP, PLACE = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 9)
 """Where the true state holds what."""
+SEEN_PX = 3
+"""A thing that fewer pixels of the frame show is not in view."""
 Floats = NDArray[np.float64]
 if not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # read when MuJoCo is imported; its default needs a display
@@ -80,6 +82,10 @@ class Scene(gymnasium.Env[dict[str, Any], Any]):
         thing, tip = self._pixels(self._thing()), self._pixels(self._tip())
         return np.concatenate([thing, [math.cos(angle), math.sin(angle)], tip, self._place()])
 
+    def thing_in_view(self) -> bool:
+        """Whether the thing is to be seen now, neither outside of the frame nor covered."""
+        return bool(((self._state()[THING] >= 0) & (self._state()[THING] < self.size_px)).all())
+
     def _place(self) -> Floats:
         """Where the thing is, [3] in physical units."""
         return self._thing()
@@ -122,9 +128,11 @@ class MujocoScene(Scene):
 
     Attributes:
         look: Where the camera looks, m; how far from there it is, m; its azimuth and elevation, degrees.
+        body: The thing's name in the model.
     """
 
     look: tuple[tuple[float, float, float], float, float, float]
+    body = "object0"
     _model: Any
     _data: Any
 
@@ -146,6 +154,18 @@ class MujocoScene(Scene):
         fine = self._renderer.render().astype(np.uint16)
         side = self.size_px
         return ((fine.reshape(side, 2, side, 2, 3).sum((1, 3)) + 2) // 4).astype(np.uint8)
+
+    def thing_in_view(self) -> bool:
+        """Whether more than `SEEN_PX` of the frame's pixels show the thing."""
+        self._renderer.enable_segmentation_rendering()
+        self._renderer.update_scene(self._data, self._camera, self._options)
+        shown = self._renderer.render()
+        self._renderer.disable_segmentation_rendering()
+        import mujoco
+
+        geoms = shown[..., 0][shown[..., 1] == mujoco.mjtObj.mjOBJ_GEOM]
+        own = np.flatnonzero(self._model.geom_bodyid == self._model.body(self.body).id)
+        return int(np.isin(geoms, own).sum()) / 4 > SEEN_PX
 
     def _pixels(self, point: Floats) -> Floats:
         left, right = self._renderer.scene.camera[0], self._renderer.scene.camera[1]

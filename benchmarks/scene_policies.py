@@ -227,6 +227,8 @@ class Picker(Pusher):
 
 
 PUSHERS = {"fetch_push": FetchPusher, "pusht": DiscPusher}
+WAYS_RAD = {"fetch_push": math.pi / 2, "pusht": 0.0}
+"""Where the thing is to go, in its plane."""
 _RANDOM = (0.0, 0.0, 0.1, 0.3)
 """Shares of random actions, of as many kinds of explorers."""
 
@@ -288,7 +290,6 @@ def _wanderer(style: Style, area: Area, arm: Arm) -> Wanderer:
 
 def graded(scene: str) -> dict[str, Policy]:
     """Eight policies from good to bad, which push along the scene's task."""
-    way = {"fetch_push": math.pi / 2, "pusht": 0.0}[scene]
     styles = {
         "straight": Style(),
         "noisy": Style(noise=0.3),
@@ -299,4 +300,4 @@ def graded(scene: str) -> dict[str, Policy]:
         "random_70": Style(random=0.7),
         "still": Style(gain=0.0),
     }
-    return {name: PUSHERS[scene](dataclasses.replace(style, way_rad=way)) for name, style in styles.items()}
+    return {name: PUSHERS[scene](dataclasses.replace(style, way_rad=WAYS_RAD[scene])) for name, style in styles.items()}

@@ -1,0 +1,218 @@
+"""Ranking of policies that look at pixels, in a learned world of a third-party scene, against the simulator.
+
+    python -m benchmarks.scenes fetch_push --episodes 800 --out data/fetch_push        # in an environment with extra `scenes`
+    worldsim train world data=data/fetch_push out=worlds/fetch_push family=structured
+    python -m benchmarks.scene_checkpoints fetch_push --out runs/any_triage/fetch_push
+    python -m benchmarks.any_triage fetch_push --data data/fetch_push --world worlds/fetch_push
+
+Checkpoints see frames and proprioception and nothing else: the simulator's in truth, the world's own in the world, which begins
+from the first frame of the same episodes. Solved means, as the scene has it and as it was fixed before anything was ranked:
+FetchPush's cube lies 10 cm along y, PushT's block 60 along x of where it began, after the last of 40 actions.
+Outcomes in the world are read twice: by its own heads, and off the place of the thing in its latents (`benchmarks.scene_places`).
+Episodes whose thing is hidden at the beginning are counted apart: nothing says where it is.
+The truth is the world of one run, the learned worlds are added to it: another world costs its own rollouts only.
+"""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.record import Figure, run
+from benchmarks.scene_base import Scene
+from benchmarks.scene_places import FAR, read_places
+from benchmarks.scenes import SCENES
+from worldsim import storage
+from worldsim.arrays import Bools, Float64s
+from worldsim.core import SIMULATOR
+from worldsim.data.lerobot.join import open_datasets
+from worldsim.data.starts import Starts
+from worldsim.envs.simulator import SimulatorWorld
+from worldsim.evaluate.loaders import world_ref
+from worldsim.evaluate.policies import load_ref, policy_refs
+from worldsim.policies.discovery import discover
+from worldsim.progress import progress_bars
+from worldsim.protocols import Startable
+from worldsim.rollout.wrappers import BorrowedStarts, ShortWorld
+from worldsim.stats.agreement import Agreement, measure_agreement
+from worldsim.train.recipes.settings import split_episodes
+from worldsim.triage import run as triage
+from worldsim.triage.request import Ref, TriageRequest
+from worldsim.worlds import load_world
+from worldsim.worlds.latent import LatentWorld
+
+HORIZON, TOP, WIDTH = 40, 5, 16
+FIRST_SEED = 10**6
+"""Of the episodes: none that a world or policy learned from."""
+READERS = ("heads", "places")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Truth:
+    """Makes a scene's simulator, which begins from a table of starts; picklable.
+
+    Attributes:
+        scene: Its name.
+        starts: File of the table.
+    """
+
+    scene: str
+    starts: Path
+
+    def __call__(self) -> SimulatorWorld:
+        """The simulator."""
+        return simulator(self.scene, Starts.load(self.starts))
+
+
+def simulator(scene: str, starts: Starts | None = None) -> SimulatorWorld:
+    """A scene as a world; episodes are replayed from their seeds."""
+    return SimulatorWorld(functools.partial(SCENES[scene], 64), horizon=HORIZON, starts=starts, seeded=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """Makes a learned world that begins where the simulator does; picklable.
+
+    Attributes:
+        scene: Its name.
+        world: Folder.
+        data: What it was trained on.
+        reader: How outcomes are read, one of `READERS`.
+    """
+
+    scene: str
+    world: Path
+    data: Path
+    reader: str
+
+    def __call__(self, truth: Startable) -> Startable:
+        """The world."""
+        return ShortWorld(BorrowedStarts(self.load(), lender=truth), horizon=HORIZON)
+
+    def load(self) -> LatentWorld:
+        """The world without the simulator's starts."""
+        loaded = load_world(self.world)
+        assert isinstance(loaded, LatentWorld)
+        if self.reader == "heads":
+            return loaded
+        dataset = open_datasets(str(self.data))
+        learned = split_episodes(dataset)[0]
+        return read_places(loaded, self.scene, dataset, learned)[0]
+
+
+def make_starts(scene: str, count: int, path: Path) -> Bools:
+    """Write a table of first observations, unless it is there; in which of them the thing is in view, [count]."""
+    seen = path.with_suffix(".json")
+    if not seen.exists():
+        world = simulator(scene)
+        rows = world.starts(torch.arange(FIRST_SEED, FIRST_SEED + count))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(Starts(rows).to_bytes())
+        env = SCENES[scene](64)
+        storage.write_json(seen, [in_view(env, int(seed)) for seed in rows[SIMULATOR][:, 0]])
+    return np.array(storage.read_json(seen), bool)
+
+
+def in_view(env: Scene, seed: int) -> bool:
+    """Whether the thing is to be seen in the first frame of a seed's episode."""
+    env.reset(seed=seed)
+    return env.thing_in_view()
+
+
+def compared(truth: Float64s, world: Float64s, quantity: Any) -> Agreement:
+    """Agreement of outcomes [K, N] of the same policies and episodes."""
+    return measure_agreement(truth, world=world, k=TOP, matched=True, quantity=quantity)
+
+
+def figures_of(name: str, found: triage.Results, kind: str, view: Bools) -> list[Figure]:
+    """How outcomes in a world agree with those in truth: starts in view, the others, and the sides' means."""
+    figures = []
+    for where, mask in (("", view), ("hidden, ", ~view)):
+        if not mask.any():
+            continue
+        for quantity in ("success", "progress"):
+            truth, world = (getattr(e, quantity)[:, mask] for e in (found.triage, found.arenas[kind]))
+            agreement = compared(truth, world, quantity)
+            for estimate in ("pearson", "spearman", "bias", "mean_absolute_error", "mmrv", "noise_ceiling"):
+                figures.append(Figure(name=f"{name}: {where}{quantity} {estimate}", value=agreement[estimate].value))
+            if quantity == "success":
+                bias = agreement["bias"].value
+                figures.append(Figure(name=f"{name}: {where}absolute bias", value=None if bias is None else abs(bias)))
+    return figures
+
+
+def main(
+    scene: Annotated[str, typer.Argument(help=f"One of {', '.join(FAR)}.")],
+    data: Annotated[Path, typer.Option(help="What the worlds were trained on.")],
+    world: Annotated[list[Path] | None, typer.Option(help="World folders, one for each seed; repeatable.")] = None,
+    episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 240,
+    most: Annotated[int, typer.Option(help="Checkpoints, evenly spread; 0 for all.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints and of the run; continued.")] = Path(
+        "runs/any_triage"
+    ),
+    record: Annotated[bool, typer.Option(help="Write benchmarks/results/any_triage_SCENE.json.")] = True,
+) -> None:
+    """Play all checkpoints in the simulator and in the worlds, and compare."""
+    torch.set_num_threads(1)
+    table = out / scene / f"starts_{episodes}.npz"
+    view = make_starts(scene, -(-episodes * 5 // 4), table)  # a fifth of starts is kept for audits
+    folders = discover([str(out / scene / "policies")])
+    refs = policy_refs(folders[:: -(-len(folders) // most)] if most else folders)
+    there = Ref(name=scene, digest=storage.digest_file(table), source=scene)
+    request = TriageRequest(
+        policies=refs, world=there, k=TOP, budget=episodes * len(refs), allocator="uniform", audit=0.0, width=WIDTH
+    )
+    arenas = [
+        triage.Arena(
+            kind=f"{reader}_{number}",
+            world=Ref(name=f"{folder.name} by {reader}", digest=_digest(folder, reader), source=str(folder)),
+            load=Learned(scene=scene, world=folder, data=data, reader=reader),
+            episodes=episodes,
+        )
+        for number, folder in enumerate(world or [])
+        for reader in READERS
+    ]
+    began = time.process_time()
+    with progress_bars() as show:
+        found = triage.run(
+            request,
+            load_world=Truth(scene=scene, starts=table),
+            load_policy=load_ref,
+            out=out / scene / f"run_{episodes}_{len(refs)}",
+            arenas=arenas,
+            progress=show,
+        )
+    shown = view[found.plan.triage.start]
+    rows = summary(found, shown, [a.kind for a in arenas])
+    print(*rows, sep="\n")
+    figures = [figure for a in arenas for figure in figures_of(f"{scene}: {a.kind}", found, a.kind, shown)]
+    print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
+
+
+def summary(found: triage.Results, view: Bools, kinds: list[str]) -> list[dict[str, Any]]:
+    """Mean outcomes of every checkpoint on starts in view, in truth and in the worlds."""
+    sides = {"truth": found.triage, **{kind: found.arenas[kind] for kind in kinds}}
+    return [
+        {
+            "checkpoint": ref.name,
+            **{
+                f"{side} {quantity}": round(float(getattr(evidence, quantity)[i, view].mean()), 3)
+                for side, evidence in sides.items()
+                for quantity in ("success", "progress")
+            },
+        }
+        for i, ref in enumerate(found.plan.request.policies)
+    ]
+
+
+def _digest(folder: Path, reader: str) -> str:
+    return storage.digest_bytes(f"{world_ref(str(folder)).digest} {reader}".encode())
+
+
+if __name__ == "__main__":
+    run(main)

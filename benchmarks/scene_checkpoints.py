@@ -1,0 +1,128 @@
+"""Policy checkpoints that look at frames of a pushing scene: cloned from scripted experts of several grades, with much and little data.
+
+    python -m benchmarks.scene_checkpoints fetch_push --out runs/any_triage/fetch_push     # in an environment with extra `scenes`
+
+Demonstrations are recorded once, with noise, by experts that read true states; every run imitates what its own teacher would
+have done in the states recorded. What a policy sees are frames and proprioception, nothing else.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.scene_policies import PUSHERS, WAYS_RAD, Style
+from benchmarks.scenes import SCENES
+from worldsim.data.collect.random_exploration import Behaviour
+from worldsim.data.collect.record import collect
+from worldsim.optimize import Schedule
+from worldsim.policies.discovery import discover
+from worldsim.protocols import Policy
+from worldsim.train.recipes.policy import TrainPolicy, train_policy
+
+EPISODES, SEED = 200, 71
+CHECKPOINTS, STEPS = (60, 150, 400), 1000
+_NOISE = (0.0, 0.15, 0.3, 0.5)
+"""Of the experts that record, standard deviation."""
+
+
+TEACHERS: Mapping[str, Style] = {
+    "straight": Style(),
+    "askew": Style(turn_rad=0.5),
+    "far_askew": Style(turn_rad=-0.9),
+    "slow": Style(gain=0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training.
+
+    Attributes:
+        teacher: Whom it imitates.
+        episodes: Of demonstrations, 0 for all.
+        seed: Of weights, batches and choice of episodes.
+        shift_px: By how much frames are shifted in training.
+    """
+
+    teacher: str = "straight"
+    episodes: int = 0
+    seed: int = 0
+    shift_px: int = 2
+
+
+RUNS: Mapping[str, Run] = {
+    "all": Run(),
+    "few": Run(episodes=15, seed=1),
+    "unshifted": Run(episodes=50, seed=2, shift_px=0),
+    "askew": Run(teacher="askew", seed=3),
+    "far_askew": Run(teacher="far_askew", episodes=100, seed=4),
+    "slow": Run(teacher="slow", seed=5),
+}
+
+
+def teacher(scene: str, name: str, *, noise: float = 0.0) -> Policy:
+    """A scripted policy that reads true states and pushes the thing along the task's direction, or beside it.
+
+    Args:
+        scene: A key of `PUSHERS`.
+        name: A key of `TEACHERS`.
+        noise: As in `Style`.
+    """
+    style = dataclasses.replace(TEACHERS[name], way_rad=WAYS_RAD[scene], noise=noise)
+    return PUSHERS[scene](style)
+
+
+def __getattr__(name: str) -> Callable[[], Policy]:
+    """The factory of ``SCENE_TEACHER``."""
+    for scene in PUSHERS:
+        if name.removeprefix(f"{scene}_") in TEACHERS:
+            return functools.partial(teacher, scene, name.removeprefix(f"{scene}_"))
+    raise AttributeError(name)
+
+
+def demonstrate(scene: str, out: Path) -> None:
+    """Record demonstrations of all teachers, each with and without noise, or what is missing of them."""
+    behaviours = [
+        Behaviour(name=f"{name}_{noise}", policy=teacher(scene, name, noise=noise))
+        for name in TEACHERS
+        for noise in _NOISE
+    ]
+    collect(functools.partial(SCENES[scene], 64), behaviours, episodes=EPISODES, out=out, seed=SEED)
+
+
+def train(scene: str, data: Path, out: Path) -> None:
+    """Train the runs that are not done."""
+    for name, run in RUNS.items():
+        config = TrainPolicy(
+            data=str(data),
+            out=str(out / name),
+            teacher=f"benchmarks.scene_checkpoints:{scene}_{run.teacher}",
+            episodes=(run.episodes,),
+            seeds=(run.seed,),
+            checkpoints=CHECKPOINTS,
+            schedule=Schedule(steps=STEPS, batch=128, lr=2e-3),
+            shift_px=run.shift_px,
+        )
+        train_policy(config, say=print)
+
+
+def main(
+    scene: Annotated[str, typer.Argument(help=f"One of {', '.join(PUSHERS)}.")],
+    out: Annotated[Path, typer.Option(help="Folder for demonstrations and checkpoints; continued.")],
+) -> None:
+    """Record demonstrations and train all checkpoints."""
+    demonstrate(scene, out / "demonstrations")
+    print(f"demonstrations: {time.process_time():.0f} core-seconds", flush=True)
+    train(scene, out / "demonstrations", out / "policies")
+    print(
+        f"{len(discover([str(out / 'policies')]))} checkpoints: {time.process_time():.0f} core-seconds with demonstrations"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
