@@ -15,7 +15,6 @@ The truth is the world of one run, the learned worlds are added to it: another w
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +125,7 @@ def in_view(env: Scene, seed: int) -> bool:
 
 def compared(truth: Float64s, world: Float64s, quantity: Any) -> Agreement:
     """Agreement of outcomes [K, N] of the same policies and episodes."""
-    return measure_agreement(truth, world=world, k=TOP, matched=True, quantity=quantity)
+    return measure_agreement(truth, world=world, k=min(TOP, len(truth)), matched=True, quantity=quantity)
 
 
 def figures_of(name: str, found: triage.Results, kind: str, view: Bools) -> list[Figure]:
@@ -165,7 +164,13 @@ def main(
     refs = policy_refs(folders[:: -(-len(folders) // most)] if most else folders)
     there = Ref(name=scene, digest=storage.digest_file(table), source=scene)
     request = TriageRequest(
-        policies=refs, world=there, k=TOP, budget=episodes * len(refs), allocator="uniform", audit=0.0, width=WIDTH
+        policies=refs,
+        world=there,
+        k=min(TOP, len(refs)),
+        budget=episodes * len(refs),
+        allocator="uniform",
+        audit=0.0,
+        width=WIDTH,
     )
     arenas = [
         triage.Arena(
@@ -177,7 +182,6 @@ def main(
         for number, folder in enumerate(world or [])
         for reader in READERS
     ]
-    began = time.process_time()
     with progress_bars() as show:
         found = triage.run(
             request,
