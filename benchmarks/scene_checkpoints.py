@@ -25,7 +25,7 @@ from worldsim.protocols import Policy
 from worldsim.train.recipes.policy import TrainPolicy, train_policy
 
 EPISODES, SEED = 200, 71
-CHECKPOINTS, STEPS = (60, 150, 400), 1000
+CHECKPOINTS, STEPS = (400, 700, 1100), 1600
 _NOISE = (0.0, 0.15, 0.3, 0.5)
 """Of the experts that record, standard deviation."""
 
@@ -57,11 +57,11 @@ class Run:
 
 RUNS: Mapping[str, Run] = {
     "all": Run(),
-    "few": Run(episodes=15, seed=1),
+    "half": Run(episodes=100, seed=1),
     "unshifted": Run(episodes=50, seed=2, shift_px=0),
-    "askew": Run(teacher="askew", seed=3),
-    "far_askew": Run(teacher="far_askew", episodes=100, seed=4),
-    "slow": Run(teacher="slow", seed=5),
+    "few": Run(episodes=25, seed=3),
+    "shifted": Run(episodes=100, seed=4, shift_px=6),
+    "askew": Run(teacher="askew", seed=5),
 }
 
 
