@@ -45,7 +45,7 @@ from worldsim.triage.request import Ref, TriageRequest
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
-HORIZON, TOP, WIDTH = 40, 5, 16
+HORIZON, TOP, WIDTH, HIDDEN = 40, 5, 16, 0.1
 FIRST_SEED = 10**6
 """Of the episodes: none that a world or policy learned from."""
 READERS = ("heads", "places")
@@ -105,22 +105,22 @@ class Learned:
 
 
 def make_starts(scene: str, count: int, path: Path) -> Bools:
-    """Write a table of first observations, unless it is there; in which of them the thing is in view, [count]."""
-    seen = path.with_suffix(".json")
-    if not seen.exists():
-        world = simulator(scene)
-        rows = world.starts(torch.arange(FIRST_SEED, FIRST_SEED + count))
+    """Write a table of first observations, unless it is there; in which of them the thing is in view, [count].
+
+    One in ten is of an episode whose thing is hidden, where the scene has such, so that most can be compared.
+    """
+    kept = path.with_suffix(".json")
+    if not kept.exists():
+        env, hidden, shown = SCENES[scene](64), list[int](), list[int]()
+        for seed in range(FIRST_SEED, FIRST_SEED + 2 * count):
+            env.reset(seed=seed)
+            (shown if env.thing_in_view() else hidden).append(seed)
+        hidden = hidden[: int(HIDDEN * count)]
+        seeds = shown[: count - len(hidden)] + hidden
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(Starts(rows).to_bytes())
-        env = SCENES[scene](64)
-        storage.write_json(seen, [in_view(env, int(seed)) for seed in rows[SIMULATOR][:, 0]])
-    return np.array(storage.read_json(seen), bool)
-
-
-def in_view(env: Scene, seed: int) -> bool:
-    """Whether the thing is to be seen in the first frame of a seed's episode."""
-    env.reset(seed=seed)
-    return env.thing_in_view()
+        path.write_bytes(Starts(simulator(scene).starts(torch.tensor(seeds))).to_bytes())
+        storage.write_json(kept, [seed not in hidden for seed in seeds])
+    return np.array(storage.read_json(kept), bool)
 
 
 def compared(truth: Float64s, world: Float64s, quantity: Any) -> Agreement:
