@@ -23,12 +23,10 @@ import torch
 import typer
 
 from benchmarks.record import Figure, run
-from benchmarks.scene_base import Scene
 from benchmarks.scene_places import FAR, read_places
 from benchmarks.scenes import SCENES
 from worldsim import storage
 from worldsim.arrays import Bools, Float64s
-from worldsim.core import SIMULATOR
 from worldsim.data.lerobot.join import open_datasets
 from worldsim.data.starts import Starts
 from worldsim.envs.simulator import SimulatorWorld
