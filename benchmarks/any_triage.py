@@ -7,7 +7,7 @@
 
 Checkpoints see frames and proprioception and nothing else: the simulator's in truth, the world's own in the world, which begins
 from the first frame of the same episodes. Solved means, as the scene has it and as it was fixed before anything was ranked:
-FetchPush's cube lies 10 cm along y, PushT's block 60 along x of where it began, after the last of 40 actions.
+FetchPush's cube lies 10 cm along y, PushT's block 60 along x of where it began, after the last of 36 actions.
 Outcomes in the world are read twice: by its own heads, and off the place of the thing in its latents (`benchmarks.scene_places`).
 Episodes whose thing is hidden at the beginning are counted apart: nothing says where it is.
 The truth is the world of one run, the learned worlds are added to it: another world costs its own rollouts only.
@@ -43,7 +43,7 @@ from worldsim.triage.request import Ref, TriageRequest
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
-HORIZON, TOP, WIDTH, HIDDEN = 40, 5, 16, 0.1
+HORIZON, TOP, WIDTH, HIDDEN = 36, 5, 16, 0.1
 FIRST_SEED = 10**6
 """Of the episodes: none that a world or policy learned from."""
 READERS = ("heads", "places")
