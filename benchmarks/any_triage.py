@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.record import Figure, run
+from benchmarks.record import Figure, run, write
 from benchmarks.scene_places import FAR, read_places
 from benchmarks.scenes import SCENES
 from worldsim import storage
@@ -99,7 +99,7 @@ class Learned:
             return loaded
         dataset = open_datasets(str(self.data))
         learned = split_episodes(dataset)[0]
-        return read_places(loaded, self.scene, dataset, learned)[0]
+        return read_places(loaded, self.scene, dataset, learned)
 
 
 def make_starts(scene: str, count: int, path: Path) -> Bools:
@@ -191,9 +191,30 @@ def main(
         )
     shown = view[found.plan.triage.start]
     rows = summary(found, shown, [a.kind for a in arenas])
-    print(*rows, sep="\n")
-    figures = [figure for a in arenas for figure in figures_of(f"{scene}: {a.kind}", found, a.kind, shown)]
+    for row in rows:
+        print(row)
+    figures = overall(scene, found, shown, len(world or []))
     print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
+    if record and world:
+        details = {"checkpoints": rows, "worlds": [str(a.world.digest) for a in arenas], "horizon": HORIZON}
+        write(f"any_triage_{scene}", figures=figures, seeds=[request.seed], details=details)
+
+
+def overall(scene: str, found: triage.Results, view: Bools, worlds: int) -> list[Figure]:
+    """What was ranked on how much, and for each reader the median of the worlds."""
+    rates = found.triage.success[:, view].mean(1)
+    figures = [
+        Figure(name=f"{scene}: checkpoints", value=len(rates)),
+        Figure(name=f"{scene}: checkpoints of .2 to .8", value=int(((rates >= 0.2) & (rates <= 0.8)).sum())),
+        Figure(name=f"{scene}: paired episodes in view", value=int(view.sum())),
+        Figure(name=f"{scene}: paired episodes hidden", value=int((~view).sum())),
+    ]
+    for reader in READERS:
+        each = [figures_of(f"{scene}, {reader}", found, f"{reader}_{number}", view) for number in range(worlds)]
+        for same in zip(*each, strict=True):
+            known = [f.value for f in same if f.value is not None]
+            figures.append(Figure(name=same[0].name, value=float(np.median(known)) if known else None))
+    return figures
 
 
 def summary(found: triage.Results, view: Bools, kinds: list[str]) -> list[dict[str, Any]]:

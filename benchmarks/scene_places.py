@@ -6,12 +6,13 @@ from; progress and success then follow by the task's own rule.
 Shape legend: B batch, N rows, C H W latent, P proprio, A action.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.scene_base import PLACE
+from benchmarks.scene_base import ANGLE, PLACE
 from benchmarks.scene_policies import WAYS_RAD
 from worldsim.core import STATE
 from worldsim.data.lerobot.read import Dataset
@@ -35,22 +36,27 @@ class PlaceHeads(Heads):
         heads: The world's own; proprioception is left to them.
         layout: Where the latent holds what.
         scene: A key of `FAR`.
-        map_F2: From features of a place in the frame to the plane, see `place_features`.
+        fit: How its pose in the frame becomes one in its plane.
         thing: Which thing it is.
     """
 
-    map_F2: Tensor
-
-    def __init__(self, heads: Heads, layout: SceneLayout, *, scene: str, map_F2: Tensor, thing: int = 0) -> None:
+    def __init__(self, heads: Heads, layout: SceneLayout, *, scene: str, fit: "Fit", thing: int = 0) -> None:
         super().__init__(heads.config)
         self.load_state_dict(heads.state_dict())
-        self.register_buffer("map_F2", map_F2)
-        self.layout, self.scene, self.thing = layout, scene, thing
+        self.layout, self.scene, self.fit, self.thing = layout, scene, fit, thing
+
+    def pose(self, z_BCHW: Tensor) -> Tensor:
+        """The thing's pose in the frame, [..., 4], of latents [..., C, H, W]."""
+        return self.layout.split(z_BCHW[..., 0, 0]).pose[..., self.thing, :]
 
     def place(self, z_BCHW: Tensor) -> Tensor:
-        """Where the thing is in its plane, [B, 2]."""
-        pose = self.layout.split(z_BCHW[..., 0, 0]).pose[:, self.thing]
-        return place_features(pose[:, :2]) @ self.map_F2
+        """Where the thing is in its plane, [..., 2]."""
+        return pose_features(self.pose(z_BCHW)) @ self.fit.map_F2
+
+    def angle_rad(self, z_BCHW: Tensor) -> Tensor:
+        """The thing's angle times its symmetry, [...]."""
+        _, _, cos, sin = self.pose(z_BCHW).unbind(-1)
+        return self.fit.sense * torch.atan2(sin, cos) + self.fit.turn_rad
 
     def done(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
         """How much of the task is done, [B]: 0 at the beginning, 1 where it is solved."""
@@ -71,21 +77,43 @@ class PlaceHeads(Heads):
         return ((self.done(z_BCHW, start_BCHW) - 1) * _STEEP).sigmoid()
 
 
-def place_features(xy_N2: Tensor) -> Tensor:
-    """Polynomial of the third degree of a place in the frame, [N, 10]: enough for a camera's perspective."""
-    x, y = xy_N2.unbind(-1)
-    return torch.stack([x**i * y**j for i in range(4) for j in range(4 - i)], -1)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a pose in the frame becomes one in the thing's plane.
+
+    Attributes:
+        map_F2: From `pose_features` to a place.
+        sense: 1 or -1, the sense in which angles grow.
+        turn_rad: Added to them.
+        error: Of places, the median over what was fitted, in units of the plane.
+        error_rad: The same of angles.
+    """
+
+    map_F2: Tensor
+    sense: float
+    turn_rad: float
+    error: float
+    error_rad: float
+
+
+def pose_features(pose_N4: Tensor) -> Tensor:
+    """Polynomial of the third degree of a place in the frame, enough for a camera's perspective, and the direction: [..., 12]."""
+    x, y, cos, sin = pose_N4.unbind(-1)
+    return torch.stack([*(x**i * y**j for i in range(4) for j in range(4 - i)), cos, sin], -1)
 
 
 @torch.no_grad()
-def read_places(world: LatentWorld, scene: str, dataset: Dataset, episodes: Sequence[int]) -> tuple[LatentWorld, float]:
-    """The world with `PlaceHeads` that are fitted on episodes of a dataset with true states, and their median error.
+def read_places(
+    world: LatentWorld, scene: str, dataset: Dataset, episodes: Sequence[int], kind: type[PlaceHeads] = PlaceHeads
+) -> LatentWorld:
+    """The world with heads that are fitted on episodes of a dataset with true states.
 
     Args:
         world: A structured world.
         scene: A key of `FAR`.
         dataset: Where true places are known.
         episodes: To fit on; some of them are enough.
+        kind: Of the heads.
 
     Raises:
         ValueError: It has no structured tokenizer that found a thing.
@@ -93,32 +121,40 @@ def read_places(world: LatentWorld, scene: str, dataset: Dataset, episodes: Sequ
     tokenizer = world.tokenizer
     if not isinstance(tokenizer, StructuredTokenizer) or not tokenizer.config.things:
         raise ValueError("Places are read off worlds of family=structured in which a thing was found.")
-    key, layout = world.spec.cameras[0].key, tokenizer.config.layout
-    latents, true = [], []
+    key, latents, true = world.spec.cameras[0].key, [], []
     for index in episodes[:_EPISODES]:
         episode = dataset.episode(index)
         assert episode.true_state is not None
         seen = {key: torch.from_numpy(episode.frames[key][::_EVERY].copy())}
         seen[STATE] = torch.from_numpy(episode.proprio[::_EVERY].copy())
         latents.append(world.encode(seen)[..., 0, 0])
-        true.append(torch.from_numpy(episode.true_state[::_EVERY, PLACE][:, :2].copy()))
-    state, true_N2 = layout.split(torch.cat(latents)), torch.cat(true).float()
-    fits = [_fit(state.pose[:, k, :2], true_N2, state.seen[:, k] > _SURE) for k in range(tokenizer.config.things)]
-    thing = min(range(len(fits)), key=lambda k: fits[k][1])
-    map_F2, error = fits[thing]
-    heads = PlaceHeads(world.heads, layout, scene=scene, map_F2=map_F2, thing=thing)
-    made = LatentWorld(
+        true.append(torch.from_numpy(episode.true_state[::_EVERY].copy()).double())
+    state, true_NE = tokenizer.config.layout.split(torch.cat(latents)), torch.cat(true)
+    sure_NK = state.seen > _SURE
+    fits = [_fit(state.pose[s, k], true_NE[s]) for k, s in enumerate(sure_NK.unbind(1))]
+    thing = min(range(len(fits)), key=lambda k: fits[k].error)
+    heads = kind(world.heads, tokenizer.config.layout, scene=scene, fit=fits[thing], thing=thing)
+    return LatentWorld(
         spec=world.spec, tokenizer=tokenizer, predictor=world.predictor, heads=heads, starts=world.first_observations
     )
-    return made, error
 
 
-def _fit(xy_N2: Tensor, true_N2: Tensor, sure_N: Tensor) -> tuple[Tensor, float]:
-    """A robust fit of places in the plane by those in the frame, and its median error."""
-    features, true = place_features(xy_N2[sure_N]).double(), true_N2[sure_N].double()
+def _fit(pose_N4: Tensor, true_NE: Tensor) -> Fit:
+    """A robust fit of true places and angles by poses in the frame."""
+    features, true = pose_features(pose_N4).double(), true_NE[:, PLACE][:, :2]
     weight = torch.ones(len(true), 1, dtype=torch.float64)
     for _ in range(_ROUNDS):
-        map_F2 = torch.linalg.lstsq(features * weight, true * weight).solution
+        map_F2 = torch.linalg.lstsq(features * weight, true * weight, driver="gelsd").solution
         off = (features @ map_F2 - true).norm(dim=1, keepdim=True)
         weight = (1 + (off / off.median().clamp_min(1e-9)).square()).rsqrt()
-    return map_F2.float(), float(off.median())
+    cos, sin = true_NE[:, ANGLE].unbind(1)
+    said, real = torch.atan2(pose_N4[:, 3], pose_N4[:, 2]).double(), torch.atan2(sin, cos)
+    tried = []
+    for sense in (1.0, -1.0):
+        rest = torch.polar(torch.ones_like(real), real - sense * said)
+        turn = rest.mean().angle()
+        tried.append(
+            (float((rest * torch.polar(torch.ones_like(turn), -turn)).angle().abs().median()), sense, float(turn))
+        )
+    error_rad, sense, turn_rad = min(tried)
+    return Fit(map_F2=map_F2.float(), sense=sense, turn_rad=turn_rad, error=float(off.median()), error_rad=error_rad)
