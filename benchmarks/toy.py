@@ -23,6 +23,8 @@ from worldsim.noise import normal, uniform
 from worldsim.protocols import Policy, Startable, World, require_drawable
 from worldsim.rollout.wrappers import RoundTripWorld
 from worldsim.triage.request import Ref
+from worldsim.validity.coverage import Coverage
+from worldsim.validity.validity import Validity
 
 SIDE = 8  # pixels
 
@@ -45,6 +47,7 @@ class ToyWorld:
         delay_s: Time that every step takes on top.
         bias: Wind that always blows the same way, m per step: makes one world differ from another.
         matmul: Side of a matrix product that every step computes, to cost what a real model costs; 0 for none.
+        coverage: What it says that it was trained on.
     """
 
     horizon: int = 20
@@ -53,6 +56,7 @@ class ToyWorld:
     delay_s: float = 0.0
     bias: float = 0.0
     matmul: int = 0
+    coverage: Coverage | None = None
 
     @property
     def spec(self) -> WorldSpec:
@@ -65,6 +69,7 @@ class ToyWorld:
             proprio_dim=2,
             horizon=self.horizon,
             task="bring the point to the origin",
+            validity=None if self.coverage is None else Validity(coverage=self.coverage),
         )
 
     @property

@@ -138,7 +138,7 @@ def show_report(data: "ReportData", out: Path) -> None:
     from worldsim.triage.report import write_report
     from worldsim.triage.report.conclusion import conclude
     from worldsim.triage.report.leaderboard import Leaderboard
-    from worldsim.triage.report.trust import assess_reliance
+    from worldsim.triage.report.trust import assess_reliance, describe_outside
     from worldsim.triage.report.words import same_everywhere
 
     write_report(out / "report.html", data)
@@ -147,7 +147,7 @@ def show_report(data: "ReportData", out: Path) -> None:
     say(concluded.title, style="bold")
     if concluded.missing:
         say(f"What is missing: {concluded.missing}")
-    for text in (*data.playing, *data.judging):
+    for text in filter(None, (*data.playing, *data.judging, describe_outside(data))):
         say(text)
     if data.validity is not None and (figures := data.validity.summary()):
         say(f"World {data.world} on held-out episodes: {figures}")

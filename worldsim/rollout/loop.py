@@ -89,6 +89,7 @@ class Recording:
         self.actions = 0
         self.unseen: dict[str, int] = {}
         self._heads: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._proprio: list[Tensor] = []
         self._steps: list[WorldStep] = []
         self._actions: list[Tensor] = []
         self._frames: dict[str, list[Tensor]] = {}
@@ -109,6 +110,7 @@ class Recording:
         """Record one step, the actions [B, A] or [B, s, A] that led to it and, of what was seen after it, the frames kept."""
         self.actions += 1 if action.ndim == 2 else action.shape[1]
         self._heads.append((step.success, step.progress, step.uncertainty))
+        self._proprio.append(step.proprio)
         self._actions.append(action)
         if self.keep != "heads":
             self._steps.append(step)
@@ -118,6 +120,10 @@ class Recording:
     def heads(self) -> list[Tensor]:
         """Success, progress and uncertainty after each step, [B, T / s] each."""
         return [torch.stack(head, dim=1) for head in zip(*self._heads, strict=True)]
+
+    def proprio(self) -> Tensor:
+        """Proprioception after each step, [B, T / s, P]."""
+        return torch.stack(self._proprio, dim=1)
 
     def executed(self) -> Tensor:
         """The actions within their limits, [B, T, A], or [B, T / s, s, A] where a step takes several."""

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from worldsim.rollout.episodes import TRIAGE
 from worldsim.triage.engine.batches import compose
+from worldsim.triage.engine.measures import FilmedRow
 from worldsim.triage.engine.plan import TRUTH, ArenaPlan
 from worldsim.triage.engine.replay import Results, arena_block, scope_of
-from worldsim.triage.engine.rollouts import ArenaLoader, FilmedRow, JudgeLoader, Loaders, PolicyLoader, WorldLoader
+from worldsim.triage.engine.rollouts import ArenaLoader, JudgeLoader, Loaders, PolicyLoader, WorldLoader
 from worldsim.triage.engine.workers import Workers
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.report.data import Clip

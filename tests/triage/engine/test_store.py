@@ -118,26 +118,28 @@ def test_another_format_is_refused(tmp_path):
         pass
 
 
-def test_a_folder_of_the_format_before_is_read_and_continued(tmp_path):
+@pytest.mark.parametrize(("version", "lacks"), [(2, ("at_limits", "outside")), (3, ("outside",))])
+def test_a_folder_of_a_format_before_is_read_and_continued(tmp_path, version, lacks):
     path, first, second = tmp_path / DATABASE, batch_of([(0, 1)]), batch_of([(2, 1)])
     with Store.open(path) as store:
-        store.commit(result(first), SCOPE)  # at_limits is not known, as in all rows of old
+        store.commit(result(first), SCOPE)  # what the format lacks is not known, as in all rows of old
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE rollouts DROP COLUMN at_limits")
-        connection.execute("PRAGMA user_version = 2")
+        for name in lacks:
+            connection.execute(f"ALTER TABLE rollouts DROP COLUMN {name}")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     with Store.read(path) as store:
-        assert [r.result.at_limits for r in store.records(SCOPE)] == [-1]
+        assert [(r.result.at_limits, r.result.outside) for r in store.records(SCOPE)] == [(-1, -1)]
     with Store.open(path) as store:
         known = result(second)
         known = dataclasses.replace(
-            known, rollouts=tuple(dataclasses.replace(r, at_limits=0.25) for r in known.rollouts)
+            known, rollouts=tuple(dataclasses.replace(r, at_limits=0.25, outside=0.5) for r in known.rollouts)
         )
         store.commit(known, SCOPE)
     with Store.read(path) as store:
-        assert [r.result.at_limits for r in store.records(SCOPE)] == [-1, 0.25]
+        assert [(r.result.at_limits, r.result.outside) for r in store.records(SCOPE)] == [(-1, -1), (0.25, 0.5)]
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE rollouts SET at_limits = -1.0")
+        connection.execute("UPDATE rollouts SET outside = -1.0")
     connection.close()
     with pytest.raises(StorageError, match="rollout of policy c"), Store.open(path):
         pass
@@ -180,7 +182,7 @@ CHANGES = [
     "UPDATE rollouts SET noise = noise + 1 WHERE start = (SELECT min(start) FROM rollouts)",
     "UPDATE rollouts SET note = ''",
     "UPDATE rollouts SET judge = 'other'",
-    "INSERT INTO rollouts SELECT kind, world, 'c', start, noise, judge, block, episode, batch, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, "
+    "INSERT INTO rollouts SELECT kind, world, 'c', start, noise, judge, block, episode, batch, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, "
     "'', checksum FROM rollouts LIMIT 1",
     "UPDATE crashes SET reason = 'nothing'",
     "UPDATE crashes SET policy = 'a'",

@@ -9,10 +9,10 @@ import torch
 
 from worldsim.actions import ActionPart, ActionSpec
 from worldsim.triage.engine.batches import RolloutResult
-from worldsim.triage.engine.rollouts import find_movement, share_at_limits
+from worldsim.triage.engine.measures import find_movement, share_at_limits
+from worldsim.triage.engine.replay import average
 from worldsim.triage.engine.store import Record
 from worldsim.triage.report import ReportData, render
-from worldsim.triage.report.assemble import average_at_limits
 from worldsim.triage.report.data import find_divergence
 from worldsim.triage.report.failures import group_failures, name_failure
 from worldsim.triage.report.training import training_runs
@@ -106,8 +106,7 @@ def test_every_policy_has_its_share_at_limits(sample: ReportData) -> None:
 def test_shares_are_averaged_over_all_episodes_that_have_one() -> None:
     shares = {0: (0.5, 0.25, -1.0), 1: (-1.0,)}
     rows = {p: [record(i, result(at_limits=share)) for i, share in enumerate(found)] for p, found in shares.items()}
-    results = types.SimpleNamespace(rollouts=rows)
-    assert average_at_limits(results) == {0: 0.375}  # type: ignore[arg-type]
+    assert average(rows, lambda result: result.at_limits) == {0: 0.375}
 
 
 def test_the_share_at_limits_leaves_choices_out() -> None:

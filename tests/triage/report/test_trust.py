@@ -4,8 +4,8 @@ import pytest
 
 from worldsim.stats.agreement import Agreement
 from worldsim.stats.intervals import Estimate
-from worldsim.triage.report import ReportData
-from worldsim.triage.report.trust import assess_reliance, list_cautions
+from worldsim.triage.report import ReportData, render
+from worldsim.triage.report.trust import assess_reliance, describe_outside, list_cautions
 
 
 def answers(data: ReportData) -> list[str]:
@@ -151,3 +151,21 @@ def test_a_biased_world_is_read_as_an_order_only_where_the_order_holds(sample: R
     for order, expected in ((0.95, True), (0.5, False)):
         data = with_estimates(sample, bias=-0.37, mean_absolute_error=0.37, order_accuracy=order)
         assert (advice in " ".join(list_cautions(data))) == expected
+
+
+def test_policies_outside_of_the_training_data_are_named(sample: ReportData) -> None:
+    def at(*shares: float | None) -> ReportData:
+        lines = (dataclasses.replace(p, outside=s) for p, s in zip(sample.ranking.policies, shares, strict=False))
+        rest = sample.ranking.policies[len(shares) :]
+        return dataclasses.replace(sample, ranking=dataclasses.replace(sample.ranking, policies=(*lines, *rest)))
+
+    far = at(0.01, 0.35, 0.6, None)
+    said = describe_outside(far)
+    assert (
+        said.startswith("2 policies act where this world was hardly trained") and "in 60\u202f% of its actions" in said
+    )
+    assert list_cautions(far)[0] == said
+    page = render(far)
+    assert page.count('data-label="outside">') == len(far.alive) and 'data-label="outside">35\u202f%' in page
+    assert describe_outside(at(0.01, 0.1)) == describe_outside(sample) == ""
+    assert ">outside</th>" not in render(sample)

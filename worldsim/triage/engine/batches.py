@@ -116,6 +116,7 @@ class RolloutResult:
     at_limits: float = (
         -1.0
     )  # share of the numbers of its actions at a limit, where they are clipped; -1 where not known
+    outside: float = -1.0  # share of its actions taken outside of what the world was trained on; -1 where not known
     unseen: int = 0  # actions chosen without a frame newer than the one before; 0 where each step is one action
     abstained: bool = False  # the judge declined to say; `success` is then its probability
     note: str = ""  # the judge's words

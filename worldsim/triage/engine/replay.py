@@ -6,13 +6,13 @@ rollouts happened to finish first; a run that was killed takes the same decision
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from worldsim.errors import InvalidInputError
 from worldsim.progress import Progress, silent
 from worldsim.rollout.episodes import TRIAGE, Block
 from worldsim.rollout.episodes import block as make_block
-from worldsim.triage.engine.batches import Batch, Crash, Scope, compose
+from worldsim.triage.engine.batches import Batch, Crash, RolloutResult, Scope, compose
 from worldsim.triage.engine.plan import TRUTH, WORLD, ArenaPlan, Plan
 from worldsim.triage.engine.store import Record, Store
 from worldsim.triage.engine.workers import Workers
@@ -98,6 +98,7 @@ class Replay:
             for policy in self._failures[WORLD]:
                 triage = triage.fail(policy)
         arenas = {arena.kind: self._arena(arena, triage) for arena in self._plan.arenas}
+        rollouts = self._rollouts()
         ranking = Ranking.from_evidence(
             triage,
             names=[p.name for p in request.policies],
@@ -107,6 +108,7 @@ class Replay:
             failures={i: crash.reason for i, crash in self._failures[WORLD].items()},
             corrected=self._corrected(triage, audit, arenas) if request.judge or request.judge_rates else None,
             censoring=self._censoring(triage if audit is None else triage.beside(audit)),
+            outside=average(rollouts, lambda result: result.outside),
         )
         return Results(
             plan=self._plan,
@@ -118,7 +120,7 @@ class Replay:
             arena_failures={kind: found for kind, found in self._failures.items() if kind != WORLD},
             finished=self._finished,
             acted_unseen=self._acted_unseen(),
-            rollouts=self._rollouts(),
+            rollouts=rollouts,
         )
 
     def _censoring(self, evidence: Evidence) -> Censoring | None:
@@ -254,6 +256,12 @@ class Replay:
                 success, progress = known[key]
                 outcomes.append(Outcome(policy=policy, episode=episode, success=success, progress=progress))
         return evidence.add(outcomes)
+
+
+def average(rollouts: Mapping[int, Sequence[Record]], read: Callable[[RolloutResult], float]) -> dict[int, float]:
+    """Mean of a figure over each policy's rollouts; those of which it is not known (below 0) are left out, and so are policies."""
+    known = {policy: [v for r in rows if (v := read(r.result)) >= 0] for policy, rows in rollouts.items()}
+    return {policy: sum(values) / len(values) for policy, values in known.items() if values}
 
 
 def scope_of(plan: Plan, arena: ArenaPlan | None = None) -> Scope:

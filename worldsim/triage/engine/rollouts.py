@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.actions import ActionSpec
-from worldsim.core import Verdict
+from worldsim.core import STATE, Verdict
 from worldsim.errors import InvalidInputError, PolicyError
 from worldsim.protocols import Judge, Policy, Startable, require_drawable
 from worldsim.rollout import Actor, Recording, play
@@ -28,9 +27,9 @@ from worldsim.rollout.wrappers import ShortWorld
 from worldsim.text import printable
 from worldsim.triage.engine.batches import Batch, BatchResult, Crash, RolloutResult, crash_of
 from worldsim.triage.engine.channel import Board
+from worldsim.triage.engine.measures import FilmedRow, find_movement, share_at_limits, share_outside
 from worldsim.triage.engine.plan import WORLD, Description
 from worldsim.triage.request import Ref, TriageRequest
-from worldsim.video import Frames
 
 WorldLoader = Callable[[], Startable]
 ArenaLoader = Callable[[Startable], Startable]
@@ -71,55 +70,6 @@ class _PolicyWatch:
     def leave(self) -> None:
         """See `worldsim.rollout.fence.Watch`."""
         self.board.leave()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FilmedRow:
-    """One filmed rollout.
-
-    Attributes:
-        row: Of the batch.
-        frames: uint8 [T + 1, H, W, 3], beginning with the start.
-        success: As the run judges it; None where its judge is not loaded.
-        rate_hz: Frames per second.
-        at_limits: Share of the numbers of its actions that lie at a limit or beyond, where they are clipped.
-        closest_at: Action after which progress was largest.
-        moved_at: Action after which an object first moved; None where that is not known.
-    """
-
-    row: int
-    frames: Frames
-    success: float | None
-    rate_hz: float
-    at_limits: float = 0.0
-    closest_at: int = 0
-    moved_at: int | None = None
-
-
-def share_at_limits(action_B: Tensor, spec: ActionSpec) -> Tensor:
-    """Share [B] of the numbers of each row's actions [B, ..., A] that lie at a limit or beyond it; choices, which have no limits, aside."""
-    free_A = torch.tensor([not part.is_discrete for part in spec.parts for _ in range(part.size)])
-    low_A, high_A = torch.tensor(spec.low), torch.tensor(spec.high)
-    at_B = ((action_B <= low_A) | (action_B >= high_A))[..., free_A].flatten(1)
-    return at_B.float().mean(1) if at_B.shape[1] else torch.zeros(len(action_B))
-
-
-_STILL = 0.02
-"""Share of its largest departure in an episode from which a true state counts as moved."""
-
-
-def find_movement(state_TE: Tensor) -> int | None:
-    """The action after which the task's objects first move.
-
-    Args:
-        state_TE: True state after each action, [T, E].
-
-    Returns:
-        From 2 on; None where nothing moves, or where something does from the first action on: that is no touch.
-    """
-    away_T = (state_TE - state_TE[0]).abs().amax(dim=1)
-    moved = (away_T > _STILL * away_T.max()).nonzero().flatten().tolist()
-    return moved[0] + 1 if moved and moved[0] > 1 else None
 
 
 class Rollouts:
@@ -181,7 +131,10 @@ class Rollouts:
         if alive := self._names(batch, crashes):
             rollouts, broken = _judge(batch, alive, recording, rule, judge)
             at_limits = share_at_limits(recording.executed().cpu(), world.spec.action).tolist()
-            rollouts = [dataclasses.replace(end, at_limits=at_limits[end.row]) for end in rollouts]
+            outside = self._outside(batch, recording)
+            rollouts = [
+                dataclasses.replace(end, at_limits=at_limits[end.row], outside=outside[end.row]) for end in rollouts
+            ]
             found += broken
         found.sort(key=lambda crash: crash.policy)
         return BatchResult(batch=batch, rollouts=tuple(rollouts), crashes=tuple(found))
@@ -276,6 +229,15 @@ class Rollouts:
             self._policies[index] = policy
         self._policies.move_to_end(index)
         return self._policies[index]
+
+    def _outside(self, batch: Batch, recording: Recording) -> list[float]:
+        """Share of each row's steps that lie outside of what the triage's world was trained on; -1 where that is not known."""
+        world = self.world(batch.kind)
+        coverage = None if world.spec.validity is None else world.spec.validity.coverage
+        if coverage is None or batch.kind != WORLD:
+            return [-1.0] * batch.width
+        first = world.starts(batch.padded()[0])[STATE]
+        return share_outside(coverage, first, recording.proprio(), recording.executed()).tolist()
 
     def _names(self, batch: Batch, crashes: Collection[int]) -> dict[int, str]:
         """Names of the policies that came through."""

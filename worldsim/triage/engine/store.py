@@ -23,8 +23,10 @@ from worldsim.text import printable
 from worldsim.triage.engine.batches import Batch, BatchResult, Crash, RolloutResult, Scope
 
 DATABASE = "rollouts.db"
-_VERSION, _OLD = 3, 2
-"""Formats that are written and read. The old one lacks `at_limits`, which is then -1, not known, and in no checksum."""
+_VERSION = 4
+"""Format that is written."""
+_LATER = {"at_limits": 3, "outside": 4}
+"""Columns that older formats lack, and the first format that has each. Where one is -1, not known, it is in no checksum."""
 _WAIT_S = 10.0
 _SCHEMA = (
     """CREATE TABLE rollouts(
@@ -32,7 +34,8 @@ _SCHEMA = (
     judge TEXT NOT NULL, block TEXT NOT NULL, episode INTEGER NOT NULL, batch TEXT NOT NULL, success REAL NOT NULL,
     probability REAL NOT NULL, progress REAL NOT NULL, progress_max REAL NOT NULL, uncertainty_min REAL NOT NULL,
     uncertainty_mean REAL NOT NULL, uncertainty_max REAL NOT NULL, solved_at INTEGER NOT NULL, steps INTEGER NOT NULL,
-    at_limits REAL NOT NULL DEFAULT -1.0, unseen INTEGER NOT NULL, abstained INTEGER NOT NULL, note TEXT NOT NULL, checksum TEXT NOT NULL,
+    at_limits REAL NOT NULL DEFAULT -1.0, outside REAL NOT NULL DEFAULT -1.0,
+    unseen INTEGER NOT NULL, abstained INTEGER NOT NULL, note TEXT NOT NULL, checksum TEXT NOT NULL,
     PRIMARY KEY(world, policy, start, noise, judge)
     ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE crashes(
@@ -110,10 +113,9 @@ class Store:
                 connection = _reader(path, Path(copy))
             with closing(connection):
                 with _storage_errors(path):
-                    if _check_format(connection, path) == _OLD:
-                        connection.execute(
-                            "CREATE TEMP VIEW rollouts AS SELECT *, -1.0 AS at_limits FROM main.rollouts"
-                        )
+                    if missing := _missing_columns(_check_format(connection, path)):
+                        added = ", ".join(f"-1.0 AS {name}" for name in missing)
+                        connection.execute(f"CREATE TEMP VIEW rollouts AS SELECT *, {added} FROM main.rollouts")  # noqa: S608
                 yield cls(path, connection=connection)
 
     def known(self, scope: Scope) -> dict[Key, tuple[float, float]]:
@@ -246,9 +248,8 @@ def _plain(name: str, value: float | str) -> float | str:
 
 
 def _row(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A rollout with its checksum, which leaves out `at_limits` where that is not known, as in the old format."""
-    at = _COLUMNS.index("at_limits")
-    known = values if values[at] != -1 else values[:at] + values[at + 1 :]
+    """A rollout with its checksum, which leaves out what older formats lack where that is not known."""
+    known = tuple(v for name, v in zip(_COLUMNS, values, strict=False) if name not in _LATER or v != -1)
     return (*values, _with_checksum(known)[-1])
 
 
@@ -284,9 +285,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Lay out the tables of a new database, or check an old one."""
     if version := connection.execute("PRAGMA user_version").fetchone()[0]:
         _check_format(connection, path)
-        if version == _OLD:
+        if missing := _missing_columns(version):
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ALTER TABLE rollouts ADD COLUMN at_limits REAL NOT NULL DEFAULT -1.0")
+            for name in missing:
+                connection.execute(f"ALTER TABLE rollouts ADD COLUMN {name} REAL NOT NULL DEFAULT -1.0")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.execute("COMMIT")
         return
@@ -297,11 +299,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
+def _missing_columns(version: int) -> list[str]:
+    """Columns that a format lacks."""
+    return [name for name, first in _LATER.items() if version < first]
+
+
 def _check_format(connection: sqlite3.Connection, path: Path) -> int:
     """Refuse a damaged file, and one of another version; returns the version."""
     _check_pages(connection, path)
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version not in (_VERSION, _OLD):
+    if not min(_LATER.values()) - 1 <= version <= _VERSION:
         raise StorageError(
             f"{path} has format {version}, this version of worldsim writes format {_VERSION}. Use the version that "
             "made it, or start a new folder."

@@ -17,9 +17,10 @@ from worldsim import errors
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.text import printable, shorten
 from worldsim.triage.engine.batches import Batch, BatchResult, Crash, hang
+from worldsim.triage.engine.measures import FilmedRow
 from worldsim.triage.engine.plan import Description
 from worldsim.triage.engine.process import Done, Job, Refusal, WorkerProcess
-from worldsim.triage.engine.rollouts import FilmedRow, Loaders
+from worldsim.triage.engine.rollouts import Loaders
 from worldsim.triage.request import TriageRequest
 
 _POLL_S = 0.5

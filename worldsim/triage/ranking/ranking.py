@@ -45,6 +45,7 @@ class RankedPolicy:
         audit: Measured on fresh episodes, free of that optimism; None where there were none.
         failed: Why the policy crashed; None if it did not.
         corrected: Success without the errors of the judge, where one judged and they could be corrected.
+        outside: Share of its actions in the world that it took outside of what the world was trained on; None where not known.
     """
 
     rank: int
@@ -60,6 +61,7 @@ class RankedPolicy:
     audit: Measured | None = None
     failed: str | None = None
     corrected: Corrected | None = None
+    outside: float | None = None
 
     @property
     def shown(self) -> Measured:
@@ -78,8 +80,10 @@ class RankedPolicy:
         return round_number(self.corrected.value if self.corrected else success), round_number(progress)
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; ``corrected`` only where there is one."""
+        """Return JSON values; ``corrected`` and ``outside`` only where there is one."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "corrected"}
+        if self.outside is None:
+            del value["outside"]
         value |= {name: round_number(number) for name, number in value.items() if isinstance(number, float)}
         value |= {"triage": self.triage.to_json(), "audit": self.audit.to_json() if self.audit else None}
         return value | ({"corrected": self.corrected.to_json()} if self.corrected else {})
@@ -129,6 +133,7 @@ class Ranking:
         failures: Mapping[int, str] | None = None,
         corrected: Sequence[Corrected | None] | None = None,
         censoring: Censoring | None = None,
+        outside: Mapping[int, float] | None = None,
     ) -> Self:
         """Rank the policies.
 
@@ -146,6 +151,7 @@ class Ranking:
                 probabilities and tiers follow them: each counts as the true episodes that it is worth.
             censoring: How many rollouts are undecided. Where those are too many, order, probabilities and tiers follow
                 progress, and rates are not corrected.
+            outside: Share of each policy's actions that it took outside of what the world was trained on, by row, where known.
 
         Raises:
             InvalidInputError: The number of names or audited policies is not K, or k is below 1.
@@ -161,7 +167,7 @@ class Ranking:
         best_first = [int(i) for i in order(tally, prior=prior)]
         tier, letters = _group(tally, best_first, alpha)
         triage, audited = measure(evidence, alpha=alpha), None if audit is None else measure(audit, alpha=alpha)
-        reasons = failures or {}
+        reasons, far = failures or {}, outside or {}
         lines = [
             RankedPolicy(
                 rank=rank,
@@ -177,6 +183,7 @@ class Ranking:
                 audit=audited[i] if audited and audited[i].rollouts else None,
                 failed=reasons.get(i, "crashed") if both.failed[i] else None,
                 corrected=None if corrected is None else corrected[i],
+                outside=far.get(i),
             )
             for rank, i in enumerate(best_first, start=1)
         ]

@@ -12,7 +12,7 @@ from worldsim.stats.agreement import measure_agreement
 from worldsim.stats.correlation import SOLVED
 from worldsim.stats.intervals import Interval, mean_sequence
 from worldsim.triage.allocate.allocators import SequentialHalving
-from worldsim.triage.engine.replay import Results
+from worldsim.triage.engine.replay import Results, average
 from worldsim.triage.ranking.evidence import Evidence
 from worldsim.triage.ranking.measured import measure
 from worldsim.triage.report.data import (
@@ -82,7 +82,7 @@ def assemble(
         remarks=(*unfinished, *chunked, *crashed, *remarks),
         validity=validity,
         failures=group_failures(results),
-        at_limits=average_at_limits(results),
+        at_limits=average(results.rollouts, lambda result: result.at_limits),
     )
 
 
@@ -94,16 +94,6 @@ def _playing(results: Results, validity: Validity | None) -> tuple[str, ...]:
     valid = None if validity is None else validity.steps(plan.world.horizon, per_step=plan.world.actions_per_step)
     paired = any(a.kind == TRUTH and a.paired for a in plan.arenas)
     return describe_censoring(found, valid=valid if valid == found.steps else None, paired=paired)
-
-
-def average_at_limits(results: Results) -> dict[int, float]:
-    """Share of the numbers of each policy's actions that lie at a limit, over all its episodes in the world, by row.
-
-    Args:
-        results: Of the run; episodes that were stored without this figure are left out.
-    """
-    known = {p: [r.result.at_limits for r in rows if r.result.at_limits >= 0] for p, rows in results.rollouts.items()}
-    return {policy: float(np.mean(shares)) for policy, shares in known.items() if shares}
 
 
 def split_rounds(evidence: Evidence, ends: Sequence[int], *, audit: Evidence | None = None) -> tuple[Round, ...]:

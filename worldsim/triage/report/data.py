@@ -259,6 +259,11 @@ class ReportData:
         return tuple(line for line in self.ranking.policies if line.failed is None)
 
     @property
+    def knows_outside(self) -> bool:
+        """Whether it is known of a policy how often it acted outside of what the world was trained on."""
+        return any(line.outside is not None for line in self.alive)
+
+    @property
     def ranked_by(self) -> Quantity:
         """What policies are ranked by."""
         return "progress" if self.ranking.by_progress else "success"

@@ -19,6 +19,7 @@ BIAS, LARGE_BIAS = 0.05, 0.08  # mean difference of success rates, and mean abso
 GAP, LARGE_GAP = 0.05, 0.10  # success lost by seeing encoded and decoded frames
 ALIKE, HALF_ALIKE = 0.8, 0.5  # Cohen's kappa of matched episodes
 LOW_CEILING = 0.9  # expected correlation of a perfect world; below, rollouts are the bottleneck
+FAR = 0.2  # share of a policy's actions taken where the world was hardly trained
 FEW_STARTS = 20
 FEW_ROLLOUTS = 50
 
@@ -46,12 +47,26 @@ def assess_reliance(data: ReportData) -> tuple[Reliance, ...]:
 def list_cautions(data: ReportData) -> tuple[str, ...]:
     """Return what a reader must know before believing a number, one or two sentences each, gravest first."""
     found = [_gap_caution(data), _bias_caution(data), _ceiling_caution(data), *_sample_cautions(data)]
+    found.insert(0, describe_outside(data))
     if data.failed:
         count = plural(len(data.failed), "policy", "policies")
         found.append(
             f"{count} crashed and {'is' if len(data.failed) == 1 else 'are'} not ranked; the reasons are below."
         )
     return (*(text for text in found if text), *data.remarks)
+
+
+def describe_outside(data: ReportData) -> str:
+    """That policies act where the world was hardly trained, in a sentence; empty where they do not, or it is not known."""
+    far = [line for line in data.alive if line.outside is not None and line.outside > FAR]
+    if not far:
+        return ""
+    worst = max(far, key=lambda line: line.outside or 0.0)
+    return (
+        f"{plural(len(far), 'policy', 'policies')} act{'s' if len(far) == 1 else ''} where this world was hardly trained, "
+        f"{data.labels[worst.policy]} in {percent(worst.outside)} of its actions (1 % is usual): what it predicts there is not to be "
+        "relied on."
+    )
 
 
 def average_round_trip_gap(data: ReportData) -> float | None:
