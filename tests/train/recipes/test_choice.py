@@ -57,6 +57,12 @@ def settings(data: Path, out: Path, **changes: object) -> TrainWorld:
     return dataclasses.replace(base, **changes)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are run however little time there is for them: toys are trained in less."""
+    monkeypatch.setattr(choice, "LEAST_TRIAL_CORE_S", 0.0)
+
+
 def test_settings_that_name_a_part_leave_nothing_open(data: Path, tmp_path: Path) -> None:
     open_ = settings(data, tmp_path)
     assert leaves_family_open(open_)
@@ -67,6 +73,7 @@ def test_settings_that_name_a_part_leave_nothing_open(data: Path, tmp_path: Path
         train_world(settings(data, tmp_path / "w", family="layers", tokenizer=named[0]))
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_best_is_trained_its_table_is_kept_and_a_killed_choice_is_not_made_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +101,24 @@ def test_the_best_is_trained_its_table_is_kept_and_a_killed_choice_is_not_made_a
     check_world(load_world(tmp_path / "world"))
 
 
+def test_without_time_for_trials_the_first_family_that_fits_is_trained_and_the_plan_says_so(
+    data: Path, tmp_path: Path
+) -> None:
+    text = str(plan_world(settings(data, tmp_path / "world")))
+    assert "layers is trained: there is too little time for trials. family=NAME decides otherwise." in text
+    found = choice.find_prospects(
+        open_dataset(data),
+        settings(data, tmp_path / "w"),
+        tmp_path / "a",
+        recipe.silent,
+        labelled=False,
+        refused={"structured": "not asked for"},
+    )
+    tried = choice.try_prospects(open_dataset(data), found, tmp_path / "a", recipe.silent, minutes=0.0)
+    assert tried == choice.Tried(best="layers") and not (tmp_path / "a" / "trials.json").exists()
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_rehearsal_names_the_candidates_and_their_cost_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     text = str(plan_world(settings(data, tmp_path / "world")))
     for words in ("Families that fit: layers (about", "decided by a trial of each", "family=NAME decides it now"):
@@ -101,6 +126,7 @@ def test_a_rehearsal_names_the_candidates_and_their_cost_and_leaves_nothing(data
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_family_whose_trial_fails_is_none_and_why_is_said(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,9 +161,10 @@ def test_trials_take_a_bounded_share(data: Path, tmp_path: Path) -> None:
         return choice.Prospects(fit=fit, refused={})
 
     assert of(500.0).trial_s(0) == 0
-    assert of(100.0, 500.0).trial_s(0) == pytest.approx(0.15 * 100 / 2)
+    assert of(400.0, 500.0).trial_s(0) == pytest.approx(0.15 * 400 / 2)
     assert of(1e5, 2e5).trial_s(0) == 60
-    assert of(1e5, 2e5).trial_s(2) == pytest.approx(0.15 * 120 / 2)
+    assert of(1e5, 2e5).trial_s(10) == pytest.approx(0.15 * 600 / 2)
+    assert of(200.0, 500.0).trial_s(0) == 0 and of(1e5, 2e5).trial_s(4) == 0
 
 
 def test_stages_of_the_structured_family_take_what_the_data_is_worth(data: Path, tmp_path: Path) -> None:

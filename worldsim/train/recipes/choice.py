@@ -1,8 +1,8 @@
 """Which family a world is of, where the settings leave it open: each candidate is trained for a short time and measured.
 
 Candidates are families whose closed form fits and whose input is there. Each gets the same core-seconds, a small share of what
-the cheapest would cost in full, and is measured on held-out episodes beside copying and a constant background. What the trials
-learned is thrown away but for closed forms.
+the cheapest would cost in full, and is measured on held-out episodes beside copying and a constant background. Where that is
+too little time to try anything, the first that fits is taken. What the trials learned is thrown away but for closed forms.
 """
 
 import copy
@@ -37,6 +37,8 @@ from worldsim.worlds.latent import LearnedWorld
 
 TRIAL_SHARE, TRIAL_CORE_S = 0.15, 60.0
 """All trials together take that share of the training of the cheapest candidate, and each no longer than that."""
+LEAST_TRIAL_CORE_S = 20.0
+"""In less time than this a family of several stages shows nothing: candidates are then not tried, and the first that fits is trained."""
 ENCODING_SHARE, LEAST_EPISODES = 0.2, 12
 """Share of a trial that encoding takes, which says how many episodes it learns from; no fewer than those."""
 TRIAL_BATCH, TRIAL_UNROLL = 32, 4
@@ -76,11 +78,12 @@ class Prospects:
         return min(_total_s(one.plan) for one in self.fit.values())
 
     def trial_s(self, minutes: float) -> float:
-        """Core-seconds that each trial may take; 0 where there is nothing to choose."""
+        """Core-seconds that each trial may take; 0 where there is nothing to choose, or too little time to try."""
         if len(self.fit) < 2:
             return 0.0
         cost_s = min(self.cheapest_s, 60 * minutes) if minutes else self.cheapest_s
-        return min(TRIAL_CORE_S, TRIAL_SHARE * cost_s / len(self.fit))
+        each_s = min(TRIAL_CORE_S, TRIAL_SHARE * cost_s / len(self.fit))
+        return each_s if each_s >= LEAST_TRIAL_CORE_S else 0.0
 
     def listed(
         self, spent_s: Mapping[str, float], minutes: float, *, failed: Mapping[str, str] | None = None
@@ -175,7 +178,7 @@ def try_prospects(dataset: Dataset, found: Prospects, work: Path, progress: Prog
         TrainingError: All trials failed.
         InvalidInputError: No held-out episode can be measured.
     """
-    if len(found.fit) == 1:
+    if not found.trial_s(minutes):
         return Tried(best=next(iter(found.fit)))
     windows = read_windows(dataset, split_episodes(dataset)[1])
     shares = _shares(dataset, found, work, minutes)

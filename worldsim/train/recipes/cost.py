@@ -139,6 +139,11 @@ class TrainingPlan:
         if len(fitting) < 2:
             return lines
         trials_s = sum(one.trial_s for one in fitting)
+        if not trials_s:
+            return [
+                *lines,
+                f"{fitting[0].family} is trained: there is too little time for trials. family=NAME decides otherwise.",
+            ]
         if not self.family or self.compared is None:
             return [
                 *lines,
