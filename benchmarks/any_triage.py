@@ -46,7 +46,7 @@ from worldsim.worlds.latent import LatentWorld
 HORIZON, TOP, WIDTH, HIDDEN = 36, 5, 16, 0.1
 FIRST_SEED = 10**6
 """Of the episodes: none that a world or policy learned from."""
-READERS = ("heads", "places")
+READERS = ("places", "heads")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
