@@ -43,7 +43,7 @@ from worldsim.triage.request import Ref, TriageRequest
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
-HORIZON, TOP, WIDTH, HIDDEN = 36, 5, 16, 0.1
+HORIZON, TOP, WIDTH, HIDDEN = 36, 5, 16, 0.05
 FIRST_SEED = 10**6
 """Of the episodes: none that a world or policy learned from."""
 READERS = ("places", "heads")
@@ -105,7 +105,7 @@ class Learned:
 def make_starts(scene: str, count: int, path: Path) -> Bools:
     """Write a table of first observations, unless it is there; in which of them the thing is in view, [count].
 
-    One in ten is of an episode whose thing is hidden, where the scene has such, so that most can be compared.
+    One in twenty is of an episode whose thing is hidden, where the scene has such, so that most can be compared.
     """
     kept = path.with_suffix(".json")
     if not kept.exists():
@@ -113,6 +113,8 @@ def make_starts(scene: str, count: int, path: Path) -> Bools:
         for seed in range(FIRST_SEED, FIRST_SEED + 2 * count):
             env.reset(seed=seed)
             (shown if env.thing_in_view() else hidden).append(seed)
+            if len(shown) == count:
+                break
         hidden = hidden[: int(HIDDEN * count)]
         seeds = shown[: count - len(hidden)] + hidden
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +151,7 @@ def main(
     world: Annotated[list[Path] | None, typer.Option(help="World folders, one for each seed; repeatable.")] = None,
     episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 240,
     most: Annotated[int, typer.Option(help="Checkpoints, evenly spread; 0 for all.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and of the run; continued.")] = Path(
         "runs/any_triage"
     ),

@@ -51,7 +51,7 @@ class PlaceHeads(Heads):
 
     def place(self, z_BCHW: Tensor) -> Tensor:
         """Where the thing is in its plane, [..., 2]."""
-        return pose_features(self.pose(z_BCHW)) @ self.fit.map_F2
+        return self.fit.place(self.pose(z_BCHW))
 
     def angle_rad(self, z_BCHW: Tensor) -> Tensor:
         """The thing's angle times its symmetry, [...]."""
@@ -82,24 +82,29 @@ class Fit:
     """How a pose in the frame becomes one in the thing's plane.
 
     Attributes:
-        map_F2: From `pose_features` to a place.
+        map_52: From x, y, 1, cosine and sine to a place, before perspective.
+        tilt_2: How perspective grows along x and y.
         sense: 1 or -1, the sense in which angles grow.
         turn_rad: Added to them.
         error: Of places, the median over what was fitted, in units of the plane.
         error_rad: The same of angles.
     """
 
-    map_F2: Tensor
+    map_52: Tensor
+    tilt_2: Tensor
     sense: float
     turn_rad: float
     error: float
     error_rad: float
 
+    def place(self, pose: Tensor) -> Tensor:
+        """The place in the plane, [..., 2], of poses in the frame, [..., 4]."""
+        return _entries(pose) @ self.map_52 / (1 + pose[..., :2] @ self.tilt_2)[..., None]
 
-def pose_features(pose_N4: Tensor) -> Tensor:
-    """Polynomial of the third degree of a place in the frame, enough for a camera's perspective, and the direction: [..., 12]."""
-    x, y, cos, sin = pose_N4.unbind(-1)
-    return torch.stack([*(x**i * y**j for i in range(4) for j in range(4 - i)), cos, sin], -1)
+
+def _entries(pose: Tensor) -> Tensor:
+    """x, y, 1, cosine and sine of poses [..., 4]."""
+    return torch.cat([pose[..., :2], torch.ones_like(pose[..., :1]), pose[..., 2:]], -1)
 
 
 @torch.no_grad()
@@ -141,11 +146,16 @@ def read_places(
 
 def _fit(pose_N4: Tensor, true_NE: Tensor) -> Fit:
     """A robust fit of true places and angles by poses in the frame."""
-    features, true = pose_features(pose_N4).double(), true_NE[:, PLACE][:, :2]
+    pose, true = pose_N4.double(), true_NE[:, PLACE][:, :2]
+    nothing = torch.zeros(len(pose), 5, dtype=torch.float64)
+    x_side, y_side = (torch.cat(part, 1) for part in ((_entries(pose), nothing), (nothing, _entries(pose))))
     weight = torch.ones(len(true), 1, dtype=torch.float64)
     for _ in range(_ROUNDS):
-        map_F2 = torch.linalg.lstsq(features * weight, true * weight, driver="gelsd").solution
-        off = (features @ map_F2 - true).norm(dim=1, keepdim=True)
+        rows = [torch.cat([own, -pose[:, :2] * true[:, i, None]], 1) for i, own in enumerate((x_side, y_side))]
+        wanted = torch.cat([true[:, :1] * weight, true[:, 1:] * weight])
+        found = torch.linalg.lstsq(torch.cat([row * weight for row in rows]), wanted, driver="gelsd").solution[:, 0]
+        map_52, tilt_2 = found[:10].unflatten(0, (2, 5)).T, found[10:]
+        off = (_entries(pose) @ map_52 / (1 + pose[:, :2] @ tilt_2)[:, None] - true).norm(dim=1, keepdim=True)
         weight = (1 + (off / off.median().clamp_min(1e-9)).square()).rsqrt()
     cos, sin = true_NE[:, ANGLE].unbind(1)
     said, real = torch.atan2(pose_N4[:, 3], pose_N4[:, 2]).double(), torch.atan2(sin, cos)
@@ -157,4 +167,11 @@ def _fit(pose_N4: Tensor, true_NE: Tensor) -> Fit:
             (float((rest * torch.polar(torch.ones_like(turn), -turn)).angle().abs().median()), sense, float(turn))
         )
     error_rad, sense, turn_rad = min(tried)
-    return Fit(map_F2=map_F2.float(), sense=sense, turn_rad=turn_rad, error=float(off.median()), error_rad=error_rad)
+    return Fit(
+        map_52=map_52.float(),
+        tilt_2=tilt_2.float(),
+        sense=sense,
+        turn_rad=turn_rad,
+        error=float(off.median()),
+        error_rad=error_rad,
+    )
