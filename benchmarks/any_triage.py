@@ -172,6 +172,7 @@ def main(
         allocator="uniform",
         audit=0.0,
         width=WIDTH,
+        workers=workers,
     )
     arenas = [
         triage.Arena(
