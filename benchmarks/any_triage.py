@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks import scene_places
 from benchmarks.record import Figure, run, write
 from benchmarks.scene_places import FAR, read_places
 from benchmarks.scenes import SCENES
@@ -43,7 +44,8 @@ from worldsim.triage.request import Ref, TriageRequest
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
-HORIZON, TOP, WIDTH, HIDDEN = 36, 5, 16, 0.05
+HORIZON, TOP, WIDTH = 36, 5, 16
+STARTS, HIDDEN = 300, 0.1
 FIRST_SEED = 10**6
 """Of the episodes: none that a world or policy learned from."""
 READERS = ("places", "heads")
@@ -105,7 +107,7 @@ class Learned:
 def make_starts(scene: str, count: int, path: Path) -> Bools:
     """Write a table of first observations, unless it is there; in which of them the thing is in view, [count].
 
-    One in twenty is of an episode whose thing is hidden, where the scene has such, so that most can be compared.
+    One in ten is of an episode whose thing is hidden, where the scene has such, so that most can be compared.
     """
     kept = path.with_suffix(".json")
     if not kept.exists():
@@ -149,7 +151,7 @@ def main(
     scene: Annotated[str, typer.Argument(help=f"One of {', '.join(FAR)}.")],
     data: Annotated[Path, typer.Option(help="What the worlds were trained on.")],
     world: Annotated[list[Path] | None, typer.Option(help="World folders, one for each seed; repeatable.")] = None,
-    episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 240,
+    episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 200,
     most: Annotated[int, typer.Option(help="Checkpoints, evenly spread; 0 for all.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and of the run; continued.")] = Path(
@@ -159,8 +161,8 @@ def main(
 ) -> None:
     """Play all checkpoints in the simulator and in the worlds, and compare."""
     torch.set_num_threads(1)
-    table = out / scene / f"starts_{episodes}.npz"
-    view = make_starts(scene, -(-episodes * 5 // 4), table)  # a fifth of starts is kept for audits
+    table = out / scene / "starts.npz"
+    view = make_starts(scene, STARTS, table)
     folders = discover([str(out / scene / "policies")])
     refs = policy_refs(folders[:: -(-len(folders) // most)] if most else folders)
     there = Ref(name=scene, digest=storage.digest_file(table), source=scene)
@@ -189,7 +191,7 @@ def main(
             request,
             load_world=Truth(scene=scene, starts=table),
             load_policy=load_ref,
-            out=out / scene / f"run_{episodes}_{len(refs)}",
+            out=out / scene / f"run_{len(refs)}",
             arenas=arenas,
             progress=show,
         )
@@ -238,7 +240,9 @@ def summary(found: triage.Results, view: Bools, kinds: list[str]) -> list[dict[s
 
 
 def _digest(folder: Path, reader: str) -> str:
-    return storage.digest_bytes(f"{world_ref(str(folder)).digest} {reader}".encode())
+    """Of a world and of how it is read, the code included."""
+    code = storage.digest_file(Path(scene_places.__file__))
+    return storage.digest_bytes(f"{world_ref(str(folder)).digest} {reader} {code}".encode())
 
 
 if __name__ == "__main__":

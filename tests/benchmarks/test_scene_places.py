@@ -29,7 +29,7 @@ def heads() -> PlaceHeads:
     return PlaceHeads(own, LAYOUT, scene="fetch_push", fit=fit)
 
 
-def test_progress_is_the_way_gone_and_success_the_whole_way() -> None:
+def test_progress_is_how_far_it_went_and_success_that_it_arrived() -> None:
     made, start = heads(), latent(0.3, 0.5)
     for gone, progress, solved in (
         (0.0, 0.0, 0.0),
