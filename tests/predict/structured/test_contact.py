@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from worldsim.predict.structured.contact import ContactModel
+from worldsim.predict.structured.contact import ContactModel, Turn
 
 
 def model() -> ContactModel:
@@ -70,3 +70,30 @@ def test_what_does_not_turn_keeps_its_phase() -> None:
     pose = torch.tensor([0.1, 0.2, 1.0, 0.0]).expand(1, 5, 1, 4)
     after = contact(torch.randn(1, 5, 3), torch.randn(1, 5, 3), pose, torch.zeros_like(pose))
     assert torch.equal(after[..., 2:], pose[..., 2:])
+
+
+def test_the_learned_perspective_is_undone_for_what_is_not_touched() -> None:
+    contact = model()
+    with torch.no_grad():
+        contact.tilt.fill_(0.4)
+        for parameter in contact.net.parameters():
+            parameter.zero_()
+    pose = torch.tensor([0.3, -0.2, 1.0, 0.0]).expand(2, 4, 2, 4)
+    after = contact(torch.randn(2, 4, 3), torch.randn(2, 4, 3), pose, torch.zeros_like(pose))
+    torch.testing.assert_close(after, pose)
+
+
+def test_a_thing_sees_where_others_go_and_of_which_kind_they_are() -> None:
+    torch.manual_seed(0)
+    contact = ContactModel(members=1, orders=(1, 1, 1), proprio_dim=3, kinds=(0, 1, 2))
+    pose = torch.nn.functional.normalize(torch.randn(1, 5, 3, 4), dim=-1)
+    motion = torch.zeros_like(pose)
+    motion[..., 1, :2] = 0.05  # of the second alone
+    turn = Turn(pose[..., 2:], contact.order_K)
+    parts = contact._others(pose, motion, turn)
+    gap, moved, _, _, kind, *second = parts
+    assert not moved[..., 0, :].any() and not moved[..., 1, :].any() and moved[..., 2, :].any()  # of the one before it
+    assert kind[0, 0].argmax(-1).tolist() == [2, 0, 1] and second[4][0, 0].argmax(-1).tolist() == [1, 2, 0]
+    far = pose.clone()
+    far[..., :2] += 0.4  # all of them: what lies between stays
+    torch.testing.assert_close(contact._others(far, motion, turn)[0], gap)

@@ -189,3 +189,66 @@ def test_kinds_of_things_matter_to_how_they_move() -> None:
         predictor = made(dataclasses.replace(config, kinds=kinds))
         after, _ = predictor.step(begun(predictor, alike), torch.ones(3, 2), torch.zeros(3, 2), Conditions(), None)
         assert torch.equal(after.pose[:, :, 0], after.pose[:, :, 1]) is same
+
+
+def test_the_body_moves_in_its_own_changes_and_stays_about_where_it_was_seen() -> None:
+    predictor, data = made(), clip(7)
+    predictor.calibrate(data)
+    p = predictor.config.layout.split(data.z_BTCHW[..., 0, 0]).p
+    begin, action = p[None, :, :3].expand(3, -1, -1, -1), torch.zeros(3, 6, 3, 2)
+    moved = predictor.body(begin, action) - begin[:, :, -1]
+    with torch.no_grad():
+        predictor.body.change_P.mul_(0.5)
+        predictor.body.net.weight[
+            0
+        ].zero_()  # changes are given in the same units, so that only the output's scale is left
+        slow = predictor.body(begin, action) - begin[:, :, -1]
+        predictor.body.change_P.mul_(2)
+        fast = predictor.body(begin, action) - begin[:, :, -1]
+        predictor.body.net.bias[-1].add_(1e3)
+    assert moved.any() and torch.allclose(2 * slow, fast, atol=1e-6)
+    low, high = p.flatten(0, 1).amin(0), p.flatten(0, 1).amax(0)
+    gone = predictor.body(begin, action)
+    assert torch.allclose(gone, (high + 0.1 * (high - low)).expand_as(gone))
+
+
+def test_a_thing_goes_on_as_it_moved() -> None:
+    predictor, z = made(), latents(4)
+    carry, still = begun(predictor, z), (torch.zeros(4, 2), torch.zeros(4, 2), Conditions(), None)
+    once, _ = predictor.step(carry, *still)
+    assert torch.allclose(once.motion, once.pose - carry.pose) and once.motion.any()
+    stopped, _ = predictor.step(dataclasses.replace(once, motion=torch.zeros_like(once.motion)), *still)
+    went_on, _ = predictor.step(once, *still)
+    assert not torch.allclose(stopped.pose, went_on.pose, atol=1e-5)
+
+
+def test_looks_are_taken_from_where_a_thing_is_seen_well() -> None:
+    predictor, z = made(), latents(4)
+    action, body = torch.ones(4, 2), torch.zeros(4, 2)
+    for seen, taken in ((0.9, True), (0.4, False), (0.0, False)):
+        state = CONFIG.layout.split(latents(4, seen=seen)[..., 0, 0])
+        other = CONFIG.layout.join(dataclasses.replace(state, code=state.code + 1))[..., None, None]
+        after = predictor.observe(begun(predictor, z), other, action, body)
+        assert bool((after.code == 1).all()) is taken
+        assert torch.allclose(after.seen, torch.full((4, 1), seen if seen > 0.3 else 1.0))
+
+
+def test_only_errors_of_what_is_seen_count_and_angles_are_among_them() -> None:
+    predictor, data = made(), clip(5)
+    predictor.calibrate(data)
+    layout = CONFIG.layout
+
+    def loss(**changes: Tensor) -> float:
+        state = layout.split(data.z_BTCHW[..., 0, 0])
+        last = {name: torch.cat([getattr(state, name)[:, :-1], value], 1) for name, value in changes.items()}
+        z = layout.join(dataclasses.replace(state, **last))[..., None, None]
+        found, _ = predictor.contact_loss(dataclasses.replace(data, z_BTCHW=z), 2, torch.Generator().manual_seed(0))
+        return float(found.detach())
+
+    state = layout.split(data.z_BTCHW[:, -1:, :, 0, 0])
+    elsewhere, turned = state.pose.clone(), state.pose.clone()
+    elsewhere[..., :2] += 0.5
+    turned[..., 2:] *= -1
+    assert loss(pose=elsewhere) > loss() + 0.1 and abs(loss(pose=turned) - loss()) > 0.1
+    gone = torch.zeros_like(state.seen)
+    assert loss(pose=elsewhere, seen=gone) == pytest.approx(loss(seen=gone))
