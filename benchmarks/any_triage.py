@@ -36,8 +36,10 @@ from worldsim.evaluate.policies import load_ref, policy_refs
 from worldsim.policies.discovery import discover
 from worldsim.progress import progress_bars
 from worldsim.protocols import Startable
-from worldsim.rollout.wrappers import BorrowedStarts, ShortWorld
+from worldsim.rollout.wrappers import BorrowedStarts, RoundTripWorld, ShortWorld
 from worldsim.stats.agreement import Agreement, measure_agreement
+from worldsim.tokenizers.base import ProprioTokenizer
+from worldsim.tokenizers.cameras import camera_tokenizer
 from worldsim.train.recipes.settings import split_episodes
 from worldsim.triage import run as triage
 from worldsim.triage.request import Ref, TriageRequest
@@ -104,6 +106,24 @@ class Learned:
         return read_places(loaded, self.scene, dataset, learned)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Through:
+    """Makes the simulator as policies see it through a learned world's pictures; picklable.
+
+    Attributes:
+        world: Folder.
+    """
+
+    world: Path
+
+    def __call__(self, truth: Startable) -> Startable:
+        """The simulator, whose frames are encoded and decoded."""
+        loaded = load_world(self.world)
+        assert isinstance(loaded, LatentWorld)
+        reads = isinstance(camera_tokenizer(loaded.tokenizer, loaded.spec.camera().key), ProprioTokenizer)
+        return RoundTripWorld(truth, roundtrip=loaded.roundtrip, reads_proprio=reads)
+
+
 def make_starts(scene: str, count: int, path: Path) -> Bools:
     """Write a table of first observations, unless it is there; in which of them the thing is in view, [count].
 
@@ -153,6 +173,7 @@ def main(
     world: Annotated[list[Path] | None, typer.Option(help="World folders, one for each seed; repeatable.")] = None,
     episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 200,
     most: Annotated[int, typer.Option(help="Checkpoints, evenly spread; 0 for all.")] = 0,
+    drawn: Annotated[int, typer.Option(help="Of them played in the simulator, seen through the world's pictures.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and of the run; continued.")] = Path(
         "runs/any_triage"
@@ -186,6 +207,15 @@ def main(
         for number, folder in enumerate(world or [])
         for reader in READERS
     ]
+    arenas += [
+        triage.Arena(
+            kind=f"drawn_{number}",
+            world=Ref(name=f"{scene} through {folder.name}", digest=_digest(folder, "drawn"), source=str(folder)),
+            load=Through(world=folder),
+            episodes=drawn,
+        )
+        for number, folder in enumerate(world or [] if drawn else [])
+    ]
     with progress_bars() as show:
         found = triage.run(
             request,
@@ -199,7 +229,7 @@ def main(
     rows = summary(found, shown, [a.kind for a in arenas])
     for row in rows:
         print(row)
-    figures = overall(scene, found, shown, len(world or []))
+    figures = [*overall(scene, found, shown, len(world or [])), *seen_through(scene, found)]
     print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
     if record and world:
         details = {"checkpoints": rows, "worlds": [str(a.world.digest) for a in arenas], "horizon": HORIZON}
@@ -223,6 +253,17 @@ def overall(scene: str, found: triage.Results, view: Bools, worlds: int) -> list
     return figures
 
 
+def seen_through(scene: str, found: triage.Results) -> list[Figure]:
+    """What policies lose in the simulator where they see the world's pictures of it: mean success over checkpoints, and the worst."""
+    figures = []
+    for kind, seen in found.arenas.items():
+        if kind.startswith("drawn"):
+            gap = found.triage.success[:, : seen.episodes].mean(1) - seen.success.mean(1)
+            figures.append(Figure(name=f"{scene}: {kind}, success lost to pictures, mean", value=float(gap.mean())))
+            figures.append(Figure(name=f"{scene}: {kind}, the most lost", value=float(gap.max())))
+    return figures
+
+
 def summary(found: triage.Results, view: Bools, kinds: list[str]) -> list[dict[str, Any]]:
     """Mean outcomes of every checkpoint on starts in view, in truth and in the worlds."""
     sides = {"truth": found.triage, **{kind: found.arenas[kind] for kind in kinds}}
@@ -230,7 +271,9 @@ def summary(found: triage.Results, view: Bools, kinds: list[str]) -> list[dict[s
         {
             "checkpoint": ref.name,
             **{
-                f"{side} {quantity}": round(float(getattr(evidence, quantity)[i, view].mean()), 3)
+                f"{side} {quantity}": round(
+                    float(getattr(evidence, quantity)[i, : evidence.episodes][view[: evidence.episodes]].mean()), 3
+                )
                 for side, evidence in sides.items()
                 for quantity in ("success", "progress")
             },

@@ -58,6 +58,29 @@ def test_a_round_trip_changes_what_is_seen_and_nothing_else():
     assert torch.equal(seen.decode(one.latent), coarse(plain.decode(two.latent).flatten(0, 1)).unflatten(0, (4, 3)))
 
 
+def test_a_codec_that_reads_proprioception_gets_that_of_the_moment():
+    given = []
+
+    def codec(frames, proprio):
+        given.append(proprio)
+        return coarse(frames)
+
+    seen = RoundTripWorld(WORLD, roundtrip=codec, reads_proprio=True)
+    index, keys = torch.arange(4), torch.arange(4) + 9
+    first = seen.starts(index)
+    assert torch.equal(given[-1], first[STATE])
+    state = seen.reset(first, keys)
+    _, step = seen.step(state, torch.full((4, 2), 0.1))
+    assert tuple(step.latent.shape[1:]) == seen.spec.latent_shape
+    frames = seen.decode(step.latent)
+    assert torch.equal(given[-1], step.proprio)
+    _, plain = WORLD.step(WORLD.reset(WORLD.starts(index), keys), torch.full((4, 2), 0.1))
+    assert torch.equal(frames, coarse(WORLD.decode(plain.latent)))
+    _, rollout = seen.rollout(state, torch.full((4, 3, 2), 0.1))
+    seen.decode(rollout.latent)
+    assert torch.equal(given[-1], rollout.proprio.flatten(0, 1))
+
+
 def test_a_world_that_starts_from_pixels_starts_from_the_true_ones():
     got = []
 

@@ -20,6 +20,8 @@ from worldsim.protocols import Startable
 from worldsim.reason.critic import SHIPPED_NAME, ReasonCritic
 from worldsim.rollout.wrappers import BorrowedStarts, RoundTripWorld
 from worldsim.stats.judge_rates import JudgeRates
+from worldsim.tokenizers.base import ProprioTokenizer
+from worldsim.tokenizers.cameras import camera_tokenizer
 from worldsim.triage.request import Ref
 from worldsim.triage.run import Arena
 from worldsim.worlds import world_folder, world_spec
@@ -118,7 +120,8 @@ class SimulatorArena:
             return bare
         if not isinstance(world, LatentWorld):
             raise InvalidInputError("This world draws no frames, so policies cannot see through it. Use --roundtrip 0.")
-        return RoundTripWorld(bare, roundtrip=world.roundtrip)
+        codec = camera_tokenizer(world.tokenizer, world.spec.camera().key)
+        return RoundTripWorld(bare, roundtrip=world.roundtrip, reads_proprio=isinstance(codec, ProprioTokenizer))
 
 
 def arenas(ref: Ref, *, truth: int, roundtrip: int, env: TrueEnv | None = None) -> list[Arena]:

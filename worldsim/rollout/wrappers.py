@@ -6,14 +6,15 @@ Each is a `Startable` like the one inside.
 import dataclasses
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from worldsim.core import IMAGE, Observation, Rollout, WorldSpec, WorldState, WorldStep
+from worldsim.core import IMAGE, STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Startable, World, require_drawable
 
-RoundTrip = Callable[[Tensor], Tensor]
-"""Encodes and decodes frames: uint8 [B, H, W, 3] -> uint8 [B, H, W, 3]."""
+RoundTrip = Callable[..., Tensor]
+"""Encodes and decodes frames: uint8 [B, H, W, 3] -> uint8 [B, H, W, 3]; some read proprioception, proprio=[B, P], too."""
 _ORIGINAL = "roundtrip.original_image"
 
 
@@ -76,20 +77,30 @@ class BorrowedStarts(WrappedWorld):
 class RoundTripWorld(WrappedWorld):
     """A world whose frames go through a codec before policies see them; what happens in it stays the same.
 
-    In the simulator it asks one question: what do policies lose by seeing the world model's pictures?
+    In the simulator it asks one question: what do policies lose by seeing the world model's pictures? A codec that reads
+    proprioception gets that of the same moment: latents, from which frames are drawn, then hold it too.
     """
 
-    def __init__(self, world: Startable, *, roundtrip: RoundTrip) -> None:
-        """Wrap `world`; frames pass through `roundtrip`."""
+    def __init__(self, world: Startable, *, roundtrip: RoundTrip, reads_proprio: bool = False) -> None:
+        """Wrap `world`; frames pass through `roundtrip`, which is given proprioception where it reads that."""
         super().__init__(world)
-        self._roundtrip = roundtrip
+        self._roundtrip, self._reads_proprio = roundtrip, reads_proprio
+
+    @property
+    def spec(self) -> WorldSpec:
+        """The same; latents hold proprioception where the codec reads it."""
+        spec = self._world.spec
+        if not self._reads_proprio:
+            return spec
+        channels, height, width = spec.latent_shape
+        return dataclasses.replace(spec, latent_shape=(channels + spec.proprio_dim, height, width))
 
     def starts(self, indices: Tensor) -> Observation:
         """First observations [B, ...], their frames passed through the codec; the original stays with them for `reset`."""
         first = dict(self._world.starts(indices))
         if IMAGE in first:
             first[_ORIGINAL] = first[IMAGE]
-            first[IMAGE] = self._seen(first[IMAGE])
+            first[IMAGE] = self._seen(first[IMAGE], first[STATE])
         return first
 
     def reset(self, starts: Observation, keys: Tensor) -> WorldState:
@@ -99,15 +110,40 @@ class RoundTripWorld(WrappedWorld):
             first[IMAGE] = starts[_ORIGINAL]
         return self._world.reset(first, keys)
 
+    def step(self, state: WorldState, action: Tensor) -> tuple[WorldState, WorldStep]:
+        """See `World.step`."""
+        after, step = self._world.step(state, action)
+        return after, dataclasses.replace(step, latent=self._joined(step.latent, step.proprio))
+
+    def rollout(self, state: WorldState, actions: Tensor) -> tuple[WorldState, Rollout]:
+        """See `World.rollout`."""
+        after, rollout = self._world.rollout(state, actions)
+        return after, dataclasses.replace(rollout, latent=self._joined(rollout.latent, rollout.proprio))
+
     def decode(self, latent: Tensor, camera: str | None = None) -> Tensor:
         """Draw frames and pass them through the codec; see `Drawable.decode`."""
-        return self._seen(require_drawable(self._world).decode(latent, camera))
+        inner, proprio = latent, None
+        if self._reads_proprio:
+            inner, body = latent.split([self._world.spec.latent_shape[0], self._world.spec.proprio_dim], -3)
+            proprio = body[..., 0, 0].float()
+        return self._seen(require_drawable(self._world).decode(inner, camera), proprio)
 
-    def _seen(self, frames: Tensor) -> Tensor:
-        seen = self._roundtrip(frames.flatten(0, -4)).reshape_as(frames)
+    def _joined(self, latent: Tensor, proprio: Tensor) -> Tensor:
+        """Latents [..., c, h, w], with proprioception [..., P] behind their channels where the codec reads it."""
+        if not self._reads_proprio:
+            return latent
+        body = proprio.to(latent)[..., None, None].expand(*proprio.shape, *latent.shape[-2:])
+        return torch.cat([latent, body], -3)
+
+    def _seen(self, frames: Tensor, proprio: Tensor | None) -> Tensor:
+        flat = frames.flatten(0, -4)
+        if self._reads_proprio and proprio is not None:
+            seen = self._roundtrip(flat, proprio=proprio.flatten(0, -2))
+        else:
+            seen = self._roundtrip(flat)
         if seen.dtype != frames.dtype:
             raise InvalidInputError(f"A round trip must return frames of {frames.dtype}; got {seen.dtype}.")
-        return seen
+        return seen.reshape_as(frames)
 
 
 class ShortWorld(WrappedWorld):
