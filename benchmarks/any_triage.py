@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from torch import Tensor
 
 from benchmarks import scene_places
 from benchmarks.record import Figure, run, write
@@ -36,6 +37,7 @@ from worldsim.evaluate.policies import load_ref, policy_refs
 from worldsim.policies.discovery import discover
 from worldsim.progress import progress_bars
 from worldsim.protocols import Startable
+from worldsim.rollout import Actor, play
 from worldsim.rollout.wrappers import BorrowedStarts, RoundTripWorld, ShortWorld
 from worldsim.stats.agreement import Agreement, measure_agreement
 from worldsim.tokenizers.base import ProprioTokenizer
@@ -43,6 +45,7 @@ from worldsim.tokenizers.cameras import camera_tokenizer
 from worldsim.train.recipes.settings import split_episodes
 from worldsim.triage import run as triage
 from worldsim.triage.request import Ref, TriageRequest
+from worldsim.video import encode_png
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
@@ -50,6 +53,8 @@ HORIZON, TOP, WIDTH = 36, 5, 16
 STARTS, HIDDEN = 300, 0.1
 FIRST_SEED = 10**6
 """Of the episodes: none that a world or policy learned from."""
+_SHOWN = 6
+"""Episodes of the checkpoint that differs most."""
 READERS = ("places", "heads")
 
 
@@ -231,6 +236,11 @@ def main(
         print(row)
     figures = [*overall(scene, found, shown, len(world or [])), *seen_through(scene, found)]
     print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
+    for arena in arenas:
+        if isinstance(arena.load, Learned):
+            truth = Truth(scene=scene, starts=table)
+            path = out / scene / f"{arena.kind}.png"
+            show_worst(scene, found, arena.kind, view=shown, truth=truth, world=arena.load, path=path)
     if record and world:
         details = {"checkpoints": rows, "worlds": [str(a.world.digest) for a in arenas], "horizon": HORIZON}
         write(f"any_triage_{scene}", figures=figures, seeds=[request.seed], details=details)
@@ -280,6 +290,31 @@ def summary(found: triage.Results, view: Bools, kinds: list[str]) -> list[dict[s
         }
         for i, ref in enumerate(found.plan.request.policies)
     ]
+
+
+def sheet(policy: Ref, truth: SimulatorWorld, world: Startable, starts: Tensor, keys: Tensor) -> bytes:
+    """Episodes of a policy in truth and below them in the world, a column for every sixth action; PNG."""
+    films = []
+    for place in (truth, world):
+        actor = Actor(name=policy.name, policy=load_ref(policy), rows=slice(0, len(starts)))
+        (frames, *_) = play(place, [actor], truth.starts(starts), keys).played().frames.values()
+        films.append(frames[:, ::6])
+    rows = torch.stack(films, 1).flatten(0, 1)  # truth and world in turn
+    picture = torch.cat([torch.cat(list(row), 1) for row in rows])
+    return encode_png(picture.numpy().repeat(2, 0).repeat(2, 1))
+
+
+def show_worst(
+    scene: str, found: triage.Results, kind: str, *, view: Bools, truth: Truth, world: Learned, path: Path
+) -> None:
+    """Draw episodes of the checkpoint whose success differs most, those first that end differently."""
+    real, said = found.triage.success, found.arenas[kind].success
+    worst = int(np.abs((real - said)[:, view].mean(1)).argmax())
+    block, sim = found.plan.triage, truth()
+    chosen = np.argsort(-np.abs(real[worst] - said[worst]) * view, kind="stable")[:_SHOWN]
+    starts, keys = (torch.from_numpy(each[chosen]) for each in (block.start, block.key))
+    path.write_bytes(sheet(found.plan.request.policies[worst], sim, world(sim), starts, keys))
+    print(f"{scene}: {found.plan.request.policies[worst].name} differs most by {kind}: {path}")
 
 
 def _digest(folder: Path, reader: str) -> str:
