@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium
 import numpy as np
 import torch
 import typer
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.record import Figure, run, write
 from benchmarks.scene_arms import FetchPush
-from benchmarks.scene_base import PLACE
+from benchmarks.scene_base import PLACE, Scene
 from benchmarks.scene_checkpoints import teacher
 from benchmarks.scene_places import PlaceHeads, read_places
 from benchmarks.scene_policies import WAYS_RAD
@@ -40,13 +39,14 @@ from worldsim.planners import MPC, EnsembleCheck, make_planner, world_objective
 from worldsim.planners.objective import StepCost, unrolled
 from worldsim.policies.function import FunctionPolicy
 from worldsim.protocols import Policy, observe
+from worldsim.tokenizers.structured.tokenizer import NOWHERE
 from worldsim.train.recipes.settings import split_episodes
 from worldsim.worlds import load_world
 from worldsim.worlds.latent import LatentWorld
 
 FIRST_SEED = 2 * 10**6
 """Of the episodes: none that a world learned from."""
-PLANNER = {"horizon": 8, "samples": 64, "iterations": 3}
+PLANNER = {"horizon": 8, "samples": 64, "iterations": 2}
 REPEAT, MOMENTS, BATCH = 3, (0, 15), 10
 _BEHIND_M, _LOW_M, _CLEAR_M = 0.06, 0.425, 0.09
 """Where the gripper is to be: so far behind the cube, so low, and where it is not behind it, so much higher."""
@@ -60,6 +60,15 @@ class CoveredPushT(PushT):
 
     def _done(self) -> float:
         return float(self._env._get_coverage())
+
+
+class ShiftHeads(PlaceHeads):
+    """Nothing is done, as far as is known, where the thing was not seen: then and at the beginning."""
+
+    def done(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
+        """How much of the task is done, [B]."""
+        seen = [self.layout.split(z[..., 0, 0]).seen[:, self.thing] > NOWHERE for z in (z_BCHW, start_BCHW)]
+        return super().done(z_BCHW, start_BCHW) * (seen[0] & seen[1])
 
 
 class CoverHeads(PlaceHeads):
@@ -95,17 +104,18 @@ def _turned(points: Tensor, angle: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class FetchCost:
-    """Progress that is missing, and how far the gripper is from where it can push."""
+    """Progress that is missing, how far the cube is along its way, and how far the gripper is from where it can push."""
 
     heads: PlaceHeads
 
     def __call__(self, futures: Rollout, actions: Tensor) -> Tensor:
         """[B, N, T]."""
         place, tip = self.heads.place(futures.latent), futures.proprio[..., :3]
-        way = torch.tensor(WAYS_RAD["fetch_push"])
-        gap = (place - _BEHIND_M * torch.stack([way.cos(), way.sin()]) - tip[..., :2]).norm(dim=-1)
+        rad = torch.tensor(WAYS_RAD["fetch_push"])
+        way = torch.stack([rad.cos(), rad.sin()]).to(place)
+        gap = (place - _BEHIND_M * way - tip[..., :2]).norm(dim=-1)
         height = _LOW_M + (2 * (gap - 0.03)).clamp(0, _CLEAR_M)
-        return 1 - futures.progress + 3 * gap + 3 * (tip[..., 2] - height).abs()
+        return 1 - futures.progress - place @ way + 3 * gap + 3 * (tip[..., 2] - height).abs()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +157,7 @@ class Task:
         cost: What a search minimises.
     """
 
-    env: Callable[[int], gymnasium.Env[Any, Any]]
+    env: Callable[[int], Scene]
     steps: int
     script: Callable[[], Policy]
     heads: type[PlaceHeads]
@@ -159,7 +169,7 @@ TASKS = {
         env=FetchPush,
         steps=50,
         script=functools.partial(teacher, "fetch_push", "straight"),
-        heads=PlaceHeads,
+        heads=ShiftHeads,
         cost=FetchCost,
     ),
     "pusht": Task(env=CoveredPushT, steps=60, script=_script_pusht, heads=CoverHeads, cost=CoverCost),
@@ -242,7 +252,8 @@ def main(
             print(name, len(done.progress), f"progress {done.progress.mean():.3f}", f"success {done.success.mean():.3f}",
                   f"optimism {(done.promised - done.given).mean():.3f}", flush=True)  # fmt: skip
         found[name] = joined(parts), time.process_time() - began
-    figures = figures_of(scene, {name: driven for name, (driven, _) in found.items()})
+    view = in_view(task.env(side), range(FIRST_SEED, FIRST_SEED + episodes))
+    figures = figures_of(scene, {name: driven for name, (driven, _) in found.items()}, view)
     figures += [Figure(name=f"{scene}: {n}, core-seconds", value=s, unit="core-s") for n, (_, s) in found.items()]
     details = {
         name: {"progress": [round(float(v), 3) for v in driven.progress], "seeds_from": FIRST_SEED}
@@ -255,18 +266,44 @@ def main(
         )
 
 
-def figures_of(scene: str, found: dict[str, Driven]) -> list[Figure]:
-    """What came of planning, of the script, and how much plans promised beyond what they gave."""
+def in_view(env: Scene, seeds: Sequence[int]) -> Tensor:
+    """Whether the thing is to be seen when the episodes of these seeds begin, bool [B]."""
+    shown = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        shown.append(env.thing_in_view())
+    return torch.tensor(shown)
+
+
+def figures_of(scene: str, found: dict[str, Driven], view: Tensor) -> list[Figure]:
+    """What came of planning, of the script, and how much plans promised beyond what they gave: all starts, then those hidden.
+
+    Args:
+        scene: Its name.
+        found: Episodes of the planner and of the script.
+        view: Whether the thing is in view at the beginning, bool [B].
+    """
     plan, script = found["planner"], found["script"]
-    ratio = float(plan.progress.mean() / script.progress.mean().clamp_min(1e-6))
-    return [
-        Figure(name=f"{scene}: final progress, planner", value=float(plan.progress.mean())),
-        Figure(name=f"{scene}: final progress, script", value=float(script.progress.mean())),
-        Figure(name=f"{scene}: final progress, planner over script", value=ratio),
-        Figure(name=f"{scene}: success, planner", value=float(plan.success.mean())),
-        Figure(name=f"{scene}: success, script", value=float(script.success.mean())),
-        Figure(name=f"{scene}: optimism", value=float((plan.promised - plan.given).mean())),
+    over = plan.promised - plan.given
+    figures = [
+        Figure(name=f"{scene}: starts", value=len(view)),
+        Figure(name=f"{scene}: hidden", value=int((~view).sum())),
     ]
+    for what in ("progress", "success"):
+        said, scripted = getattr(plan, what), getattr(script, what)
+        figures += [
+            Figure(name=f"{scene}: final {what}, planner", value=float(said.mean())),
+            Figure(name=f"{scene}: final {what}, script", value=float(scripted.mean())),
+        ]
+        if scripted.mean() > 0:
+            ratio = float(said.mean() / scripted.mean())
+            figures.append(Figure(name=f"{scene}: final {what}, planner over script", value=ratio))
+        if not view.all():
+            figures.append(Figure(name=f"{scene}: hidden, final {what}, planner", value=float(said[~view].mean())))
+    figures.append(Figure(name=f"{scene}: optimism", value=float(over.mean())))
+    for t, moment in zip(MOMENTS, over.unbind(1), strict=True):
+        figures.append(Figure(name=f"{scene}: optimism of plans at step {t}", value=float(moment.mean())))
+    return figures
 
 
 if __name__ == "__main__":
