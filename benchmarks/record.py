@@ -75,16 +75,18 @@ def write(
     details: Mapping[str, Any] | None = None,
     folder: Path = RESULTS,
     goals: Goals | None = None,
+    module: str = "",
 ) -> Path:
     """Print the figures and write them to ``NAME.json``.
 
     Args:
-        name: Of the benchmark, as in ``python -m benchmarks.NAME``.
+        name: Of the record; of the benchmark too, as in ``python -m benchmarks.NAME``, where no `module` is given.
         figures: In reading order.
         seeds: All seeds that were used.
         details: Further JSON values worth keeping: settings, curves, what was tried.
         folder: Where the file goes.
         goals: What the figures must reach; by default those of `benchmarks.goals`.
+        module: The benchmark of a record that is one of several.
 
     Returns:
         The file that was written.
@@ -92,7 +94,7 @@ def write(
     goals = GOALS.get(name, {}) if goals is None else goals
     record = {
         "name": name,
-        "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{module or name}", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "seeds": list(seeds),

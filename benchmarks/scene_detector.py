@@ -16,7 +16,7 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.noise import seeded
 from worldsim.optimize import Schedule, fit
 
-SCHEDULE = Schedule(steps=2500, batch=32, lr=3e-3, weight_decay=1e-3)
+SCHEDULE = Schedule(steps=1600, batch=32, lr=3e-3, weight_decay=1e-3)
 PRESENT = 0.3
 """Height of a peak from which a target counts as detected."""
 _SPREAD = 1.3  # cells
@@ -108,7 +108,8 @@ def fit_detector(
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(1_000_003 + step)
         rows = torch.randint(len(frames_NHWC), (schedule.batch,), generator=generator)
-        scores, offset, turn = detector(frames_NHWC[rows].movedim(-1, 1).float() / 255)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores, offset, turn = (out.float() for out in detector(frames_NHWC[rows].movedim(-1, 1).float() / 255))
         bumps, away = zip(*(_bumps(at[rows], height // 2, width // 2) for at in targets), strict=True)
         target, near = torch.stack(bumps, 1), torch.stack(bumps, 1).sum((-1, -2)).clamp_min(1)
         miss = F.binary_cross_entropy_with_logits(scores, target, weight=1 + 20 * target)

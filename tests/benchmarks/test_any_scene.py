@@ -104,6 +104,12 @@ def test_worlds_are_measured_by_what_they_draw(dataset: Dataset, tmp_path_factor
     assert found["detector: thing px at 32, median"] < 1.2  # half a pixel of these frames is one of 64
     assert found["thing px at 32, median"] == pytest.approx(found["detector: thing px at 32, median"], abs=0.1)
     assert found["thing there at 32"] == 1 and found["psnr at 32"] > 40 > found["background: psnr at 32"]
+    assert found["least psnr above copying and background"] == pytest.approx(
+        min(
+            found[f"psnr at {h}"] - max(found[f"{o}: psnr at {h}"] for o in ("copying", "background")) for h in HORIZONS
+        ),
+        abs=1e-3,
+    )
     assert "degrees at 32, median" not in found
     shifted = dataclasses.replace(played, drawn={h: frame.roll(3, 2) for h, frame in played.drawn.items()})
     assert measure(shifted, detector, Toy, background)["thing px at 32, median"] == pytest.approx(6, abs=1.2)
