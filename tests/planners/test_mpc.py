@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from tests.planners.plane import SPEC, ChunkedPlane, Plane, Plant, drive
-from worldsim.core import IMAGE, STATE
+from tests.validity.examples import curve, validity
+from worldsim.core import IMAGE, STATE, WorldSpec
 from worldsim.errors import InvalidInputError
 from worldsim.planners import Limits, make_planner
 from worldsim.planners.costs import progress
 from worldsim.planners.mpc import MPC, MPCCarry
+from worldsim.planners.splines import Spline
 from worldsim.planners.world_objective import world_objective
 from worldsim.testing import check_policy, check_world
 from worldsim.worlds import load_world
@@ -273,3 +275,41 @@ def test_a_plan_that_does_not_fill_the_steps_of_a_world_is_refused() -> None:
     state = ChunkedPlane().reset(Plant(3).seen(), torch.arange(3))
     with pytest.raises(InvalidInputError, match="cannot be divided into steps"):
         world_objective(ChunkedPlane(), state)(torch.zeros(3, 1, 3, 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShortPlane(Plane):
+    """A plane that is valid for a few actions."""
+
+    valid: int = 5
+
+    @property
+    def spec(self) -> WorldSpec:
+        """The plane's, with its horizon."""
+        return dataclasses.replace(super().spec, validity=validity(curve(5.0), horizon=self.valid))
+
+
+def test_plans_look_no_farther_than_the_world_is_valid(caplog: pytest.LogCaptureFixture) -> None:
+    planner = make_planner("cem", horizon=6, samples=24, iterations=2)
+    short = MPC(planner, ShortPlane(), repeat=2, receding=4)
+    assert (short.planner.horizon, short.receding) == (2, 2)
+    assert "Plans look 4 actions ahead instead of 12: this world is valid for 5." in caplog.text
+    check_policy(short, SPEC)
+    caplog.clear()
+    for valid, horizon in ((12, 6), (50, 6), (0, 6)):  # an unusable world is named elsewhere
+        assert MPC(planner, ShortPlane(valid=valid), repeat=2).planner.horizon == horizon
+    assert MPC(planner, ShortPlane(valid=1), repeat=2).planner.horizon == 1
+    knots = dataclasses.replace(planner, spline=Spline(knots=3))
+    assert MPC(knots, ShortPlane(), repeat=2).planner.horizon == 3  # fewer cannot hold its knots
+
+
+def test_a_planner_of_ones_own_that_looks_too_far_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Own:
+        horizon = 9
+
+        def plan(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError
+
+    own = Own()
+    assert MPC(own, ShortPlane()).planner is own
+    assert "Plans look 9 actions ahead; this world is valid for 5." in caplog.text

@@ -56,11 +56,15 @@ class Measured:
         validity: Of the world.
         picture: Truth above prediction as PNG; None where nothing is drawn.
         outside: Share of the recorded moments that lie outside of the training data; None where that is not known.
+        errors: Of every episode, by quantity, at the horizons.
+        horizons: Actions ahead.
     """
 
     validity: Validity
     picture: bytes | None
     outside: float | None = None
+    errors: tuple[Errors, ...] = ()
+    horizons: tuple[int, ...] = ()
 
 
 def measure_validity(
@@ -81,7 +85,7 @@ def measure_validity(
     if recorded is None:
         return Measured(validity=Validity(coverage=coverage), picture=None)
     rolled = roll(world, recorded, recorded.actions)
-    every = measure_errors(world, recorded, rolled)
+    every = _measure_errors(world, recorded, rolled)
     curves = {e.quantity: c for e in every if (c := e.curve(recorded.horizons)) is not None}
     read_from = _read_from(world, curves)
     longest = max(dataset.length(i) for i in dataset.used) - 1
@@ -106,10 +110,12 @@ def measure_validity(
         validity=validity,
         picture=_picture(world, recorded, rolled) if world.spec.cameras else None,
         outside=None if coverage is None else _outside(coverage, recorded),
+        errors=tuple(every),
+        horizons=recorded.horizons,
     )
 
 
-def measure_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> list[Errors]:
+def _measure_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> list[Errors]:
     """Errors of everything that can be compared: pictures, places of things, proprioception, states, labels."""
     return [
         *(picture_errors(world, recorded, rolled) if world.spec.cameras else []),

@@ -7,6 +7,7 @@ Shape legend: n episodes, H steps, A action width, R actions executed per plan, 
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 
 import torch
@@ -19,10 +20,12 @@ from worldsim.planners import ensemble_check
 from worldsim.planners.bounds import Bounds
 from worldsim.planners.limits import Limits
 from worldsim.planners.objective import Objective, unrolled
+from worldsim.planners.planner import Planner
 from worldsim.planners.search import Plan, PlannerLike, Search
 from worldsim.planners.world_objective import world_objective
 from worldsim.protocols import Filterable, World
 
+_LOG = logging.getLogger(__name__)
 _STREAM = 0x3C9  # separates a planner's noise from that of the world it plans in
 
 
@@ -46,7 +49,8 @@ class MPC:
     The search runs where the world computes (its `device`); what is carried and the actions stay on the CPU.
 
     Args:
-        planner: How to search, ours or any that passes `worldsim.testing.check_planner`.
+        planner: How to search, ours or any that passes `worldsim.testing.check_planner`. Plans of ours that would look farther
+            ahead than the world is valid are shortened, with a warning in the log; others are only warned of.
         world: Where to search. Needs `observes`, the keys it resets from; with `see` its belief keeps a history.
         objective: (world, state) -> what to minimise; by default the progress still missing.
         receding: Planned steps executed before planning again, at most the horizon.
@@ -93,7 +97,8 @@ class MPC:
             raise InvalidInputError(
                 "Ranking the finalists (rerank=) adds to what a search costs. Leave it out where there is a limit."
             )
-        self.planner, self.world = planner, world
+        self.planner, self.world = _within(planner, world, span=block * repeat), world
+        receding = min(receding, self.planner.horizon)
         self.receding, self.repeat, self.block, self.warm = receding, repeat, block, warm
         self._objective = objective or (lambda w, s: world_objective(w, s, repeat=repeat, block=block))
         self._prior, self._limits, self._rerank = prior, limits, rerank
@@ -202,6 +207,24 @@ class MPC:
         if bool(carry.begun[rows].any()):
             return search
         return dataclasses.replace(search, elites=search.elites[:, :0])
+
+
+def _within(planner: PlannerLike, world: World, *, span: int) -> PlannerLike:
+    """A planner whose plans, each step of `span` actions, look no farther ahead than a world is valid; at least one step."""
+    valid = None if world.spec.validity is None else world.spec.validity.horizon
+    if not valid or planner.horizon * span <= valid:
+        return planner
+    if not isinstance(planner, Planner):
+        _LOG.warning("Plans look %d actions ahead; this world is valid for %d.", planner.horizon * span, valid)
+        return planner
+    horizon = max(1 if planner.spline is None else planner.spline.knots, valid // span)
+    if horizon < planner.horizon:
+        _LOG.warning(
+            "Plans look %d actions ahead instead of %d: this world is valid for %d.",
+            *(horizon * span, planner.horizon * span, valid),
+        )
+        return dataclasses.replace(planner, horizon=horizon)
+    return planner
 
 
 def _put(search: Search, part: Search, rows: Tensor) -> Search:
