@@ -38,7 +38,7 @@ def frames(count=5, steps=9, size=32, seed=0):
 class Painter:
     """A world as far as the critic needs one: latents are the frames themselves, as floats."""
 
-    spec = SimpleNamespace(cameras=(Camera(height=32, width=32),))
+    spec = SimpleNamespace(cameras=(Camera(height=32, width=32),), actions_per_step=1, validity=None)
 
     def __init__(self):
         self.drawn = []

@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.reason import films
 from tests.reason.critics import Painter, critic, frames, rollout, vlm
+from tests.validity.examples import curve, validity
 from worldsim import storage
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.protocols import Judge
@@ -65,6 +67,23 @@ def test_a_rollout_is_judged_by_the_frames_that_its_world_draws_and_only_those()
     assert world.drawn == [(2, 4), (2, 4), (1, 4)]
     started = judge(rollout(shown[:, 1:]), first=shown[:, 0])
     assert same(started, critic().frames(shown)) and not same(started, judge(rollout(shown[:, 1:])))
+
+
+def test_a_rollout_is_watched_as_far_as_its_world_is_valid():
+    world = Painter()
+    world.spec = SimpleNamespace(**{**vars(Painter.spec), "validity": validity(curve(5.0), horizon=4)})
+    seen, entire = frames(steps=9), critic(world=Painter())
+    short = entire.with_world(world)(rollout(seen))
+    begun = entire(rollout(seen[:, :4]))
+    assert torch.equal(short.success, begun.success) and torch.equal(short.progress, begun.progress)
+    unsolved = short.success < 0.5
+    assert torch.equal(short.abstain, unsolved)
+    for text, censored in zip(short.text, unsolved.tolist(), strict=True):
+        assert text.endswith("watched 4 of 9 actions: the world is valid no longer") == censored
+    assert bool(unsolved.any()) and critic(bias=-9.0, world=world)(rollout(seen)).abstain.all()
+    assert not critic(bias=9.0, world=world)(rollout(seen)).abstain.any()  # what is solved by then is solved
+    beyond = ReasonCritic(vlm(), entire.settings, world=world, beyond=True)
+    assert torch.equal(beyond(rollout(seen)).success, entire(rollout(seen)).success)
 
 
 def test_verdicts_do_not_depend_on_the_batch_or_on_the_size_of_the_frames():

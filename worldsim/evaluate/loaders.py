@@ -49,7 +49,9 @@ class LoadCritic:
         Raises:
             StorageError: The folder has changed since.
         """
-        critic = ReasonCritic.from_pretrained(self.folder, device=self.device, world=world)
+        critic = ReasonCritic.from_pretrained(
+            self.folder, device=self.device, world=world, beyond=True
+        )  # triage itself says how far it plays
         if critic.version != self.version:
             raise StorageError(
                 f"The critic in {self.folder} has changed: it was {self.version} when the run began and is "

@@ -158,6 +158,8 @@ class ReasonCritic:
         locate: Look for the first failing step; costs F - 1 more passes per failure.
         explain: Let the model say what it sees, as text beside the numbers; it is generated, and decides nothing.
         batch: Episodes per pass; verdicts do not depend on it beyond rounding.
+        beyond: Watch rollouts to their end, also where the world is not valid for so long. Else they are watched as far as it
+            is, and the critic abstains where they are not solved by then, and says so.
     """
 
     def __init__(
@@ -169,11 +171,12 @@ class ReasonCritic:
         locate: bool = False,
         explain: bool = False,
         batch: int = 16,
+        beyond: bool = False,
     ) -> None:
         if batch < 1:
             raise InvalidInputError(f"A batch holds an episode at least; got batch={batch}.")
         self.vlm, self.settings, self.world = vlm, settings or CriticSettings(), world
-        self.locate, self.explain, self.batch = locate, explain, batch
+        self.locate, self.explain, self.batch, self.beyond = locate, explain, batch, beyond
 
     @classmethod
     def from_pretrained(
@@ -225,7 +228,7 @@ class ReasonCritic:
         return self._like(settings=settings)
 
     def _like(self, **changed: Any) -> "ReasonCritic":
-        options = {k: getattr(self, k) for k in ("vlm", "settings", "world", "locate", "explain", "batch")}
+        options = {k: getattr(self, k) for k in ("vlm", "settings", "world", "locate", "explain", "batch", "beyond")}
         return ReasonCritic(**{**options, **changed})
 
     @cached_property
@@ -258,7 +261,14 @@ class ReasonCritic:
                 "A rollout holds latents, and this critic has no world to decode them. Use critic.with_world(world), or judge "
                 "frames: critic.frames(uint8 [B, T, H, W, 3])."
             )
-        return self.judge(DecodedFrames(rollout.latent, require_drawable(self.world).decode, first=first))
+        spec, steps = self.world.spec, rollout.latent.shape[1]
+        played, validity = steps * spec.actions_per_step, None if self.beyond else spec.validity
+        valid = None if validity is None else validity.steps(played, per_step=spec.actions_per_step)
+        watched = rollout.latent if valid is None else rollout.latent[:, : valid // spec.actions_per_step]
+        frames = DecodedFrames(watched, require_drawable(self.world).decode, first=first)
+        return self.judge(
+            frames, cut="" if valid is None else f"watched {valid} of {played} actions: the world is valid no longer"
+        )
 
     def videos(self, videos: Sequence[Video]) -> Verdict:
         """Judge videos, each from its first to its last frame."""
@@ -268,10 +278,17 @@ class ReasonCritic:
         """Judge frames uint8 [B, T, H, W, 3], or [T, H, W, 3] each, of any size."""
         return self.judge(RecordedFrames(frames))
 
-    def judge(self, source: FrameSource) -> Verdict:
-        """Judge all episodes of a source of frames."""
+    def judge(self, source: FrameSource, *, cut: str = "") -> Verdict:
+        """Judge all episodes of a source of frames.
+
+        Args:
+            source: The frames.
+            cut: Why the episodes end early, where they do: it is said of those that are not solved, and the critic abstains.
+        """
         found = self.assess(source)
         probability, abstain = self.decide(found)
+        undecided = (probability < 0.5) & bool(cut)
+        abstain = abstain | undecided
         failed_at = torch.full((found.batch,), -1, dtype=torch.int64)
         failures = [int(r) for r in (probability < 0.5).nonzero()[:, 0]]
         if self.locate and failures:
@@ -279,7 +296,8 @@ class ReasonCritic:
         verdict = Verdict(success=probability, progress=found.progress, abstain=abstain, failed_at=failed_at)
         thought = self._thoughts(source) if self.explain else [""] * found.batch
         text = describe_verdicts(verdict, found, thought, calibrated=self.settings.calibration is not None)
-        return dataclasses.replace(verdict, text=text)
+        said = (f"{line}, {cut}" if open_ else line for line, open_ in zip(text, undecided.tolist(), strict=True))
+        return dataclasses.replace(verdict, text=tuple(said))
 
     def assess(self, source: FrameSource) -> Assessment:
         """The model's answers about all episodes, before calibration."""
