@@ -65,19 +65,21 @@ class Truth:
     Attributes:
         scene: Its name.
         starts: File of the table.
+        size_px: Side of frames.
     """
 
     scene: str
     starts: Path
+    size_px: int
 
     def __call__(self) -> SimulatorWorld:
         """The simulator."""
-        return simulator(self.scene, Starts.load(self.starts))
+        return simulator(self.scene, self.size_px, Starts.load(self.starts))
 
 
-def simulator(scene: str, starts: Starts | None = None) -> SimulatorWorld:
+def simulator(scene: str, size_px: int, starts: Starts | None = None) -> SimulatorWorld:
     """A scene as a world; episodes are replayed from their seeds."""
-    return SimulatorWorld(functools.partial(SCENES[scene], 64), horizon=HORIZON, starts=starts, seeded=True)
+    return SimulatorWorld(functools.partial(SCENES[scene], size_px), horizon=HORIZON, starts=starts, seeded=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,14 +131,14 @@ class Through:
         return RoundTripWorld(truth, roundtrip=loaded.roundtrip, reads_proprio=reads)
 
 
-def make_starts(scene: str, count: int, path: Path) -> Bools:
+def make_starts(scene: str, size_px: int, count: int, path: Path) -> Bools:
     """Write a table of first observations, unless it is there; in which of them the thing is in view, [count].
 
     One in ten is of an episode whose thing is hidden, where the scene has such, so that most can be compared.
     """
     kept = path.with_suffix(".json")
     if not kept.exists():
-        env, hidden, shown = SCENES[scene](64), list[int](), list[int]()
+        env, hidden, shown = SCENES[scene](size_px), list[int](), list[int]()
         for seed in range(FIRST_SEED, FIRST_SEED + 2 * count):
             env.reset(seed=seed)
             (shown if env.thing_in_view() else hidden).append(seed)
@@ -145,7 +147,7 @@ def make_starts(scene: str, count: int, path: Path) -> Bools:
         hidden = hidden[: int(HIDDEN * count)]
         seeds = shown[: count - len(hidden)] + hidden
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(Starts(simulator(scene).starts(torch.tensor(seeds))).to_bytes())
+        path.write_bytes(Starts(simulator(scene, size_px).starts(torch.tensor(seeds))).to_bytes())
         storage.write_json(kept, [seed not in hidden for seed in seeds])
     return np.array(storage.read_json(kept), bool)
 
@@ -176,7 +178,8 @@ def main(
     scene: Annotated[str, typer.Argument(help=f"One of {', '.join(FAR)}.")],
     data: Annotated[Path, typer.Option(help="What the worlds were trained on.")],
     world: Annotated[list[Path] | None, typer.Option(help="World folders, one for each seed; repeatable.")] = None,
-    episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 200,
+    episodes: Annotated[int, typer.Option(help="Paired episodes of every checkpoint.")] = 226,
+    size: Annotated[int, typer.Option(help="Side of frames, px.")] = 64,
     most: Annotated[int, typer.Option(help="Checkpoints, evenly spread; 0 for all.")] = 0,
     drawn: Annotated[int, typer.Option(help="Of them played in the simulator, seen through the world's pictures.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -188,7 +191,7 @@ def main(
     """Play all checkpoints in the simulator and in the worlds, and compare."""
     torch.set_num_threads(1)
     table = out / scene / "starts.npz"
-    view = make_starts(scene, STARTS, table)
+    view = make_starts(scene, size, STARTS, table)
     folders = discover([str(out / scene / "policies")])
     refs = policy_refs(folders[:: -(-len(folders) // most)] if most else folders)
     there = Ref(name=scene, digest=storage.digest_file(table), source=scene)
@@ -224,7 +227,7 @@ def main(
     with progress_bars() as show:
         found = triage.run(
             request,
-            load_world=Truth(scene=scene, starts=table),
+            load_world=Truth(scene=scene, starts=table, size_px=size),
             load_policy=load_ref,
             out=out / scene / f"run_{len(refs)}",
             arenas=arenas,
@@ -238,7 +241,7 @@ def main(
     print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
     for arena in arenas:
         if isinstance(arena.load, Learned):
-            truth = Truth(scene=scene, starts=table)
+            truth = Truth(scene=scene, starts=table, size_px=size)
             path = out / scene / f"{arena.kind}.png"
             show_worst(scene, found, arena.kind, view=shown, truth=truth, world=arena.load, path=path)
     if record and world:

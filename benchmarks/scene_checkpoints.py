@@ -85,14 +85,14 @@ def __getattr__(name: str) -> Callable[[], Policy]:
     raise AttributeError(name)
 
 
-def demonstrate(scene: str, out: Path) -> None:
+def demonstrate(scene: str, size_px: int, out: Path) -> None:
     """Record demonstrations of all teachers, each with and without noise, or what is missing of them."""
     behaviours = [
         Behaviour(name=f"{name}_{noise}", policy=teacher(scene, name, noise=noise))
         for name in TEACHERS
         for noise in _NOISE
     ]
-    collect(functools.partial(SCENES[scene], 64), behaviours, episodes=EPISODES, out=out, seed=SEED)
+    collect(functools.partial(SCENES[scene], size_px), behaviours, episodes=EPISODES, out=out, seed=SEED)
 
 
 def train(scene: str, data: Path, out: Path) -> None:
@@ -113,10 +113,12 @@ def train(scene: str, data: Path, out: Path) -> None:
 
 def main(
     scene: Annotated[str, typer.Argument(help=f"One of {', '.join(PUSHERS)}.")],
+    size: Annotated[int, typer.Option(help="Side of frames, px.")] = 64,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for demonstrations and checkpoints; continued.")],
 ) -> None:
     """Record demonstrations and train all checkpoints."""
-    demonstrate(scene, out / "demonstrations")
+    demonstrate(scene, size, out / "demonstrations")
     print(f"demonstrations: {time.process_time():.0f} core-seconds", flush=True)
     train(scene, out / "demonstrations", out / "policies")
     print(
