@@ -1,5 +1,6 @@
 """Held-out episodes against what a world predicts, and the command's refusal of recordings of another robot."""
 
+import types
 from pathlib import Path
 
 import gymnasium
@@ -14,7 +15,7 @@ from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate.check import check_world
 from worldsim.evaluate.open_loop import Errors, choose_horizons
-from worldsim.evaluate.validity import count_outcomes, measure_validity
+from worldsim.evaluate.validity import compare_spread, count_outcomes, measure_validity
 from worldsim.optimize import Schedule
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
@@ -150,3 +151,16 @@ def test_a_world_whose_motions_are_reversed_is_found_out(place: Path) -> None:
     turned = measure_validity(world, held, dataset).validity
     disc = turned.curve("place of robot layer 2")
     assert disc is not None and disc.reach == 0 and turned.usable is False
+
+
+def test_the_spread_is_compared_with_what_is_known_of_every_episode() -> None:
+    known = torch.arange(10.0)[:, None] + 1
+    seen, hidden = known.clone(), torch.full((10, 1), float("nan"))
+    hidden[0] = 1.0  # a second thing, which most episodes do not show
+    errors = [
+        Errors(quantity=f"place of thing {i}", unit="px", world=e, copying=e, constant=e)
+        for i, e in ((1, seen), (2, hidden))
+    ]
+    recorded = types.SimpleNamespace(horizons=(8,), lasts=torch.ones(10, 1, dtype=torch.bool))
+    found = compare_spread(recorded, types.SimpleNamespace(spread_EJ=known), errors)  # type: ignore[arg-type]
+    assert found is not None and found.rank == (1.0,) and found.mean == (5.5,)

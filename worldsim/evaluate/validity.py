@@ -102,7 +102,7 @@ def measure_validity(
         horizon=valid_horizon(chosen, recorded=longest, horizon=world.spec.horizon) if chosen else None,
         episodes=len(recorded.keys),
         response=_response(world, recorded, rolled),
-        spread=_spread(recorded, rolled, [e for e in every if e.quantity in read_from]),
+        spread=compare_spread(recorded, rolled, [e for e in every if e.quantity in read_from]),
         coverage=coverage,
         outcomes=outcomes,
     )
@@ -170,11 +170,17 @@ def _response(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> Respon
     return Response(quantity=pictures[0].quantity, true=true, shuffled=shuffled, idle=still)
 
 
-def _spread(recorded: Recorded, rolled: Rolled, errors: Sequence[Errors]) -> Spread | None:
-    """The spread to every horizon, and its rank correlation with the errors; None for a world that states none."""
+def compare_spread(recorded: Recorded, rolled: Rolled, errors: Sequence[Errors]) -> Spread | None:
+    """The spread to every horizon, and its rank correlation with the errors; None for a world that states none.
+
+    Args:
+        recorded: Held-out episodes.
+        rolled: What the world predicts of them.
+        errors: Of what outcomes are read from, as far as they are known of an episode: not every thing is seen in all.
+    """
     if not errors or not bool(rolled.spread_EJ.any()):
         return None
-    error_EJ = torch.stack([e.world for e in errors]).square().mean(0).sqrt()
+    error_EJ = torch.stack([e.world for e in errors]).square().nanmean(0).sqrt()
     mean, rank = list[float](), list[float | None]()
     for j, h in enumerate(recorded.horizons):
         known = error_EJ[:, j].isfinite()
