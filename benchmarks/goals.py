@@ -59,7 +59,21 @@ _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
     "1.6 dB at 16 steps"
 )
+_LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 GOALS: Mapping[str, Goals] = {
+    "any_triage_fetch_push": {
+        "fetch_push: checkpoints": at_least(24),
+        "fetch_push: checkpoints of .2 to .8": at_least(8),
+        "fetch_push: paired episodes in view": at_least(200),
+        "fetch_push, places: success pearson": at_least(0.95),
+        "fetch_push, places: success spearman": at_least(0.93),
+        "fetch_push, places: absolute bias": at_most(0.08),
+        "fetch_push, places: progress spearman": at_least(0.95),
+        "fetch_push, heads: success pearson": at_least(0.95),
+        "fetch_push, heads: success spearman": at_least(0.93),
+        "fetch_push, heads: absolute bias": at_most(0.08, accepted=_LEARNED),
+        "fetch_push, heads: progress spearman": at_least(0.95, accepted=_LEARNED),
+    },
     "any_scene_fetch_push": {
         "fetch_push: thing px at 16, median": at_most(1.0),
         "fetch_push: thing px at 32, median": at_most(2.2, accepted=_CONTACT),
