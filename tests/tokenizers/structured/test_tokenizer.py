@@ -11,7 +11,9 @@ from worldsim.tokenizers.base import ProprioTokenizer, Tokenizer
 from worldsim.tokenizers.cameras import encode_frames
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig
 from worldsim.tokenizers.structured.compose import place, window
+from worldsim.tokenizers.structured.looks import KeptLooks
 from worldsim.tokenizers.structured.state import SceneLayout, SceneState
+from worldsim.tokenizers.structured.things import ThingEncoder, ThingsConfig
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 
 CONFIG = StructuredConfig(image_size=(36, 50), proprio_dim=3, things=2, joints=(0, 1), kept=16)
@@ -238,3 +240,57 @@ def test_what_is_out_of_view_mostly_is_not_seen_everywhere() -> None:
     taken[:10] = 8.0
     tokenizer.keep_looks(torch.zeros(50, 1, 2), torch.randn(50, 1, 4), taken)
     assert 3 < float(tokenizer.full_K) <= 8
+
+
+def test_things_of_a_kind_take_peaks_of_their_own_from_left_to_right() -> None:
+    encoder = ThingEncoder(ThingsConfig(image_size=(32, 48), proprio_dim=2, kinds=(0, 0)))
+    scores = torch.full((2, 1, 16, 24), -9.0)
+    for row, (high, low) in enumerate(((4, 20), (20, 4))):
+        scores[row, 0, 8, high], scores[row, 0, 3, low] = 20.0, 15.0
+    x = encoder.places(scores)[..., 0]
+    torch.testing.assert_close(x, torch.tensor([[9 / 24 - 1, 41 / 24 - 1]] * 2), atol=0.01, rtol=0)
+
+
+def test_a_look_is_kept_for_each_color_and_the_one_alike_is_drawn() -> None:
+    kept = KeptLooks(things=1, kept=2, code_dim=4)
+    kept.code_KQd[0], kept.color_KQ3[0] = torch.tensor([[1.0], [-1.0]]).expand(2, 4), torch.eye(3)[:2]
+    phase = torch.tensor([[1.0, 0.0]]).expand(3, 2)
+    code, _, lacks = kept.turned(0, phase, torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 0]]))
+    torch.testing.assert_close(code[:, 0], torch.tensor([1.0, -1.0, 0.0]), atol=0.01, rtol=0)
+    assert float(lacks.abs().max()) < 0.01
+    other = kept.turned(0, phase[:1], torch.tensor([[1.0, 0, 0.4]]))[2]
+    torch.testing.assert_close(other, torch.tensor([[0.0, 0, 0.35]]), atol=0.01, rtol=0)
+
+
+def test_windows_beyond_the_edge_go_on_as_it_is() -> None:
+    frame = torch.full((1, 3, 16, 16), 0.5)
+    assert torch.equal(window(frame, torch.tensor([[1.0, -1.0]]), 8.0, 8), torch.full((1, 3, 8, 8), 0.5))
+
+
+def test_joints_in_degrees_are_read_as_such() -> None:
+    angle = torch.tensor([[0.3, -1.1]])
+    made_of = {"image_size": (16, 16), "proprio_dim": 2, "joints": (0, 1)}
+    radians, degrees = (Actor(ActorConfig(**made_of, degrees=d)).features for d in (False, True))
+    torch.testing.assert_close(radians(angle)[:, 2:], degrees(angle.rad2deg())[:, 2:])
+
+
+def test_anchors_follow_perspective_and_the_canvas_learns() -> None:
+    actor = Actor(ActorConfig(image_size=(16, 16), proprio_dim=2))
+    p = torch.randn(4, 2)
+    flat = actor.anchors(p)
+    with torch.no_grad():
+        actor.depth.bias.fill_(10.0)  # half as far again
+        actor.shift_CHW.fill_(1.0)
+    torch.testing.assert_close(actor.anchors(p), flat / 1.5)
+    assert bool((actor.canvas - actor.base_CHW > 0.1).all())
+
+
+def test_a_look_beside_its_sprites_middle_is_drawn_where_it_was_found() -> None:
+    tokenizer = made()
+    tokenizer.kept.center_KQ2.fill_(0.25)
+    xy = torch.rand(3, tokenizer.config.things, 2) - 0.5
+    code = torch.randn(3, tokenizer.config.things, tokenizer.config.code_dim)
+    p, sure = torch.zeros(3, tokenizer.config.proprio_dim), torch.ones(3, tokenizer.config.things)
+    state = tokenizer._canonical(p, xy, code, sure, torch.zeros(*sure.shape, 3))
+    assert float((state.pose[..., :2] / tokenizer.axes - xy).abs().min()) > 0.01  # poses are those of shapes
+    torch.testing.assert_close(tokenizer.looks(state)[0], xy)
