@@ -262,7 +262,11 @@ def main(
     print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
     if record:
         write(
-            f"any_plan_{scene}", figures=figures, seeds=[FIRST_SEED], details={**details, **PLANNER, "repeat": REPEAT}
+            f"any_plan_{scene}",
+            module="any_plan",
+            figures=figures,
+            seeds=[FIRST_SEED],
+            details={**details, **PLANNER, "repeat": REPEAT},
         )
 
 

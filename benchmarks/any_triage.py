@@ -246,7 +246,7 @@ def main(
             show_worst(scene, found, arena.kind, view=shown, truth=truth, world=arena.load, path=path)
     if record and world:
         details = {"checkpoints": rows, "worlds": [str(a.world.digest) for a in arenas], "horizon": HORIZON}
-        write(f"any_triage_{scene}", figures=figures, seeds=[request.seed], details=details)
+        write(f"any_triage_{scene}", module="any_triage", figures=figures, seeds=[request.seed], details=details)
 
 
 def overall(scene: str, found: triage.Results, view: Bools, worlds: int) -> list[Figure]:

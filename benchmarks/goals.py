@@ -66,6 +66,11 @@ _SPREAD = (
     "outcomes are read from are the remedy, and not built"
 )
 GOALS: Mapping[str, Goals] = {
+    "any_plan_fetch_push": {
+        "fetch_push: starts": at_least(100),
+        "fetch_push: final success, planner over script": at_least(0.8),
+        "fetch_push: optimism": at_most(0.1),
+    },
     "any_triage_fetch_push": {
         "fetch_push: checkpoints": at_least(24),
         "fetch_push: checkpoints of .2 to .8": at_least(8),
