@@ -65,11 +65,20 @@ _SPREAD = (
     "of); those called usable have .17 to .58. The spread is of all of a latent, the body's share included; spreads of what "
     "outcomes are read from are the remedy, and not built"
 )
+_PUSHED_T = (
+    "a search finds pushes that the T's model overrates: plans of 24 steps promise 13 points of coverage more than they give, at step 0 "
+    "as at step 15; 30 steps and more caution (30 starts) gave 91 % of the script's coverage and 12 points"
+)
 GOALS: Mapping[str, Goals] = {
     "any_plan_fetch_push": {
         "fetch_push: starts": at_least(100),
         "fetch_push: final success, planner over script": at_least(0.8),
         "fetch_push: optimism": at_most(0.1),
+    },
+    "any_plan_pusht": {
+        "pusht: starts": at_least(100),
+        "pusht: final progress, planner over script": at_least(0.8, accepted=_PUSHED_T),
+        "pusht: optimism": at_most(0.1, accepted=_PUSHED_T),
     },
     "any_triage_fetch_push": {
         "fetch_push: checkpoints": at_least(24),
