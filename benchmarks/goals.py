@@ -66,8 +66,8 @@ _SPREAD = (
     "outcomes are read from are the remedy, and not built"
 )
 _PUSHED_T = (
-    "a search finds pushes that the T's model overrates: plans of 24 steps promise 13 points of coverage more than they give, at step 0 "
-    "as at step 15; 30 steps and more caution (30 starts) gave 91 % of the script's coverage and 12 points"
+    "a search finds pushes that the T's model overrates: plans of 24 steps promise 13 points of coverage more than they give; on the "
+    "first 30 starts plans of 30 steps with more caution covered no more (.32) and promised 12 points too much instead of 14"
 )
 GOALS: Mapping[str, Goals] = {
     "any_plan_fetch_push": {
