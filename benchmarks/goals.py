@@ -104,6 +104,11 @@ GOALS: Mapping[str, Goals] = {
         "fetch_push: least psnr above copying and background": at_least(0),
         "fetch_push: training": at_most(1000),
     },
+    "any_scene_fetch_pick": {
+        "fetch_pick: thing px at 16, median": at_most(2),
+        "fetch_pick: tip px at 32, median": at_most(1.2),
+        "fetch_pick: least psnr above copying and background": at_least(0),
+    },
     "any_scene_pusht": {
         "pusht: thing px at 16, median": at_most(0.6),
         "pusht: thing px at 32, median": at_most(1.2),
