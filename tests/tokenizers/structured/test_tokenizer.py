@@ -294,3 +294,15 @@ def test_a_look_beside_its_sprites_middle_is_drawn_where_it_was_found() -> None:
     state = tokenizer._canonical(p, xy, code, sure, torch.zeros(*sure.shape, 3))
     assert float((state.pose[..., :2] / tokenizer.axes - xy).abs().min()) > 0.01  # poses are those of shapes
     torch.testing.assert_close(tokenizer.looks(state)[0], xy)
+
+
+def test_a_translucent_thing_in_front_is_laid_on_once() -> None:
+    tokenizer = made()
+    k, (height, width) = tokenizer.config.things, CONFIG.image_size
+    layers, robot = torch.rand(1, k, 4, height, width), torch.rand(1, 3, height, width)
+    bare = torch.zeros(1, 1, height, width)
+    drawn = tokenizer._stack(layers, torch.ones(1, k, 1, 1, 1), robot, bare)
+    wanted = tokenizer.actor.canvas[None]
+    for color, opacity in zip(layers[0, :, :3], layers[0, :, 3:], strict=True):
+        wanted = wanted * (1 - opacity) + color * opacity
+    torch.testing.assert_close(drawn, wanted)

@@ -1,5 +1,6 @@
 """Predicted latents that heads learn from."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_of_large_latents_some_are_predicted_evenly_spread(
     made, _ = predict_episodes(predictor, encoded([5] * 9), toy.ACTION, seed=0, progress=silent)
     assert made.indices == (10, 14, 18)
     assert time_predicted(predictor, encoded([5] * 9), toy.ACTION, frames=10**9).core_s < 60
+
+
+def test_predictions_that_do_not_stay_finite_are_left_out(
+    predictor: MLPPredictor, dataset: Dataset, tmp_path: Path
+) -> None:
+    given = encoded([6, 6, 6])
+    broken = dataclasses.replace(given.episodes[1], action_FA=torch.full((5, 2), torch.nan))
+    mixed = dataclasses.replace(given, episodes=(given.episodes[0], broken, given.episodes[2]))
+    made, _ = predict_episodes(predictor, mixed, toy.ACTION, seed=0, progress=silent)
+    assert made.indices == (10, 12)
+    none = EncodedEpisodes(episodes=(), indices=())
+    assert progress_at_the_beginning(dataset, none, tmp_path) == progress_at_the_beginning(
+        dataset, None, tmp_path / "b"
+    )
 
 
 @pytest.fixture(scope="module")

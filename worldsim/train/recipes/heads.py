@@ -99,6 +99,8 @@ def prepare_heads(
 
 def _mix(trained: EncodedEpisodes, predicted: EncodedEpisodes) -> EncodedEpisodes:
     """Both together, drawn from equally often."""
+    if not predicted.episodes:
+        return trained
     share = sum(e.weight * len(e.z_FCHW) for e in trained.episodes)
     share /= sum(e.weight * len(e.z_FCHW) for e in predicted.episodes)
     weighted = tuple(dataclasses.replace(e, weight=e.weight * share) for e in predicted.episodes)
@@ -123,18 +125,18 @@ def predict_episodes(
         progress: Called after every few episodes.
 
     Returns:
-        The episodes with predicted latents, and the core-seconds.
+        The episodes with predicted latents, less those whose prediction does not stay finite, and the core-seconds.
     """
     began = time.process_time()
     chosen = _choose(trained, predictor)
-    noise, found = torch.Generator().manual_seed(seed), list[EncodedEpisode]()
+    noise, found = torch.Generator().manual_seed(seed), list[tuple[EncodedEpisode, int]]()
     for at in range(0, len(chosen), _AT_ONCE):
-        found += _predict([trained.episodes[i] for i in chosen[at : at + _AT_ONCE]], predictor, action, noise)
-        progress("predicted episodes", len(found), len(chosen), {})
-    return (
-        EncodedEpisodes(episodes=tuple(found), indices=tuple(trained.indices[i] for i in chosen)),
-        time.process_time() - began,
-    )
+        some = chosen[at : at + _AT_ONCE]
+        made = _predict([trained.episodes[i] for i in some], predictor, action, noise)
+        found += [(e, trained.indices[i]) for e, i in zip(made, some, strict=True) if bool(e.z_FCHW.isfinite().all())]
+        progress("predicted episodes", at + len(some), len(chosen), {})
+    predicted = EncodedEpisodes(episodes=tuple(e for e, _ in found), indices=tuple(i for _, i in found))
+    return predicted, time.process_time() - began
 
 
 def time_predicted(predictor: Predictor, few: EncodedEpisodes, action: ActionSpec, *, frames: int) -> Cost:
