@@ -12,6 +12,7 @@ from worldsim.data.collect import record
 from worldsim.data.collect.goal_exploration import varied_behaviours
 from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.data.lerobot.read import open_dataset
+from worldsim.data.survey import survey_dataset
 from worldsim.errors import InvalidInputError, UnknownNameError, WorldsimError
 from worldsim.evaluate.extension import compare_data, prepare_extension
 from worldsim.evaluate.true_env import TrueEnv
@@ -47,6 +48,15 @@ def test_contact_rises_and_it_is_said(dots: Path, capsys: pytest.CaptureFixture[
     assert {*replayed} <= {*old.seeds}
     assert more.cameras == old.cameras and more.action_spec == old.action_spec
     assert max(more.lengths) <= max(old.lengths)
+
+
+def test_less_contact_than_before_is_said(dots: Path, tmp_path: Path) -> None:
+    record.collect(dots_env, [Behaviour(name="random", policy=toys.Noisy(3.0))], episodes=24, out=tmp_path / "worse")
+    shares = [survey_dataset(open_dataset(path)).moving for path in (dots, tmp_path / "worse")]
+    assert shares[0] != shares[1]
+    less, more = (dots, tmp_path / "worse") if shares[0] < shares[1] else (tmp_path / "worse", dots)
+    assert f"Things move less often in {less.name} than in {more.name}" in compare_data(more, less)
+    assert "less often" not in compare_data(less, more)
 
 
 def test_it_continues_with_the_same_bytes_and_only_the_same_dataset(dots: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def prepare_extension(
 
 
 def compare_data(before: str | Path, after: str | Path) -> str:
-    """A table of what a dataset, another one and both together show, as `worldsim.data.survey` sees them.
+    """A table of what a dataset, another one and both together show, as `worldsim.data.survey` sees them, and whether contact fell.
 
     Raises:
         StorageError: One of them cannot be read.
@@ -130,7 +130,14 @@ def compare_data(before: str | Path, after: str | Path) -> str:
         **{f"covered of the range of {name}": [one.covered[name] for one in surveys] for name in surveys[0].covered},
     }
     rows = [(what, *("not known" if math.isnan(x) else f"{x:.0%}" for x in values)) for what, values in shares.items()]
-    return align([("", *names, "both"), *rows])
+    table = align([("", *names, "both"), *rows])
+    old, new = surveys[0].moving, surveys[1].moving
+    if new < old:  # False where one of them is not known
+        table += (
+            f"\nThings move less often in {names[1]} than in {names[0]}: replays that are disturbed miss what policies reach. Record more "
+            "with what recorded the old data, or with policies: worldsim collect --policies."
+        )
+    return table
 
 
 def _environment(dataset: Dataset, named: TrueEnv) -> TrueEnv:
