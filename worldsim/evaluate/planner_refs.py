@@ -110,10 +110,9 @@ class PlannerSettings:
 
     def within(self, spec: WorldSpec) -> "PlannerSettings":
         """The same settings with plans that look no farther ahead than a world of this spec is valid; at least one action."""
-        valid = None if spec.validity is None else spec.validity.horizon
-        if not valid or self.span * spec.actions_per_step <= valid:
+        if spec.validity is None:
             return self
-        horizon = max(1, valid // (self.repeat * spec.actions_per_step))
+        horizon = spec.validity.plan_steps(self.horizon, actions=self.repeat * spec.actions_per_step)
         return dataclasses.replace(self, horizon=horizon, receding=min(self.receding, horizon))
 
     def controller(

@@ -211,20 +211,23 @@ class MPC:
 
 def _within(planner: PlannerLike, world: World, *, span: int) -> PlannerLike:
     """A planner whose plans, each step of `span` actions, look no farther ahead than a world is valid; at least one step."""
-    valid = None if world.spec.validity is None else world.spec.validity.horizon
-    if not valid or planner.horizon * span <= valid:
+    validity = world.spec.validity
+    steps = planner.horizon if validity is None else validity.plan_steps(planner.horizon, actions=span)
+    if validity is None or steps == planner.horizon:
         return planner
     if not isinstance(planner, Planner):
-        _LOG.warning("Plans look %d actions ahead; this world is valid for %d.", planner.horizon * span, valid)
-        return planner
-    horizon = max(1 if planner.spline is None else planner.spline.knots, valid // span)
-    if horizon < planner.horizon:
         _LOG.warning(
-            "Plans look %d actions ahead instead of %d: this world is valid for %d.",
-            *(horizon * span, planner.horizon * span, valid),
+            "Plans look %d actions ahead; this world is valid for %d.", planner.horizon * span, validity.horizon
         )
-        return dataclasses.replace(planner, horizon=horizon)
-    return planner
+        return planner
+    horizon = steps if planner.spline is None else min(planner.horizon, max(steps, planner.spline.knots))
+    if horizon == planner.horizon:
+        return planner
+    _LOG.warning(
+        "Plans look %d actions ahead instead of %d: this world is valid for %d.",
+        *(horizon * span, planner.horizon * span, validity.horizon),
+    )
+    return dataclasses.replace(planner, horizon=horizon)
 
 
 def _put(search: Search, part: Search, rows: Tensor) -> Search:

@@ -235,6 +235,10 @@ class Validity:
             return None
         return max(1, self.horizon // per_step) * per_step
 
+    def plan_steps(self, steps: int, *, actions: int) -> int:
+        """Of so many steps of a plan, each of some actions, those that the world is valid for: at least one; all where that is not known."""
+        return steps if not self.horizon else min(steps, max(1, self.horizon // actions))
+
     @property
     def unaware(self) -> str:
         """That its spread does not tell its errors, in a sentence; empty where it does, or states none."""
