@@ -109,13 +109,13 @@ def _rows(frames_NHWC: Sequence[object] | np.ndarray, proprio_NP: np.ndarray) ->
 def measure(scene: Scene, tokenizer: StructuredTokenizer, held: FrameRows) -> dict[str, float]:
     """PSNR on frames that were held out: of copying each piece's first frame, the canvas, robot and canvas, and everything."""
     firsts = [scene.rows[i].frames(slice(1)).expand(len(scene.rows[i]), -1, -1, -1) for i in sorted(scene.held_out)]
-    p_NP, frames = tokenizer.actor.features.normalize(held.proprio_NP), held.frames(slice(None))
+    p_NP, frames = held.describe(tokenizer.actor), held.frames(slice(None))
     _, alpha = tokenizer.actor(p_NP)
     robot = alpha.expand_as(frames) > 0.5
     actor, drawn = tokenizer.actor.scene(p_NP), draw(tokenizer, held)
     return {
         "copying the first frame": _psnr_db(torch.cat(firsts), frames),
-        "canvas alone": _psnr_db(tokenizer.actor.canvas.expand_as(frames), frames),
+        "canvas alone": _psnr_db(tokenizer.actor.canvas(p_NP), frames),
         "robot and canvas": _psnr_db(actor, frames),
         "with things": _psnr_db(drawn, frames),
         "where no robot is": _psnr_db(drawn[~robot], frames[~robot]),

@@ -17,7 +17,9 @@ LAYOUT = SceneLayout(proprio_dim=2, things=(1,), code_dim=3)
 def latent(x: float, y: float) -> torch.Tensor:
     """A latent [1, D, 1, 1] whose thing is at (x, y)."""
     pose = torch.tensor([[[x, y, 1.0, 0.0]]])
-    state = SceneState(p=torch.zeros(1, 2), pose=pose, seen=torch.ones(1, 1), code=torch.zeros(1, 1, 3))
+    state = SceneState(
+        p=torch.zeros(1, 2), canvas=torch.zeros(1, 0), pose=pose, seen=torch.ones(1, 1), code=torch.zeros(1, 1, 3)
+    )
     return LAYOUT.join(state)[..., None, None]
 
 

@@ -30,7 +30,13 @@ def latents(*lead: int, seen: float = 1.0, config: StructuredPredictorConfig = C
     pose = torch.randn(*lead, things, 4, generator=generator) * 0.3
     pose = torch.cat([pose[..., :2], torch.nn.functional.normalize(pose[..., 2:], dim=-1)], -1)
     p = torch.randn(*lead, 2, generator=generator)
-    state = SceneState(p=p, pose=pose, seen=torch.full((*lead, things), seen), code=torch.zeros(*lead, things, 4))
+    state = SceneState(
+        p=p,
+        canvas=torch.randn(*lead, config.layout.canvas_dim, generator=generator),
+        pose=pose,
+        seen=torch.full((*lead, things), seen),
+        code=torch.zeros(*lead, things, 4),
+    )
     return config.layout.join(state)[..., None, None]
 
 

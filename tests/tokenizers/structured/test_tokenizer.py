@@ -111,7 +111,9 @@ def test_a_thing_is_drawn_where_it_is_and_in_front_or_behind() -> None:
         tokenizer.actor.paint.bias.fill_(9.0)  # the robot hides all, in white
         tokenizer.actor.paint.weight.zero_()
     pose = torch.tensor([[[0.3, -0.2, 1.0, 0.0]]])
-    state = SceneState(p=torch.zeros(1, 3), pose=pose, seen=torch.ones(1, 1), code=torch.zeros(1, 1, 4))
+    state = SceneState(
+        p=torch.zeros(1, 3), canvas=torch.zeros(1, 0), pose=pose, seen=torch.ones(1, 1), code=torch.zeros(1, 1, 4)
+    )
     for order, hidden in ((-30.0, True), (30.0, False)):
         torch.nn.init.constant_(tokenizer.painter.front[-1].bias, order)  # type: ignore[arg-type]
         drawn = tokenizer.draw(state)[0]
@@ -225,7 +227,7 @@ def test_a_thing_that_turns_is_drawn_in_the_color_that_it_was_seen_in() -> None:
     def drawn_in(color: Tensor) -> Tensor:
         code = torch.cat([color, torch.zeros(1)]).reshape(1, 1, 4)
         pose = torch.tensor([[[0.0, 0.0, 1.0, 0.0]]])
-        state = SceneState(p=torch.zeros(1, 3), pose=pose, seen=torch.ones(1, 1), code=code)
+        state = SceneState(p=torch.zeros(1, 3), canvas=torch.zeros(1, 0), pose=pose, seen=torch.ones(1, 1), code=code)
         return tokenizer.draw(state)[0, :, 17:19, 24:26].mean((1, 2))
 
     red, blue = (middle + torch.tensor(way) for way in ([0.3, -0.3, 0.0], [-0.3, 0.0, 0.3]))
@@ -282,7 +284,7 @@ def test_anchors_follow_perspective_and_the_canvas_learns() -> None:
         actor.depth.bias.fill_(10.0)  # half as far again
         actor.shift_CHW.fill_(1.0)
     torch.testing.assert_close(actor.anchors(p), flat / 1.5)
-    assert bool((actor.canvas - actor.base_CHW > 0.1).all())
+    assert bool((actor.canvas(torch.zeros(1, actor.config.proprio_dim)) - actor.base_CHW > 0.1).all())
 
 
 def test_a_look_beside_its_sprites_middle_is_drawn_where_it_was_found() -> None:
@@ -301,8 +303,8 @@ def test_a_translucent_thing_in_front_is_laid_on_once() -> None:
     k, (height, width) = tokenizer.config.things, CONFIG.image_size
     layers, robot = torch.rand(1, k, 4, height, width), torch.rand(1, 3, height, width)
     bare = torch.zeros(1, 1, height, width)
-    drawn = tokenizer._stack(layers, torch.ones(1, k, 1, 1, 1), robot, bare)
-    wanted = tokenizer.actor.canvas[None]
+    wanted = tokenizer.actor.canvas(torch.zeros(1, 3))
+    drawn = tokenizer._stack(wanted, layers, torch.ones(1, k, 1, 1, 1), robot, bare)
     for color, opacity in zip(layers[0, :, :3], layers[0, :, 3:], strict=True):
         wanted = wanted * (1 - opacity) + color * opacity
     torch.testing.assert_close(drawn, wanted)

@@ -16,7 +16,11 @@ def crossing() -> SceneState:
     xy = torch.stack([torch.stack([t, 0.15 + 0 * t], -1), torch.stack([-t, -0.15 + 0 * t], -1)], 1)
     pose = torch.cat([xy, torch.tensor([1.0, 0.0]).expand(TIME, 2, 2)], -1)
     return SceneState(
-        p=torch.zeros(1, TIME, 1), pose=pose[None], seen=torch.ones(1, TIME, 2), code=torch.zeros(1, TIME, 2, 4)
+        p=torch.zeros(1, TIME, 1),
+        canvas=torch.zeros(1, TIME, 0),
+        pose=pose[None],
+        seen=torch.ones(1, TIME, 2),
+        code=torch.zeros(1, TIME, 2, 4),
     )
 
 

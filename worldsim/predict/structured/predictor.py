@@ -49,6 +49,7 @@ class StructuredPredictorConfig:
         joints: Which numbers of proprioception are joint angles.
         degrees: Whether they are in degrees, not in radians.
         code_dim: d.
+        canvases: Numbers of each camera's canvas code, as of `SceneLayout`.
         history: H.
         members: M.
     """
@@ -62,6 +63,7 @@ class StructuredPredictorConfig:
     joints: tuple[int, ...] = ()
     degrees: bool = False
     code_dim: int = 4
+    canvases: tuple[int, ...] = ()
     history: int = 3
     members: int = 3
 
@@ -73,7 +75,9 @@ class StructuredPredictorConfig:
     @property
     def layout(self) -> SceneLayout:
         """Where the latent holds what."""
-        return SceneLayout(proprio_dim=self.proprio_dim, things=self.things, code_dim=self.code_dim)
+        return SceneLayout(
+            proprio_dim=self.proprio_dim, things=self.things, code_dim=self.code_dim, canvases=self.canvases
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ class SceneCarry(Rows):
     seen: Tensor  # [B, K]
     trust: Tensor  # [B, K], in the place of each, less the longer ago it was seen
     code: Tensor  # [B, K, d]
+    canvas: Tensor  # [B, S]
 
 
 class BodyModel(nn.Module):
@@ -201,6 +206,7 @@ class StructuredPredictor(nn.Module):
             seen=now.seen,
             trust=now.seen,
             code=now.code,
+            canvas=now.canvas,
         )
 
     def step(
@@ -221,7 +227,9 @@ class StructuredPredictor(nn.Module):
             pose=pose.transpose(0, 1),
             motion=(pose - before).transpose(0, 1),
         )
-        z_BD = self.config.layout.join(SceneState(p=p_BP, pose=_mean_pose(after.pose), seen=own.seen, code=own.code))
+        z_BD = self.config.layout.join(
+            SceneState(p=p_BP, canvas=own.canvas, pose=_mean_pose(after.pose), seen=own.seen, code=own.code)
+        )
         spread = pose[..., :2] if self.config.orders else p_MBP[:, :, None] - p_BP[:, None]
         uncertainty = spread.var(0, correction=0).sum((1, 2)).sqrt()
         return after, Prediction(z=z_BD[:, None, :, None, None], uncertainty=uncertainty)
@@ -246,12 +254,14 @@ class StructuredPredictor(nn.Module):
         seen = torch.where(found_BK, now.seen, own.seen)
         trust = known.go_on(now.pose[..., :2], now.seen * found_BK).trust_BK
         code = torch.where((found_BK & (now.seen > _FOUND))[..., None], now.code, own.code)
-        return dataclasses.replace(expected, p=p, pose=pose, motion=motion, seen=seen, trust=trust, code=code)
+        return dataclasses.replace(
+            expected, p=p, pose=pose, motion=motion, seen=seen, trust=trust, code=code, canvas=now.canvas
+        )
 
     def latent(self, carry: Rows) -> Tensor:
         """See `worldsim.predict.base.Tracking.latent`."""
         own = self._own(carry)
-        state = SceneState(p=own.p[:, -1], pose=_mean_pose(own.pose), seen=own.seen, code=own.code)
+        state = SceneState(p=own.p[:, -1], canvas=own.canvas, pose=_mean_pose(own.pose), seen=own.seen, code=own.code)
         return self.config.layout.join(state)[..., None, None]
 
     def _own(self, carry: Rows) -> SceneCarry:

@@ -6,7 +6,7 @@ things that the robot moves stay behind as the residual from which they are foun
 The drawing hangs on anchors, points of the image that follow proprioception; what is near one is drawn from where it lies
 relative to it, so that a fine tip stays sharp wherever it goes.
 
-Shape legend: N rows, P proprio, F features, J anchors, H W frame, h w grid of the drawing.
+Shape legend: N rows, P proprio and then S numbers of the canvas code, F features, J anchors, H W frame, h w grid of the drawing.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.tokenizers.structured.canvas import solve_code
 from worldsim.tokenizers.structured.compose import over
 
 MOST_JOINTS = 4
@@ -40,6 +41,7 @@ class ActorConfig:
         degrees: Whether they are in degrees, not in radians.
         anchors: J.
         width: Channels of the drawing.
+        canvas_dim: S; 0 where the canvas is the same in every episode.
     """
 
     image_size: tuple[int, int]
@@ -48,6 +50,7 @@ class ActorConfig:
     degrees: bool = False
     anchors: int = 10
     width: int = 24
+    canvas_dim: int = 0
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 16 or any(not 0 <= j < self.proprio_dim for j in self.joints):
@@ -129,6 +132,7 @@ class Actor(nn.Module):
     """Draws the robot, RGBA, from standardised proprioception, and holds the canvas behind it."""
 
     base_CHW: Tensor
+    basis_SCHW: Tensor
 
     def __init__(self, config: ActorConfig) -> None:
         """Make an untrained actor with an empty canvas; `begin` gives it a picture."""
@@ -140,10 +144,13 @@ class Actor(nn.Module):
         self.features = ProprioFeatures(config)
         self.register_buffer("base_CHW", torch.zeros(3, height, width))
         self.shift_CHW = nn.Parameter(torch.zeros(3, height, width))
+        canvases = config.canvas_dim
+        self.register_buffer("basis_SCHW", torch.zeros(canvases, 3, height, width), persistent=canvases > 0)
         size, hidden, ch, j = self.features.size, 128, config.width, config.anchors
         self.trunk = nn.Sequential(nn.Linear(5 * size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.linear, self.bend = nn.Linear(size, 2 * j), nn.Linear(hidden, 2 * j)
         self.depth = nn.Linear(size, j)
+        self.light = nn.Linear(canvases, hidden, bias=False) if canvases else None
         self.reach_J = nn.Parameter(torch.linspace(math.log(0.12), math.log(0.5), j))
         self.coarse, self.film = nn.Linear(hidden, _COARSE * _COARSE * ch), nn.Linear(hidden, 2 * ch)
         self.up, self.mix = nn.Conv2d(ch, 4 * ch, 3, padding=1), nn.Conv2d(ch, ch, 3, padding=1)
@@ -160,20 +167,46 @@ class Actor(nn.Module):
         for layer in (self.bend, self.depth):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if self.light is not None:
+            nn.init.zeros_(self.light.weight)
         self.paint.weight.mul_(0.3)
         nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
         self.paint.bias[3 * self.factor**2 :].fill_(-2.0)  # type: ignore[index]
 
-    @property
-    def canvas(self) -> Tensor:
-        """What is behind everything, [3, H, W] in 0..1."""
-        return self.base_CHW + _CANVAS_RATE * self.shift_CHW
+    def canvas(self, p_NP: Tensor) -> Tensor:
+        """What is behind everything, [N, 3, H, W] in 0..1."""
+        canvas = self.base_CHW + _CANVAS_RATE * self.shift_CHW
+        if not self.config.canvas_dim:
+            return canvas.expand(len(p_NP), -1, -1, -1)
+        return canvas + torch.einsum("ns,schw->nchw", self._split(p_NP)[1], self.basis_SCHW)
 
     @torch.no_grad()
-    def begin(self, frames_NCHW: Tensor, proprio_NP: Tensor) -> None:
-        """Take the median of frames in 0..1 for the canvas, and measure proprioception [N, P] in physical units."""
+    def describe(self, frames_NCHW: Tensor, proprio_NP: Tensor) -> Tensor:
+        """Frames in 0..1 and proprioception in physical units -> what everything but things is drawn from, [N, P + S]."""
+        p_NP = self.features.normalize(proprio_NP)
+        if not self.config.canvas_dim:
+            return p_NP
+        canvas = self.base_CHW + _CANVAS_RATE * self.shift_CHW
+        return torch.cat([p_NP, solve_code(frames_NCHW, canvas, self.basis_SCHW)], -1)
+
+    def _split(self, p_NP: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised proprioception and the code of the canvas."""
+        count = self.config.proprio_dim
+        return p_NP[..., :count], p_NP[..., count:]
+
+    @torch.no_grad()
+    def begin(self, frames_NCHW: Tensor, proprio_NP: Tensor, basis_SCHW: Tensor | None = None) -> None:
+        """Take the median of frames in 0..1 for the canvas, and measure proprioception [N, P] in physical units.
+
+        Args:
+            frames_NCHW: Of many episodes.
+            proprio_NP: All that is learned from.
+            basis_SCHW: Pictures in which canvases differ, where they do.
+        """
         self.base_CHW.copy_(frames_NCHW.median(0).values)
         self.features.measure(proprio_NP)
+        if basis_SCHW is not None:
+            self.basis_SCHW.copy_(basis_SCHW)
 
     @torch.no_grad()
     def begin_anchor(self, anchor: int, weight_F2: Tensor, offset_2: Tensor) -> None:
@@ -192,13 +225,14 @@ class Actor(nn.Module):
 
     def anchors(self, p_NP: Tensor) -> Tensor:
         """Where the anchors are, [N, J, 2] in [-1, 1]."""
-        features_NF = self.features(p_NP)
-        return self._anchors(features_NF, self._hidden(features_NF))
+        return self._anchors(*self._hidden(p_NP))
 
-    def _hidden(self, f: Tensor) -> Tensor:
+    def _hidden(self, p_NP: Tensor) -> tuple[Tensor, Tensor]:
+        p_NP, code_NS = self._split(p_NP)
+        f = self.features(p_NP)
         periodic = [f, (1.5 * f).sin(), (1.5 * f).cos(), (3 * f).sin(), (3 * f).cos()]
         hidden: Tensor = self.trunk(torch.cat(periodic, -1))
-        return hidden
+        return f, hidden if self.light is None else hidden + self.light(code_NS)
 
     def _anchors(self, f: Tensor, hidden: Tensor) -> Tensor:
         depth = 1 + 0.5 * torch.tanh(self.depth(f))
@@ -207,8 +241,7 @@ class Actor(nn.Module):
 
     def forward(self, p_NP: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised proprioception -> colour [N, 3, H, W] in 0..1 and opacity [N, 1, H, W]."""
-        f = self.features(p_NP)
-        hidden = self._hidden(f)
+        f, hidden = self._hidden(p_NP)
         x = torch.cat([self._near(self._anchors(f, hidden)), self._far(hidden)], 1)
         scale, shift = self.film(hidden)[..., None, None].chunk(2, 1)
         x = F.silu(self.entry(x) * (1 + scale) + shift)
@@ -239,4 +272,4 @@ class Actor(nn.Module):
     def scene(self, p_NP: Tensor) -> Tensor:
         """Robot and canvas without things, [N, 3, H, W] in 0..1."""
         color, alpha = self(p_NP)
-        return over(self.canvas, color, alpha)
+        return over(self.canvas(p_NP), color, alpha)

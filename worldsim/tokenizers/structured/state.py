@@ -1,8 +1,8 @@
-"""The latent of a structured scene: for each camera proprioception, then each thing's pose and look, one row of numbers.
+"""The latent of a structured scene: for each camera proprioception, its canvas, and each thing's pose and look, one row of numbers.
 
 Each camera's part is what its tokenizer makes and draws from, so proprioception stands in it as often as there are cameras.
 
-Shape legend: P proprio, K things of all cameras, d code, D latent channels.
+Shape legend: P proprio, S canvas codes and K things of all cameras, d code, D latent channels.
 """
 
 import dataclasses
@@ -20,12 +20,14 @@ class SceneState:
 
     Attributes:
         p: [..., P], standardised proprioception.
+        canvas: [..., S], in which way what is behind everything differs from the mean of all episodes.
         pose: [..., K, 4], see `POSE`.
         seen: [..., K], how much of each thing's picture is explained where it was found, 0 (nowhere) to 1.
         code: [..., K, d], how it looks apart from its angle.
     """
 
     p: Tensor
+    canvas: Tensor
     pose: Tensor
     seen: Tensor
     code: Tensor
@@ -39,16 +41,32 @@ class SceneLayout:
         proprio_dim: P.
         things: Of each camera; K together.
         code_dim: d.
+        canvases: Numbers of each camera's canvas code, S together; empty where all canvases are the same in every episode.
     """
 
     proprio_dim: int
     things: tuple[int, ...]
     code_dim: int
+    canvases: tuple[int, ...] = ()
+
+    @property
+    def canvas_dims(self) -> tuple[int, ...]:
+        """Numbers of each camera's canvas code."""
+        return self.canvases or (0,) * len(self.things)
+
+    @property
+    def canvas_dim(self) -> int:
+        """S."""
+        return sum(self.canvas_dims)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of each camera's part."""
-        return tuple(self.proprio_dim + count * (POSE + 1 + self.code_dim) for count in self.things)
+        each = POSE + 1 + self.code_dim
+        return tuple(
+            self.proprio_dim + canvas + count * each
+            for count, canvas in zip(self.things, self.canvas_dims, strict=True)
+        )
 
     @property
     def size(self) -> int:
@@ -58,10 +76,13 @@ class SceneLayout:
     def split(self, z: Tensor) -> SceneState:
         """Take a latent [..., D] apart; things stand in the order of cameras."""
         parts = z.split(self.sizes, -1)
-        things = torch.cat([part[..., self.proprio_dim :] for part in parts], -1)
+        first = self.proprio_dim
+        cut = list(zip(parts, self.canvas_dims, strict=True))
+        things = torch.cat([part[..., first + canvas :] for part, canvas in cut], -1)
         things = things.unflatten(-1, (sum(self.things), POSE + 1 + self.code_dim))
         return SceneState(
-            p=parts[0][..., : self.proprio_dim],
+            p=parts[0][..., :first],
+            canvas=torch.cat([part[..., first : first + canvas] for part, canvas in cut], -1),
             pose=things[..., :POSE],
             seen=things[..., POSE],
             code=things[..., POSE + 1 :],
@@ -70,5 +91,6 @@ class SceneLayout:
     def join(self, state: SceneState) -> Tensor:
         """The latent [..., D] of a state."""
         things = torch.cat([state.pose, state.seen[..., None], state.code], -1)
-        parts = [part for own in things.split(self.things, -2) for part in (state.p, own.flatten(-2))]
+        own = zip(state.canvas.split(self.canvas_dims, -1), things.split(self.things, -2), strict=True)
+        parts = [part for canvas, thing in own for part in (state.p, canvas, thing.flatten(-2))]
         return torch.cat(parts, -1)

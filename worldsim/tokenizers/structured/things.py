@@ -195,7 +195,7 @@ class ThingPainter(nn.Module):
 
     def in_front(self, p_NP: Tensor, xy_NK2: Tensor) -> Tensor:
         """How far each thing is in front of the robot, [N, K, 1, 1, 1] in 0..1."""
-        body = p_NP[:, None].expand(-1, self.config.count, -1)
+        body = p_NP[:, None, : self.config.proprio_dim].expand(-1, self.config.count, -1)
         order: Tensor = torch.sigmoid(self.front(torch.cat([body, xy_NK2, self._names(len(p_NP))], -1)))
         return order[..., None, None]
 

@@ -6,7 +6,8 @@ labelled. It is trained in stages (`worldsim.train.recipes.structured`): actor, 
 For a fixed camera. What neither canvas, proprioception nor a few sprites explain (cables, cloth, smoke, other people) is
 not drawn.
 
-Shape legend: B batch, T time, N rows, P proprio, K things, d code, H W frame, D latent channels, C=3 colour, Q codes kept.
+Shape legend: B batch, T time, N rows, P proprio (and then the canvas code, in what pictures are drawn from), K things, d code,
+H W frame, D latent channels, C=3 colour, Q codes kept.
 """
 
 import dataclasses
@@ -50,6 +51,7 @@ class StructuredConfig:
         degrees: Whether they are in degrees, not in radians.
         code_dim: d, 3 or more.
         kept: Q, looks of each thing that are kept with their angles.
+        canvas_dim: Numbers that say how an episode's canvas differs from the mean of all.
     """
 
     image_size: tuple[int, int]
@@ -61,6 +63,7 @@ class StructuredConfig:
     degrees: bool = False
     code_dim: int = 4
     kept: int = 1024
+    canvas_dim: int = 0
 
     @property
     def kind_of(self) -> tuple[int, ...]:
@@ -70,7 +73,9 @@ class StructuredConfig:
     @property
     def layout(self) -> SceneLayout:
         """Where the latent holds what."""
-        return SceneLayout(proprio_dim=self.proprio_dim, things=(self.things,), code_dim=self.code_dim)
+        return SceneLayout(
+            proprio_dim=self.proprio_dim, things=(self.things,), code_dim=self.code_dim, canvases=(self.canvas_dim,)
+        )
 
 
 class StructuredTokenizer(nn.Module):
@@ -100,6 +105,7 @@ class StructuredTokenizer(nn.Module):
                 proprio_dim=config.proprio_dim,
                 joints=config.joints,
                 degrees=config.degrees,
+                canvas_dim=config.canvas_dim,
             )
         )
         self.shape = ThingsConfig(
@@ -130,9 +136,9 @@ class StructuredTokenizer(nn.Module):
         """Frames [B, 3, T, H, W] in [-1, 1] and proprioception in physical units -> latents [B, D, T, 1, 1]."""
         batch, _, time = x_BCTHW.shape[:3]
         frames = (x_BCTHW.transpose(1, 2).flatten(0, 1).float() + 1) / 2
-        p = self.actor.features.normalize(proprio_BTP.flatten(0, 1).float())
-        pairs = zip(frames.split(_AT_ONCE), p.split(_AT_ONCE), strict=True)
-        z_ND = torch.cat([self.config.layout.join(self.encode_rows(*pair)) for pair in pairs]).to(x_BCTHW.dtype)
+        pairs = zip(frames.split(_AT_ONCE), proprio_BTP.flatten(0, 1).float().split(_AT_ONCE), strict=True)
+        states = [self.encode_rows(some, self.actor.describe(some, proprio)) for some, proprio in pairs]
+        z_ND = torch.cat([self.config.layout.join(state) for state in states]).to(x_BCTHW.dtype)
         return self.track(z_ND.reshape(batch, time, -1).transpose(1, 2)[..., None, None])
 
     def track(self, z_BCTHW: Tensor) -> Tensor:
@@ -159,12 +165,12 @@ class StructuredTokenizer(nn.Module):
         return state.pose[..., :2] * min(self.config.image_size) / 2, state.seen > _IN_VIEW
 
     def encode_rows(self, frames_NCHW: Tensor, p_NP: Tensor) -> SceneState:
-        """What frames in 0..1 with standardised proprioception show."""
+        """What frames in 0..1 show that were described by `Actor.describe`."""
         if self.encoder is None:
             nothing = p_NP.new_zeros(len(p_NP), 0, POSE + 1 + self.config.code_dim)
-            return SceneState(p=p_NP, pose=nothing[..., :POSE], seen=nothing[..., POSE], code=nothing[..., POSE + 1 :])
+            return self._state(p_NP, nothing[..., :POSE], nothing[..., POSE], nothing[..., POSE + 1 :])
         color, alpha = self.actor(p_NP)
-        xy, raw = self.encoder(frames_NCHW, over(self.actor.canvas, color, alpha))
+        xy, raw = self.encoder(frames_NCHW, over(self.actor.canvas(p_NP), color, alpha))
         code = limit_code(raw)
         gain = self.gain(frames_NCHW, color, alpha, p_NP, xy, code)
         taken = self._in_turn(frames_NCHW, color, alpha, p_NP, xy, code, gain)
@@ -173,13 +179,13 @@ class StructuredTokenizer(nn.Module):
 
     def draw(self, state: SceneState) -> Tensor:
         """Frames [N, 3, H, W] in 0..1."""
-        color, alpha = self.actor(state.p)
-        canvas = self.actor.canvas
+        p_NP = torch.cat([state.p, state.canvas], -1)
+        color, alpha = self.actor(p_NP)
         if self.painter is None:
-            return over(canvas, color, alpha)
+            return over(self.actor.canvas(p_NP), color, alpha)
         xy, code, color_NK3 = self.looks(state)
         shown = ((state.seen - NOWHERE) / (LOST - NOWHERE)).clamp(0, 1)
-        return self.compose(state.p, color, alpha, xy, code, shown, color_NK3)
+        return self.compose(p_NP, color, alpha, xy, code, shown, color_NK3)
 
     def compose(
         self,
@@ -194,7 +200,7 @@ class StructuredTokenizer(nn.Module):
         """Things behind the robot, the robot, then things in front of it: [N, 3, H, W] in 0..1.
 
         Args:
-            p_NP: Standardised proprioception.
+            p_NP: Standardised proprioception and code of the canvas.
             color: Of the robot, [N, 3, H, W].
             alpha: Its opacity, [N, 1, H, W].
             xy_NK2: Places in [-1, 1].
@@ -207,10 +213,10 @@ class StructuredTokenizer(nn.Module):
         if tint_NK3 is not None:
             colors = (layers[:, :, :3] + tint_NK3[..., None, None]).clamp(0, 1)
             layers = torch.cat([colors, layers[:, :, 3:]], 2)
-        return self._stack(layers if shown_NK is None else faded(layers, shown_NK), front, color, alpha)
+        layers = layers if shown_NK is None else faded(layers, shown_NK)
+        return self._stack(self.actor.canvas(p_NP), layers, front, color, alpha)
 
-    def _stack(self, layers_NK4HW: Tensor, front: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
-        drawn = self.actor.canvas.expand(len(color), -1, -1, -1)
+    def _stack(self, drawn: Tensor, layers_NK4HW: Tensor, front: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
         colors, opacity = layers_NK4HW[:, :, :3], layers_NK4HW[:, :, 3:]
         for k in range(self.config.things):
             drawn = over(drawn, colors[:, k], opacity[:, k] * (1 - front[:, k]))
@@ -228,14 +234,13 @@ class StructuredTokenizer(nn.Module):
             frames_NCHW: What is seen, 0..1.
             color: Of the robot, [N, 3, H, W].
             alpha: Its opacity, [N, 1, H, W].
-            p_NP: Standardised proprioception.
+            p_NP: Standardised proprioception and code of the canvas.
             xy_NK2: Places in [-1, 1].
             code_NKd: Looks.
         """
         assert self.painter is not None
         count = self.config.things
-        canvas = self.actor.canvas.expand(len(p_NP), -1, -1, -1)
-        stack = torch.cat([frames_NCHW, color, alpha, canvas], 1).repeat_interleave(count, 0)
+        stack = torch.cat([frames_NCHW, color, alpha, self.actor.canvas(p_NP)], 1).repeat_interleave(count, 0)
         cut = window(stack, xy_NK2.flatten(0, 1), self.shape.side_px, self.shape.size)
         seen, robot, opaque, behind = cut[:, :3], cut[:, 3:6], cut[:, 6:7], cut[:, 7:]
         sprite = self.painter.sprites(xy_NK2, code_NKd).flatten(0, 1)
@@ -274,10 +279,11 @@ class StructuredTokenizer(nn.Module):
         layers, front = self.painter.layers(xy_NK2, code_NKd), self.painter.in_front(p_NP, xy_NK2)
         rank = gain.taken_NK.argsort(1, descending=True).argsort(1)
         covered = (layers[:, :, 3] > _COVERED).to(layers)
-        missed = (over(self.actor.canvas, color, alpha) - frames_NCHW).abs().mean(1)
+        canvas = self.actor.canvas(p_NP)
+        missed = (over(canvas, color, alpha) - frames_NCHW).abs().mean(1)
         taken = torch.zeros_like(gain.taken_NK)
         for turn in range(self.config.things):
-            left = (self._stack(faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
+            left = (self._stack(canvas, faded(layers, rank <= turn), front, color, alpha) - frames_NCHW).abs().mean(1)
             own = (covered * (rank == turn)[..., None, None]).sum(1)
             taken = taken + ((missed - left) * own).sum((-1, -2))[:, None] * (rank == turn)
             missed = left
@@ -297,7 +303,11 @@ class StructuredTokenizer(nn.Module):
             at = (xy_NK2[:, k] + self._offset(center)) * self.axes
             poses.append(torch.cat([at, phase if order else torch.tensor([1.0, 0.0]).to(at).expand_as(at)], -1))
             codes.append(torch.cat([color_NK3[:, k], spare], -1) if order else code_NKd[:, k])
-        return SceneState(p=p_NP, pose=torch.stack(poses, 1), seen=seen_NK, code=torch.stack(codes, 1))
+        return self._state(p_NP, torch.stack(poses, 1), seen_NK, torch.stack(codes, 1))
+
+    def _state(self, p_NP: Tensor, pose_NK4: Tensor, seen_NK: Tensor, code_NKd: Tensor) -> SceneState:
+        count = self.config.proprio_dim
+        return SceneState(p=p_NP[:, :count], canvas=p_NP[:, count:], pose=pose_NK4, seen=seen_NK, code=code_NKd)
 
     def looks(self, state: SceneState) -> tuple[Tensor, Tensor, Tensor]:
         """Places [N, K, 2] in [-1, 1], codes [N, K, d] and tints [N, K, 3] to draw things by.

@@ -92,6 +92,7 @@ def track(state: SceneState, kinds: Sequence[int]) -> SceneState:
         frames.append(
             SceneState(
                 p=found.p,
+                canvas=found.canvas,
                 pose=torch.where(lost, last.pose, found.pose),
                 seen=seen,
                 code=torch.where(lost, last.code, found.code),
@@ -104,4 +105,4 @@ def track(state: SceneState, kinds: Sequence[int]) -> SceneState:
 
 
 def _at(state: SceneState, t: int) -> SceneState:
-    return SceneState(p=state.p[:, t], pose=state.pose[:, t], seen=state.seen[:, t], code=state.code[:, t])
+    return SceneState(**{f.name: getattr(state, f.name)[:, t] for f in dataclasses.fields(state)})

@@ -86,8 +86,9 @@ def follow(actor: Actor, rows: FrameRows, *, seed: int) -> Points:
 def _differences(actor: Actor, rows: FrameRows) -> Tensor:
     """How far frames differ from the canvas, [N, 1, h, w] in 0..1, on small maps."""
     shrink = max(1, round(min(actor.config.image_size) / _MAP_PX))
+    p_NP = rows.describe(actor)
     parts = [
-        F.max_pool2d((rows.frames(at) - actor.canvas).abs().mean(1, keepdim=True), shrink, ceil_mode=True)
+        F.max_pool2d((rows.frames(at) - actor.canvas(p_NP[at])).abs().mean(1, keepdim=True), shrink, ceil_mode=True)
         for at in torch.arange(len(rows)).split(100)
     ]
     return (torch.cat(parts) / _DIFFERS).clamp(0, 1)

@@ -78,6 +78,7 @@ def begin_predictor(
         joints=parts[0].config.joints,
         degrees=parts[0].config.degrees,
         code_dim=parts[0].config.code_dim,
+        canvases=tuple(part.config.canvas_dim for part in parts),
     )
     with seeded(seed):
         return StructuredPredictor(config)

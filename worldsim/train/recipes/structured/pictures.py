@@ -21,6 +21,7 @@ from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.train.recipes.structured.anchors import place_anchors
+from worldsim.train.recipes.structured.canvases import find_basis
 from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
     MOST_TIED,
@@ -73,16 +74,18 @@ def begin_tokenizer(
     """An untrained tokenizer with its canvas, from frames [N, 3, H, W] and proprioception [N, P]; with joints that were found."""
     joints = joints or Joints()
     height, width = (int(n) for n in rows.frames_NCHW.shape[-2:])
+    basis_SCHW = find_basis(rows)
     config = StructuredConfig(
         image_size=(height, width),
         proprio_dim=rows.proprio_NP.shape[1],
         things=min(1, recipe.most_things),
         joints=joints.numbers if recipe.joints == "auto" else recipe.joints,
         degrees=joints.degrees if recipe.joints == "auto" else recipe.degrees,
+        canvas_dim=len(basis_SCHW),
     )
     with seeded(seed):
         tokenizer = StructuredTokenizer(config)
-    tokenizer.actor.begin(rows.frames(slice(CANVAS_FRAMES)), rows.proprio_NP)
+    tokenizer.actor.begin(rows.frames(slice(CANVAS_FRAMES)), rows.proprio_NP, basis_SCHW)
     place_anchors(tokenizer.actor, rows, seed=seed)
     return tokenizer
 
@@ -146,13 +149,15 @@ def train_pictures(
 
 def actor_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
     """Robust error of robot and canvas, on frames [N, 3, H, W] that show things too."""
-    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP)
+    p_NP = rows.describe(tokenizer.actor)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         chosen = rows.draw(schedule.batch, seed=seed, step=step)
         with torch.autocast("cpu", torch.bfloat16):
             color, alpha = tokenizer.actor(p_NP[chosen])
-        loss = sharp_error(over(tokenizer.actor.canvas, color.float(), alpha.float()), rows.frames(chosen))
+        loss = sharp_error(
+            over(tokenizer.actor.canvas(p_NP[chosen]), color.float(), alpha.float()), rows.frames(chosen)
+        )
         return loss, {}
 
     return loss_at
@@ -174,22 +179,22 @@ def things_loss(
     """Places led to the residual's peaks, then what drawing the things explains, the robot fixed; frames [N, 3, H, W]."""
     encoder, painter = tokenizer.encoder, tokenizer.painter
     assert encoder is not None and painter is not None
-    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP[:CACHED])
+    known = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=rows.proprio_NP[:CACHED])
+    p_NP = known.describe(tokenizer.actor)
     robot_NRHW = _cached(tokenizer, p_NP)
-    canvas = tokenizer.actor.canvas.detach()
-    known = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=p_NP)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         chosen = known.draw(schedule.batch, seed=seed + 1, step=step)
         frames, robot = known.frames(chosen), robot_NRHW[chosen].float() / 255
-        scene = over(canvas, robot[:, :3], robot[:, 3:])
+        with torch.no_grad():
+            scene = over(tokenizer.actor.canvas(p_NP[chosen]), robot[:, :3], robot[:, 3:])
         if step < BOOTSTRAP * schedule.steps:
             miss = _lead_to_peaks(tokenizer, found, frames, scene)
             return miss, {"bootstrap": float(miss.detach())}
         xy, raw = encoder(frames, scene)
         noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed * 7_919 + step))
         code = limit_code(raw) + _JITTER * noise
-        gain = tokenizer.gain(frames, robot[:, :3], robot[:, 3:], known.proprio_NP[chosen], xy, code)
+        gain = tokenizer.gain(frames, robot[:, :3], robot[:, 3:], p_NP[chosen], xy, code)
         gained = (robust(gain.missed_NKCSS) - robust(gain.bare_NKCSS)).mean(2).sum((-1, -2)) / tokenizer.shape.size**2
         area = painter.sprites(xy, code)[:, :, 3].mean()
         saturated = (raw.abs() - CODE_LIMIT).clamp_min(0).square().mean()
@@ -222,7 +227,7 @@ def _lead_to_peaks(tokenizer: StructuredTokenizer, found: Kinds, frames_NCHW: Te
 
 def painter_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
     """Robust error of everything together; places and looks stay, so that frames [N, 3, H, W] keep their latents."""
-    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP)
+    p_NP = rows.describe(tokenizer.actor)
     found = None if tokenizer.encoder is None else _found(tokenizer, rows, p_NP)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -230,7 +235,7 @@ def painter_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Sche
         with torch.autocast("cpu", torch.bfloat16):
             color, alpha = tokenizer.actor(p_NP[chosen])
         if found is None:
-            drawn = over(tokenizer.actor.canvas, color.float(), alpha.float())
+            drawn = over(tokenizer.actor.canvas(p_NP[chosen]), color.float(), alpha.float())
         else:
             noise = torch.randn(found[1][chosen].shape, generator=torch.Generator().manual_seed(seed * 7_919 + step))
             code = found[1][chosen] + 0.6 * _JITTER * noise
@@ -263,7 +268,7 @@ def _found(tokenizer: StructuredTokenizer, rows: FrameRows, p_NP: Tensor) -> tup
 def keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, float]:
     """Keep the looks that things have in frames [N, 3, H, W]; figures by name."""
     some = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=rows.proprio_NP[:CACHED])
-    p_NP = tokenizer.actor.features.normalize(some.proprio_NP)
+    p_NP = some.describe(tokenizer.actor)
     xy, code = _found(tokenizer, some, p_NP)
     taken = list[Tensor]()
     for at in torch.arange(len(some)).split(_BATCH):
@@ -305,7 +310,7 @@ Draw = Callable[[Tensor, Tensor], Tensor]
 @torch.no_grad()
 def _squares(rows: FrameRows, draw: Draw, tokenizer: StructuredTokenizer) -> float:
     """Mean squared error of what is drawn of frames with proprioception."""
-    p_NP, total = tokenizer.actor.features.normalize(rows.proprio_NP), 0.0
+    p_NP, total = rows.describe(tokenizer.actor), 0.0
     for at in torch.arange(len(rows)).split(_BATCH):
         frames = rows.frames(at)
         total += float((draw(frames, p_NP[at]) - frames).square().sum())
@@ -318,8 +323,7 @@ def _psnr_db(rows: FrameRows, draw: Draw, tokenizer: StructuredTokenizer) -> flo
 
 def measure_actor(tokenizer: StructuredTokenizer, held_out: FrameRows, report: StageReport) -> None:
     """How well the robot is drawn, beside the canvas alone, on frames [N, 3, H, W]."""
-    canvas = tokenizer.actor.canvas.detach()
-    report.figures["canvas_psnr_db"] = _psnr_db(held_out, lambda frames, p: canvas.expand_as(frames), tokenizer)
+    report.figures["canvas_psnr_db"] = _psnr_db(held_out, lambda frames, p: tokenizer.actor.canvas(p), tokenizer)
     report.figures["actor_psnr_db"] = _psnr_db(held_out, lambda frames, p: tokenizer.actor.scene(p), tokenizer)
     gained = report.figures["actor_psnr_db"] - report.figures["canvas_psnr_db"]
     if gained < 0.3:
@@ -341,7 +345,7 @@ def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> tupl
         By all together, and by each beside the others.
     """
     count = tokenizer.config.things
-    p_NP, left = tokenizer.actor.features.normalize(rows.proprio_NP), torch.zeros(count + 2)
+    p_NP, left = rows.describe(tokenizer.actor), torch.zeros(count + 2)
     shown = torch.cat([torch.zeros(1, count), torch.ones(1, count), 1 - torch.eye(count)])
     for at in torch.arange(len(rows)).split(_BATCH):
         frames = rows.frames(at)
@@ -357,7 +361,7 @@ def explained_by_things(tokenizer: StructuredTokenizer, rows: FrameRows) -> tupl
 def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report: StageReport) -> list[float]:
     """Name what fails silently: places that collapse, looks that saturate; how far each thing is tied to the robot comes back."""
     assert tokenizer.encoder is not None
-    p_NP = tokenizer.actor.features.normalize(held_out.proprio_NP)
+    p_NP = held_out.describe(tokenizer.actor)
     state = [tokenizer.encode_rows(held_out.frames(at), p_NP[at]) for at in torch.arange(len(p_NP)).split(_BATCH)]
     pose, seen = torch.cat([s.pose for s in state]), torch.cat([s.seen for s in state])
     count, tied = tokenizer.config.things, list[float]()
@@ -374,7 +378,7 @@ def _look_for_faults(tokenizer: StructuredTokenizer, held_out: FrameRows, report
         away = (cell_places(peaks.cell_NM, PEAKS) * tokenizer.axes - xy[:, None]).norm(dim=-1)
         off = float(away.min(1).values.median())
         spread = float(xy.std(0).max())
-        tied[k] = explained_linearly(tokenizer.actor.features(p_NP[sure]), xy)
+        tied[k] = explained_linearly(tokenizer.actor.features(p_NP[sure, : tokenizer.config.proprio_dim]), xy)
         report.figures |= {f"thing_{k}_spread": spread, f"thing_{k}_off_peak": off, f"thing_{k}_tied_to_robot": tied[k]}
         if spread < 0.02 and off > 0.1:
             report.warnings.append(

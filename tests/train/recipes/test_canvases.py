@@ -1,0 +1,46 @@
+"""Canvases that differ between episodes are found, and things that stand somewhere else in each are not taken for them."""
+
+import torch
+
+from tests.tokenizers.structured.test_canvas import SIZE, covered, lit
+from worldsim.tokenizers.structured.canvas import solve_code
+from worldsim.train.recipes.structured.canvases import find_basis
+from worldsim.train.recipes.structured.rows import FrameRows
+
+EPISODES, EACH = 40, 6
+
+
+def rows(spread: float, *, things: float = 0.04) -> FrameRows:
+    """Moments of episodes whose canvases differ; a thing stands still in each, and a robot moves."""
+    base, basis = lit()
+    code = spread * torch.randn(EPISODES, 2, generator=torch.Generator().manual_seed(0))
+    frames = base + torch.einsum("ns,schw->nchw", code, basis)
+    frames = covered(frames, things, seed=1).repeat_interleave(EACH, 0)
+    frames = covered(frames, 0.1, seed=2)
+    order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(3))
+    return FrameRows(
+        frames_NCHW=(frames.clamp(0, 1) * 255).round().byte()[order],
+        proprio_NP=torch.zeros(len(frames), 1),
+        episode_N=torch.arange(EPISODES).repeat_interleave(EACH)[order],
+    )
+
+
+def test_two_ways_in_which_canvases_differ_are_found() -> None:
+    found = find_basis(rows(1.0))
+    assert len(found) == 2
+    base, basis = lit()
+    both = torch.cat([found, basis]).flatten(1)
+    assert int((torch.linalg.svdvals(both) > 0.15 * torch.linalg.svdvals(both)[0]).sum()) == 2  # they span the same
+    frames = base + basis[:1]
+    drawn = base + torch.einsum("ns,schw->nchw", solve_code(frames, base, found), found)
+    assert (drawn - frames).abs().mean() < 0.02
+
+
+def test_things_and_robots_are_no_canvases() -> None:
+    assert not len(find_basis(rows(0.0)))
+    assert not len(find_basis(rows(0.0, things=0.15)))
+
+
+def test_rows_of_unknown_episodes_have_one_canvas() -> None:
+    some = rows(1.0)
+    assert not len(find_basis(FrameRows(frames_NCHW=some.frames_NCHW, proprio_NP=some.proprio_NP)))
