@@ -64,6 +64,16 @@ class FetchPush(FetchScene):
         return float(self._place()[1] - self._begin[1]) / 0.1
 
 
+class FetchColors(FetchPush):
+    """The same with table, floor and cube of another colour in every episode."""
+
+    def _reset(self, seed: int | None) -> None:
+        super()._reset(seed)
+        generator = np.random.default_rng(0 if seed is None else seed)
+        for name in ("table_mat", "floor_mat", "block_mat"):
+            self._model.mat(name).rgba[:3] = generator.uniform(0.15, 0.95, 3)
+
+
 class FetchPick(FetchScene):
     """Actions are the gripper's displacement and opening, [-1, 1] x 4; proprioception has both. The cube is to be lifted by 10 cm."""
 

@@ -226,8 +226,8 @@ class Picker(Pusher):
         return action.clamp(-1, 1), after
 
 
-PUSHERS = {"fetch_push": FetchPusher, "pusht": DiscPusher}
-WAYS_RAD = {"fetch_push": math.pi / 2, "pusht": 0.0}
+PUSHERS = {"fetch_push": FetchPusher, "fetch_colors": FetchPusher, "pusht": DiscPusher}
+WAYS_RAD = {"fetch_push": math.pi / 2, "fetch_colors": math.pi / 2, "pusht": 0.0}
 """Where the thing is to go, in its plane."""
 _RANDOM = (0.0, 0.0, 0.1, 0.3)
 """Shares of random actions, of as many kinds of explorers."""

@@ -2,6 +2,7 @@
 
     python -m benchmarks.scenes fetch_push --episodes 800 --out data/fetch_push      # in an environment with extra `scenes`
     python -m benchmarks.scenes pusht --size 96 --episodes 360 --out data/pusht
+    python -m benchmarks.scenes fetch_colors --episodes 400 --out data/fetch_colors
     python -m benchmarks.scenes fetch_pick --episodes 400 --out data/fetch_pick
     python -m benchmarks.scenes reacher --episodes 300 --out data/reacher
     python -m benchmarks.scenes pusher --episodes 300 --out data/pusher
@@ -21,7 +22,7 @@ import typer
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from benchmarks.scene_arms import FetchPick, FetchPush, FingerScene, PusherScene, ReacherScene
+from benchmarks.scene_arms import FetchColors, FetchPick, FetchPush, FingerScene, PusherScene, ReacherScene
 from benchmarks.scene_base import THING, Floats, Scene
 from benchmarks.scene_policies import explorers
 from worldsim import storage
@@ -77,6 +78,7 @@ class PushT(Scene):
 
 SCENES: dict[str, type[Scene]] = {
     "fetch_push": FetchPush,
+    "fetch_colors": FetchColors,
     "fetch_pick": FetchPick,
     "pusht": PushT,
     "reacher": ReacherScene,
