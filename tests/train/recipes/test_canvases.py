@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.tokenizers.structured.test_canvas import SIZE, covered, lit
+from tests.tokenizers.structured.test_canvas import covered, lit
 from worldsim.tokenizers.structured.canvas import solve_code
 from worldsim.train.recipes.structured.canvases import find_basis
 from worldsim.train.recipes.structured.rows import FrameRows

@@ -34,12 +34,11 @@ def solve_code(frames_NCHW: Tensor, base_CHW: Tensor, basis_SCHW: Tensor) -> Ten
     count = len(basis_SX)
     pairs_X = (basis_SX[:, None] * basis_SX[None]).flatten(0, 1).T
     ridge = _RIDGE * pairs_X.sum(0).view(count, count).trace() * torch.eye(count).to(basis_SX)
-    weight = torch.ones_like(miss_NX)
+    code_NS = miss_NX.new_zeros(len(miss_NX), count)
     for power in _POWERS:
-        if power:
-            left = ((miss_NX - code_NS @ basis_SX) / _EPS).abs()
-            weight = left.pow(power).add(1).reciprocal()
-        gram = (weight @ pairs_X).unflatten(1, (count, count)) / weight.mean(1)[:, None, None]
-        wanted = (weight * miss_NX) @ basis_SX.T / weight.mean(1, keepdim=True)
-        code_NS = torch.linalg.solve(gram + ridge, wanted)
+        left = ((miss_NX - code_NS @ basis_SX) / _EPS).abs()
+        weight = 2 / (1 + left.pow(power))
+        weight = weight / weight.mean(1, keepdim=True)
+        gram = (weight @ pairs_X).unflatten(1, (count, count))
+        code_NS = torch.linalg.solve(gram + ridge, (weight * miss_NX) @ basis_SX.T)
     return code_NS
