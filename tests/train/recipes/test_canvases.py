@@ -2,8 +2,8 @@
 
 import torch
 
-from tests.tokenizers.structured.test_canvas import covered, lit
-from worldsim.tokenizers.structured.canvas import solve_code
+from tests.tokenizers.structured.test_actor import covered, lit
+from worldsim.tokenizers.structured.actor import solve_code
 from worldsim.train.recipes.structured.canvases import find_basis
 from worldsim.train.recipes.structured.rows import FrameRows
 

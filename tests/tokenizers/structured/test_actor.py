@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from worldsim.tokenizers.structured.actor import Actor, ActorConfig
-from worldsim.tokenizers.structured.canvas import solve_code
+from worldsim.tokenizers.structured.actor import Actor, ActorConfig, solve_code
 
 SIZE = 48
 
