@@ -90,9 +90,9 @@ def main(
 
 
 def _cost(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """Core-seconds of a training by stage; those of latents are what was predicted."""
+    """Core-seconds of a training by stage; those of latents are what was predicted where they were not measured."""
     predicted = manifest.get("plan", {}).get("stages", {}).get("latents", {}).get("core_s", 0.0)
-    return {**manifest.get("core_seconds", {}), "latents": round(predicted, 1)}
+    return {"latents": round(predicted, 1), **manifest.get("core_seconds", {})}
 
 
 def canvas(dataset: Dataset, episodes: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.test_video import moving
 from worldsim import decode
-from worldsim.decode import read_frames_at, read_video, sample_video
+from worldsim.decode import decoding_s, read_frames_at, read_video, sample_video
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.video import encode_mp4, write_mp4
 
@@ -130,6 +130,15 @@ def test_a_frame_is_found_by_its_time(tmp_path: Path) -> None:
     for bad in ([], [0.2, 0.1]):
         with pytest.raises(InvalidInputError):
             read_frames_at(tmp_path / "v.mp4", bad)
+
+
+def test_what_decoding_takes_is_counted(tmp_path: Path) -> None:
+    write_mp4(tmp_path / "v.mp4", moving(12), rate_hz=30)
+    spent_s = [decoding_s()]
+    for _ in range(3):
+        read_video(tmp_path / "v.mp4")
+        spent_s.append(decoding_s())
+    assert spent_s == sorted(set(spent_s)) and spent_s[-1] - spent_s[1] < 1  # the start of the decoder counts once
 
 
 def test_more_frames_than_the_window_holds(tmp_path: Path) -> None:

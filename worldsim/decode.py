@@ -101,17 +101,25 @@ def sample_video(path: Path, *, frames: int) -> tuple[Bytes, tuple[int, ...]]:
 
 _decoder: "_Decoder | None" = None
 _lock = threading.Lock()
+_spent_s = 0.0
+
+
+def decoding_s() -> float:
+    """Core-seconds that decoding took in other processes for this one, so far; what takes time here is `time.process_time`'s."""
+    return _spent_s
 
 
 def _decode(path: Path, request: Mapping[str, Any], *, most: int | None) -> tuple[Bytes, dict[str, Any]]:
     """Frames [T, H, W, 3] and the closing words of one request; a decoder that fails it is replaced."""
-    global _decoder
+    global _decoder, _spent_s
     with _lock:
         try:
             with path.open("rb") as file:
                 if _decoder is None:
                     _decoder = _Decoder()
-                return _decoder.ask({**request, "name": path.name}, file.fileno(), most)
+                frames, done = _decoder.ask({**request, "name": path.name}, file.fileno(), most)
+                _spent_s += done["core_s"]
+                return frames, done
         except _Refused as error:
             reason: object = error
         except OSError as error:
@@ -186,7 +194,7 @@ class _Decoder:
             if kind == b"e":
                 raise _Refused(value)
             if kind == b"d":
-                return frames[:count], dict(value)
+                return frames[:count], {**value, "core_s": max(0.0, float(value["core_s"]))}
             new, height, width = map(int, value)
             if (count + new) * height * width * 3 > MOST_BYTES:
                 raise _Died(f"it unpacks to more than {MOST_BYTES} bytes")

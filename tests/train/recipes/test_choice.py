@@ -15,7 +15,7 @@ from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, TrainingError
 from worldsim.optimize import Schedule
 from worldsim.testing import check_world
-from worldsim.train.recipes import choice
+from worldsim.train.recipes import choice, rehearsal
 from worldsim.train.recipes import world as recipe
 from worldsim.train.recipes.comparison import BACKGROUND, COPYING, measure_copying, moved_error, read_windows
 from worldsim.train.recipes.predictor import PredictorRecipe
@@ -27,6 +27,7 @@ from worldsim.train.recipes.settings import (
     settle_schedules,
     split_episodes,
 )
+from worldsim.train.recipes.structured.family import BegunPictures
 from worldsim.train.recipes.structured.settings import STAGES, StructuredRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import plan_world, train_world
@@ -60,7 +61,7 @@ def settings(data: Path, out: Path, **changes: object) -> TrainWorld:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials are run however little time there is for them: toys are trained in less."""
-    monkeypatch.setattr(choice, "LEAST_TRIAL_CORE_S", 0.0)
+    monkeypatch.setattr(choice, "CHOICE_SHARE", 1e6)
 
 
 def test_settings_that_name_a_part_leave_nothing_open(data: Path, tmp_path: Path) -> None:
@@ -101,41 +102,57 @@ def test_the_best_is_trained_its_table_is_kept_and_a_killed_choice_is_not_made_a
     check_world(load_world(tmp_path / "world"))
 
 
+@pytest.fixture(scope="module")
+def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> choice.Prospects:
+    """All families of the toy, begun and rehearsed."""
+    folder = tmp_path_factory.mktemp("found")
+    config = settings(data, folder / "w")
+    return choice.find_prospects(open_dataset(data), config, folder, recipe.silent, labelled=False, refused={})
+
+
+def show(found: choice.Prospects) -> str:
+    """What is said where no family is decided yet."""
+    first = next(iter(found.fit.values()))
+    return str(dataclasses.replace(first.plan, candidates=found.listed({}, 0.0)))
+
+
 def test_without_time_for_trials_the_first_family_that_fits_is_trained_and_the_plan_says_so(
-    data: Path, tmp_path: Path
+    data: Path, found: choice.Prospects, tmp_path: Path
 ) -> None:
-    text = str(plan_world(settings(data, tmp_path / "world")))
-    assert "layers is trained: there is too little time for trials. family=NAME decides otherwise." in text
-    found = choice.find_prospects(
-        open_dataset(data),
-        settings(data, tmp_path / "w"),
-        tmp_path / "a",
-        recipe.silent,
-        labelled=False,
-        refused={"structured": "not asked for"},
-    )
-    tried = choice.try_prospects(open_dataset(data), found, tmp_path / "a", recipe.silent, minutes=0.0)
-    assert tried == choice.Tried(best="layers") and not (tmp_path / "a" / "trials.json").exists()
+    assert list(found.fit) == ["layers", "structured", "grid"] and found.spent_s > 0
+    assert "layers is trained: there is too little time for trials. family=NAME decides otherwise." in show(found)
+    tried = choice.try_prospects(open_dataset(data), found, tmp_path, recipe.silent, minutes=0.0)
+    assert tried == choice.Tried(best="layers") and not (tmp_path / "trials.json").exists()
+
+
+def test_layers_that_explain_little_are_tried_after_the_structured_family(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(*args: object, **more: object) -> Plan:
+        return Plan(100.0)
+
+    monkeypatch.setattr(choice, "EXPLAINED", 0.9999)
+    monkeypatch.setattr(choice, "rehearse_parts", pretend)
+    config = settings(data, tmp_path / "w")
+    found = choice.find_prospects(open_dataset(data), config, tmp_path, recipe.silent, labelled=False, refused={})
+    assert list(found.fit) == ["structured", "layers", "grid"]
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_rehearsal_names_the_candidates_and_their_cost_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     text = str(plan_world(settings(data, tmp_path / "world")))
-    for words in ("Families that fit: layers (about", "decided by a trial of each", "family=NAME decides it now"):
+    for words in ("Families that fit: layers (about", "decided by trials", "family=NAME decides it now"):
         assert words in text
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_family_whose_trial_fails_is_none_and_why_is_said(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, found: choice.Prospects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, brief = open_dataset(data), choice._train_briefly
-    config = settings(data, tmp_path / "w")
-    found = choice.find_prospects(
-        dataset, config, tmp_path / "a", recipe.silent, labelled=False, refused={"structured": "not asked for"}
-    )
-    assert list(found.fit) == ["layers", "grid"]
+    fit = {family: found.fit[family] for family in ("layers", "grid")}
+    found = choice.Prospects(fit=fit, refused={"structured": "not asked for"})
 
     def fail(data: object, prospect: choice.Prospect, *rest: object) -> object:
         if prospect.config.family == "layers":
@@ -151,20 +168,73 @@ def test_a_family_whose_trial_fails_is_none_and_why_is_said(
     assert choice.try_prospects(dataset, alone, tmp_path / "b", recipe.silent, minutes=0.0) == choice.Tried(best="grid")
 
 
-def test_trials_take_a_bounded_share(data: Path, tmp_path: Path) -> None:
-    class Plan:
-        def __init__(self, core_s: float) -> None:
-            self.stages = {"predictor": choice.Cost(core_s=core_s)}
+class Plan:
+    """Stands for a plan of which only the cost counts."""
 
-    def of(*costs_s: float) -> choice.Prospects:
-        fit = {str(s): choice.Prospect(config=None, begun=None, plan=Plan(s), folder=tmp_path) for s in costs_s}  # type: ignore[arg-type]
-        return choice.Prospects(fit=fit, refused={})
+    def __init__(self, core_s: float) -> None:
+        self.stages = {"predictor": choice.Cost(core_s=core_s)}
 
-    assert of(500.0).trial_s(0) == 0
-    assert of(400.0, 500.0).trial_s(0) == pytest.approx(0.15 * 400 / 2)
-    assert of(1e5, 2e5).trial_s(0) == 60
-    assert of(1e5, 2e5).trial_s(10) == pytest.approx(0.15 * 600 / 2)
-    assert of(200.0, 500.0).trial_s(0) == 0 and of(1e5, 2e5).trial_s(4) == 0
+
+def costing(*costs_s: float, spent_s: float = 0.0) -> choice.Prospects:
+    """Prospects of such costs."""
+    fit = {str(s): choice.Prospect(config=None, begun=None, plan=Plan(s), folder=Path()) for s in costs_s}  # type: ignore[arg-type]
+    return choice.Prospects(fit=fit, refused={}, spent_s=spent_s)
+
+
+def test_choosing_takes_a_bounded_share_and_the_last_are_not_tried_where_time_does_not_reach() -> None:
+    assert costing(500.0).trials(0) == {}
+    assert costing(400.0, 500.0).trials(0) == pytest.approx(dict.fromkeys(("400.0", "500.0"), 0.15 * 400 / 2))
+    assert costing(1e5, 2e5).trials(0) == {"100000.0": 60, "200000.0": 60}
+    assert list(costing(1e5, 2e5).trials(10).values()) == pytest.approx([0.15 * 600 / 2] * 2)
+    assert costing(200.0, 500.0).trials(0) == costing(1e5, 2e5).trials(4) == {}
+    three = costing(700.0, 800.0, 900.0, spent_s=50.0)
+    assert three.trials(0) == pytest.approx({"700.0": 27.5, "800.0": 27.5})  # all three would get less than 20
+    assert costing(700.0, 800.0, 900.0).trials(0) == pytest.approx(dict.fromkeys(("700.0", "800.0", "900.0"), 35.0))
+    assert costing(700.0, 800.0, spent_s=70.0).trials(0) == {}
+
+
+def test_families_that_do_not_fit_the_time_are_none_before_anything_is_tried(found: choice.Prospects) -> None:
+    slow = found.fit["grid"]
+    stages = {**slow.plan.stages, "latents": choice.Cost(core_s=1e5, wall_s=1e5)}
+    fit = {**found.fit, "grid": dataclasses.replace(slow, plan=dataclasses.replace(slow.plan, stages=stages))}
+    found = dataclasses.replace(found, fit=fit)
+    assert found.within(0.0, spent_s=1e9).fit == fit
+    left = found.within(60.0, spent_s=1.0)
+    assert list(left.fit) == ["layers", "structured"] and left.refused["grid"].startswith("minutes=60 is too short")
+    with pytest.raises(InvalidInputError, match="minutes=60 is too short"):
+        found.within(60.0, spent_s=3600.0)
+
+
+def test_trials_of_the_structured_family_see_few_moments(
+    found: choice.Prospects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "TRIAL_ROWS", 30)
+    monkeypatch.setattr(choice, "TRIAL_HELD_OUT", 7)
+    begun = found.fit["structured"].begun
+    assert isinstance(begun, BegunPictures)
+    few = choice._few_rows(begun)
+    assert isinstance(few, BegunPictures)
+    (every,), (some,) = begun.cameras.values(), few.cameras.values()
+    assert (len(every.rows), len(some.rows), len(some.held_out)) == (100, 30, 7)
+    assert torch.equal(some.rows.frames_NCHW, every.rows.frames_NCHW[:30]) and some.rows.later_NP is not None
+
+
+def test_a_slow_predictor_is_rehearsed_at_a_small_batch_only(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, step_s = list[int](), 1.0
+
+    def pretend(prepared: object, schedule: Schedule) -> choice.Cost:
+        batches.append(schedule.batch)
+        return choice.Cost(core_s=step_s * schedule.batch * schedule.steps)
+
+    monkeypatch.setattr(rehearsal, "time_predictor", pretend)
+    how = PredictorRecipe(schedule=dataclasses.replace(SHORT, batch=256), unrolls=((1, 1.0),))
+    config = settings(data, tmp_path / "w", family="grid", predictor=how)
+    assert plan_world(config).stages["predictor"].core_s == 256 * SHORT.steps and batches == [64]
+    step_s = 1e-6
+    assert plan_world(config).stages["predictor"].core_s == pytest.approx(256e-6 * SHORT.steps)
+    assert batches == [64, 64, 256]
 
 
 def test_stages_of_the_structured_family_take_what_the_data_is_worth(data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -13,6 +14,7 @@ from tests.train import toy
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.train.config import plan, resolve
+from worldsim.train.recipes import cost
 from worldsim.train.recipes import world as recipe
 from worldsim.train.recipes.cost import Cost, TrainingPlan, share_out
 from worldsim.train.recipes.predictor import PredictorRecipe
@@ -75,15 +77,15 @@ def test_layers_that_auto_refuses_are_tried_after_training_and_both_shares_are_s
 
 
 def test_a_time_shortens_every_schedule_and_one_that_is_too_short_is_refused() -> None:
-    cost = {"tokenizer": Cost(wall_s=60.0), "latents": Cost(wall_s=60.0), "predictor": Cost(wall_s=540.0)}
-    cost |= {"heads": Cost(wall_s=0.0)}
+    stages = {"tokenizer": Cost(wall_s=60.0), "latents": Cost(wall_s=50.0), "predictor": Cost(wall_s=540.0)}
+    stages |= {"frames": Cost(wall_s=10.0), "heads": Cost(wall_s=0.0)}
     steps = {"tokenizer": 100, "predictor": 1000, "heads": 100}
-    full = TrainingPlan(choices=(), predictor="conv", suits="", steps=steps, stages=cost, memory_bytes=0)
+    full = TrainingPlan(choices=(), predictor="conv", suits="", steps=steps, stages=stages, memory_bytes=0)
     assert full.fit(0, spent_s=9) == full
     fitted = full.fit(10, spent_s=150)  # of 600 s, 60 are kept back, 210 are spent, and the cheap stage takes 60 of 330
     assert fitted.shares == pytest.approx({"tokenizer": 1, "predictor": 0.5, "heads": 1})
     assert fitted.steps == {"tokenizer": 100, "predictor": 500, "heads": 100}
-    assert fitted.stages["latents"].wall_s == 60 and fitted.stages["predictor"].wall_s == pytest.approx(270)
+    assert fitted.stages["latents"].wall_s == 50 and fitted.stages["predictor"].wall_s == pytest.approx(270)
     assert "Fitted to 10 minutes: predictor 50% of the steps asked for." in str(fitted)
     assert "all of the steps" in str(full.fit(1000, spent_s=0))
     with pytest.raises(InvalidInputError, match=r"minutes=4 is too short.*minutes here"):
@@ -91,6 +93,20 @@ def test_a_time_shortens_every_schedule_and_one_that_is_too_short_is_refused() -
     schedule = Schedule(steps=1000, warmup=100)
     assert shorten_schedule(schedule, 1.0) is schedule
     assert (shorten_schedule(schedule, 0.25).steps, shorten_schedule(schedule, 0.25).warmup) == (250, 25)
+
+
+def test_time_counts_by_the_processor_with_what_decodes_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = {"process_time": 0.0, "perf_counter": 0.0, "decoding": 0.0}
+    clocks = {name: lambda name=name: spent[name] for name in ("process_time", "perf_counter")}
+    monkeypatch.setattr(cost, "time", SimpleNamespace(**clocks))
+    monkeypatch.setattr(cost, "decoding_s", lambda: spent["decoding"])
+
+    def work() -> None:
+        spent.update(process_time=2.0, decoding=3.0, perf_counter=50.0)  # nine tenths of the time for other programs
+
+    assert cost.time_call(work) == Cost(core_s=5.0, wall_s=5.0)
+    spent = dict.fromkeys(spent, 0.0)
+    assert cost.time_call(work, on_cpu=False) == Cost(core_s=5.0, wall_s=50.0)
 
 
 def test_a_time_that_was_too_short_binds_nothing(data: Path, tmp_path: Path) -> None:

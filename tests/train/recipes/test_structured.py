@@ -75,7 +75,16 @@ def test_it_keeps_the_contract(world: LearnedWorld) -> None:
 
 def test_the_manifest_holds_every_stage(folder: Path) -> None:
     manifest = storage.read_manifest(folder, kind="world")
-    assert set(manifest["core_seconds"]) == {"actor", "things", "painter", "body", "contact", "heads"}
+    assert set(manifest["core_seconds"]) == {
+        "actor",
+        "things",
+        "painter",
+        "frames",
+        "latents",
+        "body",
+        "contact",
+        "heads",
+    }
     assert {"canvas_psnr_db", "actor_psnr_db", "things_explain", "thing_0_seen"} <= manifest["stages"].keys()
     assert isinstance(manifest["warnings"], list)
 

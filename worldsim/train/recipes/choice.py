@@ -1,8 +1,9 @@
 """Which family a world is of, where the settings leave it open: each candidate is trained for a short time and measured.
 
-Candidates are families whose closed form fits and whose input is there. Each gets the same core-seconds, a small share of what
-the cheapest would cost in full, and is measured on held-out episodes beside copying and a constant background. Where that is
-too little time to try anything, the first that fits is taken. What the trials learned is thrown away but for closed forms.
+Candidates are families whose closed form fits, whose input is there, and whose training fits the time that was asked for. Choosing
+takes a small share of what the cheapest would cost in full. Each gets the same core-seconds of steps, and is measured on held-out
+episodes beside copying and a constant background. Where time does not reach for all, those that suit the data best are tried;
+where it does not reach for two, the first of them is taken. What the trials learned is thrown away but for closed forms.
 """
 
 import copy
@@ -26,7 +27,7 @@ from worldsim.train.recipes.comparison import (
     measure_world,
     read_windows,
 )
-from worldsim.train.recipes.cost import Candidate, Cost, TrainingPlan
+from worldsim.train.recipes.cost import FIXED, Candidate, Cost, TrainingPlan
 from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.parts import Begun, begin_parts, rehearse_parts, train_parts
 from worldsim.train.recipes.rehearsal import shorten_all
@@ -35,12 +36,16 @@ from worldsim.train.recipes.structured.family import BegunPictures
 from worldsim.train.recipes.tokenizer import EXPLAINED, TRAINED_GAIN
 from worldsim.worlds.latent import LearnedWorld
 
-TRIAL_SHARE, TRIAL_CORE_S = 0.15, 60.0
-"""All trials together take that share of the training of the cheapest candidate, and each no longer than that."""
+CHOICE_SHARE, TRIAL_CORE_S = 0.15, 60.0
+"""Choosing takes that share of the training of the cheapest candidate: beginning and rehearsing all, then trials, each no longer than that."""
 LEAST_TRIAL_CORE_S = 20.0
-"""In less time than this a family of several stages shows nothing: candidates are then not tried, and the first that fits is trained."""
+"""In less time than this a family of several stages shows nothing, and is not tried."""
 ENCODING_SHARE, LEAST_EPISODES = 0.2, 12
 """Share of a trial that encoding takes, which says how many episodes it learns from; no fewer than those."""
+STEPS_SHARE = 0.5
+"""Share of a trial that steps take at least, however long the rest takes."""
+TRIAL_ROWS, TRIAL_HELD_OUT = 1000, 200
+"""Moments that pictures of the structured family are learned from in a trial, and measured on: some work is done once for each."""
 TRIAL_BATCH, TRIAL_UNROLL = 32, 4
 """Batches and rollouts of predictors of layers and grids in trials: many small steps teach more in a short time than few large."""
 CLOSE = 0.05
@@ -67,33 +72,64 @@ class Prospect:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Prospects:
-    """All of them, and why other families are none, by family."""
+    """All of them.
+
+    Attributes:
+        fit: By family, the one that should suit the data best first.
+        refused: Why other families are none.
+        spent_s: Core-seconds that it took to find this out.
+    """
 
     fit: dict[str, Prospect]
     refused: dict[str, str]
+    spent_s: float = 0.0
 
     @property
     def cheapest_s(self) -> float:
         """Core-seconds that the cheapest takes."""
         return min(_total_s(one.plan) for one in self.fit.values())
 
-    def trial_s(self, minutes: float) -> float:
-        """Core-seconds that each trial may take; 0 where there is nothing to choose, or too little time to try."""
-        if len(self.fit) < 2:
-            return 0.0
+    def trials(self, minutes: float) -> dict[str, float]:
+        """Families to try, as many as time reaches for, and core-seconds for each; empty where it does not reach for two."""
         cost_s = min(self.cheapest_s, 60 * minutes) if minutes else self.cheapest_s
-        each_s = min(TRIAL_CORE_S, TRIAL_SHARE * cost_s / len(self.fit))
-        return each_s if each_s >= LEAST_TRIAL_CORE_S else 0.0
+        left_s = CHOICE_SHARE * cost_s - self.spent_s
+        for count in range(len(self.fit), 1, -1):
+            if left_s / count >= LEAST_TRIAL_CORE_S:
+                return dict.fromkeys([*self.fit][:count], min(TRIAL_CORE_S, left_s / count))
+        return {}
+
+    def within(self, minutes: float, *, spent_s: float) -> "Prospects":
+        """Those whose training fits a time beside the trials; the others are refused.
+
+        Args:
+            minutes: That training may take; 0 for no limit.
+            spent_s: Seconds that were spent before.
+
+        Raises:
+            InvalidInputError: None fits.
+        """
+        fitting, refused, last = dict[str, Prospect](), dict(self.refused), None
+        for family, one in self.fit.items():
+            try:
+                one.plan.fit(minutes, spent_s=spent_s + sum(self.trials(minutes).values()))
+                fitting[family] = one
+            except InvalidInputError as error:
+                refused[family], last = first_sentence(error), error
+        if last is not None and not fitting:
+            raise last
+        return dataclasses.replace(self, fit=fitting, refused=refused)
 
     def listed(
         self, spent_s: Mapping[str, float], minutes: float, *, failed: Mapping[str, str] | None = None
     ) -> tuple[Candidate, ...]:
         """All families, with what their trials took or will take; those whose trials failed count as refused."""
-        estimate_s, refused = self.trial_s(minutes), {**self.refused, **(failed or {})}
+        trials, refused = self.trials(minutes), {**self.refused, **(failed or {})}
         return (
             *(
                 Candidate(
-                    family=name, cost=sum(one.plan.stages.values(), Cost()), trial_s=spent_s.get(name, estimate_s)
+                    family=name,
+                    cost=sum(one.plan.stages.values(), Cost()),
+                    trial_s=spent_s.get(name, trials.get(name, 0.0)),
                 )
                 for name, one in self.fit.items()
                 if name not in refused
@@ -128,7 +164,7 @@ def find_prospects(
     labelled: bool,
     refused: Mapping[str, str],
 ) -> Prospects:
-    """Begin every family, and rehearse those that fit.
+    """Begin every family, and rehearse those that fit the data.
 
     Args:
         dataset: What is learned from.
@@ -141,7 +177,7 @@ def find_prospects(
     Raises:
         InvalidInputError: No family fits.
     """
-    fitting, why = dict[str, Prospect](), dict(refused)
+    began, fitting, why, doubtful = Cost.now(), dict[str, Prospect](), dict(refused), set[str]()
     for number, family in enumerate(FAMILIES):
         progress("candidates", number, len(FAMILIES), {"family": family})
         if family in why:
@@ -154,14 +190,19 @@ def find_prospects(
             if family == FAMILIES[-1] and not fitting:
                 raise
             continue
-        if reason := _poor_layers(begun):
-            why[family] = reason
+        share = _explained(begun)
+        if share < EXPLAINED - TRAINED_GAIN:
+            why[family] = f"layers explain {share:.0%} of what changes between frames"
             shutil.rmtree(work / family, ignore_errors=True)
             continue
+        if share < EXPLAINED:
+            doubtful.add(family)
         plan = rehearse_parts(dataset, begun, own, labelled=labelled)
         fitting[family] = Prospect(config=own, begun=begun, plan=plan, folder=work / family)
     progress("candidates", len(FAMILIES), len(FAMILIES), {})
-    return Prospects(fit=fitting, refused=why)
+    suited = sorted(fitting, key=lambda family: (family == FAMILIES[-1], family in doubtful))
+    fit_ = {family: fitting[family] for family in suited}
+    return Prospects(fit=fit_, refused=why, spent_s=Cost.since(began).core_s)
 
 
 def try_prospects(dataset: Dataset, found: Prospects, work: Path, progress: Progress, *, minutes: float) -> Tried:
@@ -178,21 +219,22 @@ def try_prospects(dataset: Dataset, found: Prospects, work: Path, progress: Prog
         TrainingError: All trials failed.
         InvalidInputError: No held-out episode can be measured.
     """
-    if not found.trial_s(minutes):
+    if not found.trials(minutes) and not (work / TRIALS).exists():
         return Tried(best=next(iter(found.fit)))
     windows = read_windows(dataset, split_episodes(dataset)[1])
     shares = _shares(dataset, found, work, minutes)
     lines, spent_s, failed = dict[str, Measured](), dict[str, float](), dict[str, str]()
-    for number, (family, one) in enumerate(found.fit.items()):
-        progress("trials", number, len(found.fit), {"family": family})
-        share, episodes = shares[family]
+    for number, (family, (share, episodes)) in enumerate(shares.items()):
+        progress("trials", number, len(shares), {"family": family})
+        began = Cost.now()
         try:
-            world, spent_s[family] = _train_briefly(_sample(dataset, episodes), one, share, progress)
+            world = _train_briefly(_sample(dataset, episodes), found.fit[family], share, progress)
         except TrainingError as error:
             failed[family] = f"its trial failed: {first_sentence(error)}"
             continue
         lines[family] = measure_world(world, windows)
-    progress("trials", len(found.fit), len(found.fit), {})
+        spent_s[family] = Cost.since(began).core_s
+    progress("trials", len(shares), len(shares), {})
     if not lines:
         raise TrainingError(
             f"The trial of every family failed. {'; '.join(f'{k}: {why}' for k, why in failed.items())}."
@@ -206,31 +248,32 @@ def try_prospects(dataset: Dataset, found: Prospects, work: Path, progress: Prog
     return Tried(best=best, compared=compared, spent_s=spent_s, failed=failed)
 
 
-def _poor_layers(begun: Begun) -> str:
-    """Why layers that were fitted are no candidate; empty where they are one, and for other families."""
+def _explained(begun: Begun) -> float:
+    """Share of what changes between frames that layers explain as they were fitted, the least of all cameras; 1 for other families."""
     if isinstance(begun, BegunPictures):
-        return ""
-    for one in begun.values():
-        if isinstance(one.tokenizer, LayersTokenizer):
-            share = one.tokenizer.explained(one.frames_NCHW[:512].float() / 127.5 - 1)
-            if share < EXPLAINED - TRAINED_GAIN:
-                return f"layers explain {share:.0%} of what changes between frames"
-    return ""
+        return 1.0
+    layers = [(one.tokenizer, one.frames_NCHW[:512]) for one in begun.values()]
+    return min((t.explained(x.float() / 127.5 - 1) for t, x in layers if isinstance(t, LayersTokenizer)), default=1.0)
 
 
 def _shares(dataset: Dataset, found: Prospects, work: Path, minutes: float) -> dict[str, tuple[float, int]]:
     """Share of the steps of each trial's settings that it takes, and episodes that it learns from; kept, since they are timed."""
     path = work / TRIALS
     if path.exists():
-        return {name: (float(share), int(count)) for name, (share, count) in storage.read_json(path).items()}
-    trial_s, shares = found.trial_s(minutes), dict[str, tuple[float, int]]()
-    for family, one in found.fit.items():
-        plan = rehearse_parts(dataset, one.begun, _brief(one.config), labelled=False)
+        kept = storage.read_json(path)
+        return {name: (float(share), int(count)) for name, (share, count) in kept.items() if name in found.fit}
+    began, trials = Cost.now(), found.trials(minutes)
+    counts, steps_s, fixed_s, most = dict[str, int](), dict[str, float](), 0.0, len(split_episodes(dataset)[0])
+    for family, trial_s in trials.items():
+        one = found.fit[family]
+        plan = rehearse_parts(dataset, _few_rows(one.begun), _brief(one.config), labelled=False)
         each_s = plan.stages["latents"].core_s / max(len(dataset.used), 1)
-        count = max(LEAST_EPISODES, int(ENCODING_SHARE * trial_s / max(each_s, 1e-9)))
-        steps_s = sum(cost.core_s for stage, cost in plan.stages.items() if stage != "latents")
-        left_s = max(trial_s - count * each_s, trial_s * (1 - 2 * ENCODING_SHARE))
-        shares[family] = (min(1.0, left_s / max(steps_s, 1e-9)), count)
+        counts[family] = min(most, max(LEAST_EPISODES, int(ENCODING_SHARE * trial_s / max(each_s, 1e-9))))
+        fixed_s += counts[family] * each_s + plan.stages.get("frames", Cost()).core_s
+        steps_s[family] = sum(cost.core_s for stage, cost in plan.stages.items() if stage not in FIXED)
+    total_s = sum(trials.values())
+    each_s = max(total_s - fixed_s - Cost.since(began).core_s, STEPS_SHARE * total_s) / len(trials)
+    shares = {family: (min(1.0, each_s / max(s, 1e-9)), counts[family]) for family, s in steps_s.items()}
     storage.write_json(path, {name: list(pair) for name, pair in shares.items()})
     return shares
 
@@ -253,14 +296,23 @@ def _sample(dataset: Dataset, count: int) -> Dataset:
     return dataset.without(set(dataset.used) - kept)
 
 
-def _train_briefly(
-    dataset: Dataset, prospect: Prospect, share: float, progress: Progress
-) -> tuple[LearnedWorld, float]:
-    """A world of a share of a trial's steps, and the core-seconds of these."""
+def _few_rows(begun: Begun) -> Begun:
+    """The same, of the structured family with as many rows as a trial sees."""
+    if not isinstance(begun, BegunPictures):
+        return begun
+    few = {
+        key: dataclasses.replace(one, rows=one.rows.first(TRIAL_ROWS), held_out=one.held_out.first(TRIAL_HELD_OUT))
+        for key, one in begun.cameras.items()
+    }
+    return dataclasses.replace(begun, cameras=few)
+
+
+def _train_briefly(dataset: Dataset, prospect: Prospect, share: float, progress: Progress) -> LearnedWorld:
+    """A world of a share of a trial's steps."""
     stages = [*prospect.plan.stages]
     config = shorten_all(_brief(prospect.config), dict.fromkeys(stages, share))
     folder = prospect.folder / "trial"
-    parts = train_parts(dataset, copy.deepcopy(prospect.begun), config, folder, progress)
+    parts = train_parts(dataset, copy.deepcopy(_few_rows(prospect.begun)), config, folder, progress)
     trained, _ = parts.encoded.split(split_episodes(dataset)[1])
     heads, loss_at = prepare_heads(
         trained,
@@ -272,9 +324,8 @@ def _train_briefly(
         seed=config.seed,
         device=config.device,
     )
-    last = fit(heads, loss_at, config.heads, folder=folder / "heads", stage="heads", progress=progress)
-    world = assemble_world(parts.tokenizer, parts.predictor, heads, dataset, config, parts.encoded)
-    return world, sum(parts.core_s.values()) + last
+    fit(heads, loss_at, config.heads, folder=folder / "heads", stage="heads", progress=progress)
+    return assemble_world(parts.tokenizer, parts.predictor, heads, dataset, config, parts.encoded)
 
 
 def _total_s(plan: TrainingPlan) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.data.faults.screen import Screening
+from worldsim.decode import decoding_s
 from worldsim.errors import InvalidInputError
 from worldsim.optimize import LossAt, Schedule, scale
 from worldsim.runs import show_duration
@@ -25,6 +26,8 @@ LEAST_STEPS = 20
 """A time that leaves fewer steps of the predictor is refused."""
 LABELS_COST = 1.25 * 6
 """What labels of people make of the cost of the heads: larger batches, and five more trainings that measure the labels."""
+FIXED = ("latents", "frames")
+"""Stages that no schedule shortens: encoding, and what is done once for every frame that pictures are learned from."""
 _REPEATS = 2  # the first step also allocates; the least of all counts
 
 
@@ -33,7 +36,7 @@ class Cost:
     """Time that something takes.
 
     Attributes:
-        core_s: Processor time of all threads.
+        core_s: Processor time of all threads, and of the process that decodes videos.
         wall_s: Elapsed time when nothing else runs.
     """
 
@@ -45,6 +48,18 @@ class Cost:
 
     def __mul__(self, factor: float) -> "Cost":
         return Cost(core_s=self.core_s * factor, wall_s=self.wall_s * factor)
+
+    @classmethod
+    def now(cls) -> Self:
+        """What this process has taken so far, from an arbitrary zero."""
+        return cls(core_s=time.process_time() + decoding_s(), wall_s=time.perf_counter())
+
+    @classmethod
+    def since(cls, began: Self, *, on_cpu: bool = True) -> Self:
+        """What was taken since then; on the processor alone other programs slow the clock only, which is then held back."""
+        end = cls.now()
+        core_s, wall_s = end.core_s - began.core_s, end.wall_s - began.wall_s
+        return cls(core_s=core_s, wall_s=min(core_s, wall_s) if on_cpu else wall_s)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +107,7 @@ class TrainingPlan:
         candidates: Families that were considered; empty where the settings say which it is.
         family: Which of them is trained; empty where that is not decided, or was said.
         compared: How they did in their trials; None where there was none.
+        choosing_s: Core-seconds that choosing took.
     """
 
     choices: tuple[Choice, ...]
@@ -108,6 +124,7 @@ class TrainingPlan:
     candidates: tuple[Candidate, ...] = ()
     family: str = ""
     compared: Comparison | None = None
+    choosing_s: float = 0.0
 
     def __str__(self) -> str:
         """Lines for people."""
@@ -138,21 +155,23 @@ class TrainingPlan:
         lines += [f"Not {one.family}: {one.refused}." for one in self.candidates if one.refused]
         if len(fitting) < 2:
             return lines
-        trials_s = sum(one.trial_s for one in fitting)
+        trials_s, untried = sum(one.trial_s for one in fitting), [one.family for one in fitting if not one.trial_s]
         if not trials_s:
             return [
                 *lines,
                 f"{fitting[0].family} is trained: there is too little time for trials. family=NAME decides otherwise.",
             ]
+        lines += [f"Too little time to try {' and '.join(untried)} too."] if untried else []
         if not self.family or self.compared is None:
             return [
                 *lines,
-                f"Which is trained is decided by a trial of each, about {trials_s:,.0f} core-seconds in all; family=NAME decides it now.",
+                f"Which is trained is decided by trials, about {trials_s:,.0f} core-seconds in all; family=NAME decides it now.",
             ]
         lines += [
             f"Trials of {trials_s:,.0f} core-seconds in all, on {self.compared.windows} held-out episodes; error of what moves, as a "
             "share of that of copying the last frame:",
             str(self.compared),
+            f"Choosing took {self.choosing_s:,.0f} core-seconds.",
             f"Trained is: {self.family}. family=NAME decides otherwise.",
         ]
         if min(self.compared.score(self.family), 1.0) >= min(1.0, self.compared.score(BACKGROUND)):
@@ -176,8 +195,8 @@ class TrainingPlan:
         """
         if not minutes:
             return self
-        fixed_s = self.stages["latents"].wall_s + spent_s
-        costs_s = {name: cost.wall_s for name, cost in self.stages.items() if name != "latents"}
+        fixed_s = sum(cost.wall_s for name, cost in self.stages.items() if name in FIXED) + spent_s
+        costs_s = {name: cost.wall_s for name, cost in self.stages.items() if name not in FIXED}
         shares = share_out(minutes * 60 * (1 - RESERVE) - fixed_s, costs_s)
         costliest = max(costs_s, key=lambda name: costs_s[name])
         least = min(1.0, LEAST_STEPS / max(self.steps[costliest], 1))
@@ -212,13 +231,13 @@ def share_out(budget_s: float, costs_s: Mapping[str, float]) -> dict[str, float]
     return {name: shares[name] for name in costs_s}
 
 
-def time_call(call: Callable[[], object]) -> Cost:
-    """Time one call."""
-    core, wall = time.process_time(), time.perf_counter()
+def time_call(call: Callable[[], object], *, on_cpu: bool = True) -> Cost:
+    """Time one call, of which an accelerator computes a part unless it is `on_cpu`."""
+    began = Cost.now()
     call()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return Cost(core_s=time.process_time() - core, wall_s=time.perf_counter() - wall)
+    return Cost.since(began, on_cpu=on_cpu)
 
 
 def time_step(model: nn.Module, loss_at: LossAt, step: int) -> Cost:
@@ -231,12 +250,9 @@ def time_step(model: nn.Module, loss_at: LossAt, step: int) -> Cost:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    found = [time_call(take) for _ in range(_REPEATS)]
-    core_s, wall_s = min(c.core_s for c in found), min(c.wall_s for c in found)
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
-    return Cost(
-        core_s=core_s, wall_s=min(core_s, wall_s) if on_cpu else wall_s
-    )  # other programs slow the wall clock only
+    found = [time_call(take, on_cpu=on_cpu) for _ in range(_REPEATS)]
+    return Cost(core_s=min(c.core_s for c in found), wall_s=min(c.wall_s for c in found))
 
 
 def time_tokenizer(

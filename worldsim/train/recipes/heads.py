@@ -144,10 +144,9 @@ def time_predicted(predictor: Predictor, few: EncodedEpisodes, action: ActionSpe
     short = [_cut(e, e.z_FCHW, min(len(e.z_FCHW), 1 + 2 * predictor.frames_per_step)) for e in few.episodes]
     batch = (short * _AT_ONCE)[:_AT_ONCE]
     some = EncodedEpisodes(episodes=tuple(batch), indices=tuple(range(len(batch))))
-    took = time_call(lambda: predict_episodes(predictor, some, action, seed=0, progress=silent))
+    on_cpu = next(predictor.parameters()).device.type == "cpu"  # type: ignore[attr-defined]
+    took = time_call(lambda: predict_episodes(predictor, some, action, seed=0, progress=silent), on_cpu=on_cpu)
     most = min(frames, MOST_NUMBERS // math.prod(predictor.config.latent_shape))
-    if next(predictor.parameters()).device.type == "cpu":  # type: ignore[attr-defined]
-        took = Cost(core_s=took.core_s, wall_s=took.core_s)  # other programs slow the wall clock only
     return took * (most / max(1, sum(len(e.action_FA) for e in batch)))
 
 

@@ -12,7 +12,7 @@ from worldsim.predict.base import Predictor
 from worldsim.progress import Progress
 from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
-from worldsim.train.recipes.cost import TrainingPlan
+from worldsim.train.recipes.cost import Cost, TrainingPlan
 from worldsim.train.recipes.encode import encode_all, fit_tokenizers, train_tokenizers
 from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse
@@ -65,7 +65,7 @@ def train_parts(dataset: Dataset, begun: Begun, config: TrainWorld, work: Path, 
     if isinstance(begun, BegunPictures):
         return _train_structured(dataset, begun, config, work, progress)
     tokenizer, seconds = train_tokenizers(begun, dataset, config, work, progress)
-    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    encoded, latents_s = _encode(dataset, tokenizer, config, work, progress)
     trained, _ = encoded.split(split_episodes(dataset)[1])
     predictor = prepare_predictor(
         trained, tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
@@ -74,8 +74,17 @@ def train_parts(dataset: Dataset, begun: Begun, config: TrainWorld, work: Path, 
     spent = fit(
         predictor.module, predictor.loss_at, schedule, folder=work / "predictor", stage=stage, progress=progress
     )
-    cost = {"tokenizer": seconds, "predictor": spent}
+    cost = {"tokenizer": seconds, "latents": latents_s, "predictor": spent}
     return Parts(tokenizer=tokenizer, encoded=encoded, predictor=predictor.predictor, core_s=cost, notes={})
+
+
+def _encode(
+    dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld, work: Path, progress: Progress
+) -> tuple[EncodedEpisodes, float]:
+    """All episodes, and the core-seconds that it took now: few where they were encoded before a kill."""
+    began = Cost.now()
+    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    return encoded, Cost.since(began).core_s
 
 
 def _train_structured(
@@ -92,7 +101,7 @@ def _train_structured(
         )
         report.add(own, camera=one.name if several else "")
     tokenizer = join_cameras(trained_by_key)
-    encoded = encode_all(dataset, tokenizer, config, work, progress).weighted(dataset.weights)
+    encoded, report.core_s["latents"] = _encode(dataset, tokenizer, config, work, progress)
     trained, held_out = encoded.split(split_episodes(dataset)[1])
     folder = work / "predictor"
     predictor = train_dynamics(

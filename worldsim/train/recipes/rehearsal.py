@@ -12,6 +12,7 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.evaluate.validity import figure_bytes
 from worldsim.optimize import Schedule, shorten_schedule
 from worldsim.tokenizers import join_cameras
+from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.cost import (
     LABELS_COST,
     Choice,
@@ -25,13 +26,16 @@ from worldsim.train.recipes.cost import (
 )
 from worldsim.train.recipes.encode import encode_some, training_frames
 from worldsim.train.recipes.heads import prepare_heads, time_predicted
-from worldsim.train.recipes.predictor import prepare_predictor
+from worldsim.train.recipes.predictor import PreparedPredictor, prepare_predictor
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.family import shorten_structured
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
 REHEARSED = 8
 """Episodes that the rehearsal encodes and learns from."""
+SMALL_BATCH, SLOW_S = 64, 0.5
+"""Windows of a batch that a predictor is tried on first; where a step of a full batch would take longer than that in proportion, none is
+tried: slow steps cost by the window."""
 
 
 def rehearse(
@@ -52,16 +56,12 @@ def rehearse(
         took = time_call(
             lambda: few.append(encode_some(dataset, tokenizer, config, chosen, Path(scratch) / "latents", key=""))
         )
-    took = dataclasses.replace(took, core_s=max(took.core_s, took.wall_s))  # videos are decoded in another process
     lengths = {i: dataset.length(i) for i in dataset.used}
     stages = {"tokenizer": Cost(), "latents": took * (sum(lengths.values()) / max(sum(lengths[i] for i in chosen), 1))}
     for key, one in () if config.state else fitted.items():
         frames = functools.partial(training_frames, dataset, key)
         stages["tokenizer"] += time_tokenizer(one, frames, config.tokenizer, seed=config.seed)
-    prepared = prepare_predictor(
-        few[0], tokenizer, dataset.action_spec, config.predictor, seed=config.seed, device=config.device
-    )
-    stages["predictor"] = time_predictor(prepared, config.predictor.schedule)
+    prepared, stages["predictor"] = _rehearse_predictor(dataset, few[0], tokenizer, config)
     heads, loss_at = prepare_heads(
         few[0], few[0], tokenizer, dataset, config.heads, labels={}, seed=config.seed, device=config.device
     )
@@ -85,6 +85,22 @@ def rehearse(
         stages=stages,
         memory_bytes=peak_memory() + 2 * latents_bytes + figure_bytes(dataset, len(split_episodes(dataset)[1])),
     )
+
+
+def _rehearse_predictor(
+    dataset: Dataset, few: EncodedEpisodes, tokenizer: LatentSpace, config: TrainWorld
+) -> tuple[PreparedPredictor, Cost]:
+    """A predictor that was tried, and what training it will cost: of a slow one from a small batch, in proportion."""
+    schedule = config.predictor.schedule
+    for batch in sorted({min(SMALL_BATCH, schedule.batch), schedule.batch}):
+        recipe = dataclasses.replace(config.predictor, schedule=dataclasses.replace(schedule, batch=batch))
+        prepared = prepare_predictor(
+            few, tokenizer, dataset.action_spec, recipe, seed=config.seed, device=config.device
+        )
+        cost = time_predictor(prepared, recipe.schedule) * (schedule.batch / batch)
+        if cost.core_s > SLOW_S * schedule.steps:
+            break
+    return prepared, cost
 
 
 def shorten_all(config: TrainWorld, shares: Mapping[str, float]) -> TrainWorld:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from worldsim.runs import open_run
 from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.assemble import assemble_world
-from worldsim.train.recipes.choice import TRIALS, Prospect, find_prospects, try_prospects
-from worldsim.train.recipes.cost import TrainingPlan
+from worldsim.train.recipes.choice import TRIALS, Prospect, Prospects, find_prospects, try_prospects
+from worldsim.train.recipes.cost import Cost, TrainingPlan
 from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import predict_episodes, prepare_heads
 from worldsim.train.recipes.labels import (
@@ -99,14 +98,13 @@ def train_world(config: TrainWorld, *, progress: Progress = silent, say: Callabl
     return out
 
 
-def plan_world(config: TrainWorld, *, progress: Progress = silent) -> TrainingPlan:
+def plan_world(config: TrainWorld, *, progress: Progress = silent, choose: bool = False) -> TrainingPlan:
     """What `train_world` would choose and what it would cost, from a rehearsal of a few steps; nothing is left behind.
-
-    Where the family is open, it says what each would cost and what choosing costs, and does not choose.
 
     Args:
         config: What to do.
         progress: Called as it advances.
+        choose: Where the family is open, choose it by trials; else it is said what each would cost and what choosing costs.
 
     Raises:
         StorageError, InvalidInputError: As `train_world`.
@@ -114,7 +112,7 @@ def plan_world(config: TrainWorld, *, progress: Progress = silent) -> TrainingPl
     find_device(config.device)
     dataset = open_data(config)
     with tempfile.TemporaryDirectory(prefix="worldsim-plan-") as scratch:
-        return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels), choose=False).plan
+        return _plan(dataset, config, Path(scratch), progress, labelled=bool(config.labels), choose=choose).plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +136,7 @@ def _plan(
 
     `choose`: trials are run where the family is open; else the plan says what they would cost.
     """
-    began = time.process_time()  # other programs slow the wall clock only
+    began, on_cpu = Cost.now(), find_device(config.device).type == "cpu"
     path = work / PLAN
     kept = storage.from_json(TrainingPlan, storage.read_json(path)) if path.exists() else None
     screenings = _screen(dataset, config, progress) if kept is None else kept.screenings
@@ -149,14 +147,17 @@ def _plan(
         fitted = begin_parts(dataset, config, folder, progress)
         return _Prepared(dataset=dataset, config=config, fitted=fitted, plan=kept, work=folder)
     refused, advice = _look(dataset, config)
-    if leaves_family_open(config):
-        prospect = _choose(dataset, config, work, progress, labelled=labelled, choose=choose, refused=refused)
-    else:
-        prospect = _rehearse(dataset, with_family(config, config.family), work, progress, labelled=labelled)
-    reason = explain_schedules(with_family(config, prospect.config.family), dataset)
-    plan = dataclasses.replace(prospect.plan, screenings=screenings, reason=reason, advice=advice)
     try:
-        plan = plan.fit(config.minutes, spent_s=time.process_time() - began)
+        if leaves_family_open(config):
+            spent_s = Cost.since(began, on_cpu=on_cpu).wall_s
+            found = find_prospects(dataset, config, work, progress, labelled=labelled, refused=refused)
+            found = found.within(config.minutes, spent_s=spent_s + found.spent_s)
+            prospect = _choose(dataset, config, found, work, progress, choose=choose)
+        else:
+            prospect = _rehearse(dataset, with_family(config, config.family), work, progress, labelled=labelled)
+        reason = explain_schedules(with_family(config, prospect.config.family), dataset)
+        plan = dataclasses.replace(prospect.plan, screenings=screenings, reason=reason, advice=advice)
+        plan = plan.fit(config.minutes, spent_s=Cost.since(began, on_cpu=on_cpu).wall_s)
     except InvalidInputError:
         _forget_begun(work)  # so that another time may be asked for
         raise
@@ -182,29 +183,23 @@ def _look(dataset: Dataset, config: TrainWorld) -> tuple[dict[str, str], tuple[s
 
 
 def _choose(
-    dataset: Dataset,
-    config: TrainWorld,
-    work: Path,
-    progress: Progress,
-    *,
-    labelled: bool,
-    choose: bool,
-    refused: Mapping[str, str],
+    dataset: Dataset, config: TrainWorld, found: Prospects, work: Path, progress: Progress, *, choose: bool
 ) -> Prospect:
     """The family that does best in its trial, or without trials the first that fits, its plan undecided."""
-    found = find_prospects(dataset, config, work, progress, labelled=labelled, refused=refused)
+    began = Cost.now()
     if not choose and len(found.fit) > 1:
         first = next(iter(found.fit.values()))
         return dataclasses.replace(
             first, plan=dataclasses.replace(first.plan, candidates=found.listed({}, config.minutes))
         )
     tried = try_prospects(dataset, found, work, progress, minutes=config.minutes)
-    for name in found.fit:
+    for name in FAMILIES:
         shutil.rmtree(work / name if name != tried.best else work / name / "trial", ignore_errors=True)
     best = found.fit[tried.best]
     listed = found.listed(tried.spent_s, config.minutes, failed=tried.failed)
+    plan = dataclasses.replace(best.plan, candidates=listed, family=tried.best, compared=tried.compared)
     return dataclasses.replace(
-        best, plan=dataclasses.replace(best.plan, candidates=listed, family=tried.best, compared=tried.compared)
+        best, plan=dataclasses.replace(plan, choosing_s=found.spent_s + Cost.since(began).core_s)
     )
 
 

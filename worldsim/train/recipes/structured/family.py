@@ -19,6 +19,7 @@ from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
 from worldsim.train.recipes.cost import (
+    FIXED,
     LABELS_COST,
     Choice,
     Cost,
@@ -33,13 +34,20 @@ from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
 from worldsim.train.recipes.structured.joints import Joints, find_joints
 from worldsim.train.recipes.structured.kinds import find_kinds
-from worldsim.train.recipes.structured.pictures import actor_loss, begin_tokenizer, painter_loss, things_loss
+from worldsim.train.recipes.structured.pictures import (
+    actor_loss,
+    begin_tokenizer,
+    painter_loss,
+    things_loss,
+    time_frames,
+)
 from worldsim.train.recipes.structured.rows import FrameRows, sample_rows
 from worldsim.train.recipes.structured.settings import FAMILY, STAGES, StructuredRecipe
 
 HELD_OUT_ROWS = 600
 """Moments of held-out episodes that stages are measured on."""
-_REHEARSED = 8
+_REHEARSED, _FEW, _TIMED = 8, 200, 32
+"""Episodes that are encoded, rows that stages are tried on, and rows that are timed one by one."""
 _WHY = "Canvas, robot and things, as asked for"
 
 
@@ -103,7 +111,7 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
         encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
     )
     stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
-    steps = {name: getattr(recipe, name).steps for name in stages if name not in ("latents", "heads")}
+    steps = {name: getattr(recipe, name).steps for name in stages if name not in (*FIXED, "heads")}
     why = _WHY if begun.joints is None else f"{_WHY}; {begun.joints.said()}"
     names = [one.name if len(begun.cameras) > 1 else "" for one in begun.cameras.values()]
     return TrainingPlan(
@@ -121,13 +129,14 @@ def _rehearse_pictures(
 ) -> tuple[StructuredTokenizer, dict[str, Cost]]:
     """A camera's tokenizer after a step of every stage, and what all steps of these will cost."""
     trial = copy.deepcopy(begun.tokenizer)
-    few = FrameRows(frames_NCHW=begun.rows.frames_NCHW[:200], proprio_NP=begun.rows.proprio_NP[:200])
+    few = begun.rows.first(_FEW)
     stages = {"actor": time_step(trial.actor, actor_loss(trial, few, recipe.actor, seed=seed), 0) * recipe.actor.steps}
     parts = [part for part in (trial.encoder, trial.painter) if part is not None]
     if parts:
-        late = recipe.things.steps - 1
-        loss_at = things_loss(trial, few, find_kinds(trial, few, most=1), recipe.things, seed=seed)
+        late, kinds = recipe.things.steps - 1, find_kinds(trial, few, most=1)
+        loss_at = things_loss(trial, few, kinds, recipe.things, seed=seed)
         stages["things"] = time_step(nn.ModuleList(parts), loss_at, late) * recipe.things.steps
+        stages["frames"] = time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, rows=len(begun.rows))
     painters = nn.ModuleList([trial.actor, *parts[1:]])
     loss_at = painter_loss(trial, few, recipe.painter, seed=seed)
     stages["painter"] = time_step(painters, loss_at, 0) * recipe.painter.steps

@@ -7,6 +7,7 @@ Shape legend: N rows, M peaks, P proprio, K things, J kinds, H W frame, h w the 
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from worldsim.progress import Progress
 from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+from worldsim.train.recipes.cost import Cost, time_call
 from worldsim.train.recipes.structured.anchors import place_anchors
 from worldsim.train.recipes.structured.canvases import find_basis
 from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
+    LOOKED_AT,
     MOST_TIED,
     PEAKS,
     Kinds,
@@ -43,6 +46,8 @@ CACHED = 6000
 LEAST_EXPLAINED = 0.15
 """Share of the squared residual that things must explain to be kept; each its part of it."""
 _JITTER = 0.05
+_KEPT_AS_FOUND = 2
+"""What keeping the looks of a row costs beside finding its things: they are drawn too."""
 _BATCH = 100
 
 
@@ -114,11 +119,13 @@ def train_pictures(
     Returns:
         The tokenizer, of as many things as were found, and what came of it.
     """
-    report = StageReport()
+    report, began, fitting_s = StageReport(), time.process_time(), 0.0
 
     def run(stage: str, module: nn.Module, loss_at: LossAt, schedule: Schedule) -> None:
-        at = folder / stage
+        nonlocal fitting_s
+        at, start = folder / stage, time.process_time()
         report.core_s[stage] = fit(module, loss_at, schedule, folder=at, stage=stage, progress=progress)
+        fitting_s += time.process_time() - start
 
     run("actor", tokenizer.actor, actor_loss(tokenizer, rows, recipe.actor, seed=seed), recipe.actor)
     measure_actor(tokenizer, held_out, report)
@@ -143,8 +150,30 @@ def train_pictures(
     report.figures["psnr_db"] = _psnr_db(
         held_out, lambda frames, p: tokenizer.draw(tokenizer.encode_rows(frames, p)), tokenizer
     )
+    report.core_s["frames"] = time.process_time() - began - fitting_s
     storage.write_json(folder / "report.json", dataclasses.asdict(report))
     return tokenizer, report
+
+
+def time_frames(
+    tokenizer: StructuredTokenizer, few: FrameRows, kinds: Kinds, recipe: StructuredRecipe, *, rows: int
+) -> Cost:
+    """What it will take to do, for all rows, what is done once for each: things looked for, robots drawn, things found, looks kept.
+
+    Args:
+        tokenizer: Gets the looks of a few rows.
+        few: Those, frames [N, 3, H, W].
+        kinds: Of the tokenizer's things.
+        recipe: How the stages are trained.
+        rows: How many there will be.
+    """
+    cached, looked_at = min(CACHED, rows), min(LOOKED_AT, rows)
+    look = time_call(lambda: find_kinds(tokenizer, few, most=recipe.most_things))
+    draw = time_call(lambda: things_loss(tokenizer, few, kinds, recipe.things, seed=0))
+    find = time_call(lambda: painter_loss(tokenizer, few, recipe.painter, seed=0))
+    keep = time_call(lambda: keep_looks(tokenizer, few))  # registers as many looks, however many rows there are
+    kept = keep + find * (_KEPT_AS_FOUND * (cached / len(few) - 1))
+    return (look * looked_at + draw * cached + find * rows) * (1 / len(few)) + kept * 2
 
 
 def actor_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:

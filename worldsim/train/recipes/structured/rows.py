@@ -45,6 +45,16 @@ class FrameRows:
         parts = zip(torch.arange(len(self)).split(_AT_ONCE), self.proprio_NP.split(_AT_ONCE), strict=True)
         return torch.cat([actor.describe(self.frames(at), proprio) for at, proprio in parts])
 
+    def first(self, count: int) -> "FrameRows":
+        """The first rows, which are an even sample as well."""
+        later, episode = self.later_NP, self.episode_N
+        return FrameRows(
+            frames_NCHW=self.frames_NCHW[:count],
+            proprio_NP=self.proprio_NP[:count],
+            later_NP=None if later is None else later[:count],
+            episode_N=None if episode is None else episode[:count],
+        )
+
     def draw(self, size: int, *, seed: int, step: int) -> Tensor:
         """The rows of a batch, int64 [B], as a function of seed and step."""
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) & 0x7FFFFFFF)
