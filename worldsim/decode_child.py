@@ -47,15 +47,15 @@ def main() -> None:
     os.closerange(CHANNEL + 1, 4096)
     socket_ = socket.socket(fileno=CHANNEL)
     confine()
-    told_s = 0.0  # the first request pays for the start
+    counted_s = 0.0  # the first request pays for the start
     while (received := receive(socket_)) is not None:
         request, descriptor = received
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             try:
                 done = decode(request, file, Emitter(socket_, memory))
                 spent_s = time.process_time()
-                send(socket_, b"d", {**done, "core_s": spent_s - told_s})
-                told_s = spent_s
+                send(socket_, b"d", {**done, "core_s": spent_s - counted_s})
+                counted_s = spent_s
             except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
                 send(socket_, b"e", str(error) or type(error).__name__)
 

@@ -33,13 +33,14 @@ from worldsim.train.recipes.heads import prepare_heads
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
 from worldsim.train.recipes.structured.joints import Joints, find_joints
-from worldsim.train.recipes.structured.kinds import find_kinds
+from worldsim.train.recipes.structured.kinds import LOOKED_AT, Kinds, find_kinds
 from worldsim.train.recipes.structured.pictures import (
+    CACHED,
     actor_loss,
     begin_tokenizer,
+    keep_looks,
     painter_loss,
     things_loss,
-    time_frames,
 )
 from worldsim.train.recipes.structured.rows import FrameRows, sample_rows
 from worldsim.train.recipes.structured.settings import FAMILY, STAGES, StructuredRecipe
@@ -48,6 +49,8 @@ HELD_OUT_ROWS = 600
 """Moments of held-out episodes that stages are measured on."""
 _REHEARSED, _FEW, _TIMED = 8, 200, 32
 """Episodes that are encoded, rows that stages are tried on, and rows that are timed one by one."""
+_KEPT_AS_FOUND = 2
+"""What keeping the looks of a row costs beside finding its things: they are drawn too."""
 _WHY = "Canvas, robot and things, as asked for"
 
 
@@ -136,11 +139,32 @@ def _rehearse_pictures(
         late, kinds = recipe.things.steps - 1, find_kinds(trial, few, most=1)
         loss_at = things_loss(trial, few, kinds, recipe.things, seed=seed)
         stages["things"] = time_step(nn.ModuleList(parts), loss_at, late) * recipe.things.steps
-        stages["frames"] = time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, rows=len(begun.rows))
+        stages["frames"] = _time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, rows=len(begun.rows))
     painters = nn.ModuleList([trial.actor, *parts[1:]])
     loss_at = painter_loss(trial, few, recipe.painter, seed=seed)
     stages["painter"] = time_step(painters, loss_at, 0) * recipe.painter.steps
     return trial, stages
+
+
+def _time_frames(
+    tokenizer: StructuredTokenizer, few: FrameRows, kinds: Kinds, recipe: StructuredRecipe, *, rows: int
+) -> Cost:
+    """What it will take to do, for all rows, what is done once for each: things looked for, robots drawn, things found, looks kept.
+
+    Args:
+        tokenizer: Gets the looks of a few rows.
+        few: Those, frames [N, 3, H, W].
+        kinds: Of the tokenizer's things.
+        recipe: How the stages are trained.
+        rows: How many there will be.
+    """
+    cached, looked_at = min(CACHED, rows), min(LOOKED_AT, rows)
+    look = time_call(lambda: find_kinds(tokenizer, few, most=recipe.most_things))
+    draw = time_call(lambda: things_loss(tokenizer, few, kinds, recipe.things, seed=0))
+    find = time_call(lambda: painter_loss(tokenizer, few, recipe.painter, seed=0))
+    keep = time_call(lambda: keep_looks(tokenizer, few))  # registers as many looks, however many rows there are
+    kept = keep + find * (_KEPT_AS_FOUND * (cached / len(few) - 1))
+    return (look * looked_at + draw * cached + find * rows) * (1 / len(few)) + kept * 2
 
 
 def _encode_few(dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld) -> tuple[EncodedEpisodes, Cost]:

@@ -21,12 +21,10 @@ from worldsim.progress import Progress
 from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
-from worldsim.train.recipes.cost import Cost, time_call
 from worldsim.train.recipes.structured.anchors import place_anchors
 from worldsim.train.recipes.structured.canvases import find_basis
 from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
-    LOOKED_AT,
     MOST_TIED,
     PEAKS,
     Kinds,
@@ -46,8 +44,6 @@ CACHED = 6000
 LEAST_EXPLAINED = 0.15
 """Share of the squared residual that things must explain to be kept; each its part of it."""
 _JITTER = 0.05
-_KEPT_AS_FOUND = 2
-"""What keeping the looks of a row costs beside finding its things: they are drawn too."""
 _BATCH = 100
 
 
@@ -153,27 +149,6 @@ def train_pictures(
     report.core_s["frames"] = time.process_time() - began - fitting_s
     storage.write_json(folder / "report.json", dataclasses.asdict(report))
     return tokenizer, report
-
-
-def time_frames(
-    tokenizer: StructuredTokenizer, few: FrameRows, kinds: Kinds, recipe: StructuredRecipe, *, rows: int
-) -> Cost:
-    """What it will take to do, for all rows, what is done once for each: things looked for, robots drawn, things found, looks kept.
-
-    Args:
-        tokenizer: Gets the looks of a few rows.
-        few: Those, frames [N, 3, H, W].
-        kinds: Of the tokenizer's things.
-        recipe: How the stages are trained.
-        rows: How many there will be.
-    """
-    cached, looked_at = min(CACHED, rows), min(LOOKED_AT, rows)
-    look = time_call(lambda: find_kinds(tokenizer, few, most=recipe.most_things))
-    draw = time_call(lambda: things_loss(tokenizer, few, kinds, recipe.things, seed=0))
-    find = time_call(lambda: painter_loss(tokenizer, few, recipe.painter, seed=0))
-    keep = time_call(lambda: keep_looks(tokenizer, few))  # registers as many looks, however many rows there are
-    kept = keep + find * (_KEPT_AS_FOUND * (cached / len(few) - 1))
-    return (look * looked_at + draw * cached + find * rows) * (1 / len(few)) + kept * 2
 
 
 def actor_loss(tokenizer: StructuredTokenizer, rows: FrameRows, schedule: Schedule, *, seed: int) -> LossAt:
