@@ -3,6 +3,7 @@
     python -m benchmarks.scenes fetch_push --episodes 800 --out data/fetch_push          # in an environment with extra `scenes`
     worldsim train world data=data/fetch_push out=worlds/fetch_push family=structured
     python -m benchmarks.any_scene --scene fetch_push --data data/fetch_push --world worlds/fetch_push
+    python -m benchmarks.any_scene --choose --on fetch_push=data/fetch_push --on push=data/push    # see any_scene_choice
 
 Held-out episodes, 4 frames of context, true actions; a window begins at every second step. Places are read by a detector that
 was fitted on true frames of other episodes; a thing that is not detected counts as half the frame's width. Windows count where the
@@ -22,24 +23,30 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks import any_scene_choice
+from benchmarks.any_scene_choice import Error
 from benchmarks.record import Figure, run, write
 from benchmarks.scene_base import ANGLE, THING, TIP, Scene
-from benchmarks.scene_detector import PRESENT, Detector, fit_detector, places
+from benchmarks.scene_detector import PRESENT, SCHEDULE, Detector, fit_detector, places
 from benchmarks.scenes import SCENES, collection
 from worldsim import storage
+from worldsim.compute import one_thread
 from worldsim.core import STATE, Observation
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.join import open_datasets
 from worldsim.data.lerobot.read import Dataset
+from worldsim.train.recipes.comparison import measure_world, read_windows
 from worldsim.train.recipes.settings import split_episodes
 from worldsim.video import encode_png, psnr_db
 from worldsim.worlds import load_world
-from worldsim.worlds.latent import LatentWorld
+from worldsim.worlds.latent import LatentWorld, LearnedWorld
 
 CONTEXT, HORIZONS, MOVED_PX, EVERY, WIDTH_PX = 4, (1, 8, 16, 32), 3.0, 2, 64
 _SHOWN = 10
 _AT_ONCE = 8
 _CANVAS_FRAMES = 400
+_CHOICE_STEPS, _CHOICE_EPISODES = 800, 40
+"""Steps of the detector, and held-out episodes, by which families are compared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,8 +64,14 @@ def main(
     world: Annotated[list[Path] | None, typer.Option(help="World folders, one for each seed; repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="Where the detector and pictures are kept.")] = Path("runs/any_scene"),
     record: Annotated[bool, typer.Option(help="Write benchmarks/results/any_scene_SCENE.json.")] = True,
+    choose: Annotated[bool, typer.Option(help="Measure how the family is chosen instead.")] = False,
+    on: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, datasets to choose on; repeatable.")] = None,
+    minutes: Annotated[float, typer.Option(help="That each family is trained for, to compare.")] = 2.0,
 ) -> None:
-    """Measure worlds of a scene."""
+    """Measure worlds of a scene, or with --choose how the family is chosen."""
+    if choose:
+        _choose(dict(map(_read_folder, on or [])), out, minutes=minutes, record=record)
+        return
     dataset, kind = open_datasets(str(data)), SCENES[scene]
     learned = split_episodes(dataset)[0]
     detector = fit_detector(dataset, learned, kind, out / scene / "detector")
@@ -87,6 +100,44 @@ def main(
         details = {"dataset": taken | {"episodes": dataset.episodes}, "worlds": shown, "core_seconds": costs}
         seeds = list(range(len(found)))
         write(f"any_scene_{scene}", module="any_scene", figures=figures, seeds=seeds, details=details)
+
+
+def _choose(data: Mapping[str, Path], out: Path, *, minutes: float, record: bool) -> None:
+    """Whether the best family is chosen, and what that costs."""
+    with one_thread():
+        found = any_scene_choice.choose(
+            data,
+            out,
+            settings=[f"minutes={minutes}"],
+            measure=lambda name, world, dataset: compare_by(name, world, dataset, out / name / "detector"),
+        )
+    if record:
+        details = {"minutes": minutes, "scenes": [one.to_json() for one in found]}
+        figures = any_scene_choice.figures(found)
+        write("any_scene_choice", module="any_scene", figures=figures, seeds=[0], details=details)
+
+
+def _read_folder(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not folder:
+        raise typer.BadParameter(f"--on reads NAME=FOLDER; got {text!r}.")
+    return name, Path(folder)
+
+
+def compare_by(scene: str, world: LearnedWorld, dataset: Dataset, folder: Path) -> Error:
+    """What families are compared by at 16 steps: the thing's place, the robot's where it moves nothing, PSNR where neither is known."""
+    learned, held_out = split_episodes(dataset)
+    if scene not in SCENES:
+        windows = read_windows(dataset, held_out)
+        h = min(HORIZONS[2], windows.horizons[-1])
+        seen = measure_world(world, windows).psnr_db[windows.horizons.index(h)]
+        return Error(what=f"PSNR dB at {h}", value=seen, more_is_better=True)
+    kind, name = SCENES[scene], f"{'thing' if SCENES[scene].moves else 'tip'} px at {HORIZONS[2]}, median"
+    schedule = dataclasses.replace(SCHEDULE, steps=_CHOICE_STEPS)
+    detector = fit_detector(dataset, learned, kind, folder, schedule)
+    assert isinstance(world, LatentWorld)
+    found = measure(play(world, dataset, held_out[:_CHOICE_EPISODES]), detector, kind, canvas(dataset, learned))
+    return Error(what=name, value=found[name], least=found[f"detector: {name}"])
 
 
 def _cost(manifest: Mapping[str, Any]) -> dict[str, float]:
