@@ -1,11 +1,13 @@
 """The contact model: how things move, from how the robot moves relative to them.
 
 The robot is seen through a learned point of the image that follows proprioception, its anchor: where the part is that pushes.
+What a thing looks like may change too (a door that opens, a spinner): then its code moves as its place does.
 Everything is expressed in the thing's own frame, where it turns, and relative to the thing, so that a push learned at one place and
 angle holds at others. Where things are in the frame (walls, edges) is given too, but withheld in half of the training, so that
 it is used only where it must be.
 
-Shape legend: M members, B batch, K things, J kinds, P proprio, F features, A anchor dimensions (the first two are in the image).
+Shape legend: M members, B batch, K things, d code where looks change (else 0), J kinds, P proprio, F features,
+A anchor dimensions (the first two are in the image).
 """
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from worldsim.predict.mlp import MemberMLP
 from worldsim.tokenizers.structured.actor import ActorConfig, ProprioFeatures
+from worldsim.tokenizers.structured.state import POSE
+from worldsim.tokenizers.structured.things import CODE_LIMIT
 
 ANCHOR = 4
 WIDTH, DEPTH = 160, 3
@@ -25,8 +29,10 @@ class ContactModel(nn.Module):
     """Predicts the motion of every thing in a step."""
 
     scale_3: Tensor
+    change_d: Tensor
     order_K: Tensor
     kind_KJ: Tensor
+    changes_K: Tensor
 
     def __init__(
         self,
@@ -37,10 +43,13 @@ class ContactModel(nn.Module):
         joints: tuple[int, ...] = (),
         degrees: bool = False,
         kinds: tuple[int, ...] = (),
+        changes: tuple[bool, ...] = (),
+        code_dim: int = 0,
     ) -> None:
         """Make an untrained ensemble for things of these rotational symmetries, 0 where they do not turn, and kinds.
 
-        All things share its weights; where there are several kinds, each thing's own is given.
+        All things share its weights; where there are several kinds, each thing's own is given. Of some, `changes`, the look changes:
+        then `code_dim` is not 0, and all poses end with the code.
         """
         super().__init__()
         self.orders = orders
@@ -52,8 +61,10 @@ class ContactModel(nn.Module):
         self.bend = MemberMLP(members, 1, (size, 64, ANCHOR))
         self.tilt = nn.Parameter(torch.zeros(members, 1, 1, 2))  # perspective: the last row of a homography
         names = sorted(set(kinds)) if len(set(kinds)) > 1 else []
-        entry = 8 + 1 + 2 * (ANCHOR - 2) + 5 + len(names) + (_OTHER + len(names)) * (len(orders) - 1)
-        self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3))
+        entry = 8 + 1 + 2 * (ANCHOR - 2) + 5 + len(names) + (_OTHER + len(names)) * (len(orders) - 1) + 2 * code_dim
+        self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3 + code_dim))
+        self.register_buffer("change_d", torch.full((code_dim,), 0.2), persistent=code_dim > 0)
+        self.register_buffer("changes_K", torch.tensor(changes or (False,) * len(orders)), persistent=False)
         self.register_buffer("scale_3", torch.tensor([0.02, 0.02, 0.1]))
         self.register_buffer("order_K", torch.tensor([float(o) for o in orders]))
         own = [[float(kind == name) for name in names] for kind in kinds or orders]
@@ -97,8 +108,8 @@ class ContactModel(nn.Module):
         self,
         before_MBP: Tensor,
         after_MBP: Tensor,
-        pose_MBK4: Tensor,
-        motion_MBK4: Tensor,
+        pose_MBKS: Tensor,
+        motion_MBKS: Tensor,
         walls_MB: Tensor | None = None,
     ) -> Tensor:
         """Poses one step later.
@@ -106,11 +117,14 @@ class ContactModel(nn.Module):
         Args:
             before_MBP: Standardised proprioception before the step.
             after_MBP: And after it.
-            pose_MBK4: Poses before it (`worldsim.tokenizers.structured.state.POSE`).
-            motion_MBK4: The change of poses in the step before.
+            pose_MBKS: Poses before it (`worldsim.tokenizers.structured.state.POSE`), followed by codes where looks change.
+            motion_MBKS: The change of poses in the step before.
             walls_MB: 1 where places in the frame are given, 0 where they are withheld; None gives them.
         """
         at, later = self.anchor(before_MBP)[:, :, None], self.anchor(after_MBP)[:, :, None]
+        (pose_MBK4, code_MBKd), (motion_MBK4, last_MBKd) = (
+            x.tensor_split([POSE], -1) for x in (pose_MBKS, motion_MBKS)
+        )
         turn = Turn(pose_MBK4[..., 2:], self.order_K)
         here = self._flat(pose_MBK4[..., :2])
         move = turn.into((later - at)[..., :2].expand_as(here)) / self.scale_3[:2]
@@ -126,11 +140,14 @@ class ContactModel(nn.Module):
             *self._walls(pose_MBK4, turn, walls_MB),
             self.kind_KJ.expand(*here.shape[:3], -1),
             *self._others(pose_MBK4, motion_MBK4, turn),
+            *([code_MBKd, last_MBKd / self.change_d] if len(self.change_d) else []),
         ]
         entry = torch.cat(parts, -1).flatten(1, 2)
-        out = self.net(entry[:, None])[:, 0].unflatten(1, here.shape[1:3]) * self.scale_3
+        out = self.net(entry[:, None])[:, 0].unflatten(1, here.shape[1:3])
+        out, look = (out * torch.cat([self.scale_3, self.change_d])).tensor_split([3], -1)
         place = self._image(here + turn.out_of(out[..., :2]))
-        return torch.cat([place, turn.by(out[..., 2:])], -1)
+        code = (code_MBKd + look * self.changes_K[:, None]).clamp(-CODE_LIMIT, CODE_LIMIT)
+        return torch.cat([place, turn.by(out[..., 2:]), code], -1)
 
     def _walls(self, pose: Tensor, turn: "Turn", walls_MB: Tensor | None) -> list[Tensor]:
         """Places in the frame, along its axes and the thing's, and whether they are given."""

@@ -8,6 +8,7 @@ Shape legend: M members, B batch, T time, H history, P proprio, E action, K thin
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from worldsim.predict.base import Context, Prediction
 from worldsim.predict.mlp import MemberMLP
 from worldsim.predict.structured.contact import ContactModel
 from worldsim.tokenizers.structured.compose import robust
-from worldsim.tokenizers.structured.state import SceneLayout, SceneState
+from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.tracking import LOST, Track
 
 _BODY_WIDTH = 128
@@ -31,6 +32,10 @@ _HALF_PX = 32.0
 """Pixels of half of a frame's shorter side in which errors are weighed."""
 _MOVES = 0.35 / _HALF_PX
 """A thing that goes farther than this in a step moves."""
+_CHANGES = 0.1
+"""A look whose code goes farther than this in a step changes."""
+_LOOK = 6.0
+"""What an error of a code weighs beside one in pixels."""
 _FOUND = 0.5
 """A thing seen better than this looks as it is seen."""
 
@@ -50,6 +55,7 @@ class StructuredPredictorConfig:
         degrees: Whether they are in degrees, not in radians.
         code_dim: d.
         canvases: Numbers of each camera's canvas code, as of `SceneLayout`.
+        changes: Whether each thing's look changes, beyond its turning; empty where none does.
         history: H.
         members: M.
     """
@@ -64,6 +70,7 @@ class StructuredPredictorConfig:
     degrees: bool = False
     code_dim: int = 4
     canvases: tuple[int, ...] = ()
+    changes: tuple[bool, ...] = ()
     history: int = 3
     members: int = 3
 
@@ -86,11 +93,11 @@ class SceneCarry(Rows):
 
     p: Tensor  # [B, H, P], standardised, newest last
     action: Tensor  # [B, H - 1, E]
-    pose: Tensor  # [B, M, K, 4], of every member
-    motion: Tensor  # [B, M, K, 4], its last change
+    pose: Tensor  # [B, M, K, 4 (+ d)], of every member, with its code where looks change
+    motion: Tensor  # [B, M, K, 4 (+ d)], its last change
     seen: Tensor  # [B, K]
     trust: Tensor  # [B, K], in the place of each, less the longer ago it was seen
-    code: Tensor  # [B, K, d]
+    code: Tensor  # [B, K, d], as it was seen last
     canvas: Tensor  # [B, S]
 
 
@@ -162,6 +169,8 @@ class StructuredPredictor(nn.Module):
                 joints=config.joints,
                 degrees=config.degrees,
                 kinds=config.kind_of[own],
+                changes=config.changes[own],
+                code_dim=config.code_dim if any(config.changes) else 0,
             )
             for own in self._spans()
         )
@@ -196,7 +205,7 @@ class StructuredPredictor(nn.Module):
     def start(self, context: Context) -> SceneCarry:
         """See `worldsim.predict.base.Predictor.start`."""
         now = self.config.layout.split(context.z[..., 0, 0])
-        pose = now.pose[:, None].expand(-1, self.config.members, -1, -1)
+        pose = self._posed(now)[:, None].expand(-1, self.config.members, -1, -1)
         h = self.config.history
         return SceneCarry(
             p=now.p[:, None].expand(-1, h, -1),
@@ -227,9 +236,7 @@ class StructuredPredictor(nn.Module):
             pose=pose.transpose(0, 1),
             motion=(pose - before).transpose(0, 1),
         )
-        z_BD = self.config.layout.join(
-            SceneState(p=p_BP, canvas=own.canvas, pose=_mean_pose(after.pose), seen=own.seen, code=own.code)
-        )
+        z_BD = self._joined(after)
         spread = pose[..., :2] if self.config.orders else p_MBP[:, :, None] - p_BP[:, None]
         uncertainty = spread.var(0, correction=0).sum((1, 2)).sqrt()
         return after, Prediction(z=z_BD[:, None, :, None, None], uncertainty=uncertainty)
@@ -244,10 +251,11 @@ class StructuredPredictor(nn.Module):
         expected, _ = self.step(own, action_BE, proprio_BP, Conditions(), None)
         known = Track(xy_BK2=_mean_pose(expected.pose)[..., :2], trust_BK=own.trust)
         now = known.assign(self.config.layout.split(z_BCHW[..., 0, 0]), self.config.kind_of)
+        posed = self._posed(now)[:, None]
         found_BK = (now.seen > LOST) & ~known.leaps(now)
         found = found_BK[:, None, :, None]
         tracked = found & (own.trust[:, None, :, None] > LOST)
-        pose = torch.where(found, now.pose[:, None], expected.pose)
+        pose = torch.where(found, posed, expected.pose)
         motion = torch.where(tracked, pose - own.pose.mean(1, keepdim=True), expected.motion)
         motion = torch.where(found & ~tracked, torch.zeros_like(motion), motion)
         p = torch.cat([own.p[:, 1:], now.p[:, None]], 1)
@@ -261,8 +269,21 @@ class StructuredPredictor(nn.Module):
     def latent(self, carry: Rows) -> Tensor:
         """See `worldsim.predict.base.Tracking.latent`."""
         own = self._own(carry)
-        state = SceneState(p=own.p[:, -1], canvas=own.canvas, pose=_mean_pose(own.pose), seen=own.seen, code=own.code)
-        return self.config.layout.join(state)[..., None, None]
+        return self._joined(own)[..., None, None]
+
+    def _posed(self, state: SceneState) -> Tensor:
+        """Poses [..., K, 4], with codes behind them where looks change."""
+        return torch.cat([state.pose, state.code], -1) if any(self.config.changes) else state.pose
+
+    def _joined(self, carry: SceneCarry) -> Tensor:
+        """The latent [B, D] of a carry: the mean of its members."""
+        mean = _mean_pose(carry.pose)
+        code = carry.code
+        if any(self.config.changes):
+            changes_K = torch.tensor(self.config.changes, device=code.device)
+            code = torch.where(changes_K[:, None], mean[..., POSE:], code)
+        state = SceneState(p=carry.p[:, -1], canvas=carry.canvas, pose=mean[..., :POSE], seen=carry.seen, code=code)
+        return self.config.layout.join(state)
 
     def _own(self, carry: Rows) -> SceneCarry:
         if not isinstance(carry, SceneCarry):
@@ -279,7 +300,7 @@ class StructuredPredictor(nn.Module):
         """Measure the body's changes, and where and how things move."""
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
         self.body.calibrate(state.p)
-        moves, motion = things_move(state)
+        moves, motion = things_move(state, self.config.changes)
         for contact, own in zip(self.contact, self._spans(), strict=True):
             assert isinstance(contact, ContactModel)
             if self.config.joints:
@@ -291,6 +312,9 @@ class StructuredPredictor(nn.Module):
             turn = before[:, 2] * after[:, 3] - before[:, 3] * after[:, 2]
             turn = turn / contact.order_K[k].clamp_min(1)
             contact.calibrate(state.p[b, t], before[:, :2], motion[:, :, own][b, t, k, :2], turn)
+            if any(self.config.changes):
+                codes = state.code[:, :, own]
+                contact.change_d.copy_((codes[b, t + 1, k] - codes[b, t, k]).std(0).clamp_min(0.02))
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
@@ -325,33 +349,45 @@ class StructuredPredictor(nn.Module):
         h, m = self.config.history, self.config.members
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
         begins = (state.seen[:, h - 1] > LOST).float()
-        pose = state.pose[None, :, h - 1].expand(m, -1, -1, -1)
+        true = self._posed(state)
+        pose = true[None, :, h - 1].expand(m, -1, -1, -1)
         known = (begins * (state.seen[:, h - 2] > LOST))[None, ..., None]
-        motion = (pose - state.pose[None, :, h - 2]) * known
-        noise = torch.randn(pose.shape, generator=generator).to(pose) * pose.new_tensor([0.004, 0.004, 0.02, 0.02])
-        pose = torch.cat([(pose + noise)[..., :2], F.normalize((pose + noise)[..., 2:], dim=-1)], -1)
+        motion = (pose - true[None, :, h - 2]) * known
+        size = pose.new_tensor([0.004, 0.004, 0.02, 0.02, *(0.02,) * (true.shape[-1] - POSE)])
+        noisy = pose + size * torch.randn(pose.shape, generator=generator).to(pose)
+        pose = torch.cat([noisy[..., :2], F.normalize(noisy[..., 2:POSE], dim=-1), noisy[..., POSE:]], -1)
         walls = (torch.rand(pose.shape[:2], generator=generator) < 0.5).to(pose)
         total, error, both = pose.new_zeros(()), pose.new_zeros(()), (m, -1, -1)
         for t in range(h - 1, h - 1 + unroll):
             last = pose
             pose = self._touch(state.p[:, t].expand(both), state.p[:, t + 1].expand(both), pose, motion, walls)
             motion = pose - last
-            miss = pose - state.pose[None, :, t + 1]
+            miss = pose - true[None, :, t + 1]
             weight = (state.seen[:, t + 1] * begins)[None]
-            place = robust(miss[..., :2] * _HALF_PX, 0.5).mean(-1) + 0.5 * robust(miss[..., 2:] * 6, 0.5).mean(-1)
+            place = robust(miss[..., :2] * _HALF_PX, 0.5).mean(-1) + 0.5 * robust(miss[..., 2:POSE] * 6, 0.5).mean(-1)
+            if any(self.config.changes):
+                look = robust(miss[..., POSE:] * _LOOK, 0.5).mean(-1)
+                place = place + look * torch.tensor(self.config.changes).to(look)
             total = total + (place * weight).mean()
             error = (miss[..., :2].norm(dim=-1) * weight).sum() / weight.sum().clamp_min(1e-6) / m * _HALF_PX
         return total / max(unroll, 1), {"contact_px": float(error.detach())}
 
 
-def things_move(state: SceneState) -> tuple[Tensor, Tensor]:
-    """Which things move between frames of a window, bool [..., T - 1, K], and how, [..., T - 1, K, 4]."""
+def things_move(state: SceneState, changes: Sequence[bool] = ()) -> tuple[Tensor, Tensor]:
+    """Which things move between frames of a window, bool [..., T - 1, K], and how, [..., T - 1, K, 4].
+
+    Things whose look changes move where it does.
+    """
     motion = state.pose[..., 1:, :, :] - state.pose[..., :-1, :, :]
     both = (state.seen[..., 1:, :] > _FOUND) & (state.seen[..., :-1, :] > _FOUND)
-    return (motion[..., :2].norm(dim=-1) > _MOVES) & both, motion
+    moves = motion[..., :2].norm(dim=-1) > _MOVES
+    if any(changes):
+        look = (state.code[..., 1:, :, :] - state.code[..., :-1, :, :]).norm(dim=-1)
+        moves = torch.where(torch.tensor(changes, device=look.device), look > _CHANGES, moves)
+    return moves & both, motion
 
 
-def _mean_pose(pose_BMK4: Tensor) -> Tensor:
-    """The mean of the members' poses, [B, K, 4]."""
-    mean = pose_BMK4.mean(1)
-    return torch.cat([mean[..., :2], F.normalize(mean[..., 2:], dim=-1)], -1)
+def _mean_pose(pose_BMKS: Tensor) -> Tensor:
+    """The mean of the members' poses, [B, K, 4 (+ d)]."""
+    mean = pose_BMKS.mean(1)
+    return torch.cat([mean[..., :2], F.normalize(mean[..., 2:POSE], dim=-1), mean[..., POSE:]], -1)

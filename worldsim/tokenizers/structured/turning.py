@@ -17,6 +17,8 @@ from torch import Tensor
 _ANGLES = 72
 _TURNS = 0.2
 """Share of what a fixed shape misses that rotation must explain for a thing to turn."""
+_RIGID = 0.75
+"""Least overlap of turned shapes: what looks otherwise, turned as well as can be, changes its shape."""
 _SYMMETRIC = 0.85
 """Overlap of a shape with itself turned by a fraction of a circle that makes it symmetric."""
 
@@ -58,7 +60,7 @@ def register_looks(alpha_NSS: Tensor) -> Turning:
     fixed = float(_overlap(centred, reference[None]).median())
     overlap = float(best.median())
     order = 0
-    if (overlap - fixed) / (1 - fixed + 1e-3) > _TURNS:
+    if overlap > _RIGID and (overlap - fixed) / (1 - fixed + 1e-3) > _TURNS:
         order = _symmetry(reference)
         angle = torch.remainder(angle, 2 * math.pi / order)
     return Turning(angle_N=angle, center_N2=center, order=order, overlap=overlap, fixed=fixed)

@@ -3,6 +3,7 @@
 Shape legend: E episodes, T frames, F frames of an episode, K things, D latent channels.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from worldsim.predict.structured.predictor import StructuredPredictor, Structure
 from worldsim.progress import Progress
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.tokenizers.cameras import CamerasTokenizer
-from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
+from worldsim.tokenizers.structured.state import SceneState
+from worldsim.tokenizers.structured.tokenizer import SURE, StructuredTokenizer
 from worldsim.train.recipes.structured.pictures import StageReport
 from worldsim.train.recipes.structured.settings import StructuredRecipe
 
@@ -29,6 +31,11 @@ HORIZONS = (1, 8, 16, 32)
 """Frames that are seen before a rollout is measured, and how far."""
 EVENTFUL = 0.8
 """Share of the contact model's windows in which a thing moves."""
+_LOOKED_AT = 200
+_CHANGES = 0.2
+"""Share of a thing's picture that a look as it was at first misses, above which looks are predicted."""
+_LOOK_FAR = 0.1
+"""How far a thing goes, in halves of the frame's shorter side, that is as much as a look whose code goes by one."""
 _PX = 32.0
 _MOVED_PX = 1.5
 
@@ -80,8 +87,46 @@ def begin_predictor(
         code_dim=parts[0].config.code_dim,
         canvases=tuple(part.config.canvas_dim for part in parts),
     )
+    states, first, changes = (
+        [config.layout.split(e.z_FCHW[..., 0, 0]) for e in trained.episodes[:_LOOKED_AT]],
+        0,
+        list[bool](),
+    )
+    for part in parts:
+        changes += [looks_change(part, states, k, first + k) for k in range(part.config.things)]
+        first += part.config.things
     with seeded(seed):
-        return StructuredPredictor(config)
+        return StructuredPredictor(dataclasses.replace(config, changes=tuple(changes) if any(changes) else ()))
+
+
+@torch.no_grad()
+def looks_change(tokenizer: StructuredTokenizer, episodes: Sequence[SceneState], k: int, slot: int) -> bool:
+    """Whether a thing looks otherwise later in an episode than at first, beyond turning as a whole.
+
+    Args:
+        tokenizer: Of the camera that sees it.
+        episodes: What the frames of each show, [F, ...].
+        k: Its number among the things of that camera.
+        slot: And among those of all.
+    """
+    if tokenizer.orders[k] or tokenizer.painter is None:
+        return False
+    xy, first, later = list[Tensor](), list[Tensor](), list[Tensor]()
+    for state in episodes:
+        sure = (state.seen[:, slot] > SURE).nonzero()[:, 0]
+        for t in sure[[len(sure) // 2, -1]] if len(sure) > 1 else sure[:0]:
+            xy.append(state.pose[t, slot, :2] / tokenizer.axes)
+            first.append(state.code[sure[0], slot])
+            later.append(state.code[t, slot])
+    if not xy:
+        return False
+    count = tokenizer.config.things
+    pictures = list[Tensor]()
+    for code in (torch.stack(first), torch.stack(later)):
+        at, every = (x[:, None].expand(-1, count, -1) for x in (torch.stack(xy), code))
+        sprite = tokenizer.painter.sprites(at, every)[:, k]
+        pictures.append(sprite[:, :3] * sprite[:, 3:])
+    return float((pictures[0] - pictures[1]).abs().mean() / pictures[1].mean().clamp_min(1e-6)) > _CHANGES
 
 
 def _kinds(parts: Sequence[StructuredTokenizer]) -> tuple[int, ...]:
@@ -132,8 +177,11 @@ def _motion(predictor: StructuredPredictor, z_FCHW: Tensor) -> Tensor:
     if not predictor.config.orders:
         change = (state.p[1:] - state.p[:-1]).norm(dim=-1)
         return torch.cat([change.new_zeros(1), change])
-    moves, motion = things_move(state)
+    moves, motion = things_move(state, predictor.config.changes)
     far = (motion[..., :2].norm(dim=-1) * moves).amax(-1)
+    if any(predictor.config.changes):
+        look = (state.code[1:] - state.code[:-1]).norm(dim=-1) * moves * torch.tensor(predictor.config.changes)
+        far = far.maximum(look.amax(-1) * _LOOK_FAR)
     return torch.cat([far.new_zeros(1), far])
 
 

@@ -30,6 +30,7 @@ _DIFFER = 0.3
 """Distance of two colours, 0..1 in each of three and a little of what they hide, above which they are two."""
 _TOGETHER = 0.3
 """Two colours are one kind where they are seen together less often than this share of what chance would give."""
+_SHIFTS = 3
 _LONGEST = 8
 """Cells by which what belongs to a peak reaches beyond the sprite around it."""
 _HIDDEN = 0.3
@@ -229,6 +230,21 @@ def residual_map(frames_NCHW: Tensor, scene_NCHW: Tensor, size: tuple[int, int])
     soft = F.avg_pool2d(difference, 3, 1, 1)
     soft = F.adaptive_avg_pool2d(soft, size)
     return F.avg_pool2d(soft, 3, 1, 1)[:, 0]
+
+
+def center_of_rest(map_Nhw: Tensor, xy_NM2: Tensor, tokenizer: StructuredTokenizer) -> Tensor:
+    """Places [N, M, 2] moved from peaks to the centres of what is left over around them, as far as a sprite reaches (mean shift).
+
+    What turns on the spot is left over at its ends; its place is between them.
+    """
+    places = cell_places(torch.arange(PEAKS[0] * PEAKS[1], device=map_Nhw.device), PEAKS)
+    rest_NR = map_Nhw.flatten(1)
+    rest_NR = (rest_NR - _HIGH * rest_NR.amax(1, keepdim=True)).clamp_min(0)
+    for _ in range(_SHIFTS):
+        near = ((places - xy_NM2[:, :, None]) * tokenizer.axes).norm(dim=-1) <= tokenizer.shape.side
+        weight = near * rest_NR[:, None]
+        xy_NM2 = (weight @ places) / weight.sum(-1, keepdim=True).clamp_min(1e-6)
+    return xy_NM2
 
 
 def strongest(map_Nhw: Tensor) -> tuple[Tensor, Tensor]:

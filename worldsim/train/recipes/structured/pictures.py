@@ -29,9 +29,11 @@ from worldsim.train.recipes.structured.kinds import (
     PEAKS,
     Kinds,
     cell_places,
+    center_of_rest,
     explained_linearly,
     find_kinds,
     find_peaks,
+    residual_map,
 )
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
@@ -216,6 +218,8 @@ def _lead_to_peaks(tokenizer: StructuredTokenizer, found: Kinds, frames_NCHW: Te
     peaks = find_peaks(frames_NCHW, scene_NCHW, count if count == 1 else 2 * count, tokenizer)
     kind_NM = found.kind_of(peaks) if count > 1 else torch.zeros_like(peaks.cell_NM)
     at = cell_places(peaks.cell_NM, PEAKS)
+    if count == 1:
+        at = center_of_rest(residual_map(frames_NCHW, scene_NCHW, PEAKS), at, tokenizer)
     h, w = scores.shape[2:]
     column, row = (((at[..., i] + 1) / 2 * n).long().clamp(0, n - 1) for i, n in ((0, w), (1, h)))
     total = scores.new_zeros(())
