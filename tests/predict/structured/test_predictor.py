@@ -258,3 +258,51 @@ def test_only_errors_of_what_is_seen_count_and_angles_are_among_them() -> None:
     assert loss(pose=elsewhere) > loss() + 0.1 and abs(loss(pose=turned) - loss()) > 0.1
     gone = torch.zeros_like(state.seen)
     assert loss(pose=elsewhere, seen=gone) == pytest.approx(loss(seen=gone))
+
+
+CHANGING = dataclasses.replace(CONFIG, latent_shape=(2 + 18, 1, 1), orders=(0, 1), things=(2,), changes=(True, False))
+
+
+def looking(code_BTKd: Tensor) -> Clip:
+    """A clip of two things that stand still, of these looks."""
+    data = clip(code_BTKd.shape[1], CHANGING)
+    state = CHANGING.layout.split(data.z_BTCHW[..., 0, 0])
+    still = state.pose[:, :1].expand_as(state.pose)
+    z = CHANGING.layout.join(dataclasses.replace(state, pose=still, code=code_BTKd))[..., None, None]
+    return dataclasses.replace(data, z_BTCHW=z)
+
+
+def test_a_look_that_changes_is_predicted_and_the_others_stay() -> None:
+    predictor = made(CHANGING)
+    z = looking(torch.rand(6, 7, 2, 4)).z_BTCHW[:5, 0]
+    carry = begun(predictor, z)
+    steps = play(predictor, carry, 5)
+    now = CHANGING.layout.split(steps[-1][0][..., 0, 0])
+    begin = CHANGING.layout.split(z[..., 0, 0])
+    assert (now.code[:, 0] - begin.code[:, 0]).abs().min() > 0
+    assert torch.allclose(now.code[:, 1], begin.code[:, 1])
+    paths = torch.stack([CHANGING.layout.split(play(m, carry, 1)[0][0][..., 0, 0]).code for m in predictor.members()])
+    assert (paths[0] - paths[1])[:, 0].abs().max() > 0
+    seen = predictor.observe(carry, z, torch.zeros(5, 2), torch.zeros(5, 2))
+    assert torch.allclose(CHANGING.layout.split(predictor.latent(seen)[..., 0, 0]).code, begin.code)
+
+
+def test_looks_that_change_steadily_are_learned() -> None:
+    predictor = made(CHANGING)
+    code = torch.rand(6, 1, 2, 4) - 1 + 0.15 * torch.arange(12)[None, :, None, None]
+    data = looking(code)
+    predictor.calibrate(data)
+    (contact,) = predictor.contact
+    assert torch.allclose(contact.change_d, torch.full((4,), 0.15), atol=1e-3)
+    optimizer = torch.optim.Adam(predictor.contact.parameters(), lr=3e-3)
+    for _ in range(250):
+        loss, _ = predictor.contact_loss(data, 6, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    carry = begun(predictor, data.z_BTCHW[:, 1])
+    carry = predictor.observe(carry, data.z_BTCHW[:, 2], data.action_BTA[:, 1], torch.zeros(6, 2))
+    (*_, last), at = play(predictor, carry, 6), 2 + 6
+    said = CHANGING.layout.split(last[0][..., 0, 0]).code
+    copied, off = (code[:, at, 0] - code[:, 2, 0]).abs().mean(), (said[:, 0] - code[:, at, 0]).abs().mean()
+    assert off < 0.5 * copied

@@ -19,6 +19,8 @@ def shape(kind: str, angle: Tensor) -> Tensor:
         upright = torch.minimum(0.15 - (u + 0.25).abs(), 0.55 - v.abs())
         foot = torch.minimum(0.4 - (u - 0.05).abs(), 0.15 - (v - 0.4).abs())
         inside = torch.maximum(upright, foot)
+    elif kind == "bar":
+        inside = torch.minimum(0.14 - u.abs(), 0.7 - v.abs())
     elif kind == "square":
         inside = 0.45 - torch.maximum(u.abs(), v.abs())
     else:
@@ -42,3 +44,12 @@ def test_symmetry_and_angle_are_found(kind: str, order: int) -> None:
 def test_a_shape_beside_the_middle_has_its_centre_there() -> None:
     moved = torch.roll(shape("disc", torch.zeros(8)), 4, dims=2)
     assert torch.allclose(register_looks(moved).center_N2[:, 0], torch.full((8,), 8 / SIZE), atol=0.02)
+
+
+def test_what_changes_its_shape_does_not_turn() -> None:
+    """Scissors, opened by one angle or another: turning explains some of it, and is not what they do."""
+    draws = torch.rand(2, 60, generator=torch.Generator().manual_seed(0)) * math.pi
+    bars = torch.maximum(*(shape("bar", draw) for draw in draws))
+    found = register_looks(bars)
+    assert found.fixed < found.overlap < 0.75 and found.order == 0
+    assert register_looks(shape("bar", draws[0])).order == 2

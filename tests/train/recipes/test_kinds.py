@@ -9,7 +9,7 @@ from torch import Tensor
 from worldsim.optimize import Schedule
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.train.recipes.structured import pictures
-from worldsim.train.recipes.structured.kinds import Kinds, find_kinds
+from worldsim.train.recipes.structured.kinds import PEAKS, Kinds, cell_places, center_of_rest, find_kinds, strongest
 from worldsim.train.recipes.structured.rows import FrameRows
 
 SIZE = 48
@@ -145,3 +145,20 @@ def test_what_left_the_view_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None
         seen = tokenizer.encode_rows(rows.frames(slice(None)), rows.proprio_NP).seen[:, 0]
     assert float((seen[there] > 0.5).float().mean()) > 0.9
     assert float((seen[~there] < 0.1).float().mean()) > 0.95
+
+
+def test_the_place_of_what_is_left_over_at_two_ends_is_between_them() -> None:
+    rows, _ = squares(RED)
+    tokenizer = begun(rows)
+    places = cell_places(torch.arange(PEAKS[0] * PEAKS[1]), PEAKS)
+    middle = torch.tensor([[0.1, -0.2], [-0.3, 0.3]])
+    ends = [middle + torch.tensor([0.0, s * 0.15]) for s in (-1.0, 1.0)]
+    far = torch.tensor([[0.9, 0.9]])
+    spots = [(1.0, ends[0]), (0.9, ends[1]), (0.6, far.expand(2, -1))]
+    rest = sum(h * torch.exp(-((places - at[:, None]).norm(dim=-1) / 0.06).square()) for h, at in spots)
+    assert isinstance(rest, Tensor)
+    cell, _ = strongest(rest.unflatten(1, PEAKS))
+    peak = places[cell]
+    assert (peak - ends[0]).norm(dim=1).max() < 0.05
+    found = center_of_rest(rest.unflatten(1, PEAKS), peak[:, None], tokenizer)[:, 0]
+    assert (found - middle).norm(dim=1).max() < 0.03

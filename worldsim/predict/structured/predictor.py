@@ -314,7 +314,7 @@ class StructuredPredictor(nn.Module):
             contact.calibrate(state.p[b, t], before[:, :2], motion[:, :, own][b, t, k, :2], turn)
             if any(self.config.changes):
                 codes = state.code[:, :, own]
-                contact.change_d.copy_((codes[b, t + 1, k] - codes[b, t, k]).std(0).clamp_min(0.02))
+                contact.change_d.copy_((codes[b, t + 1, k] - codes[b, t, k]).square().mean(0).sqrt().clamp_min(0.02))
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None

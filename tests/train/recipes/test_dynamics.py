@@ -1,0 +1,50 @@
+"""Whether a thing's look changes within episodes is seen from what its painter makes of the codes."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from worldsim.tokenizers.structured.state import SceneState
+from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
+from worldsim.train.recipes.structured.dynamics import looks_change
+
+CONFIG = StructuredConfig(image_size=(48, 48), proprio_dim=1, things=2, orders=(0, 0))
+
+
+def painting() -> StructuredTokenizer:
+    """A tokenizer whose things look as their codes say."""
+    torch.manual_seed(0)
+    tokenizer = StructuredTokenizer(CONFIG)
+    assert tokenizer.painter is not None
+    with torch.no_grad():
+        for number in (0, 2, 4):
+            tokenizer.painter.draw[number].weight.mul_(3)  # type: ignore[operator, union-attr]
+    return tokenizer
+
+
+def episode(code_F2d: Tensor, seen: float = 1.0) -> SceneState:
+    frames = len(code_F2d)
+    return SceneState(
+        p=torch.zeros(frames, 1),
+        canvas=torch.zeros(frames, 0),
+        pose=torch.tensor([0.2, 0.1, 1.0, 0.0]).expand(frames, 2, 4),
+        seen=torch.full((frames, 2), seen),
+        code=code_F2d,
+    )
+
+
+def test_a_look_changes_where_its_picture_does() -> None:
+    tokenizer = painting()
+    code = torch.zeros(20, 2, 4)
+    code[:, 0] = torch.linspace(-2, 2, 20)[:, None] * torch.tensor([1.0, -1.0, 1.0, 1.0])  # of the first thing only
+    episodes = [episode(code), episode(code.flip(0))]
+    assert looks_change(tokenizer, episodes, 0, 0) and not looks_change(tokenizer, episodes, 1, 1)
+    assert not looks_change(tokenizer, [episode(code, seen=0.1)], 0, 0)  # it was never seen
+    tokenizer.config = dataclasses.replace(CONFIG, orders=(1, 0))
+    assert not looks_change(tokenizer, episodes, 0, 0)  # it turns as a whole
+
+
+def test_looks_of_other_episodes_are_no_change() -> None:
+    episodes = [episode(torch.full((6, 2, 4), value)) for value in (-2.0, 0.0, 2.0)]
+    assert not looks_change(painting(), episodes, 0, 0)
