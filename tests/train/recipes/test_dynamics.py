@@ -42,7 +42,7 @@ def test_a_look_changes_where_its_picture_does() -> None:
     assert looks_change(tokenizer, episodes, 0, 0) and not looks_change(tokenizer, episodes, 1, 1)
     assert not looks_change(tokenizer, [episode(code, seen=0.1)], 0, 0)  # it was never seen
     tokenizer.config = dataclasses.replace(CONFIG, orders=(1, 0))
-    assert not looks_change(tokenizer, episodes, 0, 0)  # it turns as a whole
+    assert not looks_change(tokenizer, episodes, 0, 0)  # it turns without changing its shape
 
 
 def test_looks_of_other_episodes_are_no_change() -> None:

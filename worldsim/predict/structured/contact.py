@@ -1,7 +1,7 @@
 """The contact model: how things move, from how the robot moves relative to them.
 
 The robot is seen through a learned point of the image that follows proprioception, its anchor: where the part is that pushes.
-What a thing looks like may change too (a door that opens, a spinner): then its code moves as its place does.
+What a thing looks like may change too (a lid that opens, a spinner): then its code moves as its place does.
 Everything is expressed in the thing's own frame, where it turns, and relative to the thing, so that a push learned at one place and
 angle holds at others. Where things are in the frame (walls, edges) is given too, but withheld in half of the training, so that
 it is used only where it must be.

@@ -101,7 +101,7 @@ def begin_predictor(
 
 @torch.no_grad()
 def looks_change(tokenizer: StructuredTokenizer, episodes: Sequence[SceneState], k: int, slot: int) -> bool:
-    """Whether a thing looks otherwise later in an episode than at first, beyond turning as a whole.
+    """Whether a thing looks otherwise later in an episode than at first, beyond turning.
 
     Args:
         tokenizer: Of the camera that sees it.
