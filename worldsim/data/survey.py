@@ -44,6 +44,8 @@ MOVES, SHIFTS, ANOTHER, UNEXPLAINED = 0.6, 0.3, 0.25, 0.05
 """Share of changing pixels and of shifted pairs from which the camera moves; share of pixels from which backgrounds differ; share
 that proprioception explains below which it does not say the robot's picture. Fixed cameras of eight scenes have at most .34, .04
 and .08, and at least .08; shaken ones at least .1, .44 and .0; proprioception of other episodes explains at most .03."""
+LIKE_OTHERS, _FEW = 0.7, 8
+"""Share of the differences of backgrounds that so many pictures must explain for canvases to be told by them."""
 FEW_CONTACTS, FEW_ENDS, HIDDEN, NARROW = 0.05, 0.1, 0.1, 0.5
 """Least share of moments in which things move, of episodes that end either way, and of an action's range; share of starts out of
 view from which it is said."""
@@ -61,6 +63,7 @@ class Survey:
         shifted: Share of pairs of moments, `PAIR` steps apart, of which one picture is much more like the other when all of it
             is shifted.
         background: Share of the pixels in which the middle of an episode differs from the middle of all; the middle episode.
+        few_backgrounds: Share of these differences, in episodes of one half, that a few pictures of the other half explain.
         explained: Share of the variance of changes that proprioception explains, in the moments that it explains well.
         moving: Share of moments from which something that is not the robot moves within `APART` steps: by numbers that are a thing's
             (`worldsim.data.motion`), else by pictures, which say little where an arm covers small things.
@@ -75,6 +78,7 @@ class Survey:
     changing: float
     shifted: float
     background: float
+    few_backgrounds: float
     explained: float
     moving: float
     out_of_view: float
@@ -102,8 +106,11 @@ class Survey:
                 f"the camera seems to move ({self.changing:.0%} of the picture changes, and in {self.shifted:.0%} of the moments "
                 "all of it shifts), and one canvas is kept"
             )
-        if self.background >= ANOTHER:
-            return f"the background differs between episodes (in {self.background:.0%} of the picture), and one canvas is kept"
+        if self.background >= ANOTHER and not self.few_backgrounds >= LIKE_OTHERS:
+            return (
+                f"the background differs between episodes (in {self.background:.0%} of the picture), and the differences that others "
+                f"have explain {self.few_backgrounds:.0%} of it"
+            )
         return ""
 
     def shares(self) -> dict[str, float]:
@@ -195,6 +202,7 @@ def survey_episodes(episodes: Sequence[Episode], camera: str, action: ActionSpec
         changing=float(torch.stack([d.float().mean() for d in differs]).median()),
         shifted=_shifted(pictures),
         background=float((color_gap(medians, middle) > DIFFERENT).float().mean((1, 2)).median()),
+        few_backgrounds=_explained_by_others(medians),
         explained=explained,
         moving=moving,
         out_of_view=hidden,
@@ -219,6 +227,17 @@ def _shifted(pictures: Sequence[Tensor]) -> float:
     best = torch.stack([*errors.values()]).min(0).values
     counts = still > 1e-3
     return float((best < 0.6 * still)[counts].float().mean()) if bool(counts.any()) else 0.0
+
+
+def _explained_by_others(medians: Tensor) -> float:
+    """Share of the variance of every second episode's middle [E, 3, h, w] that the principal components of the others explain."""
+    if len(medians) < 4:
+        return float("nan")
+    learned, other = (medians[half::2].flatten(1) for half in (0, 1))
+    mean = learned.mean(0)
+    basis = torch.linalg.svd(learned - mean, full_matrices=False).Vh[: min(_FEW, len(learned) // 2)]
+    differs = other - mean
+    return float((differs @ basis.T).square().sum() / differs.square().sum().clamp_min(1e-9))
 
 
 def _explained(seen: Sequence[Seen]) -> float:

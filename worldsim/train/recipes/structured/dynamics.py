@@ -35,7 +35,7 @@ _LOOKED_AT = 200
 _CHANGES = 0.2
 """Share of a thing's picture that a look as it was at first misses, above which looks are predicted."""
 _LOOK_FAR = 0.1
-"""How far a thing goes, in halves of the frame's shorter side, that is as much as a look whose code goes by one."""
+"""How far a thing goes, in halves of the frame's shorter side, that counts as much as a change of one in a code."""
 _PX = 32.0
 _MOVED_PX = 1.5
 
