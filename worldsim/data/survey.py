@@ -45,7 +45,7 @@ MOVES, SHIFTS, ANOTHER, UNEXPLAINED = 0.6, 0.3, 0.25, 0.05
 that proprioception explains below which it does not say the robot's picture. Fixed cameras of eight scenes have at most .34, .04
 and .08, and at least .08; shaken ones at least .1, .44 and .0; proprioception of other episodes explains at most .03."""
 LIKE_OTHERS, _FEW = 0.7, 8
-"""Share of the differences of backgrounds that so many pictures must explain for canvases to be told by them."""
+"""Share of the differences of backgrounds that so many pictures of other episodes must explain."""
 FEW_CONTACTS, FEW_ENDS, HIDDEN, NARROW = 0.05, 0.1, 0.1, 0.5
 """Least share of moments in which things move, of episodes that end either way, and of an action's range; share of starts out of
 view from which it is said."""

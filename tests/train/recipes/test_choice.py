@@ -224,11 +224,11 @@ def test_a_slow_predictor_is_rehearsed_at_a_small_batch_only(
 ) -> None:
     batches, step_s = list[int](), 1.0
 
-    def pretend(prepared: object, schedule: Schedule) -> choice.Cost:
+    def pretend(model: object, loss_at: object, schedule: Schedule, unrolls: object) -> choice.Cost:
         batches.append(schedule.batch)
         return choice.Cost(core_s=step_s * schedule.batch * schedule.steps)
 
-    monkeypatch.setattr(rehearsal, "time_predictor", pretend)
+    monkeypatch.setattr(rehearsal, "time_unrolls", pretend)
     how = PredictorRecipe(schedule=dataclasses.replace(SHORT, batch=256), unrolls=((1, 1.0),))
     config = settings(data, tmp_path / "w", family="grid", predictor=how)
     assert plan_world(config).stages["predictor"].core_s == 256 * SHORT.steps and batches == [64]

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -17,7 +17,6 @@ from worldsim.errors import InvalidInputError
 from worldsim.optimize import LossAt, Schedule, scale
 from worldsim.runs import show_duration
 from worldsim.train.recipes.comparison import BACKGROUND, Comparison
-from worldsim.train.recipes.predictor import PreparedPredictor
 from worldsim.train.recipes.tokenizer import FittedTokenizer, TokenizerRecipe, tokenizer_loss
 
 RESERVE = 0.1
@@ -265,20 +264,22 @@ def time_tokenizer(
     return time_step(trial.train(), loss_at, 0) * schedule.steps
 
 
-def time_predictor(prepared: PreparedPredictor, schedule: Schedule) -> Cost:
+def time_unrolls(model: nn.Module, loss_at: LossAt, schedule: Schedule, unrolls: Sequence[tuple[int, float]]) -> Cost:
     """What training a predictor costs: its shortest and its longest unrolls are timed, those between interpolated.
 
     Args:
-        prepared: A predictor that is thrown away afterwards.
+        model: A predictor that is thrown away afterwards.
+        loss_at: Its loss.
         schedule: Its steps.
+        unrolls: Lengths of rollouts, and the share of the steps at which each ends.
     """
-    model = prepared.module.train()
-    begins = [0.0, *(end for _, end in prepared.unrolls[:-1])]
-    first = {u: math.ceil(begin * schedule.steps) for (u, _), begin in zip(prepared.unrolls, begins, strict=True)}
+    model.train()
+    begins = [0.0, *(end for _, end in unrolls[:-1])]
+    first = {u: math.ceil(begin * schedule.steps) for (u, _), begin in zip(unrolls, begins, strict=True)}
     short, long = min(first), max(first)
-    costs = {u: time_step(model, prepared.loss_at, min(first[u], schedule.steps - 1)) for u in {short, long}}
+    costs = {u: time_step(model, loss_at, min(first[u], schedule.steps - 1)) for u in {short, long}}
     total = Cost()
-    for (unroll, end), begin in zip(prepared.unrolls, begins, strict=True):
+    for (unroll, end), begin in zip(unrolls, begins, strict=True):
         part = (unroll - short) / max(long - short, 1)
         total = total + (costs[short] * (1 - part) + costs[long] * part) * ((end - begin) * schedule.steps)
     return total

@@ -20,9 +20,9 @@ from worldsim.train.recipes.cost import (
     TrainingPlan,
     peak_memory,
     time_call,
-    time_predictor,
     time_step,
     time_tokenizer,
+    time_unrolls,
 )
 from worldsim.train.recipes.encode import encode_some, training_frames
 from worldsim.train.recipes.heads import prepare_heads, time_predicted
@@ -97,7 +97,9 @@ def _rehearse_predictor(
         prepared = prepare_predictor(
             few, tokenizer, dataset.action_spec, recipe, seed=config.seed, device=config.device
         )
-        cost = time_predictor(prepared, recipe.schedule) * (schedule.batch / batch)
+        cost = time_unrolls(prepared.module, prepared.loss_at, recipe.schedule, prepared.unrolls) * (
+            schedule.batch / batch
+        )
         if cost.core_s > SLOW_S * schedule.steps:
             break
     return prepared, cost

@@ -20,7 +20,7 @@ EPOCHS = 400
 network is 0.61, 0.59, 0.56 and 0.56 standard deviations off after 16 steps with 100, 200, 400 and 800 passes."""
 MOST_STEPS = {"tokenizer": 400, "predictor": 6000, "heads": 2000}
 """Where such a schedule ends at the latest: about ten passes over the shipped worlds' data."""
-MOST_STRUCTURED = {"actor": 2400, "things": 2400, "painter": 1200, "body": 5000, "contact": 3600}
+MOST_STRUCTURED = {"actor": 2400, "things": 2400, "painter": 1200, "body": 8000, "contact": 5000}
 """Likewise of the stages of the structured family."""
 
 

@@ -27,6 +27,7 @@ from worldsim.train.recipes.cost import (
     peak_memory,
     time_call,
     time_step,
+    time_unrolls,
 )
 from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import prepare_heads
@@ -109,7 +110,7 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
     encoded, stages["latents"] = _encode_few(dataset, trial, config)
     predictor = begin_predictor(trial, encoded, action, seed=seed)
     for name, module, at, schedule in dynamics_losses(predictor, encoded, action, recipe, seed=seed):
-        stages[name] = time_step(module, at, schedule.steps - 1) * schedule.steps
+        stages[name] = time_unrolls(module, at, schedule, recipe.unrolls)
     heads, loss_at = prepare_heads(
         encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
     )

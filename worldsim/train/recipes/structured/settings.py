@@ -44,4 +44,4 @@ class StructuredRecipe:
     contact: Schedule = dataclasses.field(
         default_factory=lambda: Schedule(steps=0, batch=64, lr=2e-3, weight_decay=0.3)
     )
-    unrolls: tuple[tuple[int, float], ...] = ((4, 0.1), (8, 0.25), (16, 0.5), (32, 1.0))
+    unrolls: tuple[tuple[int, float], ...] = ((1, 0.25), (4, 0.45), (8, 0.6), (16, 0.8), (32, 1.0))
