@@ -152,7 +152,7 @@ def _chosen(data: Path, folder: Path) -> Chosen:
         return storage.from_json(Chosen, storage.read_json(kept))
     plan = plan_world(resolve("world", [f"data={data}", f"out={folder / 'auto'}"]), choose=True)
     total_s = sum(plan.stages.values(), Cost()).core_s
-    candidates = {one.family: one.cost.core_s for one in plan.candidates if not one.refused}
+    candidates = {one.family: one.cost.core_s for one in plan.candidates if one.cost.core_s}
     chosen = Chosen(
         family=plan.family,
         candidates=candidates | {plan.family: total_s},

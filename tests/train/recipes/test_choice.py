@@ -60,8 +60,9 @@ def settings(data: Path, out: Path, **changes: object) -> TrainWorld:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials are run however little time there is for them: toys are trained in less."""
+    """Trials are run however little time there is for them, since toys are trained in less; and of all families."""
     monkeypatch.setattr(choice, "CHOICE_SHARE", 1e6)
+    monkeypatch.setattr(choice, "CLEAR", 0.0)
 
 
 def test_settings_that_name_a_part_leave_nothing_open(data: Path, tmp_path: Path) -> None:
@@ -168,6 +169,22 @@ def test_a_family_whose_trial_fails_is_none_and_why_is_said(
     assert choice.try_prospects(dataset, alone, tmp_path / "b", recipe.silent, minutes=0.0) == choice.Tried(best="grid")
 
 
+@pytest.mark.usefixtures("patient")
+def test_what_is_for_pictures_of_any_kind_is_not_tried_where_another_family_does_well(
+    data: Path, found: choice.Prospects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "CLEAR", 1e3)
+    fit = {family: found.fit[family] for family in ("layers", "grid")}
+    found = choice.Prospects(fit=fit, refused={})
+    tried = choice.try_prospects(open_dataset(data), found, tmp_path / "a", recipe.silent, minutes=0.0)
+    assert tried.best == "layers" and tried.failed == {"grid": "layers does well, and grid is for what suits no other"}
+    assert tried.compared is not None and set(tried.compared.lines) == {"layers", COPYING, BACKGROUND}
+    listed = found.listed(tried.spent_s, 0.0, failed=tried.failed)
+    plan = dataclasses.replace(fit["layers"].plan, candidates=listed, family="layers", compared=tried.compared)
+    assert "Not grid: layers does well" in str(plan) and "constant background" in str(plan)
+    assert {one.family for one in listed if one.cost.core_s} == {"layers", "grid"}
+
+
 class Plan:
     """Stands for a plan of which only the cost counts."""
 
@@ -244,7 +261,7 @@ def test_stages_of_the_structured_family_take_what_the_data_is_worth(data: Path,
     transitions = sum(dataset.length(i) - 1 for i in split_episodes(dataset)[0])
     assert settled.actor.steps == 400 * transitions // 32 < MOST_STRUCTURED["actor"] and settled.actor.warmup < 100
     assert "400 passes over" in explain_schedules(config, dataset)
-    assert "contact 2,500" in explain_schedules(config, dataset)
+    assert f"contact {MOST_STRUCTURED['contact']:,}" in explain_schedules(config, dataset)
     asked = dataclasses.replace(config, structured=dataclasses.replace(config.structured, actor=SHORT))
     assert settle_schedules(asked, dataset).structured.actor == SHORT
 

@@ -48,6 +48,8 @@ TRIAL_ROWS, TRIAL_HELD_OUT = 1000, 200
 """Moments that pictures of the structured family are learned from in a trial, and measured on: some work is done once for each."""
 TRIAL_BATCH, TRIAL_UNROLL = 32, 4
 """Batches and rollouts of predictors of layers and grids in trials: many small steps teach more in a short time than few large."""
+CLEAR = 0.8
+"""Error, as a share of that of copying or a constant background, below which a family does well: the last is then not tried."""
 CLOSE = 0.05
 """Of candidates whose errors differ by a smaller part, the one that costs less is trained."""
 TRIALS = "trials.json"
@@ -122,7 +124,7 @@ class Prospects:
     def listed(
         self, spent_s: Mapping[str, float], minutes: float, *, failed: Mapping[str, str] | None = None
     ) -> tuple[Candidate, ...]:
-        """All families, with what their trials took or will take; those whose trials failed count as refused."""
+        """All families, with what their trials took or will take; those whose trials failed, or were not run, count as refused."""
         trials, refused = self.trials(minutes), {**self.refused, **(failed or {})}
         return (
             *(
@@ -130,11 +132,11 @@ class Prospects:
                     family=name,
                     cost=sum(one.plan.stages.values(), Cost()),
                     trial_s=spent_s.get(name, trials.get(name, 0.0)),
+                    refused=refused.get(name, ""),
                 )
                 for name, one in self.fit.items()
-                if name not in refused
             ),
-            *(Candidate(family=name, refused=why) for name, why in refused.items()),
+            *(Candidate(family=name, refused=why) for name, why in refused.items() if name not in self.fit),
         )
 
 
@@ -146,7 +148,7 @@ class Tried:
         best: The family to train.
         compared: How all did; None where there was no choice.
         spent_s: Core-seconds of each trial.
-        failed: Families whose trial failed, and why.
+        failed: Families whose trial failed or was not run, and why.
     """
 
     best: str
@@ -223,10 +225,22 @@ def try_prospects(dataset: Dataset, found: Prospects, work: Path, progress: Prog
         return Tried(best=next(iter(found.fit)))
     windows = read_windows(dataset, split_episodes(dataset)[1])
     shares = _shares(dataset, found, work, minutes)
-    lines, spent_s, failed = dict[str, Measured](), dict[str, float](), dict[str, str]()
+    lines, spent_s, failed, still = (
+        dict[str, Measured](),
+        dict[str, float](),
+        dict[str, str](),
+        measure_copying(windows),
+    )
+
+    def compared() -> Comparison:
+        return Comparison(horizons=windows.horizons, windows=len(windows.action), lines={**lines, **still})
+
     for number, (family, (share, episodes)) in enumerate(shares.items()):
         progress("trials", number, len(shares), {"family": family})
         began = Cost.now()
+        if family == FAMILIES[-1] and (good := compared().clear(CLEAR)):
+            failed[family] = f"{good[0]} does well, and {family} is for what suits no other"
+            continue
         try:
             world = _train_briefly(_sample(dataset, episodes), found.fit[family], share, progress)
         except TrainingError as error:
@@ -239,13 +253,11 @@ def try_prospects(dataset: Dataset, found: Prospects, work: Path, progress: Prog
         raise TrainingError(
             f"The trial of every family failed. {'; '.join(f'{k}: {why}' for k, why in failed.items())}."
         )
-    compared = Comparison(
-        horizons=windows.horizons, windows=len(windows.action), lines={**lines, **measure_copying(windows)}
-    )
-    limit = (1 + CLOSE) * min(compared.score(family) for family in lines)
-    close = [family for family in lines if compared.score(family) <= limit]
+    table = compared()
+    limit = (1 + CLOSE) * min(table.score(family) for family in lines)
+    close = [family for family in lines if table.score(family) <= limit]
     best = min(close, key=lambda family: _total_s(found.fit[family].plan))
-    return Tried(best=best, compared=compared, spent_s=spent_s, failed=failed)
+    return Tried(best=best, compared=table, spent_s=spent_s, failed=failed)
 
 
 def _explained(begun: Begun) -> float:

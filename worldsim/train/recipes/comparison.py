@@ -60,6 +60,11 @@ class Comparison:
         """Error summed over the horizons, as a share of that of copying the last frame seen: below 1 is better than copying."""
         return sum(self.lines[name].error) / max(sum(self.lines[COPYING].error), 1e-12)
 
+    def clear(self, share: float) -> list[str]:
+        """Worlds whose error is less than a share of that of copying and of the background."""
+        least = min(self.score(COPYING), self.score(BACKGROUND))
+        return [name for name in self.lines if self.score(name) < share * least]
+
     def __str__(self) -> str:
         """The table: error as a share of copying's, PSNR beside it, by horizon and over all."""
         rows = [("error (PSNR dB) after actions", *map(str, self.horizons), "all")]

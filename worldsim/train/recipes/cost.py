@@ -152,7 +152,7 @@ class TrainingPlan:
         costs = ", ".join(f"{one.family} (about {one.cost.core_s:,.0f} core-seconds)" for one in fitting)
         lines = [f"Families that fit: {costs}"] if fitting else []
         lines += [f"Not {one.family}: {one.refused}." for one in self.candidates if one.refused]
-        if len(fitting) < 2:
+        if len(fitting) < 2 and self.compared is None:
             return lines
         trials_s, untried = sum(one.trial_s for one in fitting), [one.family for one in fitting if not one.trial_s]
         if not trials_s:
