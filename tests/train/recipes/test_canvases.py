@@ -4,7 +4,7 @@ import torch
 
 from tests.tokenizers.structured.test_actor import covered, lit
 from worldsim.tokenizers.structured.actor import solve_code
-from worldsim.train.recipes.structured.canvases import find_basis
+from worldsim.train.recipes.structured.canvases import find_canvases
 from worldsim.train.recipes.structured.rows import FrameRows
 
 EPISODES, EACH = 40, 6
@@ -26,21 +26,24 @@ def rows(spread: float, *, things: float = 0.04) -> FrameRows:
 
 
 def test_two_ways_in_which_canvases_differ_are_found() -> None:
-    found = find_basis(rows(1.0))
+    canvas, found = find_canvases(rows(1.0))
     assert len(found) == 2
     base, basis = lit()
+    deviation = torch.cat([(canvas - base)[None], basis]).flatten(1)
+    apart = deviation[0] - deviation[1:].T @ torch.linalg.lstsq(deviation[1:].T, deviation[0]).solution
+    assert apart.abs().mean() < 0.01 and apart.abs().max() < 0.15  # nothing that stood there
     both = torch.cat([found, basis]).flatten(1)
     assert int((torch.linalg.svdvals(both) > 0.15 * torch.linalg.svdvals(both)[0]).sum()) == 2  # they span the same
     frames = base + basis[:1]
-    drawn = base + torch.einsum("ns,schw->nchw", solve_code(frames, base, found), found)
+    drawn = canvas + torch.einsum("ns,schw->nchw", solve_code(frames, canvas, found), found)
     assert (drawn - frames).abs().mean() < 0.02
 
 
 def test_things_and_robots_are_no_canvases() -> None:
-    assert not len(find_basis(rows(0.0)))
-    assert not len(find_basis(rows(0.0, things=0.15)))
+    assert not len(find_canvases(rows(0.0))[1])
+    assert not len(find_canvases(rows(0.0, things=0.15))[1])
 
 
 def test_rows_of_unknown_episodes_have_one_canvas() -> None:
     some = rows(1.0)
-    assert not len(find_basis(FrameRows(frames_NCHW=some.frames_NCHW, proprio_NP=some.proprio_NP)))
+    assert not len(find_canvases(FrameRows(frames_NCHW=some.frames_NCHW, proprio_NP=some.proprio_NP))[1])

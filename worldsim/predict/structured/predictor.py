@@ -276,12 +276,17 @@ class StructuredPredictor(nn.Module):
         return torch.cat([state.pose, state.code], -1) if any(self.config.changes) else state.pose
 
     def _joined(self, carry: SceneCarry) -> Tensor:
-        """The latent [B, D] of a carry: the mean of its members."""
+        """The latent [B, D] of a carry: the mean of its members, and of looks that change that of the member nearest to it.
+
+        A mean of looks need not look like anything.
+        """
         mean = _mean_pose(carry.pose)
         code = carry.code
         if any(self.config.changes):
-            changes_K = torch.tensor(self.config.changes, device=code.device)
-            code = torch.where(changes_K[:, None], mean[..., POSE:], code)
+            looks_BMKd = carry.pose[..., POSE:]
+            nearest_BK = (looks_BMKd - looks_BMKd.mean(1, keepdim=True)).square().sum(-1).argmin(1)
+            chosen = looks_BMKd.gather(1, nearest_BK[:, None, :, None].expand(-1, -1, -1, code.shape[-1]))[:, 0]
+            code = torch.where(torch.tensor(self.config.changes, device=code.device)[:, None], chosen, code)
         state = SceneState(p=carry.p[:, -1], canvas=carry.canvas, pose=mean[..., :POSE], seen=carry.seen, code=code)
         return self.config.layout.join(state)
 

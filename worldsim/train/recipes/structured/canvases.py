@@ -2,7 +2,7 @@
 
 The median of an episode's frames is its canvas, apart from what stood still: robot and things. These stand at any one place in few
 episodes only, while another light, or a table of another colour, is seen at most pixels in many. So pixels count that differ
-in many episodes, and of these the principal components that explain most are kept.
+in many episodes, and of these as many principal components are kept as leave little anywhere.
 
 Shape legend: N rows, E episodes, S pictures, H W frame, X pixels and colours.
 """
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from worldsim.train.recipes.structured.rows import FrameRows
 
-MOST = 8
+CANVAS_FRAMES = 400
+MOST = 12
 """Pictures, at most."""
 _LEAST_ROWS, _LEAST_EPISODES = 5, 10
 _DIFFERS = 4 / 255
@@ -21,38 +22,74 @@ _OFTEN = 0.25
 """Share of episodes in which a pixel must differ, and of pixels that must."""
 _FAR = 3.0
 """Differences beyond so many times what is usual at a pixel are what stood there."""
-_LEAST = 0.04
-_ENOUGH = 0.95
-"""Share of the variance that a picture must explain, and all together need to."""
+_ROUNDS, _PIXELS, _EPISODES = 6, 10_000, 200
+_LEFT, _SMALL, _LESS = 4 / 255, 0.005, 0.85
+"""Difference that may be left at a pixel in the middle episode, share of the pixels at which more may be, and what one more picture may
+leave at most of what others did."""
 
 
 @torch.no_grad()
-def find_basis(rows: FrameRows) -> Tensor:
-    """Pictures [S, 3, H, W] in which the canvases of the episodes of rows [N, ...] differ, in standard deviations; S is 0 where they do not."""
-    medians = _medians(rows)
-    none = rows.frames(slice(0, 1))[:0]
+def find_canvases(rows: FrameRows) -> tuple[Tensor, Tensor]:
+    """The canvas of rows [N, ...] of many episodes, and the pictures in which those of episodes differ.
+
+    Returns:
+        The canvas [3, H, W] in 0..1, and pictures [S, 3, H, W] in standard deviations; S is 0 where all are the same.
+    """
+    medians, one = _medians(rows), rows.frames(slice(CANVAS_FRAMES)).median(0).values
+    none = one, one[None][:0]
     if len(medians) < _LEAST_EPISODES:
         return none
-    differs_EX = (medians - medians.median(0).values).flatten(1)
+    middle = medians.median(0).values
+    differs_EX = (medians - middle).flatten(1)
     often_X = (differs_EX.abs() > _DIFFERS).float().mean(0)
-    counts = (often_X > _OFTEN).unflatten(0, none.shape[1:]).any(0)
+    counts = (often_X > _OFTEN).unflatten(0, one.shape).any(0)
     if counts.float().mean() < _OFTEN:
         return none
-    differs_EX = differs_EX * counts.expand(none.shape[1:]).flatten()
-    usual_X = differs_EX.abs().quantile(0.75, 0)
-    differs_EX = differs_EX.clamp(-_FAR * usual_X, _FAR * usual_X)
-    gram = differs_EX @ differs_EX.T
-    values, vectors = torch.linalg.eigh(gram.double())
-    share = (values / values.sum()).flip(0)
-    some = int(((share > _LEAST) & (share.cumsum(0) - share < _ENOUGH))[:MOST].sum())
-    chosen = vectors.flip(1)[:, :some].to(differs_EX)
-    return (chosen.T @ differs_EX / len(differs_EX) ** 0.5).unflatten(1, none.shape[1:])
+    some_EX = differs_EX * counts.expand(one.shape).flatten()
+    some_EX = some_EX[:, :: -(-some_EX.shape[1] // _PIXELS)]
+    direction_ES, before = some_EX[:, :0], float(some_EX.abs().median(0).values.mean())
+    for count in range(1, min(MOST, len(some_EX) // 4) + 1):
+        more_ES, left_EX = _components(some_EX, count)
+        usual_X = left_EX.abs().median(0).values
+        if usual_X.mean() > _LESS * before:
+            break
+        direction_ES, before = more_ES, float(usual_X.mean())
+        if (usual_X > _LEFT).float().mean() < _SMALL:
+            break
+    found = _loadings(differs_EX, direction_ES).unflatten(1, one.shape)
+    return middle + found[0], found[1:] / len(differs_EX) ** 0.5
+
+
+def _components(x_EX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Directions [E, S] of as many principal components, in which what is left far off counts little; and what is left."""
+    near_EX = x_EX
+    for _ in range(_ROUNDS):
+        _, vectors = torch.linalg.eigh((near_EX @ near_EX.T).double())
+        direction_ES = vectors[:, -count:].to(x_EX)
+        near_EX, left_EX = _pull_in(x_EX, direction_ES @ (direction_ES.T @ near_EX))
+    return direction_ES, left_EX
+
+
+def _loadings(x_EX: Tensor, direction_ES: Tensor) -> Tensor:
+    """What is the same in all episodes, and what goes with each direction, [1 + S, X]; what is left far off counts little."""
+    known = torch.cat([torch.ones(len(direction_ES), 1), direction_ES], 1)
+    solve, near_EX = torch.linalg.pinv(known), x_EX
+    for _ in range(_ROUNDS):
+        near_EX, _ = _pull_in(x_EX, known @ (solve @ near_EX))
+    return solve @ near_EX
+
+
+def _pull_in(x_EX: Tensor, fitted_EX: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences with those that are far from what was fitted brought near it; and what was left."""
+    left_EX = x_EX - fitted_EX
+    usual_X = left_EX.abs().median(0).values + _DIFFERS / 4
+    return fitted_EX + left_EX.clamp(-_FAR * usual_X, _FAR * usual_X), left_EX
 
 
 def _medians(rows: FrameRows) -> Tensor:
-    """The medians of the frames of each episode that has enough of them, [E, 3, H, W] in 0..1."""
+    """The medians of the frames of episodes that have enough of them, [E, 3, H, W] in 0..1."""
     if rows.episode_N is None:
         return rows.frames(slice(0, 0))
     numbers, counts = rows.episode_N.unique(return_counts=True)
-    own = [(rows.episode_N == number).nonzero()[:, 0] for number in numbers[counts >= _LEAST_ROWS]]
+    own = [(rows.episode_N == number).nonzero()[:, 0] for number in numbers[counts >= _LEAST_ROWS][:_EPISODES]]
     return torch.stack([rows.frames(at).median(0).values for at in own]) if own else rows.frames(slice(0, 0))

@@ -22,7 +22,7 @@ from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.train.recipes.structured.anchors import place_anchors
-from worldsim.train.recipes.structured.canvases import find_basis
+from worldsim.train.recipes.structured.canvases import find_canvases
 from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
     MOST_TIED,
@@ -38,7 +38,6 @@ from worldsim.train.recipes.structured.kinds import (
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
 
-CANVAS_FRAMES = 400
 BOOTSTRAP = 0.12
 """Share of the steps of `things` in which places are led to where the residual is strongest. Without it they collapse."""
 CACHED = 6000
@@ -77,7 +76,7 @@ def begin_tokenizer(
     """An untrained tokenizer with its canvas, from frames [N, 3, H, W] and proprioception [N, P]; with joints that were found."""
     joints = joints or Joints()
     height, width = (int(n) for n in rows.frames_NCHW.shape[-2:])
-    basis_SCHW = find_basis(rows)
+    canvas, basis_SCHW = find_canvases(rows)
     config = StructuredConfig(
         image_size=(height, width),
         proprio_dim=rows.proprio_NP.shape[1],
@@ -88,7 +87,7 @@ def begin_tokenizer(
     )
     with seeded(seed):
         tokenizer = StructuredTokenizer(config)
-    tokenizer.actor.begin(rows.frames(slice(CANVAS_FRAMES)), rows.proprio_NP, basis_SCHW)
+    tokenizer.actor.begin(canvas[None], rows.proprio_NP, basis_SCHW)
     place_anchors(tokenizer.actor, rows, seed=seed)
     return tokenizer
 
