@@ -15,9 +15,10 @@ from worldsim.data.lerobot.write import episode_writer
 from worldsim.errors import InvalidInputError, TrainingError
 from worldsim.optimize import Schedule
 from worldsim.testing import check_world
-from worldsim.train.recipes import choice, rehearsal
+from worldsim.train.recipes import choice, parts, rehearsal
 from worldsim.train.recipes import world as recipe
 from worldsim.train.recipes.comparison import BACKGROUND, COPYING, measure_copying, moved_error, read_windows
+from worldsim.train.recipes.parts import keep_rows
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.settings import (
     MOST_STRUCTURED,
@@ -140,11 +141,9 @@ def test_layers_that_explain_little_are_tried_after_the_structured_family(
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_rehearsal_names_the_candidates_and_their_cost_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
-    text = str(plan_world(settings(data, tmp_path / "world")))
+def test_candidates_and_their_cost_are_named_before_anything_is_decided(found: choice.Prospects) -> None:
     for words in ("Families that fit: layers (about", "decided by trials", "family=NAME decides it now"):
-        assert words in text
-    assert list(tmp_path.iterdir()) == []
+        assert words in show(found)
 
 
 @pytest.mark.usefixtures("patient")
@@ -222,17 +221,19 @@ def test_families_that_do_not_fit_the_time_are_none_before_anything_is_tried(fou
         found.within(60.0, spent_s=3600.0)
 
 
-def test_trials_of_the_structured_family_see_few_moments(
+def test_pictures_are_learned_from_fewer_moments_in_a_trial_and_in_a_short_time(
     found: choice.Prospects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "TRIAL_ROWS", 30)
-    monkeypatch.setattr(choice, "TRIAL_HELD_OUT", 7)
+    monkeypatch.setattr(parts, "LEAST_ROWS", 20)
     begun = found.fit["structured"].begun
     assert isinstance(begun, BegunPictures)
-    few = choice._few_rows(begun)
+    few = keep_rows(begun, most=30, held_out=7)
     assert isinstance(few, BegunPictures)
     (every,), (some,) = begun.cameras.values(), few.cameras.values()
     assert (len(every.rows), len(some.rows), len(some.held_out)) == (100, 30, 7)
+    for share, count in ((1.0, 100), (0.5, 50), (0.01, 20)):
+        kept = keep_rows(begun, share=share)
+        assert isinstance(kept, BegunPictures) and [len(one.rows) for one in kept.cameras.values()] == [count]
     assert torch.equal(some.rows.frames_NCHW, every.rows.frames_NCHW[:30]) and some.rows.later_NP is not None
 
 

@@ -77,16 +77,19 @@ def test_layers_that_auto_refuses_are_tried_after_training_and_both_shares_are_s
 
 
 def test_a_time_shortens_every_schedule_and_one_that_is_too_short_is_refused() -> None:
-    stages = {"tokenizer": Cost(wall_s=60.0), "latents": Cost(wall_s=50.0), "predictor": Cost(wall_s=540.0)}
-    stages |= {"frames": Cost(wall_s=10.0), "heads": Cost(wall_s=0.0)}
+    stages = {"tokenizer": Cost(wall_s=60.0), "latents": Cost(wall_s=60.0), "predictor": Cost(wall_s=540.0)}
+    stages |= {"heads": Cost(wall_s=0.0)}
     steps = {"tokenizer": 100, "predictor": 1000, "heads": 100}
     full = TrainingPlan(choices=(), predictor="conv", suits="", steps=steps, stages=stages, memory_bytes=0)
     assert full.fit(0, spent_s=9) == full
     fitted = full.fit(10, spent_s=150)  # of 600 s, 60 are kept back, 210 are spent, and the cheap stage takes 60 of 330
     assert fitted.shares == pytest.approx({"tokenizer": 1, "predictor": 0.5, "heads": 1})
     assert fitted.steps == {"tokenizer": 100, "predictor": 500, "heads": 100}
-    assert fitted.stages["latents"].wall_s == 50 and fitted.stages["predictor"].wall_s == pytest.approx(270)
+    assert fitted.stages["latents"].wall_s == 60 and fitted.stages["predictor"].wall_s == pytest.approx(270)
     assert "Fitted to 10 minutes: predictor 50% of the steps asked for." in str(fitted)
+    many = dataclasses.replace(full, stages={**stages, "frames": Cost(wall_s=900.0)}).fit(10, spent_s=150)
+    assert many.shares == pytest.approx({"tokenizer": 1, "predictor": 0.25, "heads": 1, "frames": 0.15})
+    assert "predictor 25% of the steps asked for, pictures learned from 15% of the frames." in str(many)
     assert "all of the steps" in str(full.fit(1000, spent_s=0))
     with pytest.raises(InvalidInputError, match=r"minutes=4 is too short.*minutes here"):
         full.fit(4, spent_s=180)

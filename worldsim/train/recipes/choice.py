@@ -27,9 +27,9 @@ from worldsim.train.recipes.comparison import (
     measure_world,
     read_windows,
 )
-from worldsim.train.recipes.cost import FIXED, Candidate, Cost, TrainingPlan
+from worldsim.train.recipes.cost import FRAMES, LATENTS, Candidate, Cost, TrainingPlan
 from worldsim.train.recipes.heads import prepare_heads
-from worldsim.train.recipes.parts import Begun, begin_parts, rehearse_parts, train_parts
+from worldsim.train.recipes.parts import Begun, begin_parts, keep_rows, rehearse_parts, train_parts
 from worldsim.train.recipes.rehearsal import shorten_all
 from worldsim.train.recipes.settings import FAMILIES, TrainWorld, settle_schedules, split_episodes, with_family
 from worldsim.train.recipes.structured.family import BegunPictures
@@ -278,11 +278,13 @@ def _shares(dataset: Dataset, found: Prospects, work: Path, minutes: float) -> d
     counts, steps_s, fixed_s, most = dict[str, int](), dict[str, float](), 0.0, len(split_episodes(dataset)[0])
     for family, trial_s in trials.items():
         one = found.fit[family]
-        plan = rehearse_parts(dataset, _few_rows(one.begun), _brief(one.config), labelled=False)
+        plan = rehearse_parts(
+            dataset, keep_rows(one.begun, most=TRIAL_ROWS, held_out=TRIAL_HELD_OUT), _brief(one.config), labelled=False
+        )
         each_s = plan.stages["latents"].core_s / max(len(dataset.used), 1)
         counts[family] = min(most, max(LEAST_EPISODES, int(ENCODING_SHARE * trial_s / max(each_s, 1e-9))))
-        fixed_s += counts[family] * each_s + plan.stages.get("frames", Cost()).core_s
-        steps_s[family] = sum(cost.core_s for stage, cost in plan.stages.items() if stage not in FIXED)
+        fixed_s += counts[family] * each_s + plan.stages.get(FRAMES, Cost()).core_s
+        steps_s[family] = sum(cost.core_s for stage, cost in plan.stages.items() if stage not in (LATENTS, FRAMES))
     total_s = sum(trials.values())
     each_s = max(total_s - fixed_s - Cost.since(began).core_s, STEPS_SHARE * total_s) / len(trials)
     shares = {family: (min(1.0, each_s / max(s, 1e-9)), counts[family]) for family, s in steps_s.items()}
@@ -308,23 +310,13 @@ def _sample(dataset: Dataset, count: int) -> Dataset:
     return dataset.without(set(dataset.used) - kept)
 
 
-def _few_rows(begun: Begun) -> Begun:
-    """The same, of the structured family with as many rows as a trial sees."""
-    if not isinstance(begun, BegunPictures):
-        return begun
-    few = {
-        key: dataclasses.replace(one, rows=one.rows.first(TRIAL_ROWS), held_out=one.held_out.first(TRIAL_HELD_OUT))
-        for key, one in begun.cameras.items()
-    }
-    return dataclasses.replace(begun, cameras=few)
-
-
 def _train_briefly(dataset: Dataset, prospect: Prospect, share: float, progress: Progress) -> LearnedWorld:
     """A world of a share of a trial's steps."""
     stages = [*prospect.plan.stages]
     config = shorten_all(_brief(prospect.config), dict.fromkeys(stages, share))
     folder = prospect.folder / "trial"
-    parts = train_parts(dataset, copy.deepcopy(_few_rows(prospect.begun)), config, folder, progress)
+    few = keep_rows(prospect.begun, most=TRIAL_ROWS, held_out=TRIAL_HELD_OUT)
+    parts = train_parts(dataset, copy.deepcopy(few), config, folder, progress)
     trained, _ = parts.encoded.split(split_episodes(dataset)[1])
     heads, loss_at = prepare_heads(
         trained,

@@ -25,8 +25,8 @@ LEAST_STEPS = 20
 """A time that leaves fewer steps of the predictor is refused."""
 LABELS_COST = 1.25 * 6
 """What labels of people make of the cost of the heads: larger batches, and five more trainings that measure the labels."""
-FIXED = ("latents", "frames")
-"""Stages that no schedule shortens: encoding, and what is done once for every frame that pictures are learned from."""
+LATENTS, FRAMES = "latents", "frames"
+"""What takes no optimiser steps: encoding every episode, and what is done once for every frame that pictures are learned from."""
 _REPEATS = 2  # the first step also allocates; the least of all counts
 
 
@@ -98,7 +98,7 @@ class TrainingPlan:
         steps: Optimiser steps by stage, as planned.
         stages: Cost by stage, with those steps.
         memory_bytes: Largest memory of the process.
-        shares: Of the steps that the schedules ask for, by stage, in (0, 1]; empty where none is shortened.
+        shares: Of the steps that the schedules ask for, and of the frames, by stage, in (0, 1]; empty where none is shortened.
         minutes: The time that was asked for; 0 for as long as the schedules take.
         reason: Where the steps come from, a phrase; empty where they were all asked for.
         screenings: Faults of the data, and of the dataset that the starts come from where that is another.
@@ -141,8 +141,10 @@ class TrainingPlan:
             f"and {self.memory_bytes / 1e9:.1f} GB of memory."
         )
         if self.minutes:
-            short = [f"{name} {share:.0%}" for name, share in self.shares.items() if share < 1]
+            short = [f"{name} {share:.0%}" for name, share in self.shares.items() if share < 1 and name != FRAMES]
             kept = ", ".join(short) + " of the steps asked for" if short else "all of the steps asked for"
+            if (share := self.shares.get(FRAMES, 1.0)) < 1:
+                kept += f", pictures learned from {share:.0%} of the frames"
             lines.append(f"Fitted to {self.minutes:g} minutes: {kept}.")
         return "\n".join(lines)
 
@@ -194,10 +196,10 @@ class TrainingPlan:
         """
         if not minutes:
             return self
-        fixed_s = sum(cost.wall_s for name, cost in self.stages.items() if name in FIXED) + spent_s
-        costs_s = {name: cost.wall_s for name, cost in self.stages.items() if name not in FIXED}
+        fixed_s = self.stages[LATENTS].wall_s + spent_s
+        costs_s = {name: cost.wall_s for name, cost in self.stages.items() if name != LATENTS}
         shares = share_out(minutes * 60 * (1 - RESERVE) - fixed_s, costs_s)
-        costliest = max(costs_s, key=lambda name: costs_s[name])
+        costliest = max(self.steps.keys() & costs_s.keys(), key=lambda name: costs_s[name])
         least = min(1.0, LEAST_STEPS / max(self.steps[costliest], 1))
         if shares[costliest] < least:
             most_s = least * costs_s[costliest]  # of each stage

@@ -1,6 +1,8 @@
 """What a world is put together from, before its heads, by the family that is trained: tokenizer, latents and predictor."""
 
 import dataclasses
+import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from worldsim.train.recipes.predictor import prepare_predictor
 from worldsim.train.recipes.rehearsal import rehearse
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import measure_dynamics, train_dynamics
-from worldsim.train.recipes.structured.family import BegunPictures, begin_pictures, rehearse_structured
+from worldsim.train.recipes.structured.family import BegunCamera, BegunPictures, begin_pictures, rehearse_structured
 from worldsim.train.recipes.structured.pictures import StageReport, train_pictures
 from worldsim.train.recipes.structured.settings import FAMILY
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
+LEAST_ROWS = 500
+"""Moments that pictures are learned from, at least, however little time there is."""
 Begun = Mapping[str, FittedTokenizer] | BegunPictures
 """What a training begins with: tokenizers by camera, fitted, or the untrained one of the structured family."""
 
@@ -58,6 +62,25 @@ def rehearse_parts(dataset: Dataset, begun: Begun, config: TrainWorld, *, labell
     if isinstance(begun, BegunPictures):
         return rehearse_structured(dataset, begun, config, labelled=labelled)
     return rehearse(dataset, begun, config, labelled=labelled)
+
+
+def keep_rows(begun: Begun, *, share: float = 1.0, most: int = sys.maxsize, held_out: int = sys.maxsize) -> Begun:
+    """The same, of the structured family with fewer moments to learn pictures from and to measure them on; `begun` stays as it is.
+
+    Args:
+        begun: What a training begins with.
+        share: Of the moments to learn from, in (0, 1]; `LEAST_ROWS` at least.
+        most: Moments to learn from, at most.
+        held_out: Moments to measure on, at most.
+    """
+    if not isinstance(begun, BegunPictures):
+        return begun
+
+    def fewer(one: BegunCamera) -> BegunCamera:
+        count = min(most, max(LEAST_ROWS, math.ceil(share * len(one.rows))))
+        return dataclasses.replace(one, rows=one.rows.first(count), held_out=one.held_out.first(held_out))
+
+    return dataclasses.replace(begun, cameras={key: fewer(one) for key, one in begun.cameras.items()})
 
 
 def train_parts(dataset: Dataset, begun: Begun, config: TrainWorld, work: Path, progress: Progress) -> Parts:

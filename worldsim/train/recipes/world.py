@@ -33,7 +33,7 @@ from worldsim.text import command_text
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.train.recipes.assemble import assemble_world
 from worldsim.train.recipes.choice import TRIALS, Prospect, Prospects, find_prospects, try_prospects
-from worldsim.train.recipes.cost import Cost, TrainingPlan
+from worldsim.train.recipes.cost import FRAMES, Cost, TrainingPlan
 from worldsim.train.recipes.encode import encode_some
 from worldsim.train.recipes.heads import predict_episodes, prepare_heads
 from worldsim.train.recipes.labels import (
@@ -45,7 +45,7 @@ from worldsim.train.recipes.labels import (
     unlabelled,
     weigh_labels,
 )
-from worldsim.train.recipes.parts import Begun, begin_parts, rehearse_parts, train_parts
+from worldsim.train.recipes.parts import Begun, begin_parts, keep_rows, rehearse_parts, train_parts
 from worldsim.train.recipes.rehearsal import shorten_all
 from worldsim.train.recipes.settings import (
     FAMILIES,
@@ -236,7 +236,8 @@ def _train(
     progress: Progress,
 ) -> Measured:
     """Train every stage as planned, and write the world folder."""
-    dataset, fitted, plan, work = prepared.dataset, prepared.fitted, prepared.plan, prepared.work
+    dataset, plan, work = prepared.dataset, prepared.plan, prepared.work
+    fitted = keep_rows(prepared.fitted, share=plan.shares.get(FRAMES, 1.0))
     config = shorten_all(prepared.config, plan.shares)
     parts = train_parts(dataset, fitted, config, work, progress)
     tokenizer, encoded = parts.tokenizer, parts.encoded

@@ -19,8 +19,9 @@ from worldsim.tokenizers import join_cameras
 from worldsim.tokenizers.base import LatentSpace
 from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
 from worldsim.train.recipes.cost import (
-    FIXED,
+    FRAMES,
     LABELS_COST,
+    LATENTS,
     Choice,
     Cost,
     TrainingPlan,
@@ -52,7 +53,7 @@ _REHEARSED, _FEW, _TIMED = 8, 200, 32
 """Episodes that are encoded, rows that stages are tried on, and rows that are timed one by one."""
 _KEPT_AS_FOUND = 2
 """What keeping the looks of a row costs beside finding its things: they are drawn too."""
-_WHY = "Canvas, robot and things, as asked for"
+_WHY = "Canvas, robot and things"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +116,7 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
         encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
     )
     stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
-    steps = {name: getattr(recipe, name).steps for name in stages if name not in (*FIXED, "heads")}
+    steps = {name: getattr(recipe, name).steps for name in stages if name not in (LATENTS, FRAMES, "heads")}
     why = _WHY if begun.joints is None else f"{_WHY}; {begun.joints.said()}"
     names = [one.name if len(begun.cameras) > 1 else "" for one in begun.cameras.values()]
     return TrainingPlan(
@@ -140,7 +141,7 @@ def _rehearse_pictures(
         late, kinds = recipe.things.steps - 1, find_kinds(trial, few, most=1)
         loss_at = things_loss(trial, few, kinds, recipe.things, seed=seed)
         stages["things"] = time_step(nn.ModuleList(parts), loss_at, late) * recipe.things.steps
-        stages["frames"] = _time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, rows=len(begun.rows))
+        stages[FRAMES] = _time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, rows=len(begun.rows))
     painters = nn.ModuleList([trial.actor, *parts[1:]])
     loss_at = painter_loss(trial, few, recipe.painter, seed=seed)
     stages["painter"] = time_step(painters, loss_at, 0) * recipe.painter.steps
