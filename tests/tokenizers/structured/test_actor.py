@@ -54,3 +54,18 @@ def test_an_actor_draws_the_canvas_of_the_code_and_describes_frames_by_it() -> N
     other, _ = actor(torch.cat([p_NP[:, :2], -p_NP[:, 2:]], 1))
     assert (color - other).abs().max() > 1e-3  # the robot stands in the same light
     torch.testing.assert_close(actor.anchors(p_NP)[..., 0].shape, actor.anchors(p_NP)[..., 1].shape)
+
+
+def test_a_joint_that_went_round_is_drawn_where_it_was() -> None:
+    torch.manual_seed(0)
+    actor = Actor(ActorConfig(image_size=(SIZE, SIZE), proprio_dim=3, joints=(0, 2)))
+    angles = torch.randn(50, 3)
+    actor.begin(torch.rand(4, 3, SIZE, SIZE), angles)
+    turned = angles + 2 * torch.pi * torch.tensor([2.0, 0.0, -1.0])
+    for draw in (actor, actor.anchors):
+        now, later = (draw(actor.features.normalize(p)) for p in (angles, turned))
+        torch.testing.assert_close(now, later, atol=1e-4, rtol=0)
+    moved = actor.anchors(actor.features.normalize(angles + torch.tensor([0.0, 1.0, 0.0])))
+    assert (
+        moved - actor.anchors(actor.features.normalize(angles))
+    ).abs().max() > 1e-3  # what is no joint counts as it is

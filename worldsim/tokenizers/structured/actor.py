@@ -67,9 +67,10 @@ class ActorConfig:
 
 
 class ProprioFeatures(nn.Module):
-    """Standardised proprioception, and the products of 1, cosine and sine over joints.
+    """Standardised proprioception without joint angles, and the products of 1, cosine and sine over joints.
 
-    Every point of a serial arm is linear in these products (forward kinematics), before perspective.
+    Every point of a serial arm is linear in these products (forward kinematics), before perspective. Angles themselves would make the
+    picture of a joint that goes round another one after each turn.
     """
 
     mean_P: Tensor
@@ -82,7 +83,8 @@ class ProprioFeatures(nn.Module):
         super().__init__()
         self.joints, self.unit_rad = list(config.joints[:MOST_JOINTS]), math.radians(1) if config.degrees else 1.0
         self.products = 3 ** len(self.joints) - 1
-        self.size = config.proprio_dim + self.products
+        self.others = [i for i in range(config.proprio_dim) if i not in self.joints]
+        self.size = len(self.others) + self.products
         for name, count in (("P", config.proprio_dim), ("F", self.products)):
             prefix = "" if name == "P" else "product_"
             self.register_buffer(f"{prefix}mean_{name}", torch.zeros(count))
@@ -119,7 +121,7 @@ class ProprioFeatures(nn.Module):
         if not self.joints:
             return p
         products = self._products(self.denormalize(p))
-        return torch.cat([p, (products - self.product_mean_F) / self.product_scale_F], -1)
+        return torch.cat([p[..., self.others], (products - self.product_mean_F) / self.product_scale_F], -1)
 
     def _products(self, proprio: Tensor) -> Tensor:
         return joint_products(proprio[..., self.joints] * self.unit_rad)
