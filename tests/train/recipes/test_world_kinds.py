@@ -54,7 +54,7 @@ def write(path: Path, *, action: ActionSpec = toy.ACTION, cameras: bool = False)
         action=action, cameras=made if cameras else made[:1], proprio_dim=2, has_success=True, has_progress=True
     )
     with episode_writer(path, spec) as writer:
-        for i in range(24):
+        for i in range(12):
             episode = two_cameras(toy.episode(i), i) if cameras else toy.episode(i)
             if action is STEERING:
                 turn = np.random.default_rng(i).integers(0, 3, len(episode.action))
