@@ -355,7 +355,7 @@ class WorldStep(Rows):
     proprio: Tensor  # [B, P], physical units
     progress: Tensor  # [B], task progress in 0..1
     success: Tensor  # [B], probability in 0..1 that the task stands solved now
-    uncertainty: Tensor  # [B], >= 0, spread of the world's members; 0 for a simulator
+    uncertainty: Tensor  # [B], >= 0, what the world expects to be off by, or its members' spread; 0 for a simulator
     true_state: Tensor | None = None  # [B, E], only simulators and state worlds
 
 

@@ -17,6 +17,7 @@ from worldsim.evaluate.check import check_world
 from worldsim.evaluate.open_loop import Errors, choose_horizons
 from worldsim.evaluate.validity import compare_spread, count_outcomes, measure_validity
 from worldsim.optimize import Schedule
+from worldsim.train.recipes.errors import make_errors
 from worldsim.train.recipes.predictor import PredictorRecipe
 from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
@@ -117,6 +118,20 @@ def test_train_world_measures_and_the_folder_keeps_it(place: Path) -> None:
     assert disc.bound == (None,) * 5  # six episodes are too few to state any
     assert validity.response is not None and 0.1 < validity.response.score < 1
     assert validity.coverage is not None and validity.coverage.action_high[0] == pytest.approx(3, abs=0.1)
+
+
+def test_train_world_learns_how_far_off_its_world_is(place: Path) -> None:
+    world, dataset = load_world(place / "world"), open_dataset(place / "data")
+    assert world.errors is not None and world.errors.config.horizons == (1, 2, 4, 8, 12)
+    spread, curve = world.spec.validity.spread, world.spec.validity.curve("place of thing 1")
+    assert spread.rises and spread.quantity == "place of thing 1" and curve is not None
+    made = make_errors(world, dataset.used[::10], dataset)  # those held out
+    assert made is not None and made.step.unique().tolist() == [1, 2, 4, 8, 12]
+    at_end = made.rows(made.step == 12)
+    assert float(at_end.error.mean()) == pytest.approx(curve.world[-1], abs=1e-4)
+    assert float(at_end.constant.mean()) == pytest.approx(curve.constant[-1], abs=1e-4)
+    known = world.errors(at_end.done)
+    assert spread.mean[-1] == pytest.approx(float(known.mean()), rel=0.2)  # of all, and of those whose thing is seen
 
 
 def test_measuring_again_finds_the_same_and_writes_it_without_another_digest(place: Path) -> None:

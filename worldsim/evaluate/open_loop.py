@@ -16,6 +16,7 @@ from worldsim.data.lerobot.read import Dataset
 from worldsim.protocols import Encodable, World, require_drawable
 from worldsim.tokenizers.cameras import held_places
 from worldsim.validity.curve import ErrorCurve, Unit, conformal_bound
+from worldsim.worlds.expected_error import OpenLoop
 from worldsim.worlds.latent import LearnedWorld
 
 HORIZONS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -79,9 +80,14 @@ class Recorded:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Rolled:
-    """What the world predicts: full steps at the horizons, and success and spread after every step."""
+    """What the world predicts: full steps and spread at the horizons, and success after every step.
+
+    The spread is what an error model expects; without one it is the root of the summed squares of all steps' uncertainties,
+    since what steps disagree about adds up.
+    """
 
     at: tuple[WorldStep, ...]  # [E, ...] for each horizon
+    done: tuple[OpenLoop | None, ...]  # for each horizon; None without an error model
     success_ES: Tensor
     spread_EJ: Tensor
 
@@ -185,7 +191,7 @@ def roll(world: LearnedWorld, recorded: Recorded, actions_ETA: Tensor) -> Rolled
     if per_step > 1:
         actions_ETA = actions_ETA.unflatten(1, (-1, per_step))
     state = world.reset(recorded.starts(world), recorded.keys)
-    at, success, spread = list[WorldStep](), list[Tensor](), list[Tensor]()
+    at, done, success, spread = list[WorldStep](), list[OpenLoop | None](), list[Tensor](), list[Tensor]()
     summed = torch.zeros(len(recorded.keys), device=device)
     for t in range(actions_ETA.shape[1]):
         state, step = world.step(state, actions_ETA[:, t])
@@ -193,8 +199,19 @@ def roll(world: LearnedWorld, recorded: Recorded, actions_ETA: Tensor) -> Rolled
         summed = summed + step.uncertainty.float().square()
         if (t + 1) * per_step in recorded.horizons:
             at.append(step)
-            spread.append(summed.sqrt())
-    return Rolled(at=tuple(at), success_ES=torch.stack(success, 1).cpu(), spread_EJ=torch.stack(spread, 1).cpu())
+            done.append(state.done)
+            spread.append(summed.sqrt() if world.errors is None else step.uncertainty.float())
+    return Rolled(
+        at=tuple(at),
+        done=tuple(done),
+        success_ES=torch.stack(success, 1).cpu(),
+        spread_EJ=torch.stack(spread, 1).cpu(),
+    )
+
+
+def combine_errors(errors: Sequence[Tensor]) -> Tensor:
+    """Root mean square of the errors [E, J] of several quantities, of those that are known; nan where none is."""
+    return torch.stack([*errors]).square().nanmean(0).sqrt()
 
 
 def picture_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> list[Errors]:

@@ -5,7 +5,7 @@ Shape legend: E episodes, T actions, S steps of the world, J horizons, K things,
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ from worldsim.evaluate.open_loop import (
     Errors,
     Recorded,
     Rolled,
+    combine_errors,
     draw_step,
     label_errors,
     picture_errors,
@@ -34,7 +35,7 @@ from worldsim.evaluate.open_loop import (
 from worldsim.evaluate.validity_picture import MOST_SHOWN, SHOWN, draw_sheet
 from worldsim.stats.correlation import spearman
 from worldsim.validity.coverage import Coverage
-from worldsim.validity.curve import ErrorCurve, valid_horizon
+from worldsim.validity.curve import valid_horizon
 from worldsim.validity.validity import Outcomes, Response, Spread, Validity
 from worldsim.worlds.latent import LearnedWorld
 from worldsim.worlds.state import StateWorld
@@ -85,9 +86,9 @@ def measure_validity(
     if recorded is None:
         return Measured(validity=Validity(coverage=coverage), picture=None)
     rolled = roll(world, recorded, recorded.actions)
-    every = _measure_errors(world, recorded, rolled)
+    every = measure_errors(world, recorded, rolled)
     curves = {e.quantity: c for e in every if (c := e.curve(recorded.horizons)) is not None}
-    read_from = _read_from(world, curves)
+    read_from = choose_read_from(world, every, recorded.horizons)
     longest = max(dataset.length(i) for i in dataset.used) - 1
     chosen = [curves[name] for name in read_from]
     outcomes = count_outcomes(
@@ -115,10 +116,10 @@ def measure_validity(
     )
 
 
-def _measure_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> list[Errors]:
-    """Errors of everything that can be compared: pictures, places of things, proprioception, states, labels."""
+def measure_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled, *, pictures: bool = True) -> list[Errors]:
+    """Errors of everything that can be compared: pictures (unless told otherwise), places, proprioception, states, labels."""
     return [
-        *(picture_errors(world, recorded, rolled) if world.spec.cameras else []),
+        *(picture_errors(world, recorded, rolled) if pictures and world.spec.cameras else []),
         *place_errors(world, recorded, rolled),
         *proprio_errors(recorded, rolled),
         *state_errors(recorded, rolled),
@@ -141,8 +142,9 @@ def _outside(coverage: Coverage, recorded: Recorded) -> float:
     return float(coverage.outside(recorded.proprio[known].double().numpy(), action_EJA[known].double().numpy()).mean())
 
 
-def _read_from(world: LearnedWorld, curves: Mapping[str, ErrorCurve]) -> tuple[str, ...]:
+def choose_read_from(world: LearnedWorld, errors: Sequence[Errors], horizons: Sequence[int]) -> tuple[str, ...]:
     """Quantities that the outcome of a rollout is read from: places or states that change, else labels, else pictures."""
+    curves = {e.quantity: c for e in errors if (c := e.curve(horizons)) is not None}
     moving = [name for name, c in curves.items() if c.unit == "px" and c.changes >= _CHANGES and ROBOT not in name]
     states = ["states"] if isinstance(world, StateWorld) and "states" in curves else []
     labels = [n for n in ("progress", "success") if n in curves and curves[n].changes >= _CHANGES][:1]
@@ -180,7 +182,7 @@ def compare_spread(recorded: Recorded, rolled: Rolled, errors: Sequence[Errors])
     """
     if not errors or not bool(rolled.spread_EJ.any()):
         return None
-    error_EJ = torch.stack([e.world for e in errors]).square().nanmean(0).sqrt()
+    error_EJ = combine_errors([e.world for e in errors])
     mean, rank = list[float](), list[float | None]()
     for j, h in enumerate(recorded.horizons):
         known = error_EJ[:, j].isfinite()

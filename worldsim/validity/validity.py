@@ -49,7 +49,8 @@ class Response:
 class Spread:
     """What the world's own uncertainty says of its errors.
 
-    The spread to a horizon is the root of the summed squares of the uncertainties of all steps to it: what steps disagree
+    The spread to a horizon is the error that the world's error model expects there, as a share of what a constant prediction is
+    off by. Of a world without one it is the root of the summed squares of the uncertainties of all steps: what steps disagree
     about adds up along an open-loop prediction.
 
     Attributes:

@@ -27,9 +27,17 @@ from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor, Tracking
 from worldsim.tokenizers import build_tokenizer, tokenizer_name
 from worldsim.tokenizers.base import LatentSpace, decoded_latents
-from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frame, encode_frames, held_proprio
+from worldsim.tokenizers.cameras import (
+    camera_tokenizer,
+    decode_frames,
+    encode_frame,
+    encode_frames,
+    held_places,
+    held_proprio,
+)
 from worldsim.validity.validity import Validity
 from worldsim.video import to_frames, to_model
+from worldsim.worlds.expected_error import ErrorModel, ErrorModelConfig, OpenLoop, describe_latent
 from worldsim.worlds.heads import Heads, HeadsConfig
 
 PREDICTOR_STREAM = 1
@@ -46,6 +54,7 @@ class LatentState(WorldState):
     proprio: Tensor  # [B, P], physical units, now
     start: Tensor  # [B, C, H, W], the episode's first latent frame
     conditions: Conditions
+    done: OpenLoop | None = None  # since the last observation; only where the world has an error model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,7 @@ class LatentWorldConfig:
         tokenizer: Registered name of the tokenizer; `tokenizer_config` its config as JSON values.
         predictor: Registered name of the predictor; `predictor_config` its config as JSON values.
         heads: Config of the heads.
+        errors: Config of the error model; None for a world whose uncertainty is its predictor's own.
     """
 
     spec: WorldSpec
@@ -65,6 +75,7 @@ class LatentWorldConfig:
     predictor: str
     predictor_config: dict[str, Any]
     heads: HeadsConfig
+    errors: ErrorModelConfig | None = None
 
 
 class LearnedWorld(nn.Module):
@@ -83,6 +94,7 @@ class LearnedWorld(nn.Module):
         predictor: Predictor,
         heads: Heads,
         starts: Starts | None = None,
+        errors: ErrorModel | None = None,
     ) -> None:
         """Assemble a world from its trained parts; it is put into evaluation mode and its weights are frozen.
 
@@ -105,6 +117,7 @@ class LearnedWorld(nn.Module):
         self.predictor = predictor
         self.heads = heads
         self.first_observations = starts
+        self.errors = errors
         self.eval().requires_grad_(False)
 
     @property
@@ -154,9 +167,17 @@ class LearnedWorld(nn.Module):
 
     def with_validity(self, validity: Validity | None) -> Self:
         """The same world, its parts shared, whose spec has this validity."""
-        spec, starts = dataclasses.replace(self.spec, validity=validity), self.first_observations
-        tokenizer, predictor, heads = self.tokenizer, self.predictor, self.heads
-        return type(self)(spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts)
+        return self._with(dataclasses.replace(self.spec, validity=validity), self.errors)
+
+    def with_errors(self, errors: ErrorModel | None) -> Self:
+        """The same world, its parts shared, whose uncertainty is what this model expects; None for the predictor's own."""
+        return self._with(self.spec, errors)
+
+    def _with(self, spec: WorldSpec, errors: ErrorModel | None) -> Self:
+        tokenizer, predictor, heads, starts = self.tokenizer, self.predictor, self.heads, self.first_observations
+        return type(self)(
+            spec=spec, tokenizer=tokenizer, predictor=predictor, heads=heads, starts=starts, errors=errors
+        )
 
     @torch.no_grad()
     def reset(self, starts: Observation, keys: Tensor) -> LatentState:
@@ -176,6 +197,7 @@ class LearnedWorld(nn.Module):
             proprio=proprio_BP,
             start=z_BCHW,
             conditions=conditions,
+            done=self._begin(z_BCHW, z_BCHW, proprio_BP),
         )
 
     @torch.no_grad()
@@ -195,7 +217,8 @@ class LearnedWorld(nn.Module):
         carry = self.predictor.observe(own.carry, z_BCHW, action_BE, own.proprio)
         if isinstance(self.predictor, Tracking):
             z_BCHW = self.predictor.latent(carry)
-        return dataclasses.replace(own, step=own.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP)
+        done = self._begin(z_BCHW, own.start, proprio_BP)
+        return dataclasses.replace(own, step=own.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP, done=done)
 
     def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
         """Advance every episode by one step; differentiable in the action, [B, A] or [B, s, A]."""
@@ -235,6 +258,20 @@ class LearnedWorld(nn.Module):
             conditions = dataclasses.replace(conditions, text=text_rows([self.spec.task]).expand(batch, -1))
         return conditions.to(self.device)
 
+    def _begin(self, z_BCHW: Tensor, start_BCHW: Tensor, proprio_BP: Tensor) -> OpenLoop | None:
+        """Predictions that begin from what was observed; None without an error model."""
+        if self.errors is None:
+            return None
+        idle_BE = self._idle(len(z_BCHW))
+        _, progress_B, success_B = self.heads(z_BCHW, start_BCHW, proprio_BP, idle_BE)
+        return OpenLoop.begin(self._readings(z_BCHW, progress_B.sigmoid(), success_B.sigmoid()), idle_BE)
+
+    def _readings(self, z_BCHW: Tensor, progress_B: Tensor, success_B: Tensor) -> Tensor:
+        """What an error model follows: progress, success, places of things in pixels, and the latent's numbers, [B, R]."""
+        places = held_places(self.tokenizer, z_BCHW)
+        xy_BK2 = [] if places is None else [places[0].flatten(1)]
+        return torch.cat([progress_B[:, None], success_B[:, None], *xy_BK2, describe_latent(z_BCHW)], 1)
+
     def _idle(self, batch: int) -> Tensor:
         """The idle action of a step in network units, [B, E]."""
         spec = self.spec.action
@@ -267,14 +304,20 @@ class LearnedWorld(nn.Module):
         proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio, action_BE)
         held_BP = held_proprio(self.tokenizer, z_BCHW)
         proprio_BP = proprio_BP if held_BP is None else held_BP
+        progress_B, success_B = progress_B.sigmoid(), success_B.sigmoid()
+        done, uncertainty_B = None, prediction.uncertainty
+        if self.errors is not None and state.done is not None:
+            done = state.done.go_on(self._readings(z_BCHW, progress_B, success_B), action_BE, uncertainty_B)
+            uncertainty_B = self.errors(done)
         step = WorldStep(
             latent=self._drawable(state.z, prediction.z),
             proprio=proprio_BP,
-            progress=progress_B.sigmoid(),
-            success=success_B.sigmoid(),
-            uncertainty=prediction.uncertainty,
+            progress=progress_B,
+            success=success_B,
+            uncertainty=uncertainty_B,
         )
-        return dataclasses.replace(state, step=state.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP), step
+        after = dataclasses.replace(state, step=state.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP, done=done)
+        return after, step
 
     def _drawable(self, before_BCHW: Tensor, z_BNCHW: Tensor) -> Tensor:
         """What frames are drawn from, [B, c, h, w]: the step's latents, after the one before where time is compressed."""
@@ -293,6 +336,7 @@ class LearnedWorld(nn.Module):
             predictor=PREDICTORS.name_of(self.predictor),
             predictor_config=storage.to_json(self.predictor.config),
             heads=self.heads.config,
+            errors=None if self.errors is None else self.errors.config,
         )
         starts = {} if self.first_observations is None else {STARTS: self.first_observations.to_bytes()}
         extra = {**(files or {}), **starts}
@@ -334,6 +378,7 @@ class LearnedWorld(nn.Module):
                 predictor=PREDICTORS.build(config.predictor, config.predictor_config),
                 heads=Heads(config.heads),
                 starts=starts,
+                errors=None if config.errors is None else ErrorModel(config.errors),
             )
 
         world = storage.build_module(make, tensors, config=values, source=path)

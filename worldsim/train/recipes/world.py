@@ -35,6 +35,7 @@ from worldsim.train.recipes.assemble import assemble_world
 from worldsim.train.recipes.choice import TRIALS, Prospect, Prospects, find_prospects, try_prospects
 from worldsim.train.recipes.cost import FRAMES, Cost, TrainingPlan
 from worldsim.train.recipes.encode import encode_some
+from worldsim.train.recipes.errors import learn_errors
 from worldsim.train.recipes.heads import predict_episodes, prepare_heads
 from worldsim.train.recipes.labels import (
     LOOKED_AT,
@@ -254,10 +255,21 @@ def _train(
     world = assemble_world(
         tokenizer, parts.predictor, heads, dataset, config, encoded, starts=starts, unlabelled=without
     )
+    began = time.process_time()
+    world = learn_errors(
+        world,
+        trained.indices,
+        dataset,
+        folder=work / "errors",
+        steps=config.heads.steps,
+        seed=config.seed,
+        progress=progress,
+    )
+    learned = time.process_time() - began
     measured = measure_validity(
         world, held_out.indices, dataset, coverage=measure_coverage(trained, dataset.action_spec)
     )
-    cost = {**parts.core_s, "heads": last + spent}
+    cost = {**parts.core_s, "heads": last + spent, "errors": learned}
     manifest = {
         "command": command_text(),
         "data_digest": dataset.digest,
