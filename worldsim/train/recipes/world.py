@@ -255,7 +255,7 @@ def _train(
     world = assemble_world(
         tokenizer, parts.predictor, heads, dataset, config, encoded, starts=starts, unlabelled=without
     )
-    began = time.process_time()
+    began = Cost.now()
     world = learn_errors(
         world,
         trained.indices,
@@ -265,7 +265,7 @@ def _train(
         seed=config.seed,
         progress=progress,
     )
-    learned = time.process_time() - began
+    learned = Cost.since(began).core_s
     measured = measure_validity(
         world, held_out.indices, dataset, coverage=measure_coverage(trained, dataset.action_spec)
     )
