@@ -34,9 +34,7 @@ from worldsim.worlds.latent import LearnedWorld
 
 FEWEST = 40
 """Episodes below which nothing is learned of errors: the uncertainty then is the predictor's own."""
-_SCHEDULE = Schedule(steps=300, batch=192, lr=3e-3, warmup=30, weight_decay=0.1)
-_DROPPED = 0.1
-"""Share of the features that each network does without in a step."""
+_SCHEDULE = Schedule(steps=300, batch=192, lr=3e-3, warmup=30, weight_decay=1.0)
 _BAG = 0.8
 """Share of the episodes that each network learns from."""
 _FLOOR, _NOTHING = 0.1, 1e-4
@@ -190,9 +188,7 @@ def fit_errors(
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
         picks = [rows[torch.randint(0, len(rows), (schedule.batch,), generator=draw)] for rows in own]
         chosen_MN = torch.stack(picks)
-        x_MNX = x_NX[chosen_MN]
-        kept = torch.rand(x_MNX.shape, generator=draw) >= _DROPPED
-        loss = F.smooth_l1_loss(model.look(x_MNX * kept / (1 - _DROPPED)), target_N[chosen_MN])
+        loss = F.smooth_l1_loss(model.look(x_NX[chosen_MN]), target_N[chosen_MN])
         return loss, {"errors": float(loss.detach())}
 
     fit(model, loss_at, schedule, folder=folder, stage="errors", progress=progress)
