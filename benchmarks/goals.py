@@ -61,9 +61,13 @@ _CONTACT = (
 )
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (
-    "worlds trained for seconds err alike in all their members (from -.20 on where progress is read, by a head that no spread is stated "
-    "of); those called usable have .17 to .58. The spread is of all of a latent, the body's share included; spreads of what "
-    "outcomes are read from are the remedy, and not built"
+    "the ten worlds whose latents say where things are have .24 to .91, .59 in the median; of progress that grids read after seconds of "
+    "training on 90 episodes neither spread nor error model tells the error (-.15 to .16), nor does one learned from the very "
+    "episodes that are measured: it is an error of reading, and heads that are an ensemble are the next thing to try"
+)
+_FALLS = (
+    "the structured finger, trained for seconds, is off by 6.8 px after 4 actions and by 6.2 after 8, and says so; a spread "
+    "that never falls within an episode rises in all, and tells less of the errors (by .06 to .3 where errors hardly grow)"
 )
 _PUSHED_T = (
     "a search finds pushes that the T's model overrates: plans of 24 steps promise 13 points of coverage more than they give; on the "
@@ -233,7 +237,7 @@ GOALS: Mapping[str, Goals] = {
         "stated 90 % bounds: distance of that from 90 %": at_most(5),
         "spread against error, Spearman, median": at_least(0.6, accepted=_SPREAD),
         "spread against error, Spearman, lowest": at_least(0.3, accepted=_SPREAD),
-        "worlds whose mean spread rises with the horizon": at_least(100),
+        "worlds whose mean spread rises with the horizon": at_least(100, accepted=_FALLS),
         "worlds called usable that do not beat copying": at_most(0),
     },
     "world_speed": {  # machines differ: 20 % below the slower of two, 24,300 and 16,900, 7,100 and 4,500
