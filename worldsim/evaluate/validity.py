@@ -117,7 +117,7 @@ def measure_validity(
 
 
 def measure_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled, *, pictures: bool = True) -> list[Errors]:
-    """Errors of everything that can be compared: pictures (unless told otherwise), places, proprioception, states, labels."""
+    """Errors of everything that can be compared: pictures where they are asked for, places, proprioception, states, labels."""
     return [
         *(picture_errors(world, recorded, rolled) if pictures and world.spec.cameras else []),
         *place_errors(world, recorded, rolled),

@@ -87,7 +87,7 @@ def world_spec(name: str | Path) -> "WorldSpec":
     """
     from worldsim.storage import CONFIG, MANIFEST, check_sizes, from_json, read_json
     from worldsim.validity.validity import Validity
-    from worldsim.worlds.latent import LatentWorldConfig
+    from worldsim.worlds.latent_state import LatentWorldConfig
 
     path = world_folder(name)
     values = read_json(path / CONFIG)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from worldsim.core import Rows
 from worldsim.predict.mlp import MemberMLP
+from worldsim.tokenizers.base import LatentSpace
+from worldsim.tokenizers.cameras import held_places
 
 _SMALL = 1e-3
 """Motions below this, in standard deviations, count as none."""
@@ -110,6 +112,13 @@ def describe_latent(z_BCHW: Tensor) -> Tensor:
         return z_BCHW.flatten(1)
     flat = z_BCHW.flatten(2)
     return torch.cat([flat.mean(2), flat.var(2, correction=0).clamp_min(_SMALL**2).sqrt()], 1)
+
+
+def read_all(tokenizer: LatentSpace, z_BCHW: Tensor, progress_B: Tensor, success_B: Tensor) -> Tensor:
+    """What an error model follows, [B, R]: progress, success, places of things in pixels, and the latent's numbers."""
+    places = held_places(tokenizer, z_BCHW)
+    xy_BK2 = [] if places is None else [places[0].flatten(1)]
+    return torch.cat([progress_B[:, None], success_B[:, None], *xy_BK2, describe_latent(z_BCHW)], 1)
 
 
 class ErrorModel(nn.Module):

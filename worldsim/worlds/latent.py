@@ -27,55 +27,16 @@ from worldsim.predict import PREDICTORS
 from worldsim.predict.base import Context, EnsemblePredictor, Predictor, Tracking
 from worldsim.tokenizers import build_tokenizer, tokenizer_name
 from worldsim.tokenizers.base import LatentSpace, decoded_latents
-from worldsim.tokenizers.cameras import (
-    camera_tokenizer,
-    decode_frames,
-    encode_frame,
-    encode_frames,
-    held_places,
-    held_proprio,
-)
+from worldsim.tokenizers.cameras import camera_tokenizer, decode_frames, encode_frame, encode_frames, held_proprio
 from worldsim.validity.validity import Validity
 from worldsim.video import to_frames, to_model
-from worldsim.worlds.expected_error import ErrorModel, ErrorModelConfig, OpenLoop, describe_latent
-from worldsim.worlds.heads import Heads, HeadsConfig
+from worldsim.worlds.expected_error import ErrorModel, OpenLoop, read_all
+from worldsim.worlds.heads import Heads
+from worldsim.worlds.latent_state import LatentState, LatentWorldConfig
 
 PREDICTOR_STREAM = 1
 """Noise stream of the predictor, kept apart from the policies' own."""
 STARTS = "starts.npz"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentState(WorldState):
-    """What a latent world remembers of B episodes."""
-
-    carry: Rows  # [B, ...], the predictor's own
-    z: Tensor  # [B, C, H, W], the newest latent frame
-    proprio: Tensor  # [B, P], physical units, now
-    start: Tensor  # [B, C, H, W], the episode's first latent frame
-    conditions: Conditions
-    done: OpenLoop | None = None  # since the last observation; only where the world has an error model
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentWorldConfig:
-    """Everything that rebuilds a latent world but its weights.
-
-    Attributes:
-        spec: What the world promises.
-        tokenizer: Registered name of the tokenizer; `tokenizer_config` its config as JSON values.
-        predictor: Registered name of the predictor; `predictor_config` its config as JSON values.
-        heads: Config of the heads.
-        errors: Config of the error model; None for a world whose uncertainty is its predictor's own.
-    """
-
-    spec: WorldSpec
-    tokenizer: str
-    tokenizer_config: dict[str, Any]
-    predictor: str
-    predictor_config: dict[str, Any]
-    heads: HeadsConfig
-    errors: ErrorModelConfig | None = None
 
 
 class LearnedWorld(nn.Module):
@@ -264,13 +225,7 @@ class LearnedWorld(nn.Module):
             return None
         idle_BE = self._idle(len(z_BCHW))
         _, progress_B, success_B = self.heads(z_BCHW, start_BCHW, proprio_BP, idle_BE)
-        return OpenLoop.begin(self._readings(z_BCHW, progress_B.sigmoid(), success_B.sigmoid()), idle_BE)
-
-    def _readings(self, z_BCHW: Tensor, progress_B: Tensor, success_B: Tensor) -> Tensor:
-        """What an error model follows: progress, success, places of things in pixels, and the latent's numbers, [B, R]."""
-        places = held_places(self.tokenizer, z_BCHW)
-        xy_BK2 = [] if places is None else [places[0].flatten(1)]
-        return torch.cat([progress_B[:, None], success_B[:, None], *xy_BK2, describe_latent(z_BCHW)], 1)
+        return OpenLoop.begin(read_all(self.tokenizer, z_BCHW, progress_B.sigmoid(), success_B.sigmoid()), idle_BE)
 
     def _idle(self, batch: int) -> Tensor:
         """The idle action of a step in network units, [B, E]."""
@@ -307,7 +262,7 @@ class LearnedWorld(nn.Module):
         progress_B, success_B = progress_B.sigmoid(), success_B.sigmoid()
         done, uncertainty_B = None, prediction.uncertainty
         if self.errors is not None and state.done is not None:
-            done = state.done.go_on(self._readings(z_BCHW, progress_B, success_B), action_BE, uncertainty_B)
+            done = state.done.go_on(read_all(self.tokenizer, z_BCHW, progress_B, success_B), action_BE, uncertainty_B)
             uncertainty_B = self.errors(done)
         step = WorldStep(
             latent=self._drawable(state.z, prediction.z),

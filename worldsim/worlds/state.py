@@ -13,7 +13,8 @@ from torch import Tensor
 from worldsim.core import STATE, TRUE_STATE, Observation, WorldState, WorldStep
 from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.cameras import camera_tokenizer, encode_frame
-from worldsim.worlds.latent import LatentState, LearnedWorld
+from worldsim.worlds.latent import LearnedWorld
+from worldsim.worlds.latent_state import LatentState
 
 
 class StateWorld(LearnedWorld):

@@ -60,6 +60,7 @@ from worldsim.train.recipes.settings import (
 )
 from worldsim.train.recipes.structured.settings import FAMILY
 from worldsim.worlds.heads import Heads
+from worldsim.worlds.latent import LearnedWorld
 
 __all__ = ["TrainWorld", "plan_world", "train_world"]
 PLAN = "plan.json"
@@ -255,17 +256,7 @@ def _train(
     world = assemble_world(
         tokenizer, parts.predictor, heads, dataset, config, encoded, starts=starts, unlabelled=without
     )
-    began = Cost.now()
-    world = learn_errors(
-        world,
-        trained.indices,
-        dataset,
-        folder=work / "errors",
-        steps=config.heads.steps,
-        seed=config.seed,
-        progress=progress,
-    )
-    learned = Cost.since(began).core_s
+    world, learned = _learn_errors(world, trained, dataset, config, work, progress)
     measured = measure_validity(
         world, held_out.indices, dataset, coverage=measure_coverage(trained, dataset.action_spec)
     )
@@ -287,6 +278,17 @@ def _train(
     pictures = {} if measured.picture is None else {PICTURE: measured.picture}
     world.with_validity(measured.validity).save_pretrained(Path(config.out), manifest=manifest, files=pictures)
     return measured
+
+
+def _learn_errors(
+    world: LearnedWorld, trained: EncodedEpisodes, dataset: Dataset, config: TrainWorld, work: Path, progress: Progress
+) -> tuple[LearnedWorld, float]:
+    """The world with an error model where there are episodes enough, and the core-seconds."""
+    began, steps = Cost.now(), config.heads.steps
+    world = learn_errors(
+        world, trained.indices, dataset, folder=work / "errors", steps=steps, seed=config.seed, progress=progress
+    )
+    return world, Cost.since(began).core_s
 
 
 def _recorded(dataset: Dataset) -> dict[str, Any]:
