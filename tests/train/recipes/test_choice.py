@@ -138,6 +138,10 @@ def test_layers_that_explain_little_are_tried_after_the_structured_family(
     config = settings(data, tmp_path / "w")
     found = choice.find_prospects(open_dataset(data), config, tmp_path, recipe.silent, labelled=False, refused={})
     assert list(found.fit) == ["structured", "layers", "grid"]
+    monkeypatch.setattr(choice, "_explained_trained", lambda begun, config: 1.0)
+    refused = {"grid": "not asked for"}
+    found = choice.find_prospects(open_dataset(data), config, tmp_path, recipe.silent, labelled=False, refused=refused)
+    assert list(found.fit) == ["layers", "structured"]
 
 
 @pytest.mark.usefixtures("patient")
