@@ -221,8 +221,9 @@ def _describe(make: MakeEnv, recorded: RecordedActions, *, repeats: bool, share:
         "recorded starts, most where things move" if repeats else "fresh starts (it does not repeat the recorded ones)"
     )
     yield (
-        f"In {make.name}, from {starts}: {share:.0%} of the episodes replay {len(recorded.first)} recorded ones, change to moments of "
-        f"others before things move, and act at random in {PERTURBED:.0%} of the steps; the others seek contact in the picture."
+        f"In {make.name}, from {starts}: {share:.0%} of the episodes replay {len(recorded.first)} recorded "
+        f"ones{', exactly until something moves' if repeats else ''}, change to moments of others before things move, and act at random in "
+        f"{PERTURBED:.0%} of the steps; the others seek contact in the picture."
     )
     if not recorded.moving:
         yield "In none of the recorded moments that were looked at does anything but the robot move: contact is sought from nothing."

@@ -11,7 +11,7 @@ from tests.data import toys
 from worldsim.core import IMAGE, STATE
 from worldsim.data.collect.random_exploration import Behaviour
 from worldsim.data.collect.record import collect
-from worldsim.data.collect.replay import RecordedActions, Replay
+from worldsim.data.collect.replay import SOON, RecordedActions, Replay
 from worldsim.data.episode import Episode
 from worldsim.data.lerobot.read import open_dataset
 from worldsim.errors import InvalidInputError
@@ -84,3 +84,25 @@ def test_what_cannot_be_played_is_named(episodes: list[Episode]) -> None:
         Replay(recorded, toys.ACTION, perturbed=2)
     with pytest.raises(InvalidInputError, match="nothing to be played again"):
         RecordedActions.of_episodes([], IMAGE)
+
+
+def test_an_episode_is_played_exactly_until_something_moves(episodes: list[Episode]) -> None:
+    recorded = RecordedActions.of_episodes(episodes, IMAGE)
+    lengths = torch.diff(recorded.first, append=torch.tensor([len(recorded.moves)]))
+    row_in = torch.cat([torch.arange(int(n)) for n in lengths])
+    late = dataclasses.replace(recorded, moves=row_in == 4)  # something moves within `SOON` steps from the fifth on
+    assert torch.equal(late.exactly() - late.first, torch.minimum(torch.full_like(lengths, 4 + SOON), lengths - 1))
+    assert torch.equal(dataclasses.replace(late, moves=row_in < 0).exactly(), late.first)
+    replay = Replay(late, toys.ACTION, steps=2.0, perturbed=0.5)
+    exact, disturbed = list[bool](), list[bool]()
+    for number in range(12):
+        carry = replay.initial(1)
+        for t, key in enumerate(keys(number, 20)):
+            action, carry = replay.act({STATE: torch.zeros(1, 3)}, carry, key[None])
+            if t == 0:
+                begun = int(carry.row) - 1
+            until = int(late.exactly()[late.first == begun])
+            row = min(begun + t, len(late.action) - 1)
+            same = torch.equal(action[0], late.action[row])
+            (exact if row < until else disturbed).append(same)
+    assert all(exact) and len(exact) > 60 and not all(disturbed)

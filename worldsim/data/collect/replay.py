@@ -1,8 +1,9 @@
 """Replays of a dataset's own actions: from its starts, changed at random times for those of other episodes, a tenth of them perturbed.
 
 Where things move is where the dataset's own actions lead to, so these are what contact is found again with, in an environment of
-which nothing is known. Episodes in which things move are preferred, and an episode is left for a moment of another one in which
-the robot stands alike and soon moves something.
+which nothing is known. Episodes in which things move are preferred, and where they begin from their own starts they are played
+exactly until something moves: a robot that was disturbed on its way misses what it was to touch. An episode is left for a moment of
+another one in which the robot stands alike and soon moves something.
 
 Shape legend: n episodes, E recorded episodes, M recorded actions, S steps of a block, A action, P proprio.
 """
@@ -86,6 +87,14 @@ class RecordedActions:
         """Share of the rows from which something moves soon."""
         return float(self.moves.float().mean())
 
+    def exactly(self) -> Tensor:
+        """The row of each episode up to which it is played exactly, int64 [E]: where something has begun to move; its first if nothing does."""
+        rows, until = torch.arange(len(self.moves)), list[int]()
+        for own in rows.tensor_split(self.first[1:]):
+            moving = own[self.moves[own]]
+            until.append(min(int(moving[0]) + SOON, int(own[-1])) if len(moving) else int(own[0]))
+        return torch.tensor(until)
+
     def shares(self) -> Tensor:
         """Share of each episode's rows from which something moves soon, float64 [E]."""
         parts = self.moves.double().split(torch.diff(self.first, append=torch.tensor([len(self.moves)])).tolist())
@@ -94,10 +103,11 @@ class RecordedActions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayCarry:
-    """Which row is played next, int64 [n], and a block of draws, float32 [n, S, 2 + A]."""
+    """Which row is played next, int64 [n], that up to which it is played exactly, int64 [n], and a block of draws, float32 [n, S, 2 + A]."""
 
     step: int
     row: Tensor
+    until: Tensor
     chance: Tensor
 
 
@@ -132,6 +142,7 @@ class Replay:
         self.recorded, self.action, self.at_start = recorded, action, at_start
         self.steps, self.perturbed = steps, perturbed
         self._scale = recorded.proprio.std(0, correction=0).clamp_min(1e-6)
+        self._until = recorded.exactly()
         self._sources = _bounds(recorded.shares())
         self._moments = _bounds(recorded.moves.double())
 
@@ -149,23 +160,28 @@ class Replay:
 
     def initial(self, n: int) -> ReplayCarry:
         """Return the carry of n fresh episodes."""
-        return ReplayCarry(step=0, row=torch.zeros(n, dtype=torch.int64), chance=torch.zeros(n, 0, 0))
+        row = torch.zeros(n, dtype=torch.int64)
+        return ReplayCarry(step=0, row=row, until=row, chance=torch.zeros(n, 0, 0))
 
     def act(self, observation: Observation, carry: ReplayCarry, keys: Tensor) -> tuple[Tensor, ReplayCarry]:
         """Choose actions [n, A]."""
-        row, chance = carry.row, carry.chance
+        row, until, chance = carry.row, carry.until, carry.chance
         if carry.step % BLOCK == 0:
             chance = uniform(keys, 0, (BLOCK, 2 + self.action.dim), stream=_STEPS)
         now = chance[:, carry.step % BLOCK]
         over = row == self.recorded.after[row - 1]  # the row before it was the last of its episode
-        change = over | (now[:, 0] * self.steps < 1)
+        change = over | ((now[:, 0] * self.steps < 1) & (row >= until))
         if carry.step == 0:
-            row, change = self.recorded.first[self._source(keys)], torch.full_like(over, not self.at_start)
+            source = self._source(keys)
+            row, change = self.recorded.first[source], torch.full_like(over, not self.at_start)
+            until = self._until[source] if self.at_start else torch.zeros_like(row)
         if bool(change.any()):
             row = torch.where(change, self._alike(observation[STATE].float(), keys), row)
+            until = torch.where(change, torch.zeros_like(row), until)
         random = self.action.from_unit(now[:, 2:] * 2 - 1)
-        action = torch.where(now[:, 1:2] < self.perturbed, random, self.recorded.action[row])
-        return action, ReplayCarry(step=carry.step + 1, row=row + 1, chance=chance)
+        disturbed = (now[:, 1] < self.perturbed) & (row >= until)
+        action = torch.where(disturbed[:, None], random, self.recorded.action[row])
+        return action, ReplayCarry(step=carry.step + 1, row=row + 1, until=until, chance=chance)
 
     def _source(self, keys: Tensor) -> Tensor:
         """The episode that is played first, int64 [n]."""
