@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldsim import storage
 from worldsim.conditions import Conditions
-from worldsim.core import STATE, Observation, Rollout, Rows, WorldSpec, WorldState, WorldStep, text_rows
+from worldsim.core import STATE, Observation, Rollout, WorldSpec, WorldState, WorldStep, text_rows
 from worldsim.data.starts import Starts, read_observation
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.noise import normal
