@@ -306,3 +306,17 @@ def test_looks_that_change_steadily_are_learned() -> None:
     said = CHANGING.layout.split(last[0][..., 0, 0]).code
     copied, off = (code[:, at, 0] - code[:, 2, 0]).abs().mean(), (said[:, 0] - code[:, at, 0]).abs().mean()
     assert off < 0.5 * copied
+
+
+def test_the_code_of_a_canvas_stays_until_another_frame_is_seen() -> None:
+    config = dataclasses.replace(
+        CONFIG, latent_shape=(2 * (2 + 9) + 3, 1, 1), orders=(1, 0), things=(1, 1), canvases=(2, 1)
+    )
+    predictor, z = made(config), latents(5, config=config)
+    assert torch.equal(config.layout.join(config.layout.split(z[..., 0, 0])), z[..., 0, 0])  # also of two cameras
+    begin = config.layout.split(z[..., 0, 0]).canvas
+    assert begin.shape == (5, 3) and float(begin.abs().min()) > 0
+    (*_, (last, _)) = play(predictor, begun(predictor, z), 5)
+    assert torch.equal(config.layout.split(last[..., 0, 0]).canvas, begin)
+    seen = predictor.observe(begun(predictor, z), latents(5, config=config) * 2, torch.zeros(5, 2), torch.zeros(5, 2))
+    assert torch.equal(config.layout.split(predictor.latent(seen)[..., 0, 0]).canvas, begin * 2)
