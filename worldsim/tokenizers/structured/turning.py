@@ -17,7 +17,7 @@ from torch import Tensor
 _ANGLES = 72
 _TURNS = 0.2
 """Share of what a fixed shape misses that rotation must explain for a thing to turn."""
-_RIGID = 0.75
+_RIGID = 0.8
 """Least overlap of turned shapes: what looks otherwise, turned as well as can be, changes its shape."""
 _SYMMETRIC = 0.85
 """Overlap of a shape with itself turned by a fraction of a circle that makes it symmetric."""
