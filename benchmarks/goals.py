@@ -57,7 +57,7 @@ _PUSHT = (
 )
 _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
-    "1.6 dB at 16 steps"
+    "1.6 dB at 16 steps; that of this world predicts the cube's look as well, by a rule that has been mended since"
 )
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (
@@ -98,7 +98,7 @@ GOALS: Mapping[str, Goals] = {
         "fetch_push, heads: progress spearman": at_least(0.95, accepted=_LEARNED),
     },
     "any_scene_fetch_push": {
-        "fetch_push: thing px at 16, median": at_most(1.0),
+        "fetch_push: thing px at 16, median": at_most(1.0, accepted=_CONTACT),
         "fetch_push: thing px at 32, median": at_most(2.2, accepted=_CONTACT),
         "fetch_push: thing px at 16, mean": at_most(2.0),
         "fetch_push: thing px at 32, mean": at_most(4.5),
@@ -112,6 +112,11 @@ GOALS: Mapping[str, Goals] = {
         "fetch_pick: thing px at 16, median": at_most(2),
         "fetch_pick: tip px at 32, median": at_most(1.2),
         "fetch_pick: least psnr above copying and background": at_least(0),
+    },
+    "any_scene_reacher": {
+        "reacher: thing px at 16, median": at_most(2),
+        "reacher: tip px at 32, median": at_most(1.2),
+        "reacher: least psnr above copying and background": at_least(0),
     },
     "any_scene_pusht": {
         "pusht: thing px at 16, median": at_most(0.6),

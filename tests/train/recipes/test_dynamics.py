@@ -19,7 +19,7 @@ def painting() -> StructuredTokenizer:
     assert tokenizer.painter is not None
     with torch.no_grad():
         for number in (0, 2, 4):
-            tokenizer.painter.draw[number].weight.mul_(3)  # type: ignore[operator, union-attr]
+            tokenizer.painter.draw[number].weight.mul_(6)  # type: ignore[operator, union-attr]
     return tokenizer
 
 

@@ -81,6 +81,7 @@ def test_the_manifest_holds_every_stage(folder: Path) -> None:
         "painter",
         "frames",
         "latents",
+        "errors",
         "body",
         "contact",
         "heads",

@@ -8,7 +8,6 @@ Shape legend: M members, B batch, T time, H history, P proprio, E action, K thin
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from worldsim.predict.base import Context, Prediction
 from worldsim.predict.mlp import MemberMLP
 from worldsim.predict.structured.contact import ContactModel
 from worldsim.tokenizers.structured.compose import robust
-from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
+from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState, things_move
 from worldsim.tokenizers.structured.tracking import LOST, Track
 
 _BODY_WIDTH = 128
@@ -30,10 +29,6 @@ _MARGIN = 0.1
 """Share of the range seen by which proprioception may leave it."""
 _HALF_PX = 32.0
 """Pixels of half of a frame's shorter side in which errors are weighed."""
-_MOVES = 0.35 / _HALF_PX
-"""A thing that goes farther than this in a step moves."""
-_CHANGES = 0.1
-"""A look whose code goes farther than this in a step changes."""
 _LOOK = 6.0
 """What an error of a code weighs beside one in pixels."""
 _FOUND = 0.5
@@ -347,12 +342,14 @@ class StructuredPredictor(nn.Module):
     def contact_loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Robust error of every member's own rollout of poses under the true proprioception, a scalar, in pixels of 64.
+        """Robust error of every member's own rollout of poses, a scalar, in pixels of 64.
 
-        Errors count as much as the thing is seen.
+        Proprioception is the true one in half of the rows, and the body's own prediction in the others, which is what poses will be
+        predicted from. Errors count as much as the thing is seen.
         """
         h, m = self.config.history, self.config.members
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
+        p_BTP = self._guessed(state.p, clip.action_BTA, unroll, generator)
         begins = (state.seen[:, h - 1] > LOST).float()
         true = self._posed(state)
         pose = true[None, :, h - 1].expand(m, -1, -1, -1)
@@ -365,7 +362,7 @@ class StructuredPredictor(nn.Module):
         total, error, both = pose.new_zeros(()), pose.new_zeros(()), (m, -1, -1)
         for t in range(h - 1, h - 1 + unroll):
             last = pose
-            pose = self._touch(state.p[:, t].expand(both), state.p[:, t + 1].expand(both), pose, motion, walls)
+            pose = self._touch(p_BTP[:, t].expand(both), p_BTP[:, t + 1].expand(both), pose, motion, walls)
             motion = pose - last
             miss = pose - true[None, :, t + 1]
             weight = (state.seen[:, t + 1] * begins)[None]
@@ -377,19 +374,16 @@ class StructuredPredictor(nn.Module):
             error = (miss[..., :2].norm(dim=-1) * weight).sum() / weight.sum().clamp_min(1e-6) / m * _HALF_PX
         return total / max(unroll, 1), {"contact_px": float(error.detach())}
 
-
-def things_move(state: SceneState, changes: Sequence[bool] = ()) -> tuple[Tensor, Tensor]:
-    """Which things move between frames of a window, bool [..., T - 1, K], and how, [..., T - 1, K, 4].
-
-    Things whose look changes move where it does.
-    """
-    motion = state.pose[..., 1:, :, :] - state.pose[..., :-1, :, :]
-    both = (state.seen[..., 1:, :] > _FOUND) & (state.seen[..., :-1, :] > _FOUND)
-    moves = motion[..., :2].norm(dim=-1) > _MOVES
-    if any(changes):
-        look = (state.code[..., 1:, :, :] - state.code[..., :-1, :, :]).norm(dim=-1)
-        moves = torch.where(torch.tensor(changes, device=look.device), look > _CHANGES, moves)
-    return moves & both, motion
+    @torch.no_grad()
+    def _guessed(self, p_BTP: Tensor, action_BTA: Tensor, unroll: int, generator: torch.Generator | None) -> Tensor:
+        """Proprioception of a clip, in half of the rows that which the body predicts after the first few."""
+        h, every = self.config.history, (self.config.members, -1, -1, -1)
+        path = list(p_BTP[:, :h].unbind(1))
+        for t in range(unroll):
+            p_MBHP = torch.stack(path[-h:], 1)[None].expand(every)
+            path.append(self.body(p_MBHP, action_BTA[None, :, t : t + h].expand(every)).mean(0))
+        half_B = (torch.rand(len(p_BTP), generator=generator) < 0.5).to(p_BTP.device)
+        return torch.where(half_B[:, None, None], torch.stack(path, 1), p_BTP[:, : h + unroll])
 
 
 def _mean_pose(pose_BMKS: Tensor) -> Tensor:

@@ -6,12 +6,19 @@ Shape legend: P proprio, S canvas codes and K things of all cameras, d code, D l
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 POSE = 4
 """Numbers of a pose: x and y from the frame's centre in halves of its shorter side, cosine and sine of order * angle."""
+_MOVES = 0.35 / 32
+"""A thing that goes farther than this in a step, in halves of the frame's shorter side, moves."""
+_CHANGES = 0.1
+"""A look whose code goes farther than this in a step changes."""
+_FOUND = 0.5
+"""Things seen better than this in both frames are compared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,3 +101,17 @@ class SceneLayout:
         own = zip(state.canvas.split(self.canvas_dims, -1), things.split(self.things, -2), strict=True)
         parts = [part for canvas, thing in own for part in (state.p, canvas, thing.flatten(-2))]
         return torch.cat(parts, -1)
+
+
+def things_move(state: SceneState, changes: Sequence[bool] = ()) -> tuple[Tensor, Tensor]:
+    """Which things move between frames of a window, bool [..., T - 1, K], and how, [..., T - 1, K, 4].
+
+    Things whose look changes move where it does.
+    """
+    motion = state.pose[..., 1:, :, :] - state.pose[..., :-1, :, :]
+    both = (state.seen[..., 1:, :] > _FOUND) & (state.seen[..., :-1, :] > _FOUND)
+    moves = motion[..., :2].norm(dim=-1) > _MOVES
+    if any(changes):
+        look = (state.code[..., 1:, :, :] - state.code[..., :-1, :, :]).norm(dim=-1)
+        moves = torch.where(torch.tensor(changes, device=look.device), look > _CHANGES, moves)
+    return moves & both, motion
