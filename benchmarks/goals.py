@@ -57,7 +57,7 @@ _PUSHT = (
 )
 _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
-    "1.6 dB at 16 steps; that of this world predicts the cube's look as well, by a rule that has been mended since"
+    "1.6 dB at 16 steps; that of this world predicts the cube's look as well, by a rule that has been corrected since"
 )
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (

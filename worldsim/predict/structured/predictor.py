@@ -342,14 +342,12 @@ class StructuredPredictor(nn.Module):
     def contact_loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Robust error of every member's own rollout of poses, a scalar, in pixels of 64.
+        """Robust error of every member's own rollout of poses under the true proprioception, a scalar, in pixels of 64.
 
-        Proprioception is the true one in half of the rows, and the body's own prediction in the others, which is what poses will be
-        predicted from. Errors count as much as the thing is seen.
+        Errors count as much as the thing is seen.
         """
         h, m = self.config.history, self.config.members
         state = self.config.layout.split(clip.z_BTCHW[..., 0, 0])
-        p_BTP = self._guessed(state.p, clip.action_BTA, unroll, generator)
         begins = (state.seen[:, h - 1] > LOST).float()
         true = self._posed(state)
         pose = true[None, :, h - 1].expand(m, -1, -1, -1)
@@ -362,7 +360,7 @@ class StructuredPredictor(nn.Module):
         total, error, both = pose.new_zeros(()), pose.new_zeros(()), (m, -1, -1)
         for t in range(h - 1, h - 1 + unroll):
             last = pose
-            pose = self._touch(p_BTP[:, t].expand(both), p_BTP[:, t + 1].expand(both), pose, motion, walls)
+            pose = self._touch(state.p[:, t].expand(both), state.p[:, t + 1].expand(both), pose, motion, walls)
             motion = pose - last
             miss = pose - true[None, :, t + 1]
             weight = (state.seen[:, t + 1] * begins)[None]
@@ -373,17 +371,6 @@ class StructuredPredictor(nn.Module):
             total = total + (place * weight).mean()
             error = (miss[..., :2].norm(dim=-1) * weight).sum() / weight.sum().clamp_min(1e-6) / m * _HALF_PX
         return total / max(unroll, 1), {"contact_px": float(error.detach())}
-
-    @torch.no_grad()
-    def _guessed(self, p_BTP: Tensor, action_BTA: Tensor, unroll: int, generator: torch.Generator | None) -> Tensor:
-        """Proprioception of a clip, in half of the rows that which the body predicts after the first few."""
-        h, every = self.config.history, (self.config.members, -1, -1, -1)
-        path = list(p_BTP[:, :h].unbind(1))
-        for t in range(unroll):
-            p_MBHP = torch.stack(path[-h:], 1)[None].expand(every)
-            path.append(self.body(p_MBHP, action_BTA[None, :, t : t + h].expand(every)).mean(0))
-        half_B = (torch.rand(len(p_BTP), generator=generator) < 0.5).to(p_BTP.device)
-        return torch.where(half_B[:, None, None], torch.stack(path, 1), p_BTP[:, : h + unroll])
 
 
 def _mean_pose(pose_BMKS: Tensor) -> Tensor:
