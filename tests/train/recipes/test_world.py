@@ -62,7 +62,7 @@ def test_the_manifest_says_how_it_was_made(folder: Path, data: Path) -> None:
     assert validity is not None and validity.spread is not None and validity.spread.mean[0] > 0
     pictures = validity.curve("pictures")
     assert pictures is not None and pictures.horizons[0] == 1 and pictures.world[0] < pictures.copying[0]
-    assert set(manifest["core_seconds"]) == {"tokenizer", "latents", "predictor", "heads"}
+    assert set(manifest["core_seconds"]) == {"tokenizer", "latents", "predictor", "heads", "errors"}
 
 
 def test_a_killed_training_ends_with_the_same_weights(data: Path, folder: Path, tmp_path: Path) -> None:
