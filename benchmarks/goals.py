@@ -57,7 +57,7 @@ _PUSHT = (
 )
 _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
-    "1.6 dB at 16 steps; that of this world predicts the cube's look as well, by a rule that has been corrected since"
+    "1.6 dB at 16 steps; one that predicts the cube's look as well came to 1.12 and 2.41 px and 26.3 dB on the same pictures"
 )
 _PUSHER = (
     "one seed; the hand, a few pixels on seven joints of which four have products, is drawn as a thing of its own, and its torques' effect is "
