@@ -116,6 +116,10 @@ GOALS: Mapping[str, Goals] = {
         "fetch_push: least psnr above copying and background": at_least(0),
         "fetch_push: training": at_most(1000),
     },
+    "any_scene_fetch_colors": {
+        "fetch_colors: thing there at 16": at_least(0.98),
+        "fetch_colors: least psnr above copying and background": at_least(0),
+    },
     "any_scene_fetch_pick": {
         "fetch_pick: thing px at 16, median": at_most(2),
         "fetch_pick: tip px at 32, median": at_most(1.2),
