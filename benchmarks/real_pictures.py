@@ -127,7 +127,7 @@ def measure(scene: Scene, tokenizer: StructuredTokenizer, held: FrameRows) -> di
 @torch.no_grad()
 def draw(tokenizer: StructuredTokenizer, rows: FrameRows) -> Tensor:
     """What is drawn of frames, [N, 3, H, W] in 0..1."""
-    p_NP = tokenizer.actor.features.normalize(rows.proprio_NP)
+    p_NP = rows.describe(tokenizer.actor)
     return torch.cat(
         [tokenizer.draw(tokenizer.encode_rows(rows.frames(at), p_NP[at])) for at in torch.arange(len(rows)).split(50)]
     )

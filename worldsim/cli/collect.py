@@ -112,10 +112,10 @@ def collect(
 
         worldsim collect --like data/push --episodes 400 --out data/more
 
-    It begins as the dataset's own episodes did, replays their actions, changes at random times to those of other episodes in which
-    things are about to move, and acts at random in a tenth of the steps. Contact rises where exploring was random, and falls where
-    policies sought it. Afterwards it says how the share of contact and the range of the actions changed. Episodes that training
-    holds out are not replayed; train on both, the old one first:
+    It begins as the dataset's own episodes did and replays their actions, exactly until something moves; then it changes at random
+    times to those of other episodes in which things are about to move, and acts at random in a tenth of the steps. Contact rises
+    where exploring was random, and falls where policies sought it. Afterwards it says how the share of contact and the range of the
+    actions changed. Episodes that training holds out are not replayed; train on both, the old one first:
     worldsim train world data=\[data/push,data/more] out=worlds/push
 
     A dreamed dataset says so. Its frames, the first included, are the world's drawings, success and progress are what

@@ -91,8 +91,8 @@ def test_an_episode_is_played_exactly_until_something_moves(episodes: list[Episo
     lengths = torch.diff(recorded.first, append=torch.tensor([len(recorded.moves)]))
     row_in = torch.cat([torch.arange(int(n)) for n in lengths])
     late = dataclasses.replace(recorded, moves=row_in == 4)  # something moves within `SOON` steps from the fifth on
-    assert torch.equal(late.exactly() - late.first, torch.minimum(torch.full_like(lengths, 4 + SOON), lengths - 1))
-    assert torch.equal(dataclasses.replace(late, moves=row_in < 0).exactly(), late.first)
+    assert torch.equal(late.exact_until() - late.first, torch.minimum(torch.full_like(lengths, 4 + SOON), lengths - 1))
+    assert torch.equal(dataclasses.replace(late, moves=row_in < 0).exact_until(), late.first)
     replay = Replay(late, toys.ACTION, steps=2.0, perturbed=0.5)
     exact, disturbed = list[bool](), list[bool]()
     for number in range(12):
@@ -101,7 +101,7 @@ def test_an_episode_is_played_exactly_until_something_moves(episodes: list[Episo
             action, carry = replay.act({STATE: torch.zeros(1, 3)}, carry, key[None])
             if t == 0:
                 begun = int(carry.row) - 1
-            until = int(late.exactly()[late.first == begun])
+            until = int(late.exact_until()[late.first == begun])
             row = min(begun + t, len(late.action) - 1)
             same = torch.equal(action[0], late.action[row])
             (exact if row < until else disturbed).append(same)

@@ -87,7 +87,7 @@ class RecordedActions:
         """Share of the rows from which something moves soon."""
         return float(self.moves.float().mean())
 
-    def exactly(self) -> Tensor:
+    def exact_until(self) -> Tensor:
         """The row of each episode up to which it is played exactly, int64 [E]: where something has begun to move; its first if nothing does."""
         rows, until = torch.arange(len(self.moves)), list[int]()
         for own in rows.tensor_split(self.first[1:]):
@@ -142,7 +142,7 @@ class Replay:
         self.recorded, self.action, self.at_start = recorded, action, at_start
         self.steps, self.perturbed = steps, perturbed
         self._scale = recorded.proprio.std(0, correction=0).clamp_min(1e-6)
-        self._until = recorded.exactly()
+        self._until = recorded.exact_until()
         self._sources = _bounds(recorded.shares())
         self._moments = _bounds(recorded.moves.double())
 

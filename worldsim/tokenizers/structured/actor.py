@@ -183,7 +183,7 @@ class Actor(nn.Module):
 
     def canvas(self, p_NP: Tensor) -> Tensor:
         """What is behind everything, [N, 3, H, W] in 0..1."""
-        canvas = self.base_CHW + _CANVAS_RATE * self.shift_CHW
+        canvas = self._canvas
         if not self.config.canvas_dim:
             return canvas.expand(len(p_NP), -1, -1, -1)
         return canvas + torch.einsum("ns,schw->nchw", self._split(p_NP)[1], self.basis_SCHW)
@@ -194,8 +194,12 @@ class Actor(nn.Module):
         p_NP = self.features.normalize(proprio_NP)
         if not self.config.canvas_dim:
             return p_NP
-        canvas = self.base_CHW + _CANVAS_RATE * self.shift_CHW
-        return torch.cat([p_NP, solve_code(frames_NCHW, canvas, self.basis_SCHW)], -1)
+        return torch.cat([p_NP, solve_code(frames_NCHW, self._canvas, self.basis_SCHW)], -1)
+
+    @property
+    def _canvas(self) -> Tensor:
+        """The canvas whose code is zero, [3, H, W]."""
+        return self.base_CHW + _CANVAS_RATE * self.shift_CHW
 
     def _split(self, p_NP: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised proprioception and the code of the canvas."""

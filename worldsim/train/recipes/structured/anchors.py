@@ -45,7 +45,7 @@ class Points:
 
 def place_anchors(actor: Actor, rows: FrameRows, *, seed: int) -> Points:
     """Let anchors of an untrained actor with a canvas begin where the robot is in frames [N, 3, H, W]; the points come back."""
-    few = FrameRows(frames_NCHW=rows.frames_NCHW[:_ROWS], proprio_NP=rows.proprio_NP[:_ROWS])
+    few = rows.first(_ROWS)
     points = follow(actor, few, seed=seed)
     for anchor, (weight_F2, offset_2) in enumerate(zip(points.weight_GF2, points.offset_G2, strict=True)):
         actor.begin_anchor(anchor, weight_F2, offset_2)

@@ -66,7 +66,7 @@ class Joints:
 @torch.no_grad()
 def find_joints(rows: FrameRows, held_out: FrameRows) -> Joints:
     """Find joint angles from frames [N, 3, H, W] with proprioception [N, P], judged on held-out rows; in closed form."""
-    some = [FrameRows(frames_NCHW=r.frames_NCHW[:_ROWS], proprio_NP=r.proprio_NP[:_ROWS]) for r in (rows, held_out)]
+    some = [r.first(_ROWS) for r in (rows, held_out)]
     proprio_NP = torch.cat([r.proprio_NP for r in some]).double()
     if not proprio_NP.shape[1]:
         return Joints()

@@ -124,8 +124,7 @@ def find_kinds(tokenizer: StructuredTokenizer, rows: FrameRows, *, most: int) ->
 def _look(tokenizer: StructuredTokenizer, rows: FrameRows, count: int) -> tuple[Peaks, Tensor]:
     """Peaks of the first frames, and the area [N, M] that is left over around each, in squares of half the shorter side."""
     made, areas = list[Peaks](), list[Tensor]()
-    some = FrameRows(frames_NCHW=rows.frames_NCHW[:LOOKED_AT], proprio_NP=rows.proprio_NP[:LOOKED_AT])
-    p_NP = some.describe(tokenizer.actor)
+    p_NP = rows.first(LOOKED_AT).describe(tokenizer.actor)
     for at in torch.arange(len(p_NP)).split(_BATCH):
         frames, scene = rows.frames(at), tokenizer.actor.scene(p_NP[at])
         peaks = find_peaks(frames, scene, count, tokenizer)

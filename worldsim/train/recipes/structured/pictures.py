@@ -184,7 +184,7 @@ def things_loss(
     """Places led to the residual's peaks, then what drawing the things explains, the robot fixed; frames [N, 3, H, W]."""
     encoder, painter = tokenizer.encoder, tokenizer.painter
     assert encoder is not None and painter is not None
-    known = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=rows.proprio_NP[:CACHED])
+    known = rows.first(CACHED)
     p_NP = known.describe(tokenizer.actor)
     robot_NRHW = _cached(tokenizer, p_NP)
 
@@ -217,7 +217,7 @@ def _lead_to_peaks(tokenizer: StructuredTokenizer, found: Kinds, frames_NCHW: Te
     peaks = find_peaks(frames_NCHW, scene_NCHW, count if count == 1 else 2 * count, tokenizer)
     kind_NM = found.kind_of(peaks) if count > 1 else torch.zeros_like(peaks.cell_NM)
     at = cell_places(peaks.cell_NM, PEAKS)
-    if count == 1:
+    if count == 1:  # of several what is left over around one may be another's
         at = center_of_rest(residual_map(frames_NCHW, scene_NCHW, PEAKS), at, tokenizer)
     h, w = scores.shape[2:]
     column, row = (((at[..., i] + 1) / 2 * n).long().clamp(0, n - 1) for i, n in ((0, w), (1, h)))
@@ -274,7 +274,7 @@ def _found(tokenizer: StructuredTokenizer, rows: FrameRows, p_NP: Tensor) -> tup
 @torch.no_grad()
 def keep_looks(tokenizer: StructuredTokenizer, rows: FrameRows) -> dict[str, float]:
     """Keep the looks that things have in frames [N, 3, H, W]; figures by name."""
-    some = FrameRows(frames_NCHW=rows.frames_NCHW[:CACHED], proprio_NP=rows.proprio_NP[:CACHED])
+    some = rows.first(CACHED)
     p_NP = some.describe(tokenizer.actor)
     xy, code = _found(tokenizer, some, p_NP)
     taken = list[Tensor]()
