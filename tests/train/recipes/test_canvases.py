@@ -10,10 +10,14 @@ from worldsim.train.recipes.structured.rows import FrameRows
 EPISODES, EACH = 40, 6
 
 
-def rows(spread: float, *, things: float = 0.04) -> FrameRows:
-    """Moments of episodes whose canvases differ; a thing stands still in each, and a robot moves."""
+def rows(spread: float, *, things: float = 0.04, corner: int = 0) -> FrameRows:
+    """Moments of episodes whose canvases differ, in a corner of so many pixels too; a thing stands still in each, and a robot moves."""
     base, basis = lit()
-    code = spread * torch.randn(EPISODES, 2, generator=torch.Generator().manual_seed(0))
+    if corner:
+        blue = torch.zeros_like(base)
+        blue[2, :corner, :corner] = 0.12
+        basis = torch.cat([basis, blue[None]])
+    code = spread * torch.randn(EPISODES, len(basis), generator=torch.Generator().manual_seed(0))
     frames = base + torch.einsum("ns,schw->nchw", code, basis)
     frames = covered(frames, things, seed=1).repeat_interleave(EACH, 0)
     frames = covered(frames, 0.1, seed=2)
@@ -47,3 +51,7 @@ def test_things_and_robots_are_no_canvases() -> None:
 def test_rows_of_unknown_episodes_have_one_canvas() -> None:
     some = rows(1.0)
     assert not len(find_canvases(FrameRows(frames_NCHW=some.frames_NCHW, proprio_NP=some.proprio_NP))[1])
+
+
+def test_a_small_part_of_the_background_is_found_beside_things_that_stand_somewhere_else_in_each_episode() -> None:
+    assert len(find_canvases(rows(1.0, things=0.08, corner=16))[1]) == 3
