@@ -9,7 +9,15 @@ from torch import Tensor
 from worldsim.optimize import Schedule
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.train.recipes.structured import pictures
-from worldsim.train.recipes.structured.kinds import PEAKS, Kinds, cell_places, center_of_rest, find_kinds, strongest
+from worldsim.train.recipes.structured.kinds import (
+    PEAKS,
+    Kinds,
+    cell_places,
+    center_of_rest,
+    find_kinds,
+    second_at_place,
+    strongest,
+)
 from worldsim.train.recipes.structured.rows import FrameRows
 
 SIZE = 48
@@ -162,3 +170,10 @@ def test_the_place_of_what_is_left_over_at_two_ends_is_between_them() -> None:
     assert (peak - ends[0]).norm(dim=1).max() < 0.05
     found = center_of_rest(rest.unflatten(1, PEAKS), peak[:, None], tokenizer)[:, 0]
     assert (found - middle).norm(dim=1).max() < 0.03
+
+
+def test_of_two_things_at_one_place_only_that_which_explains_more_is_learned() -> None:
+    xy = torch.tensor([[[0.0, 0.0], [0.05, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.3, 0.0], [0.32, 0.0]]])
+    error = torch.tensor([[-0.2, -0.5, -0.1], [-0.3, -0.2, 0.1]])
+    second = second_at_place(xy, error, 0.1)
+    assert second.tolist() == [[True, False, False], [False, False, True]]

@@ -22,6 +22,11 @@ _NEIGHBOURS = 1
 """Kept looks whose distance is that of looks that are alike."""
 _SHARP = 0.06
 """How narrowly a look is chosen by its angle: the spread of cosines, about 4 degrees."""
+_STRANGE = (4.5, 5.5)
+"""Distances from the looks that were kept, in their standard deviations, from and to which something is ever less the thing."""
+_USUAL = 0.95
+"""Share of looks by which the usual ones are measured: a few may be of something else."""
+_LEAST_STD = 0.05
 
 
 class KeptLooks(nn.Module):
@@ -32,6 +37,8 @@ class KeptLooks(nn.Module):
     color_KQ3: Tensor
     center_KQ2: Tensor
     width_K: Tensor
+    mean_Kd: Tensor
+    whiten_Kdd: Tensor
 
     def __init__(self, *, things: int, kept: int, code_dim: int) -> None:
         """Make room for looks of K things."""
@@ -41,6 +48,27 @@ class KeptLooks(nn.Module):
         self.register_buffer("color_KQ3", torch.zeros(things, kept, COLOR))  # mean colours of their sprites
         self.register_buffer("center_KQ2", torch.zeros(things, kept, 2))  # of the shape, in sprite half-sides
         self.register_buffer("width_K", torch.ones(things))  # distance between neighbouring codes
+        self.register_buffer("mean_Kd", torch.zeros(things, code_dim))  # of usual codes
+        self.register_buffer("whiten_Kdd", torch.zeros(things, code_dim, code_dim))  # takes them to deviations of 1
+
+    def familiar(self, code_NKd: Tensor) -> Tensor:
+        """How far codes are such as were seen in training, 1 to 0 [N, K]: on something else a thing is drawn as it never looked."""
+        apart_NK = ((code_NKd - self.mean_Kd)[..., None, :] @ self.whiten_Kdd)[..., 0, :].norm(dim=-1)
+        low, high = _STRANGE
+        return ((high - apart_NK) / (high - low)).clamp(0, 1)
+
+    def measure(self, things: Sequence[int], code_Nd: Tensor) -> Tensor:
+        """Learn what is usual from the codes of some things, all of a kind; which of them are, as some may be of something else: [N]."""
+        usual_N = torch.ones(len(code_Nd), dtype=torch.bool)
+        for _ in range(5):
+            mean = code_Nd[usual_N].mean(0)
+            off = code_Nd[usual_N] - mean
+            spread = off.T @ off / len(off) + _LEAST_STD**2 * torch.eye(code_Nd.shape[1])
+            whiten = torch.linalg.inv(torch.linalg.cholesky(spread)).T
+            apart_N = ((code_Nd - mean) @ whiten).norm(dim=-1)
+            usual_N = apart_N <= apart_N.quantile(_USUAL)
+        self.mean_Kd[list(things)], self.whiten_Kdd[list(things)] = mean, whiten
+        return apart_N < _STRANGE[1]
 
     def keep(self, things: Sequence[int], code_Qd: Tensor, sprite_Q4SS: Tensor) -> Turning:
         """Register the sprites of codes on each other, and keep them as looks of some things."""

@@ -174,7 +174,7 @@ class StructuredTokenizer(nn.Module):
         code = limit_code(raw)
         gain = self.gain(frames_NCHW, color, alpha, p_NP, xy, code)
         taken = self._in_turn(frames_NCHW, color, alpha, p_NP, xy, code, gain)
-        seen = (taken / self.full_K).clamp(0, 1)
+        seen = (taken / self.full_K).clamp(0, 1) * self.kept.familiar(code)
         return _known(self._canonical(p_NP, xy, code, seen, gain.color_NK3))
 
     def draw(self, state: SceneState) -> Tensor:
@@ -352,6 +352,7 @@ class StructuredTokenizer(nn.Module):
             full = taken.quantile(0.7).maximum(taken.quantile(0.98) / 2).clamp_min(1e-3)  # it may be out of view mostly
             sure = (taken > SURE * full).nonzero()[:, 0]
             sure = sure if len(sure) else taken.argmax()[None]
+            sure = sure[self.kept.measure(slots, code[sure])]
             rows = sure[torch.linspace(0, len(sure) - 1, self.config.kept).long()]
             code = code[rows]
             every = code[:, None].expand(-1, self.config.things, -1)

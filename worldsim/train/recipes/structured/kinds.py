@@ -246,6 +246,18 @@ def center_of_rest(map_Nhw: Tensor, xy_NM2: Tensor, tokenizer: StructuredTokeniz
     return xy_NM2
 
 
+def second_at_place(xy_NK2: Tensor, error_NK: Tensor, near: float) -> Tensor:
+    """Which things are at the place of another that explains more, bool [N, K]: one thing must not be learned as two.
+
+    Args:
+        xy_NK2: Places in halves of the frame's shorter side.
+        error_NK: What drawing each changes the error by.
+        near: Distance within which places are the same.
+    """
+    same_NKK = torch.cdist(xy_NK2.detach(), xy_NK2.detach()) < near
+    return (same_NKK & (error_NK[:, :, None] > error_NK[:, None])).any(2)
+
+
 def strongest(map_Nhw: Tensor) -> tuple[Tensor, Tensor]:
     """The cell of the peak, int64 [N], counted row by row, and its height [N]."""
     height, cell = map_Nhw.flatten(1).max(1)

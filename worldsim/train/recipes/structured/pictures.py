@@ -34,6 +34,7 @@ from worldsim.train.recipes.structured.kinds import (
     find_kinds,
     find_peaks,
     residual_map,
+    second_at_place,
 )
 from worldsim.train.recipes.structured.rows import FrameRows
 from worldsim.train.recipes.structured.settings import StructuredRecipe
@@ -201,6 +202,7 @@ def things_loss(
         code = limit_code(raw) + _JITTER * noise
         gain = tokenizer.gain(frames, robot[:, :3], robot[:, 3:], p_NP[chosen], xy, code)
         gained = (robust(gain.missed_NKCSS) - robust(gain.bare_NKCSS)).mean(2).sum((-1, -2)) / tokenizer.shape.size**2
+        gained = gained * ~second_at_place(xy * tokenizer.axes, gained, tokenizer.shape.side / 2)
         area = painter.sprites(xy, code)[:, :, 3].mean()
         saturated = (raw.abs() - CODE_LIMIT).clamp_min(0).square().mean()
         loss = 14 * gained.sum(1).mean() + 0.02 * area + 0.05 * saturated
