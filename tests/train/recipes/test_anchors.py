@@ -61,3 +61,24 @@ def test_nothing_is_followed_where_proprioception_says_nothing() -> None:
     before = {name: value.clone() for name, value in actor.state_dict().items()}
     assert len(place_anchors(actor, blind, seed=0).share_G) == 0
     assert all(torch.equal(value, before[name]) for name, value in actor.state_dict().items())
+
+
+def test_links_of_an_arm_of_four_joints_are_followed() -> None:
+    """80 features: points that move too fast leave the frame at once, and none is found."""
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.rand(600, 4, generator=generator) * torch.tensor([1.2, 1.4, 1.6, 1.8])
+    ends = 0.4 * torch.stack([angle.cumsum(1).cos(), angle.cumsum(1).sin()], -1).cumsum(1) - torch.tensor([0.3, 0.5])
+    line = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    frames = torch.full((600, 3, SIZE, SIZE), 0.9)
+    for end in ends.unbind(1):
+        near = (line - end[:, :1]).square()[:, None, :] + (line - end[:, 1:]).square()[:, :, None]
+        frames = torch.where((near < 0.1**2)[:, None], torch.tensor([0.2, 0.4, 0.9])[:, None, None], frames)
+    actor = Actor(ActorConfig(image_size=(SIZE, SIZE), proprio_dim=4, joints=(0, 1, 2, 3)))
+    rows = FrameRows(frames_NCHW=(frames * 255).byte(), proprio_NP=angle)
+    actor.begin(rows.frames(slice(None)), angle)
+    points = place_anchors(actor, rows, seed=0)
+    assert len(points.share_G) >= 2
+    with torch.no_grad():
+        at = actor.anchors(actor.features.normalize(angle))[:, : len(points.share_G)]
+    away = torch.cdist(at, ends).median(0).values.min(1).values  # of each point to the nearest link's end
+    assert float(away.max()) < 0.15

@@ -16,12 +16,16 @@ from torch import Tensor
 from worldsim.tokenizers.structured.actor import Actor
 from worldsim.train.recipes.structured.rows import FrameRows
 
-_ROWS, _BEGINNINGS, _BATCH = 1500, 32, 128
+_ROWS, _BEGINNINGS, _BATCH = 1500, 64, 128
 _MAP_PX = 32
 _DIFFERS = 0.1
 """Difference from the canvas, of 1, that counts in full."""
-_BLURS_PX = (9, 5, 1)
-_STEPS = 60  # at each blur
+_BLURS_PX = (9, 5, 3, 1)
+_STEPS, _RATE, _DECAY = (
+    300,
+    0.003,
+    0.01,
+)  # at each blur; points of a robot of many joints fly off where they move faster
 _LEAST = 0.6
 """Share of frames in which something must be where a point is."""
 _APART = 0.15
@@ -58,17 +62,19 @@ def follow(actor: Actor, rows: FrameRows, *, seed: int) -> Points:
         f_NF = actor.features(actor.features.normalize(rows.proprio_NP))
         maps = _differences(actor, rows)
     generator = torch.Generator().manual_seed(seed)
-    spread = 0.3 / max(actor.features.products, 1) ** 0.5
+    spread = 0.1 / f_NF.shape[1] ** 0.5
     weight = (torch.randn(_BEGINNINGS, f_NF.shape[1], 2, generator=generator) * spread).requires_grad_()
-    offset = (torch.randn(_BEGINNINGS, 2, generator=generator) * 0.3).requires_grad_()
+    offset = (torch.randn(_BEGINNINGS, 2, generator=generator) * 0.5).requires_grad_()
     optimizer = torch.optim.Adam([weight, offset])
     for stage, blur_px in enumerate(_BLURS_PX):
         soft = F.avg_pool2d(maps, blur_px, 1, blur_px // 2)
         soft = F.avg_pool2d(soft, blur_px, 1, blur_px // 2)
-        optimizer.param_groups[0]["lr"] = 0.04 / 2**stage
+        optimizer.param_groups[0]["lr"] = _RATE / 2**stage
         for _ in range(_STEPS):
             some = torch.randint(len(rows), (_BATCH,), generator=generator)
-            loss = -_found(soft[some], _places(f_NF[some], weight, offset)).mean(0).sum()
+            at_BG2 = _places(f_NF[some], weight, offset)
+            outside = (at_BG2.abs() - 1).clamp_min(0).sum(-1)
+            loss = (outside - _found(soft[some], at_BG2)).mean(0).sum() + _DECAY * weight.square().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
