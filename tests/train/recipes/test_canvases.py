@@ -4,7 +4,7 @@ import torch
 
 from tests.tokenizers.structured.test_actor import covered, lit
 from worldsim.tokenizers.structured.actor import solve_code
-from worldsim.train.recipes.structured.canvases import find_canvases
+from worldsim.train.recipes.structured.canvases import find_canvases, miss_of_one_canvas
 from worldsim.train.recipes.structured.rows import FrameRows
 
 EPISODES, EACH = 40, 6
@@ -55,3 +55,16 @@ def test_rows_of_unknown_episodes_have_one_canvas() -> None:
 
 def test_a_small_part_of_the_background_is_found_beside_things_that_stand_somewhere_else_in_each_episode() -> None:
     assert len(find_canvases(rows(1.0, things=0.08, corner=16))[1]) == 3
+
+
+def test_one_canvas_behind_backgrounds_that_differ_is_said_to_miss() -> None:
+    for spread, misses in ((0.0, False), (3.0, True)):
+        every = rows(spread)
+        assert every.episode_N is not None
+        few = every.episode_N < 6
+        some = FrameRows(
+            frames_NCHW=every.frames_NCHW[few], proprio_NP=every.proprio_NP[few], episode_N=every.episode_N[few]
+        )
+        canvas, found = find_canvases(some)
+        assert not len(found)
+        assert ("differs between episodes" in miss_of_one_canvas(some, canvas)) == misses

@@ -10,6 +10,8 @@ Shape legend: N rows, E episodes, S pictures, H W frame, X pixels and colours.
 import torch
 from torch import Tensor
 
+from worldsim.data.motion import DIFFERENT, color_gap
+from worldsim.data.survey import ANOTHER
 from worldsim.train.recipes.structured.rows import FrameRows
 
 CANVAS_FRAMES = 400
@@ -58,6 +60,19 @@ def find_canvases(rows: FrameRows) -> tuple[Tensor, Tensor]:
             break
     found = _loadings(differs_EX, direction_ES).unflatten(1, one.shape)
     return middle + found[0], found[1:] / len(differs_EX) ** 0.5
+
+
+@torch.no_grad()
+def miss_of_one_canvas(rows: FrameRows, canvas_CHW: Tensor) -> str:
+    """That one canvas cannot be behind rows [N, ...] of episodes whose backgrounds differ, a sentence; empty where it can."""
+    medians = _medians(rows)
+    missed_E = (color_gap(medians, canvas_CHW) > DIFFERENT).float().mean((1, 2))
+    if not len(medians) or missed_E.median() < ANOTHER:
+        return ""
+    return (
+        f"The background differs between episodes (in {float(missed_E.median()):.0%} of the picture), and too few episodes say in which "
+        "pictures: one canvas is drawn for all, and what it misses is taken for things. Record more episodes on each background."
+    )
 
 
 def _components(x_EX: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from worldsim.tokenizers.structured.compose import over, robust, sharp_error
 from worldsim.tokenizers.structured.things import CODE_LIMIT, limit_code
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.train.recipes.structured.anchors import place_anchors
-from worldsim.train.recipes.structured.canvases import find_canvases
+from worldsim.train.recipes.structured.canvases import find_canvases, miss_of_one_canvas
 from worldsim.train.recipes.structured.joints import Joints
 from worldsim.train.recipes.structured.kinds import (
     MOST_TIED,
@@ -125,6 +125,8 @@ def train_pictures(
         report.core_s[stage] = fit(module, loss_at, schedule, folder=at, stage=stage, progress=progress)
         fitting_s += time.process_time() - start
 
+    if said := "" if tokenizer.config.canvas_dim else miss_of_one_canvas(rows, tokenizer.actor.base_CHW):
+        report.warnings.append(said)
     run("actor", tokenizer.actor, actor_loss(tokenizer, rows, recipe.actor, seed=seed), recipe.actor)
     measure_actor(tokenizer, held_out, report)
     kinds = find_kinds(tokenizer, rows, most=recipe.most_things)
