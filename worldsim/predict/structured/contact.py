@@ -20,7 +20,7 @@ from worldsim.tokenizers.structured.state import POSE
 from worldsim.tokenizers.structured.things import CODE_LIMIT
 
 ANCHOR = 4
-WIDTH, DEPTH = 160, 3
+WIDTH, DEPTH = 160, 4
 _OTHER = 7
 """Features of another thing."""
 
