@@ -25,7 +25,7 @@ from worldsim.train.recipes.structured.pictures import StageReport, train_pictur
 from worldsim.train.recipes.structured.settings import FAMILY
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
-LEAST_ROWS = 500
+LEAST_ROWS, LEAST_HELD_OUT = 500, 200
 """Moments that pictures are learned from, at least, however little time there is."""
 Begun = Mapping[str, FittedTokenizer] | BegunPictures
 """What a training begins with: tokenizers by camera, fitted, or the untrained one of the structured family."""
@@ -69,7 +69,7 @@ def keep_rows(begun: Begun, *, share: float = 1.0, most: int = sys.maxsize, held
 
     Args:
         begun: What a training begins with.
-        share: Of the moments to learn from, in (0, 1]; `LEAST_ROWS` at least.
+        share: Of all moments, in (0, 1]; `LEAST_ROWS` at least to learn from, and `LEAST_HELD_OUT` to measure on.
         most: Moments to learn from, at most.
         held_out: Moments to measure on, at most.
     """
@@ -78,7 +78,8 @@ def keep_rows(begun: Begun, *, share: float = 1.0, most: int = sys.maxsize, held
 
     def fewer(one: BegunCamera) -> BegunCamera:
         count = min(most, max(LEAST_ROWS, math.ceil(share * len(one.rows))))
-        return dataclasses.replace(one, rows=one.rows.first(count), held_out=one.held_out.first(held_out))
+        aside = min(held_out, max(LEAST_HELD_OUT, math.ceil(share * len(one.held_out))))
+        return dataclasses.replace(one, rows=one.rows.first(count), held_out=one.held_out.first(aside))
 
     return dataclasses.replace(begun, cameras={key: fewer(one) for key, one in begun.cameras.items()})
 

@@ -31,15 +31,17 @@ from worldsim.train.recipes.cost import (
     time_unrolls,
 )
 from worldsim.train.recipes.encode import encode_some
-from worldsim.train.recipes.heads import prepare_heads
+from worldsim.train.recipes.heads import prepare_heads, time_predicted
 from worldsim.train.recipes.settings import TrainWorld, split_episodes
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses
 from worldsim.train.recipes.structured.joints import Joints, find_joints
 from worldsim.train.recipes.structured.kinds import LOOKED_AT, Kinds, find_kinds
 from worldsim.train.recipes.structured.pictures import (
     CACHED,
+    StageReport,
     actor_loss,
     begin_tokenizer,
+    judge_things,
     keep_looks,
     painter_loss,
     things_loss,
@@ -116,6 +118,8 @@ def rehearse_structured(dataset: Dataset, begun: BegunPictures, config: TrainWor
         encoded, encoded, trial, dataset, config.heads, labels={}, seed=seed, device=config.device
     )
     stages["heads"] = time_step(heads.train(), loss_at, 0) * (config.heads.steps * (LABELS_COST if labelled else 1.0))
+    frames = sum(dataset.length(i) for i in split_episodes(dataset)[0])
+    stages["heads"] += time_predicted(predictor, encoded, action, frames=frames)
     steps = {name: getattr(recipe, name).steps for name in stages if name not in (LATENTS, FRAMES, "heads")}
     why = _WHY if begun.joints is None else f"{_WHY}; {begun.joints.said()}"
     names = [one.name if len(begun.cameras) > 1 else "" for one in begun.cameras.values()]
@@ -141,7 +145,7 @@ def _rehearse_pictures(
         late, kinds = recipe.things.steps - 1, find_kinds(trial, few, most=1)
         loss_at = things_loss(trial, few, kinds, recipe.things, seed=seed)
         stages["things"] = time_step(nn.ModuleList(parts), loss_at, late) * recipe.things.steps
-        stages[FRAMES] = _time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, rows=len(begun.rows))
+        stages[FRAMES] = _time_frames(copy.deepcopy(trial), few.first(_TIMED), kinds, recipe, begun)
     painters = nn.ModuleList([trial.actor, *parts[1:]])
     loss_at = painter_loss(trial, few, recipe.painter, seed=seed)
     stages["painter"] = time_step(painters, loss_at, 0) * recipe.painter.steps
@@ -149,24 +153,28 @@ def _rehearse_pictures(
 
 
 def _time_frames(
-    tokenizer: StructuredTokenizer, few: FrameRows, kinds: Kinds, recipe: StructuredRecipe, *, rows: int
+    tokenizer: StructuredTokenizer, few: FrameRows, kinds: Kinds, recipe: StructuredRecipe, begun: BegunCamera
 ) -> Cost:
     """What it will take to do, for all rows, what is done once for each: things looked for, robots drawn, things found, looks kept.
+
+    And to measure all that on held-out rows.
 
     Args:
         tokenizer: Gets the looks of a few rows.
         few: Those, frames [N, 3, H, W].
         kinds: Of the tokenizer's things.
         recipe: How the stages are trained.
-        rows: How many there will be.
+        begun: All rows.
     """
+    rows = len(begun.rows)
     cached, looked_at = min(CACHED, rows), min(LOOKED_AT, rows)
     look = time_call(lambda: find_kinds(tokenizer, few, most=recipe.most_things))
     draw = time_call(lambda: things_loss(tokenizer, few, kinds, recipe.things, seed=0))
     find = time_call(lambda: painter_loss(tokenizer, few, recipe.painter, seed=0))
     keep = time_call(lambda: keep_looks(tokenizer, few))  # registers as many looks, however many rows there are
     kept = keep + find * (_KEPT_AS_FOUND * (cached / len(few) - 1))
-    return (look * looked_at + draw * cached + find * rows) * (1 / len(few)) + kept * 2
+    measure = time_call(lambda: judge_things(tokenizer, few.first(1), few, StageReport())) * len(begun.held_out)
+    return (look * looked_at + draw * cached + find * rows + measure) * (1 / len(few)) + kept * 2
 
 
 def _encode_few(dataset: Dataset, tokenizer: LatentSpace, config: TrainWorld) -> tuple[EncodedEpisodes, Cost]:
