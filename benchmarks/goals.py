@@ -57,11 +57,11 @@ _PUSHT = (
 )
 _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
-    "1.6 dB at 16 steps; one that predicts the cube's look as well came to 1.12 and 2.41 px and 26.3 dB on the same pictures"
+    "1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
 )
 _PUSHER = (
-    "one seed; the hand, a few pixels on seven joints of which four have products, is drawn as a thing of its own, and its torques' effect is "
-    "known less well than Reacher's"
+    "one seed; what torques do to seven joints is known ten times worse than Reacher's two (.13 standard deviations after 16 actions), and the "
+    "hand, a few pixels of the table's shade, is drawn only where the arm often is"
 )
 _SPINNER = (
     "one seed; the spinner is drawn sharply at every horizon, and is turned otherwise than in truth after it was struck; what the finger does "
@@ -143,9 +143,7 @@ GOALS: Mapping[str, Goals] = {
     "any_scene_pusht": {
         "pusht: thing px at 16, median": at_most(0.6),
         "pusht: thing px at 32, median": at_most(1.2),
-        "pusht: degrees at 16, median": at_most(
-            2.5, accepted="one seed, missed by a fifth of a degree; the detector alone is off by .9"
-        ),
+        "pusht: degrees at 16, median": at_most(2.5),
         "pusht: degrees at 32, median": at_most(6),
         "pusht: least psnr above copying and background": at_least(0),
         "pusht: training": at_most(600),
