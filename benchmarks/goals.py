@@ -60,7 +60,7 @@ _CONTACT = (
     "1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
 )
 _WEAK = (
-    "the checkpoints are too weak and too alike: they solve .03 to .31, four of them .2 or more, so that the figure can be .92 at most; those of "
+    "the checkpoints are too weak and alike: they solve .03 to .31, four of them .2 or more, so that the figure can be .92 at most; those of "
     "the expert who pushes askew are judged .10 to .15 too low, as in FetchPush. Clone them longer from more demonstrations"
 )
 _COST = (
