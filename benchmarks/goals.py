@@ -79,6 +79,10 @@ _SHORT = (
     "one world: cubes are pushed less far than in truth by all checkpoints (an earlier world: .063); a mean of members that disagree whether "
     "the hand touches moves less than any true cube. Most is lost on the expert who pushes askew"
 )
+_SPEED = (
+    "FetchPush, on the slower of two machines (the push world's latents 16,650, on the other 24,300); error models take a quarter, the deeper "
+    "contact model a tenth; matrix products are half of the time"
+)
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (
     "the ten worlds whose latents say where things are have .24 to .91, .59 in the median; of progress that grids read after seconds of "
@@ -309,5 +313,7 @@ GOALS: Mapping[str, Goals] = {
         "Gymnasium over the bare world's step and decode": at_most(0.1),
         "Gymnasium overhead at batch 1, %": at_most(15),
         "triage over bare world, decode and policy": at_most(0.1),
+        "latent steps per core-second, batch 64: StructuredTokenizer, 64 px": at_least(25_000, accepted=_SPEED),
+        "decoded steps per core-second, batch 64: StructuredTokenizer, 64 px": at_least(1_000, accepted=_SPEED),
     },
 }
