@@ -76,8 +76,8 @@ _SPINNER = (
     "when it strikes is predicted .3 standard deviations off in the step itself"
 )
 _SHORT = (
-    "one world: all checkpoints are judged too low (.063 in an earlier world), those of the expert who pushes askew most. Cubes of held-out episodes "
-    "go as far as in truth, by every member and their mean: it is what policies do on the world's frames"
+    "one world: all checkpoints are judged too low (.063 in an earlier world), those of the expert who pushes askew most. In held-out episodes "
+    "cubes go as far as in truth, by every member and their mean: it is what policies do on the world's frames"
 )
 _SPEED = (
     "FetchPush, on the slower of two machines (the push world's latents 16,650, on the other 24,300); error models take a quarter, the deeper "
