@@ -26,7 +26,8 @@ _STRANGE = (4.5, 5.5)
 """Distances from the looks that were kept, in their standard deviations, from and to which something is ever less the thing."""
 _USUAL = 0.95
 """Share of looks by which the usual ones are measured: a few may be of something else."""
-_LEAST_STD = 0.05
+_ROUNDS, _LEAST_STD = 5, 0.05
+"""In which they are found, and the least deviation of a code."""
 
 
 class KeptLooks(nn.Module):
@@ -58,9 +59,9 @@ class KeptLooks(nn.Module):
         return ((high - apart_NK) / (high - low)).clamp(0, 1)
 
     def measure(self, things: Sequence[int], code_Nd: Tensor) -> Tensor:
-        """Learn what is usual from the codes of some things, all of a kind; which of them are, as some may be of something else: [N]."""
+        """Learn what is usual from the codes of some things, all of a kind; which are, bool [N], as some may be of something else."""
         usual_N = torch.ones(len(code_Nd), dtype=torch.bool)
-        for _ in range(5):
+        for _ in range(_ROUNDS):
             mean = code_Nd[usual_N].mean(0)
             off = code_Nd[usual_N] - mean
             spread = off.T @ off / len(off) + _LEAST_STD**2 * torch.eye(code_Nd.shape[1])

@@ -26,7 +26,7 @@ from worldsim.train.recipes.structured.settings import FAMILY
 from worldsim.train.recipes.tokenizer import FittedTokenizer
 
 LEAST_ROWS, LEAST_HELD_OUT = 500, 200
-"""Moments that pictures are learned from, at least, however little time there is."""
+"""Moments that pictures are learned from and measured on, at least, however little time there is."""
 Begun = Mapping[str, FittedTokenizer] | BegunPictures
 """What a training begins with: tokenizers by camera, fitted, or the untrained one of the structured family."""
 

@@ -21,11 +21,8 @@ _MAP_PX = 32
 _DIFFERS = 0.1
 """Difference from the canvas, of 1, that counts in full."""
 _BLURS_PX = (9, 5, 3, 1)
-_STEPS, _RATE, _DECAY = (
-    300,
-    0.003,
-    0.01,
-)  # at each blur; points of a robot of many joints fly off where they move faster
+_STEPS, _RATE, _DECAY = 300, 0.003, 0.01
+"""Steps at each blur, of which each moves a weight so far; points of a robot of many joints leave the frame where they move faster."""
 _LEAST = 0.6
 """Share of frames in which something must be where a point is."""
 _APART = 0.15

@@ -70,8 +70,8 @@ def miss_of_one_canvas(rows: FrameRows, canvas_CHW: Tensor) -> str:
     if not len(medians) or missed_E.median() < ANOTHER:
         return ""
     return (
-        f"The background differs between episodes (in {float(missed_E.median()):.0%} of the picture), and too few episodes say in which "
-        "pictures: one canvas is drawn for all, and what it misses is taken for things. Record more episodes on each background."
+        f"The background differs between episodes (in {float(missed_E.median()):.0%} of the picture), and too few episodes share how: "
+        "one canvas is drawn for all, and what it misses is taken for things. Record more episodes on each background."
     )
 
 

@@ -41,8 +41,9 @@ from worldsim.train.recipes.structured.pictures import (
     StageReport,
     actor_loss,
     begin_tokenizer,
-    judge_things,
+    explained_by_things,
     keep_looks,
+    measure_actor,
     painter_loss,
     things_loss,
 )
@@ -173,7 +174,8 @@ def _time_frames(
     find = time_call(lambda: painter_loss(tokenizer, few, recipe.painter, seed=0))
     keep = time_call(lambda: keep_looks(tokenizer, few))  # registers as many looks, however many rows there are
     kept = keep + find * (_KEPT_AS_FOUND * (cached / len(few) - 1))
-    measure = time_call(lambda: judge_things(tokenizer, few.first(1), few, StageReport())) * len(begun.held_out)
+    judge = time_call(lambda: (measure_actor(tokenizer, few, StageReport()), explained_by_things(tokenizer, few)))
+    measure = judge * len(begun.held_out)
     return (look * looked_at + draw * cached + find * rows + measure) * (1 / len(few)) + kept * 2
 
 
