@@ -70,6 +70,18 @@ def test_points_of_an_arm_are_linear_in_products_of_joints() -> None:
     assert (rows @ torch.linalg.lstsq(rows, tip).solution - tip).abs().max() < 1e-3
 
 
+def test_what_looks_as_a_thing_never_looked_is_not_seen_as_it() -> None:
+    tokenizer = made()
+    tokenizer.full_K.fill_(1e-6)  # whatever takes any error away is seen
+    x, proprio = seen(40)
+    frames, p = (x[:, :, 0] + 1) / 2, tokenizer.actor.features.normalize(proprio[:, 0])
+    usual = tokenizer.encode_rows(frames, p).seen
+    tokenizer.kept.mean_Kd[0], tokenizer.kept.whiten_Kdd[0] = 9.0, torch.eye(4)  # codes reach to 2
+    strange = tokenizer.encode_rows(frames, p).seen
+    assert bool((usual[:, 0] > 0).any()) and not bool(strange[:, 0].any())
+    assert torch.equal(strange[:, 1], usual[:, 1])
+
+
 def test_it_encodes_with_proprioception_only() -> None:
     tokenizer, (x, proprio) = made(), seen()
     assert isinstance(tokenizer, ProprioTokenizer) and not isinstance(tokenizer, Tokenizer)

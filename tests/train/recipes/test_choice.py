@@ -1,6 +1,7 @@
 """Where the settings leave the family open, each that fits is tried, the best is trained, and the choice outlives a kill."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,7 @@ def test_pictures_are_learned_from_fewer_moments_in_a_trial_and_in_a_short_time(
     found: choice.Prospects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "LEAST_ROWS", 20)
+    monkeypatch.setattr(parts, "LEAST_HELD_OUT", 4)
     begun = found.fit["structured"].begun
     assert isinstance(begun, BegunPictures)
     few = keep_rows(begun, most=30, held_out=7)
@@ -238,6 +240,8 @@ def test_pictures_are_learned_from_fewer_moments_in_a_trial_and_in_a_short_time(
     for share, count in ((1.0, 100), (0.5, 50), (0.01, 20)):
         kept = keep_rows(begun, share=share)
         assert isinstance(kept, BegunPictures) and [len(one.rows) for one in kept.cameras.values()] == [count]
+        aside = max(4, math.ceil(share * len(every.held_out)))
+        assert [len(one.held_out) for one in kept.cameras.values()] == [aside]
     assert torch.equal(some.rows.frames_NCHW, every.rows.frames_NCHW[:30]) and some.rows.later_NP is not None
 
 
