@@ -174,8 +174,8 @@ def _time_frames(
     find = time_call(lambda: painter_loss(tokenizer, few, recipe.painter, seed=0))
     keep = time_call(lambda: keep_looks(tokenizer, few))  # registers as many looks, however many rows there are
     kept = keep + find * (_KEPT_AS_FOUND * (cached / len(few) - 1))
-    judge = time_call(lambda: (measure_actor(tokenizer, few, StageReport()), explained_by_things(tokenizer, few)))
-    measure = judge * len(begun.held_out)
+    robot = time_call(lambda: measure_actor(tokenizer, few, StageReport()))
+    measure = (robot + time_call(lambda: explained_by_things(tokenizer, few))) * len(begun.held_out)
     return (look * looked_at + draw * cached + find * rows + measure) * (1 / len(few)) + kept * 2
 
 
