@@ -316,14 +316,14 @@ def score(
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=STEPS, pct_start=0.1)
     for _ in range(STEPS):
         rows = torch.cat([side[torch.randint(len(side), (BATCH // 2,), generator=generator)] for side in sides])
-        odds = torch.logit(head.success(z_RCHW[rows], start_RCHW[rows]).clamp(1e-6, 1 - 1e-6))
+        odds = torch.logit(head.outcome(z_RCHW[rows], start_RCHW[rows])[1].clamp(1e-6, 1 - 1e-6))
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(odds, success_R[rows]).backward()
         optimizer.step()
         decay.step()
     with torch.no_grad():
         last, first = (torch.stack([recorded.encoded.episodes[i].z_FCHW[at] for i in others]) for at in (-1, 0))
-        return recorded.balanced(others, (head.success(last, first) > 0.5).numpy())
+        return recorded.balanced(others, (head.outcome(last, first)[1] > 0.5).numpy())
 
 
 def score_guess(recorded: Recorded, others: Sequence[int], labelled: Sequence[int]) -> float:

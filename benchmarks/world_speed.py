@@ -1,4 +1,4 @@
-"""How fast a world steps and draws on one core, and what Gymnasium and triage add to the bare model.
+"""How fast a world encodes starts, steps and draws on one core, and what Gymnasium and triage add to the bare model.
 
     python -m benchmarks.world_speed [--world push] [--also worlds/fetch_push]
 
@@ -64,34 +64,45 @@ def overhead_at_one(model: LearnedWorld) -> float:
     return float(100 * (np.median(inside) / np.median(bare) - 1))
 
 
-def stepping(model: LearnedWorld) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Calls that roll a batch of episodes out, and that draw every step too."""
+def stepping(model: LearnedWorld) -> dict[str, Callable[[], None]]:
+    """Calls that encode what a batch of episodes begins with, that roll it out from there, and that draw every step too."""
     keys, spec = torch.arange(BATCH), model.spec
     starts = model.starts(keys)
     low, high = torch.tensor(spec.action.low), torch.tensor(spec.action.high)
     share = torch.rand(BATCH, spec.steps, spec.action.dim, generator=torch.Generator().manual_seed(0))
     actions = low + (0.3 + 0.4 * share) * (high - low)
+    begun = model.reset(starts, keys)
+
+    def encoded() -> None:
+        model.reset(starts, keys)
 
     def latent() -> None:
-        model.rollout(model.reset(starts, keys), actions)
+        model.rollout(begun, actions)
 
     def decoded() -> None:
-        state = model.reset(starts, keys)
+        state = begun
         for t in range(spec.steps):
             state, step = model.step(state, actions[:, t])
             require_drawable(model).decode(step.latent)
 
-    return latent, decoded
+    return {call.__name__: call for call in (encoded, latent, decoded)}
 
 
 def also_figures(other: LearnedWorld, seconds: Mapping[str, float]) -> list[Figure]:
     """Speed of the other world."""
-    name, steps = f"{type(other.tokenizer).__name__}, {other.spec.image_size[0]} px", BATCH * other.spec.steps
+    name = f"{type(other.tokenizer).__name__}, {other.spec.image_size[0]} px"
     return [
-        Figure(
-            name=f"{what} steps per core-second, batch 64: {name}", value=steps / seconds[f"also {what}"], unit="1/s"
-        )
-        for what in ("latent", "decoded")
+        Figure(name=f"{what} per core-second, batch 64: {name}", value=count / seconds[f"also {call}"], unit="1/s")
+        for what, call, count in counted(other.spec.steps)
+    ]
+
+
+def counted(steps: int) -> list[tuple[str, str, int]]:
+    """What is counted in each call of `stepping`, its name, and how many there are of it."""
+    return [
+        ("starts encoded", "encoded", BATCH),
+        ("latent steps", "latent", BATCH * steps),
+        ("decoded steps", "decoded", BATCH * steps),
     ]
 
 
@@ -108,7 +119,6 @@ def main(
         torch.rand(BATCH, horizon, model.spec.action.dim, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ) * 0.4
 
-    latent, decoded = stepping(model)
     envs = gymnasium.make_vec("worldsim/World-v0", num_envs=BATCH, world=model)
 
     def gymnastic() -> None:
@@ -130,19 +140,20 @@ def main(
     request = TriageRequest(policies=(Ref(name="policy", digest="p"),), world=Ref(name=world, digest="w"), k=1)
     rollouts = Rollouts(request, loaders=Loaders(world=lambda: model, policy=lambda _: policy))
     batch = Batch(id="0" * 64, kind="world", block="speed", slots=slots, width=BATCH)
-    calls: dict[str, Callable[[], object]] = {f.__name__: f for f in (latent, decoded, gymnastic, bare)}
+    calls: dict[str, Callable[[], object]] = {**stepping(model), "gymnastic": gymnastic, "bare": bare}
     other = load_world(also) if also else None
     if other is not None:
         assert isinstance(other, LearnedWorld)
-        calls |= dict(zip(("also latent", "also decoded"), stepping(other), strict=True))
+        calls |= {f"also {name}": call for name, call in stepping(other).items()}
     seconds = core_seconds({**calls, "triage": lambda: rollouts.run(batch, {})})
-    steps = BATCH * horizon
     figures = [
-        Figure(name="latent steps per core-second, batch 64", value=steps / seconds["latent"], unit="1/s"),
-        Figure(name="decoded steps per core-second, batch 64", value=steps / seconds["decoded"], unit="1/s"),
+        Figure(name=f"{what} per core-second, batch 64", value=count / seconds[call], unit="1/s")
+        for what, call, count in counted(horizon)
+    ]
+    figures += [
         Figure(
             name="Gymnasium over the bare world's step and decode",
-            value=seconds["gymnastic"] / seconds["decoded"] - 1,
+            value=seconds["gymnastic"] / (seconds["encoded"] + seconds["decoded"]) - 1,
         ),
         Figure(name="Gymnasium overhead at batch 1, %", value=overhead_at_one(model), unit="%"),
         Figure(

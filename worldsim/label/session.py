@@ -351,7 +351,7 @@ def chance_of_heads(
         frames = dataset.episode(index).frames
         z_FCHW = world.encode({c.key: torch.from_numpy(np.ascontiguousarray(frames[c.key])) for c in cameras})
         with torch.no_grad():
-            success_F = world.heads.success(z_FCHW, z_FCHW[:1].expand_as(z_FCHW)).float().cpu()
+            success_F = world.heads.outcome(z_FCHW, z_FCHW[:1].expand_as(z_FCHW))[1].float().cpu()
         chance_N[index] = float(judge.probability(success_F[None, 1:] if len(success_F) > 1 else success_F[None])[0])
         progress("episodes by heads", index + 1, dataset.episodes, {})
     return np.nan_to_num(chance_N, nan=0.5)

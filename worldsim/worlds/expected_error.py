@@ -128,6 +128,7 @@ class ErrorModel(nn.Module):
     """
 
     reading_scale_R: Tensor
+    group_RG: Tensor
     mean_X: Tensor
     scale_X: Tensor
     horizon_J: Tensor
@@ -142,6 +143,7 @@ class ErrorModel(nn.Module):
         self.by_few = MemberMLP(config.members, 1, (config.few, *hidden, 1))
         self.by_all = MemberMLP(config.members, 1, (config.all, *hidden, 1))
         self.register_buffer("reading_scale_R", torch.ones(sum(config.groups)))
+        self.register_buffer("group_RG", torch.block_diag(*[torch.ones(n, 1) for n in config.groups]), persistent=False)
         self.register_buffer("mean_X", torch.zeros(config.all))
         self.register_buffer("scale_X", torch.ones(config.all))
         self.register_buffer("horizon_J", torch.tensor(config.horizons, dtype=torch.float32).log())
@@ -150,18 +152,17 @@ class ErrorModel(nn.Module):
 
     def features(self, done: OpenLoop) -> Tensor:
         """What is read of predictions, [B, X], the few first."""
-        groups = self.config.groups
-        scaled = [(x / self.reading_scale_R).split(groups, 1) for x in (done.now - done.start, done.path)]
-        moved, path = ([_log(x.square().sum(1, keepdim=True).clamp_min(_SMALL**4).sqrt()) for x in s] for s in scaled)
+        scaled_2BR = torch.stack([done.now - done.start, done.path]) / self.reading_scale_R
+        moved_BG, path_BG = _log((scaled_2BR.square() @ self.group_RG).clamp_min(_SMALL**4).sqrt())
         few = [
             (1 + done.steps[:, None]).log(),
             (done.spread[:, None] + _LITTLE**2).log() / 2,
             done.now[:, :OUTCOMES],
-            *moved,
-            *path,
+            moved_BG,
+            path_BG,
             done.effort,
         ]
-        latents = [done.now[:, -self.config.channels :], _log(scaled[0][-1].abs()), _log(scaled[1][-1])]
+        latents = [done.now[:, -self.config.channels :], *_log(scaled_2BR[..., -self.config.channels :].abs())]
         return torch.cat([*few, *latents, done.action, (done.last_spread[:, None] + _LITTLE).log()], 1)
 
     @torch.no_grad()

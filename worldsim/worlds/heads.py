@@ -82,9 +82,10 @@ class Heads(nn.Module):
         body = self.body(torch.cat([features, proprio_BP / self.proprio_scale_P, action_BA], dim=-1))
         return proprio_BP + body * self.proprio_scale_P, progress, success
 
-    def success(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
-        """Probability [B] that the task stands solved in latents of episodes that began with others."""
-        return self.task(self._look(z_BCHW, start_BCHW))[:, 1].sigmoid()
+    def outcome(self, z_BCHW: Tensor, start_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Progress, and the probability that the task stands solved, both [B], in latents of episodes that began with others."""
+        progress_B, success_B = self.task(self._look(z_BCHW, start_BCHW)).sigmoid().unbind(-1)
+        return progress_B, success_B
 
     def _look(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
         """What is read of a latent and its episode's first, [B, F]."""

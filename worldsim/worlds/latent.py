@@ -158,7 +158,7 @@ class LearnedWorld(nn.Module):
             proprio=proprio_BP,
             start=z_BCHW,
             conditions=conditions,
-            done=self._begin(z_BCHW, z_BCHW, proprio_BP),
+            done=self._begin(z_BCHW, z_BCHW),
         )
 
     @torch.no_grad()
@@ -178,7 +178,7 @@ class LearnedWorld(nn.Module):
         carry = self.predictor.observe(own.carry, z_BCHW, action_BE, own.proprio)
         if isinstance(self.predictor, Tracking):
             z_BCHW = self.predictor.latent(carry)
-        done = self._begin(z_BCHW, own.start, proprio_BP)
+        done = self._begin(z_BCHW, own.start)
         return dataclasses.replace(own, step=own.step + 1, carry=carry, z=z_BCHW, proprio=proprio_BP, done=done)
 
     def step(self, state: WorldState, action: Tensor) -> tuple[LatentState, WorldStep]:
@@ -199,12 +199,12 @@ class LearnedWorld(nn.Module):
     def present(self, state: WorldState) -> WorldStep:
         """Where the episodes stand now, as the step that would have led here by doing nothing; uncertainty is 0."""
         own = self._own(state)
-        _, progress_B, success_B = self.heads(own.z, own.start, own.proprio, self._idle(own.batch))
+        progress_B, success_B = self.heads.outcome(own.z, own.start)
         return WorldStep(
             latent=self._drawable(own.z, own.z[:, None].expand(-1, self.predictor.frames_per_step, -1, -1, -1)),
             proprio=own.proprio,
-            progress=progress_B.sigmoid(),
-            success=success_B.sigmoid(),
+            progress=progress_B,
+            success=success_B,
             uncertainty=torch.zeros_like(progress_B),
         )
 
@@ -219,13 +219,12 @@ class LearnedWorld(nn.Module):
             conditions = dataclasses.replace(conditions, text=text_rows([self.spec.task]).expand(batch, -1))
         return conditions.to(self.device)
 
-    def _begin(self, z_BCHW: Tensor, start_BCHW: Tensor, proprio_BP: Tensor) -> OpenLoop | None:
+    def _begin(self, z_BCHW: Tensor, start_BCHW: Tensor) -> OpenLoop | None:
         """Predictions that begin from what was observed; None without an error model."""
         if self.errors is None:
             return None
-        idle_BE = self._idle(len(z_BCHW))
-        _, progress_B, success_B = self.heads(z_BCHW, start_BCHW, proprio_BP, idle_BE)
-        return OpenLoop.begin(read_all(self.tokenizer, z_BCHW, progress_B.sigmoid(), success_B.sigmoid()), idle_BE)
+        reading_BR = read_all(self.tokenizer, z_BCHW, *self.heads.outcome(z_BCHW, start_BCHW))
+        return OpenLoop.begin(reading_BR, self._idle(len(z_BCHW)))
 
     def _idle(self, batch: int) -> Tensor:
         """The idle action of a step in network units, [B, E]."""
@@ -256,10 +255,12 @@ class LearnedWorld(nn.Module):
             noise = normal(state.key, state.step, self.predictor.noise_shape, stream=PREDICTOR_STREAM).to(self.dtype)
         carry, prediction = self.predictor.step(state.carry, action_BE, state.proprio, state.conditions, noise)
         z_BCHW = prediction.z[:, -1]
-        proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio, action_BE)
-        held_BP = held_proprio(self.tokenizer, z_BCHW)
-        proprio_BP = proprio_BP if held_BP is None else held_BP
-        progress_B, success_B = progress_B.sigmoid(), success_B.sigmoid()
+        proprio_BP = held_proprio(self.tokenizer, z_BCHW)
+        if proprio_BP is None:
+            proprio_BP, progress_B, success_B = self.heads(z_BCHW, state.start, state.proprio, action_BE)
+            progress_B, success_B = progress_B.sigmoid(), success_B.sigmoid()
+        else:
+            progress_B, success_B = self.heads.outcome(z_BCHW, state.start)
         done, uncertainty_B = None, prediction.uncertainty
         if self.errors is not None and state.done is not None:
             done = state.done.go_on(read_all(self.tokenizer, z_BCHW, progress_B, success_B), action_BE, uncertainty_B)

@@ -121,11 +121,11 @@ class ContactModel(nn.Module):
             motion_MBKS: The change of poses in the step before.
             walls_MB: 1 where places in the frame are given, 0 where they are withheld; None gives them.
         """
-        at, later = self.anchor(before_MBP)[:, :, None], self.anchor(after_MBP)[:, :, None]
+        at, later = self.anchor(torch.cat([before_MBP, after_MBP], 1))[:, :, None].chunk(2, 1)
         (pose_MBK4, code_MBKd), (motion_MBK4, last_MBKd) = (
             x.tensor_split([POSE], -1) for x in (pose_MBKS, motion_MBKS)
         )
-        turn = Turn(pose_MBK4[..., 2:], self.order_K)
+        turn = Turn(pose_MBK4[..., 2:], self.order_K, turns=any(self.orders))
         here = self._flat(pose_MBK4[..., :2])
         move = turn.into((later - at)[..., :2].expand_as(here)) / self.scale_3[:2]
         spin = _cross(pose_MBK4[..., 2:], motion_MBK4[..., 2:])[..., None] / self.order_K.clamp_min(1)[:, None]
@@ -179,24 +179,32 @@ class ContactModel(nn.Module):
 class Turn:
     """The frames of things, from cosine and sine [..., K, 2] of order * angle."""
 
-    def __init__(self, phase: Tensor, order_K: Tensor) -> None:
-        self.phase, self.order = phase, order_K[:, None]
+    def __init__(self, phase: Tensor, order_K: Tensor, *, turns: bool = True) -> None:
+        self.phase, self.order, self.turns = phase, order_K[:, None], turns
+        if not turns:
+            return
         angle = torch.atan2(phase[..., 1:], phase[..., :1]) / self.order.clamp_min(1)
         angle = angle * (self.order > 0)
         self.cos, self.sin = angle.cos(), angle.sin()
 
     def into(self, v: Tensor) -> Tensor:
         """Vectors along the image's axes [..., 2] along the thing's."""
+        if not self.turns:
+            return v
         x, y = v[..., :1], v[..., 1:2]
         return torch.cat([self.cos * x + self.sin * y, self.cos * y - self.sin * x], -1)
 
     def out_of(self, v: Tensor) -> Tensor:
         """Vectors along the thing's axes [..., 2] along the image's."""
+        if not self.turns:
+            return v
         x, y = v[..., :1], v[..., 1:2]
         return torch.cat([self.cos * x - self.sin * y, self.sin * x + self.cos * y], -1)
 
     def by(self, angle: Tensor) -> Tensor:
         """The phase after turning on by `angle` [..., 1], rad; that of things that do not turn stays."""
+        if not self.turns:
+            return self.phase
         c, s = (angle * self.order).cos(), (angle * self.order).sin()
         x, y = self.phase[..., :1], self.phase[..., 1:]
         return F.normalize(torch.cat([x * c - y * s, x * s + y * c], -1), dim=-1)
