@@ -78,7 +78,7 @@ def test_a_critic_judges_a_run_and_a_simulator_does_not_need_it(folder, tmp_path
         policies=toy_refs(3),
         world=Ref(name="toy", digest="w"),
         k=1,
-        budget=60,
+        budget=24,
         width=16,
         judge=judging.version,
         judge_rates=judging.rates,

@@ -171,7 +171,7 @@ def test_mistakes_in_a_reference_are_named(ref: str, error: type[Exception], wor
 
 def test_a_planner_is_ranked_beside_checkpoints(tmp_path: Path) -> None:
     good, poor = str(BANK / "n100_s0" / "000600"), str(BANK / "all_s2" / "000060")
-    planner = "planner:weighted?samples=24&iterations=2&horizon=8&repeat=3"
+    planner = "planner:weighted?samples=12&iterations=1&horizon=8&repeat=6"
     few = ["--k", "1", "--budget", "6", "--workers", "2", "--truth", "1", "--videos", "0"]
     done = worldsim("triage", planner, good, poor, *few, "--out", "x", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -97,3 +97,25 @@ def test_a_thing_sees_where_others_go_and_of_which_kind_they_are() -> None:
     far = pose.clone()
     far[..., :2] += 0.4  # all of them: what lies between stays
     torch.testing.assert_close(contact._others(far, motion, turn)[0], gap)
+
+
+def test_walls_are_where_a_thing_was_never_seen_and_felt_only_near_them() -> None:
+    contact, both = model(), (2, 4)
+    xy_NK2 = 1.5 * torch.rand(4000, 2, 2) - 0.75
+    seen = torch.ones(4000, 2, dtype=torch.bool)
+    xy_NK2[7, 0], seen[7, 0] = 3.0, False
+    seen[:, 1] = False  # this one may be anywhere
+    contact.measure_walls(xy_NK2, seen)
+    assert (contact.high_K2[0] - 0.75).abs().max() < 0.01 and (contact.low_K2[0] + 0.75).abs().max() < 0.01
+    assert contact.high_K2[1].min() > 1
+
+    def moves(x: float) -> Tensor:
+        """How things move at x, where they are in the frame withheld, and a robot at rest beside them."""
+        pose = torch.tensor([x, 0.0, 1.0, 0.0]).expand(*both, 2, 4)
+        p = torch.tensor([x - 0.1, 0.0, 0.0]).expand(*both, 3)
+        return contact(p, p, pose, torch.zeros_like(pose), torch.zeros(both)) - pose
+
+    torch.testing.assert_close(moves(-0.2), moves(0.2), atol=1e-5, rtol=0)
+    near = moves(0.7) - moves(0.2)
+    assert near[..., 0, :].abs().max() > 1e-3
+    assert near[..., 1, :].abs().max() < 1e-5

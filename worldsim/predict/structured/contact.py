@@ -3,8 +3,9 @@
 The robot is seen through a learned point of the image that follows proprioception, its anchor: where the part is that pushes.
 What a thing looks like may change too (a lid that opens, a spinner): then its code moves as its place does.
 Everything is expressed in the thing's own frame, where it turns, and relative to the thing, so that a push learned at one place and
-angle holds at others. Where things are in the frame (walls, edges) is given too, but withheld in half of the training, so that
-it is used only where it must be.
+angle holds at others. Of walls and edges only this is known: where things were never seen. How far a thing is from there, in steps
+fine enough to tell that it touches, is always given, and says nothing farther away. Where it is in the frame is given too, but
+withheld in half of the training, so that it is used only where it must be.
 
 Shape legend: M members, B batch, K things, d code where looks change (else 0), J kinds, P proprio, F features,
 A anchor dimensions (the first two are in the image).
@@ -23,6 +24,12 @@ ANCHOR = 4
 WIDTH, DEPTH = 160, 4
 _OTHER = 7
 """Features of another thing."""
+_WALLS = 11
+"""Features of where a thing is in the frame."""
+_NEAR = 8.0
+"""Gaps to where a thing was never seen, in halves of the frame's shorter side, are given times this, up to 4."""
+_SELDOM = 0.001
+"""Share of the places of a thing beyond which it counts as never seen, at each side."""
 
 
 class ContactModel(nn.Module):
@@ -33,6 +40,8 @@ class ContactModel(nn.Module):
     order_K: Tensor
     kind_KJ: Tensor
     changes_K: Tensor
+    low_K2: Tensor
+    high_K2: Tensor
 
     def __init__(
         self,
@@ -61,10 +70,14 @@ class ContactModel(nn.Module):
         self.bend = MemberMLP(members, 1, (size, 64, ANCHOR))
         self.tilt = nn.Parameter(torch.zeros(members, 1, 1, 2))  # perspective: the last row of a homography
         names = sorted(set(kinds)) if len(set(kinds)) > 1 else []
-        entry = 8 + 1 + 2 * (ANCHOR - 2) + 5 + len(names) + (_OTHER + len(names)) * (len(orders) - 1) + 2 * code_dim
+        entry = (
+            8 + 1 + 2 * (ANCHOR - 2) + _WALLS + len(names) + (_OTHER + len(names)) * (len(orders) - 1) + 2 * code_dim
+        )
         self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3 + code_dim))
         self.register_buffer("change_d", torch.full((code_dim,), 0.2), persistent=code_dim > 0)
         self.register_buffer("changes_K", torch.tensor(changes or (False,) * len(orders)), persistent=False)
+        self.register_buffer("low_K2", torch.full((len(orders), 2), -9.0))
+        self.register_buffer("high_K2", torch.full((len(orders), 2), 9.0))
         self.register_buffer("scale_3", torch.tensor([0.02, 0.02, 0.1]))
         self.register_buffer("order_K", torch.tensor([float(o) for o in orders]))
         own = [[float(kind == name) for name in names] for kind in kinds or orders]
@@ -103,6 +116,15 @@ class ContactModel(nn.Module):
         self.scale_3[:2] = motion_N2.std(0).mean().clamp_min(1e-3)
         self.scale_3[2] = turn_N.abs().clamp_max(0.5).std().clamp_min(0.02)
         return float(missed.median())
+
+    @torch.no_grad()
+    def measure_walls(self, xy_NK2: Tensor, seen_NK: Tensor) -> None:
+        """Where each thing was seen, in halves of the frame's shorter side; what was not seen at all may be anywhere."""
+        for k, seen_N in enumerate(seen_NK.unbind(1)):
+            if bool(seen_N.any()):
+                xy_2N = xy_NK2[seen_N, k].T.sort().values
+                cut = int(_SELDOM * xy_2N.shape[1])
+                self.low_K2[k], self.high_K2[k] = xy_2N[:, cut], xy_2N[:, -1 - cut]
 
     def forward(
         self,
@@ -150,11 +172,12 @@ class ContactModel(nn.Module):
         return torch.cat([place, turn.by(out[..., 2:]), code], -1)
 
     def _walls(self, pose: Tensor, turn: "Turn", walls_MB: Tensor | None) -> list[Tensor]:
-        """Places in the frame, along its axes and the thing's, and whether they are given."""
-        known = (
-            torch.ones_like(pose[..., :1]) if walls_MB is None else walls_MB[..., None, None].expand_as(pose[..., :1])
-        )
-        return [pose[..., :2] * known, turn.into(pose[..., :2]) * known, known]
+        """Gaps to where a thing was never seen; places in the frame, along its axes and the thing's, and whether they are given."""
+        xy, one = pose[..., :2], torch.ones_like(pose[..., :1])
+        known = one if walls_MB is None else walls_MB[..., None, None].expand_as(one)
+        gaps = (torch.cat([self.high_K2 - xy, xy - self.low_K2], -1) * _NEAR).clamp(-1, 4)
+        angle = torch.cat([turn.cos, turn.sin], -1)
+        return [gaps, xy * known, turn.into(xy) * known, angle * known, known]
 
     def _others(self, pose: Tensor, motion: Tensor, turn: "Turn") -> list[Tensor]:
         """What every thing sees of the others, from its own frame."""
@@ -182,6 +205,7 @@ class Turn:
     def __init__(self, phase: Tensor, order_K: Tensor, *, turns: bool = True) -> None:
         self.phase, self.order, self.turns = phase, order_K[:, None], turns
         if not turns:
+            self.cos, self.sin = torch.ones_like(phase[..., :1]), torch.zeros_like(phase[..., :1])
             return
         angle = torch.atan2(phase[..., 1:], phase[..., :1]) / self.order.clamp_min(1)
         angle = angle * (self.order > 0)

@@ -305,6 +305,7 @@ class StructuredPredictor(nn.Module):
             assert isinstance(contact, ContactModel)
             if self.config.joints:
                 contact.features.measure_both(state.p.flatten(0, 1), clip.proprio_BTP.flatten(0, 1))
+            contact.measure_walls(state.pose[:, :, own, :2].flatten(0, 1), state.seen[:, :, own].flatten(0, 1) > _FOUND)
             b, t, k = moves[..., own].nonzero(as_tuple=True)
             if len(b) < 10:
                 continue
