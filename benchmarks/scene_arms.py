@@ -179,6 +179,7 @@ class ReacherScene(ArmScene):
 class PusherScene(ArmScene):
     """Seven joints, a white cylinder on a grey table; it is to go 15 cm towards the red mark.
 
+    Proprioception is what Gymnasium's observation has of the robot: joint angles, their velocities, and the hand's place.
     The cylinder weighs 8 mg beside joints of 40 g armature, which MuJoCo 3.5 leaves out where it sets how soft contact is: the hand
     would pass through it. What it takes for the cylinder's weight is set to that armature.
     """
@@ -189,8 +190,12 @@ class PusherScene(ArmScene):
 
     def __init__(self, size_px: int = 64) -> None:
         super().__init__(size_px)
+        self.observation_space = self._space(2 * self.joints + 3)
         body = self._model.body("object")
         self._model.body_invweight0[body.id, 0] = 1 / self._model.dof_armature[body.dofadr[0]]
+
+    def _proprio(self) -> NDArray[np.float32]:
+        return np.concatenate([super()._proprio(), self._data.body("tips_arm").xpos]).astype(np.float32)
 
     def _thing(self) -> Floats:
         return np.array(self._data.body("object").xpos)

@@ -119,3 +119,7 @@ def test_walls_are_where_a_thing_was_never_seen_and_felt_only_near_them() -> Non
     near = moves(0.7) - moves(0.2)
     assert near[..., 0, :].abs().max() > 1e-3
     assert near[..., 1, :].abs().max() < 1e-5
+    with torch.no_grad():
+        contact.net.bias[-1][..., 0] = 100.0  # whatever is pushed out of there
+    gone = moves(0.7)[..., 0] + 0.7
+    assert gone[..., 0].max() < 0.81 and gone[..., 1].max() > 1

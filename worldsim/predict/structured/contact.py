@@ -28,6 +28,8 @@ _WALLS = 11
 """Features of where a thing is in the frame."""
 _NEAR = 8.0
 """Gaps to where a thing was never seen, in halves of the frame's shorter side, are given times this, up to 4."""
+_BEYOND = 0.05
+"""How far a thing may go beyond where it was seen, in the same halves: nothing is known of what is there."""
 _SELDOM = 0.001
 """Share of the places of a thing beyond which it counts as never seen, at each side."""
 
@@ -168,6 +170,7 @@ class ContactModel(nn.Module):
         out = self.net(entry[:, None])[:, 0].unflatten(1, here.shape[1:3])
         out, look = (out * torch.cat([self.scale_3, self.change_d])).tensor_split([3], -1)
         place = self._image(here + turn.out_of(out[..., :2]))
+        place = place.maximum(self.low_K2 - _BEYOND).minimum(self.high_K2 + _BEYOND)
         code = (code_MBKd + look * self.changes_K[:, None]).clamp(-CODE_LIMIT, CODE_LIMIT)
         return torch.cat([place, turn.by(out[..., 2:]), code], -1)
 
