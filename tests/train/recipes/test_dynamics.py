@@ -1,13 +1,18 @@
-"""Whether a thing's look changes within episodes is seen from what its painter makes of the codes."""
+"""Whether a thing's look changes within episodes, and which stages learn how it moves."""
 
 import dataclasses
 
+import pytest
 import torch
 from torch import Tensor
 
+from worldsim.actions import ActionSpec
+from worldsim.data.latents import EncodedEpisode, EncodedEpisodes
+from worldsim.optimize import Schedule
 from worldsim.tokenizers.structured.state import SceneState
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
-from worldsim.train.recipes.structured.dynamics import looks_change
+from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses, looks_change
+from worldsim.train.recipes.structured.settings import StructuredRecipe
 
 CONFIG = StructuredConfig(image_size=(48, 48), proprio_dim=1, things=2, orders=(0, 0))
 
@@ -48,3 +53,25 @@ def test_a_look_changes_where_its_picture_does() -> None:
 def test_looks_of_other_episodes_are_no_change() -> None:
     episodes = [episode(torch.full((6, 2, 4), value)) for value in (-2.0, 0.0, 2.0)]
     assert not looks_change(painting(), episodes, 0, 0)
+
+
+@pytest.mark.parametrize("things", [0, 1])
+def test_without_things_the_body_learns_for_the_time_of_both(things: int) -> None:
+    torch.manual_seed(0)
+    tokenizer = StructuredTokenizer(dataclasses.replace(CONFIG, things=things, orders=(0,) * things))
+    action = ActionSpec(names=("x",), units=("m",), low=(-1.0,), high=(1.0,), rate_hz=10.0)
+    none, size = torch.zeros(20), tokenizer.latent_shape
+    episodes = [
+        EncodedEpisode(
+            z_FCHW=torch.randn(20, *size),
+            action_FA=torch.zeros(19, 1),
+            proprio_FP=torch.zeros(20, 1),
+            progress_F=none,
+            success_F=none,
+        )
+    ]
+    encoded = EncodedEpisodes(episodes=tuple(episodes), indices=(0,))
+    recipe = StructuredRecipe(body=Schedule(steps=100, batch=4), contact=Schedule(steps=30, batch=4))
+    predictor = begin_predictor(tokenizer, encoded, action, seed=0)
+    stages = {name: at.steps for name, _, _, at in dynamics_losses(predictor, encoded, action, recipe, seed=0)}
+    assert stages == ({"body": 100, "contact": 30} if things else {"body": 220})
