@@ -1,13 +1,15 @@
 """The contact model: how things move, from how the robot moves relative to them.
 
 The robot is seen through a learned point of the image that follows proprioception, its anchor: where the part is that pushes.
-What a thing looks like may change too (a lid that opens, a spinner): then its code moves as its place does.
+What a thing that has no angle looks like changes as it is pushed (it is seen from another side, a hand hides part of it, a lid opens,
+a spinner turns), so that its code is predicted as its place is, by networks of their own: a policy that sees a pushed cube as it
+lay at first acts otherwise.
 Everything is expressed in the thing's own frame, where it turns, and relative to the thing, so that a push learned at one place and
 angle holds at others. Of walls and edges only this is known: where things were never seen. How far a thing is from there, in steps
 fine enough to tell that it touches, is always given, and says nothing farther away. Where it is in the frame is given too, but
 withheld in half of the training, so that it is used only where it must be.
 
-Shape legend: M members, B batch, K things, d code where looks change (else 0), J kinds, P proprio, F features,
+Shape legend: M members, B batch, K things, d code where a thing has no angle (else 0), J kinds, P proprio, F features,
 A anchor dimensions (the first two are in the image).
 """
 
@@ -22,6 +24,7 @@ from worldsim.tokenizers.structured.things import CODE_LIMIT
 
 ANCHOR = 4
 WIDTH, DEPTH = 160, 4
+LOOK_WIDTH, LOOK_DEPTH = 96, 3
 _OTHER = 7
 """Features of another thing."""
 _WALLS = 11
@@ -41,7 +44,7 @@ class ContactModel(nn.Module):
     change_d: Tensor
     order_K: Tensor
     kind_KJ: Tensor
-    changes_K: Tensor
+    looks_K: Tensor
     low_K2: Tensor
     high_K2: Tensor
 
@@ -54,13 +57,12 @@ class ContactModel(nn.Module):
         joints: tuple[int, ...] = (),
         degrees: bool = False,
         kinds: tuple[int, ...] = (),
-        changes: tuple[bool, ...] = (),
         code_dim: int = 0,
     ) -> None:
         """Make an untrained ensemble for things of these rotational symmetries, 0 where they do not turn, and kinds.
 
-        All things share its weights; where there are several kinds, each thing's own is given. Of some, `changes`, the look changes:
-        then `code_dim` is not 0, and all poses end with the code.
+        All things share its weights; where there are several kinds, each thing's own is given. Where some do not turn, `code_dim` is not
+        0, and all poses end with the code.
         """
         super().__init__()
         self.orders = orders
@@ -75,9 +77,10 @@ class ContactModel(nn.Module):
         entry = (
             8 + 1 + 2 * (ANCHOR - 2) + _WALLS + len(names) + (_OTHER + len(names)) * (len(orders) - 1) + 2 * code_dim
         )
-        self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3 + code_dim))
+        self.net = MemberMLP(members, 1, (entry, *(WIDTH,) * DEPTH, 3))
+        self.look = MemberMLP(members, 1, (entry, *(LOOK_WIDTH,) * LOOK_DEPTH, code_dim)) if code_dim else None
         self.register_buffer("change_d", torch.full((code_dim,), 0.2), persistent=code_dim > 0)
-        self.register_buffer("changes_K", torch.tensor(changes or (False,) * len(orders)), persistent=False)
+        self.register_buffer("looks_K", torch.tensor([float(not order) for order in orders]), persistent=False)
         self.register_buffer("low_K2", torch.full((len(orders), 2), -9.0))
         self.register_buffer("high_K2", torch.full((len(orders), 2), 9.0))
         self.register_buffer("scale_3", torch.tensor([0.02, 0.02, 0.1]))
@@ -141,7 +144,7 @@ class ContactModel(nn.Module):
         Args:
             before_MBP: Standardised proprioception before the step.
             after_MBP: And after it.
-            pose_MBKS: Poses before it (`worldsim.tokenizers.structured.state.POSE`), followed by codes where looks change.
+            pose_MBKS: Poses before it (`worldsim.tokenizers.structured.state.POSE`), followed by codes where some do not turn.
             motion_MBKS: The change of poses in the step before.
             walls_MB: 1 where places in the frame are given, 0 where they are withheld; None gives them.
         """
@@ -167,12 +170,14 @@ class ContactModel(nn.Module):
             *([code_MBKd, last_MBKd / self.change_d] if len(self.change_d) else []),
         ]
         entry = torch.cat(parts, -1).flatten(1, 2)
-        out = self.net(entry[:, None])[:, 0].unflatten(1, here.shape[1:3])
-        out, look = (out * torch.cat([self.scale_3, self.change_d])).tensor_split([3], -1)
+        out = self.net(entry[:, None])[:, 0].unflatten(1, here.shape[1:3]) * self.scale_3
         place = self._image(here + turn.out_of(out[..., :2]))
         place = place.maximum(self.low_K2 - _BEYOND).minimum(self.high_K2 + _BEYOND)
-        code = (code_MBKd + look * self.changes_K[:, None]).clamp(-CODE_LIMIT, CODE_LIMIT)
-        return torch.cat([place, turn.by(out[..., 2:]), code], -1)
+        moved = torch.cat([place, turn.by(out[..., 2:])], -1)
+        if self.look is None:
+            return moved
+        look = self.look(entry[:, None])[:, 0].unflatten(1, here.shape[1:3]) * self.change_d * self.looks_K[:, None]
+        return torch.cat([moved, (code_MBKd + look).clamp(-CODE_LIMIT, CODE_LIMIT)], -1)
 
     def _walls(self, pose: Tensor, turn: "Turn", walls_MB: Tensor | None) -> list[Tensor]:
         """Gaps to where a thing was never seen; places in the frame, along its axes and the thing's, and whether they are given."""

@@ -50,7 +50,8 @@ class StructuredPredictorConfig:
         degrees: Whether they are in degrees, not in radians.
         code_dim: d.
         canvases: Numbers of each camera's canvas code, as of `SceneLayout`.
-        changes: Whether each thing's look changes, beyond its turning; empty where none does.
+        changes: Whether each thing's look changes where it stands, beyond its turning; empty where none does. Such a thing
+            moves where its look does.
         history: H.
         members: M.
     """
@@ -75,6 +76,11 @@ class StructuredPredictorConfig:
         return self.kinds or tuple(range(len(self.orders)))
 
     @property
+    def looks(self) -> tuple[bool, ...]:
+        """Of which things the look is predicted: of those that have no angle."""
+        return tuple(not order for order in self.orders)
+
+    @property
     def layout(self) -> SceneLayout:
         """Where the latent holds what."""
         return SceneLayout(
@@ -88,7 +94,7 @@ class SceneCarry(Rows):
 
     p: Tensor  # [B, H, P], standardised, newest last
     action: Tensor  # [B, H - 1, E]
-    pose: Tensor  # [B, M, K, 4 (+ d)], of every member, with its code where looks change
+    pose: Tensor  # [B, M, K, 4 (+ d)], of every member, with its code where looks are predicted
     motion: Tensor  # [B, M, K, 4 (+ d)], its last change
     seen: Tensor  # [B, K]
     trust: Tensor  # [B, K], in the place of each, less the longer ago it was seen
@@ -164,8 +170,7 @@ class StructuredPredictor(nn.Module):
                 joints=config.joints,
                 degrees=config.degrees,
                 kinds=config.kind_of[own],
-                changes=config.changes[own],
-                code_dim=config.code_dim if any(config.changes) else 0,
+                code_dim=config.code_dim if any(config.looks) else 0,
             )
             for own in self._spans()
         )
@@ -250,7 +255,9 @@ class StructuredPredictor(nn.Module):
         found_BK = (now.seen > LOST) & ~known.leaps(now)
         found = found_BK[:, None, :, None]
         tracked = found & (own.trust[:, None, :, None] > LOST)
-        pose = torch.where(found, posed, expected.pose)
+        clear = found & (now.seen > _FOUND)[:, None, :, None]  # what is half hidden looks like what hides it
+        pose = torch.where(found, posed[..., :POSE], expected.pose[..., :POSE])
+        pose = torch.cat([pose, torch.where(clear, posed[..., POSE:], expected.pose[..., POSE:])], -1)
         motion = torch.where(tracked, pose - own.pose.mean(1, keepdim=True), expected.motion)
         motion = torch.where(found & ~tracked, torch.zeros_like(motion), motion)
         p = torch.cat([own.p[:, 1:], now.p[:, None]], 1)
@@ -267,21 +274,21 @@ class StructuredPredictor(nn.Module):
         return self._joined(own)[..., None, None]
 
     def _posed(self, state: SceneState) -> Tensor:
-        """Poses [..., K, 4], with codes behind them where looks change."""
-        return torch.cat([state.pose, state.code], -1) if any(self.config.changes) else state.pose
+        """Poses [..., K, 4], with codes behind them where looks are predicted."""
+        return torch.cat([state.pose, state.code], -1) if any(self.config.looks) else state.pose
 
     def _joined(self, carry: SceneCarry) -> Tensor:
-        """The latent [B, D] of a carry: the mean of its members, and of looks that change that of the member nearest to it.
+        """The latent [B, D] of a carry: the mean of its members, and of looks that are predicted that of the member nearest to it.
 
         A mean of looks need not look like anything.
         """
         mean = _mean_pose(carry.pose)
         code = carry.code
-        if any(self.config.changes):
+        if any(self.config.looks):
             looks_BMKd = carry.pose[..., POSE:]
             nearest_BK = (looks_BMKd - looks_BMKd.mean(1, keepdim=True)).square().sum(-1).argmin(1)
             chosen = looks_BMKd.gather(1, nearest_BK[:, None, :, None].expand(-1, -1, -1, code.shape[-1]))[:, 0]
-            code = torch.where(torch.tensor(self.config.changes, device=code.device)[:, None], chosen, code)
+            code = torch.where(torch.tensor(self.config.looks, device=code.device)[:, None], chosen, code)
         state = SceneState(p=carry.p[:, -1], canvas=carry.canvas, pose=mean[..., :POSE], seen=carry.seen, code=code)
         return self.config.layout.join(state)
 
@@ -313,7 +320,7 @@ class StructuredPredictor(nn.Module):
             turn = before[:, 2] * after[:, 3] - before[:, 3] * after[:, 2]
             turn = turn / contact.order_K[k].clamp_min(1)
             contact.calibrate(state.p[b, t], before[:, :2], motion[:, :, own][b, t, k, :2], turn)
-            if any(self.config.changes):
+            if len(contact.change_d):
                 codes = state.code[:, :, own]
                 contact.change_d.copy_((codes[b, t + 1, k] - codes[b, t, k]).square().mean(0).sqrt().clamp_min(0.02))
 
@@ -366,9 +373,9 @@ class StructuredPredictor(nn.Module):
             miss = pose - true[None, :, t + 1]
             weight = (state.seen[:, t + 1] * begins)[None]
             place = robust(miss[..., :2] * _HALF_PX, 0.5).mean(-1) + 0.5 * robust(miss[..., 2:POSE] * 6, 0.5).mean(-1)
-            if any(self.config.changes):
+            if any(self.config.looks):
                 look = robust(miss[..., POSE:] * _LOOK, 0.5).mean(-1)
-                place = place + look * torch.tensor(self.config.changes).to(look)
+                place = place + look * torch.tensor(self.config.looks).to(look)
             total = total + (place * weight).mean()
             error = (miss[..., :2].norm(dim=-1) * weight).sum() / weight.sum().clamp_min(1e-6) / m * _HALF_PX
         return total / max(unroll, 1), {"contact_px": float(error.detach())}
