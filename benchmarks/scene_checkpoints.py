@@ -38,8 +38,8 @@ TEACHERS: Mapping[str, Style] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lessons:
-    """How much a scene's checkpoints learn.
+class Budget:
+    """How long a scene's checkpoints are trained.
 
     Attributes:
         episodes: Of demonstrations.
@@ -50,8 +50,8 @@ class Lessons:
     checkpoints: tuple[int, ...] = (400, 700, 1100, 1600)
 
 
-LESSONS = {"pusht": Lessons(episodes=600, checkpoints=(600, 1100, 1800, 2600))}
-"""Of scenes that need more than most: PushT's clones solve .03 to .31 after the others' lessons."""
+BUDGETS = {"pusht": Budget(episodes=600, checkpoints=(600, 1100, 1800, 2600))}
+"""Of scenes that need more than most: PushT's clones solve .03 to .31 after as little training as the others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,20 +108,20 @@ def demonstrate(scene: str, size_px: int, out: Path) -> None:
         for name in TEACHERS
         for noise in _NOISE
     ]
-    count = LESSONS.get(scene, Lessons()).episodes
+    count = BUDGETS.get(scene, Budget()).episodes
     collect(functools.partial(SCENES[scene], size_px), behaviours, episodes=count, out=out, seed=SEED)
 
 
 def train(scene: str, data: Path, out: Path) -> None:
     """Train the runs that are not done."""
-    lessons = LESSONS.get(scene, Lessons())
-    *checkpoints, steps = lessons.checkpoints
+    budget = BUDGETS.get(scene, Budget())
+    *checkpoints, steps = budget.checkpoints
     for name, run in RUNS.items():
         config = TrainPolicy(
             data=str(data),
             out=str(out / name),
             teacher=f"benchmarks.scene_checkpoints:{scene}_{run.teacher}",
-            episodes=(0 if run.share == 1 else round(run.share * lessons.episodes),),
+            episodes=(0 if run.share == 1 else round(run.share * budget.episodes),),
             seeds=(run.seed,),
             checkpoints=tuple(checkpoints),
             schedule=Schedule(steps=steps, batch=128, lr=2e-3),
