@@ -177,6 +177,13 @@ class Counter(gymnasium.Env):
         self.number = float(state[0])
 
 
+def test_an_episode_is_as_long_as_is_said_first_then_registered_then_the_longest() -> None:
+    assert SimulatorWorld(Counter(), horizon=6, longest=9).spec.horizon == 6
+    assert SimulatorWorld(Counter(), longest=9).spec.horizon == 9
+    with pytest.raises(InvalidInputError, match="at least one step"):
+        SimulatorWorld(Counter())
+
+
 def test_choices_and_parts_reach_the_simulator_exactly() -> None:
     world = SimulatorWorld(Counter(), horizon=6)
     assert world.spec.action.choices == (7, 2, 2)

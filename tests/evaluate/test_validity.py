@@ -1,5 +1,6 @@
 """Held-out episodes against what a world predicts, and the command's refusal of recordings of another robot."""
 
+import dataclasses
 import types
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from worldsim.data.lerobot.read import open_dataset
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate.check import check_world
-from worldsim.evaluate.open_loop import Errors, choose_horizons
+from worldsim.evaluate.open_loop import Errors, choose_horizons, drawn_share, read_recorded
 from worldsim.evaluate.validity import compare_spread, count_outcomes, measure_validity
 from worldsim.optimize import Schedule
 from worldsim.train.recipes.errors import make_errors
@@ -23,6 +24,7 @@ from worldsim.train.recipes.tokenizer import TokenizerRecipe
 from worldsim.train.recipes.world import TrainWorld, train_world
 from worldsim.validity.validity import Outcomes
 from worldsim.worlds import load_world, world_spec
+from worldsim.worlds.latent import LatentWorld
 
 
 class Walk(gymnasium.Env):
@@ -132,6 +134,22 @@ def test_train_world_learns_how_far_off_its_world_is(place: Path) -> None:
     assert float(at_end.constant.mean()) == pytest.approx(curve.constant[-1], abs=1e-4)
     known = world.errors(at_end.done)
     assert spread.mean[-1] == pytest.approx(float(known.mean()), rel=0.2)  # of all, and of those whose thing is seen
+
+
+def test_what_a_world_does_not_draw_is_no_part_of_its_pictures(place: Path) -> None:
+    world, dataset = load_world(place / "world"), open_dataset(place / "data")
+    assert isinstance(world, LatentWorld)
+    recorded = read_recorded(world.spec, dataset.used[:8], dataset)
+    assert recorded is not None
+    drawn = drawn_share(world, recorded)
+    assert drawn is not None and 0.5 < drawn <= 1
+    half = {key: frames.clone() for key, frames in recorded.frames.items()}
+    for frames in half.values():  # what lies in the left half was never seen in training
+        frames[..., : frames.shape[3] // 2, :] = torch.randint(0, 255, frames[..., : frames.shape[3] // 2, :].shape)
+    lost = drawn_share(world, dataclasses.replace(recorded, frames=half))
+    assert lost is not None and lost < drawn - 0.2
+    same = {key: frames[:1, :1].expand_as(frames) for key, frames in recorded.frames.items()}
+    assert drawn_share(world, dataclasses.replace(recorded, frames=same)) is None
 
 
 def test_measuring_again_finds_the_same_and_writes_it_without_another_digest(place: Path) -> None:

@@ -83,6 +83,12 @@ def test_a_world_that_ignores_actions_is_not_usable() -> None:
     assert heard.score == 0.75 and dataclasses.replace(GOOD, response=heard).usable
 
 
+def test_pictures_that_lack_what_changes_are_said() -> None:
+    pale = validity(curve(5.0, 5.0, 6.0), drawn=0.7)
+    assert pale.usable and "70.0 % of what differs" in pale.verdict and "70.0 %" in pale.describe()
+    assert not validity(curve(5.0, 5.0, 6.0), drawn=0.93).undrawn and not GOOD.undrawn
+
+
 def test_a_spread_that_does_not_rank_errors_is_said() -> None:
     spread = Spread(quantity="pictures", horizons=(8, 16), mean=(0.2, 0.3), rank=(0.1, 0.7))
     held = dataclasses.replace(GOOD, spread=spread)

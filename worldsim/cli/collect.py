@@ -195,7 +195,8 @@ def _record_policies(job: "PolicyRecording", out: Path, *, episodes: int, dry_ru
         made = job.run(out, episodes=episodes, progress=progress)
     say(
         f"{made.episodes} episodes of {len(made.behaviours)} policies, {made.frames} frames, {_solved(made)}, in "
-        f"{out}\nNext: worldsim train reason-sft data={out} out=critics/{out.name}"
+        f"{out}\nNext: worldsim train world data={out} out=worlds/{out.name}, or worldsim train reason-sft data={out} "
+        f"out=critics/{out.name}"
     )
 
 

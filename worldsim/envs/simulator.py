@@ -60,6 +60,7 @@ class SimulatorWorld:
         env: An environment, what makes one, or a registered id. A single environment that must be replayed is slow,
             because it cannot be copied.
         horizon: Steps in an episode; by default the registered limit.
+        longest: Steps in an episode where neither says so; None to refuse such an environment.
         starts: First observations to begin from, with SIMULATOR; by default `starts(seeds)` resets the environment.
         camera: Draw this MuJoCo camera (or these, by name) by ray casting, 64x64, instead of asking the environment for
             frames; no OpenGL.
@@ -68,7 +69,7 @@ class SimulatorWorld:
 
     Raises:
         InvalidInputError: The environment has actions or observations that cannot be served, draws no frames, or neither
-            it nor `horizon` says how long an episode is.
+            it nor `horizon` nor `longest` says how long an episode is.
         EnvError: It raised, or can be neither restored nor replayed.
     """
 
@@ -77,6 +78,7 @@ class SimulatorWorld:
         env: gymnasium.Env[Any, Any] | EnvFactory | str,
         *,
         horizon: int | None = None,
+        longest: int | None = None,
         starts: Starts | None = None,
         camera: int | str | Sequence[str] | None = None,
         view: EnvView | None = None,
@@ -86,7 +88,7 @@ class SimulatorWorld:
         if starts is not None and SIMULATOR not in starts.rows:
             raise InvalidInputError(f"These starts hold {sorted(starts.rows)}; a simulator also needs {SIMULATOR}.")
         limit = made.spec.max_episode_steps if made.spec is not None else None
-        horizon = horizon if horizon is not None else limit
+        horizon = next((h for h in (horizon, limit, longest) if h is not None), None)
         if horizon is None or horizon < 1:
             raise InvalidInputError(
                 f"An episode needs at least one step; got horizon={horizon}. Pass horizon= (--steps)."

@@ -14,10 +14,11 @@ from torch import Tensor
 from worldsim.core import STATE, TASK, TRUE_STATE, Observation, WorldSpec, WorldStep, text_rows
 from worldsim.data.lerobot.read import Dataset
 from worldsim.protocols import Encodable, World, require_drawable
-from worldsim.tokenizers.cameras import held_places
+from worldsim.tokenizers.base import ProprioTokenizer
+from worldsim.tokenizers.cameras import camera_tokenizer, held_places
 from worldsim.validity.curve import ErrorCurve, Unit, conformal_bound
 from worldsim.worlds.expected_error import OpenLoop
-from worldsim.worlds.latent import LearnedWorld
+from worldsim.worlds.latent import LatentWorld, LearnedWorld
 
 HORIZONS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Actions ahead at which errors are measured, as far as episodes last."""
@@ -25,6 +26,8 @@ MOST_EPISODES = 64
 """Episodes that a world is measured on at most."""
 MEDIAN_FRAMES = 128
 """Frames whose median is the constant picture."""
+_AT_ONCE = 64
+"""Frames that are encoded and drawn together."""
 _FEW = 3
 """Episodes that must last to a horizon for it to be measured, where there are as many."""
 _PLACE_TOLERANCE = 1 / 64
@@ -220,7 +223,7 @@ def picture_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> l
     for number, camera in enumerate(world.spec.cameras):
         truth = recorded.frames[camera.key]
         seen = truth[:, 1:][recorded.lasts]
-        same = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MEDIAN_FRAMES)).long()].median(0).values
+        same = _constant(seen)
         pairs = [(draw_step(world, step, camera.key), truth[:, 0], same.expand_as(truth[:, 0])) for step in rolled.at]
         errors = [
             torch.stack([(frames.float() - truth[:, j + 1].float()).square().mean((1, 2, 3)).sqrt() for frames in pair])
@@ -230,6 +233,37 @@ def picture_errors(world: LearnedWorld, recorded: Recorded, rolled: Rolled) -> l
         name = f"pictures of {camera.name}" if number else "pictures"
         found.append(Errors(quantity=name, unit="grey levels", world=own, copying=copying, constant=constant))
     return found
+
+
+def drawn_share(world: LearnedWorld, recorded: Recorded) -> float | None:
+    """Share of what differs between recorded pictures that a world draws of them, nothing predicted, of the camera of which that is least.
+
+    Errors of predicted pictures do not say that: all that is not drawn may look like what a copy misses too.
+
+    Returns:
+        The share, at least 0; None where nothing is drawn of what was recorded, or nothing differs.
+    """
+    if not isinstance(world, LatentWorld):
+        return None
+    shares = list[float]()
+    for camera in world.spec.cameras:
+        reads = isinstance(camera_tokenizer(world.tokenizer, camera.key), ProprioTokenizer)
+        truth, proprio = (x[:, 1:][recorded.lasts] for x in (recorded.frames[camera.key], recorded.proprio))
+        drawn = [
+            world.roundtrip(frames, camera.key, body if reads else None).cpu()
+            for frames, body in zip(truth.split(_AT_ONCE), proprio.split(_AT_ONCE), strict=True)
+        ]
+        missed = (torch.cat(drawn).float() - truth.float()).square().sum()
+        differs = (_constant(truth).float() - truth.float()).square().sum()
+        if differs > 0:
+            shares.append(round(max(0.0, 1 - float(missed / differs)), 4))
+    return min(shares, default=None)
+
+
+def _constant(frames_NHWC: Tensor) -> Tensor:
+    """The median of a sample of frames, [H, W, 3]."""
+    chosen = torch.linspace(0, len(frames_NHWC) - 1, min(len(frames_NHWC), MEDIAN_FRAMES)).long()
+    return frames_NHWC[chosen].median(0).values
 
 
 def draw_step(world: LearnedWorld, step: WorldStep, key: str) -> Tensor:

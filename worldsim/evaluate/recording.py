@@ -8,6 +8,7 @@ from typing import Any
 from worldsim.compute import find_device, find_dtype
 from worldsim.data.collect.env_adapter import EnvView
 from worldsim.data.collect.fill import RecordingCost, RecordingSummary
+from worldsim.data.collect.record import LONGEST
 from worldsim.data.collect.rollouts import RolloutOptions, estimate_rollouts, record_rollouts
 from worldsim.envs.simulator import SimulatorWorld
 from worldsim.errors import InvalidInputError, unknown_name
@@ -75,7 +76,7 @@ def policies_in_environment(
     """
     make = MakeEnv(env) if isinstance(env, str) else env
     view = view or EnvView()
-    place = SimulatorWorld(make, horizon=options.steps, view=view)
+    place = SimulatorWorld(make, horizon=options.steps, longest=LONGEST, view=view)
     source: dict[str, Any] = {"env": make.name}
     source |= {} if view.success is None else {"success": view.success.text}
     source |= {} if view.image_px is None else {"image_px": view.image_px}

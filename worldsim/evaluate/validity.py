@@ -24,6 +24,7 @@ from worldsim.evaluate.open_loop import (
     Rolled,
     combine_errors,
     draw_step,
+    drawn_share,
     label_errors,
     picture_errors,
     place_errors,
@@ -106,6 +107,7 @@ def measure_validity(
         spread=compare_spread(recorded, rolled, [e for e in every if e.quantity in read_from]),
         coverage=coverage,
         outcomes=outcomes,
+        drawn=drawn_share(world, recorded),
     )
     return Measured(
         validity=validity,

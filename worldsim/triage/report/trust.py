@@ -84,6 +84,7 @@ def _world(data: ReportData) -> tuple[Reliance, ...]:
     said = [
         *validity.reasons,
         f"{text[0].upper()}{text[1:]}." if (text := validity.summary()) else "",
+        validity.undrawn,
         validity.untold,
         validity.unaware,
     ]
