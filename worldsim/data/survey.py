@@ -136,7 +136,7 @@ class Survey:
         if HIDDEN <= self.out_of_view < _NO_THINGS and not self.unstructured:
             found.append(
                 f"In about {self.out_of_view:.0%} of the episodes little of the things is seen at the start: where they are then is "
-                "not known to a world either. Begin with things in view."
+                "not known to a world either. Begin with things in view, if there are any."
             )
         narrow = [f"{name} ({share:.0%})" for name, share in self.covered.items() if share < NARROW]
         if narrow:

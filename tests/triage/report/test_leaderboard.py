@@ -114,3 +114,15 @@ def test_ties_are_called_ties_and_no_rank_follows_the_number_of_rollouts() -> No
     lines = printed(ranking, terminal=False).splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["1=", "1=", "3", "4"]
     assert lines[5] == "Success is the same for all: sorted by progress alone. Ranks with = are ties."
+
+
+def test_where_none_is_left_to_choose_from_there_is_no_chance() -> None:
+    success = np.array([[1.0, 0.0, 1.0, 0.0]] * 3)
+    failed = np.array([False, True, True])
+    evidence = Evidence(success=success, progress=success / 2, failed=failed)
+    made = Ranking.from_evidence(evidence, names=["a", "b", "c"], k=1, failures={1: "x", 2: "y"})
+    assert printed(made, terminal=False).splitlines()[1].split()[-2:] == ["-", "4"]
+    both = Ranking.from_evidence(
+        dataclasses.replace(evidence, failed=failed & (np.arange(3) > 1)), names=["a", "b", "c"], k=1
+    )
+    assert "-" not in printed(both, terminal=False).splitlines()[1].split()[-2:]

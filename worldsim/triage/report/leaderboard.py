@@ -96,9 +96,15 @@ class Leaderboard:
             name,
             score or "-",
             *measured,
-            ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%",
+            self._chance(line),
             f"{line.triage.rollouts}{f' + {line.audit.rollouts}' if line.audit else ''}",
         )
+
+    def _chance(self, line: RankedPolicy) -> str:
+        """The probability of being among the first k; a dash where no more than k are left to choose from."""
+        if sum(p.failed is None for p in self.ranking.policies) <= self.ranking.k:
+            return "-"
+        return ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%"
 
     def _shown(self) -> list[tuple[RankedPolicy, str]]:
         """Lines to list, with their labels."""
