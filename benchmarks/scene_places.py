@@ -72,9 +72,10 @@ class PlaceHeads(Heads):
         done = self.done(z_BCHW, start_BCHW)
         return proprio, done.clamp(_EDGE, 1 - _EDGE).logit(), (done - 1) * _STEEP
 
-    def success(self, z_BCHW: Tensor, start_BCHW: Tensor) -> Tensor:
-        """See `Heads.success`."""
-        return ((self.done(z_BCHW, start_BCHW) - 1) * _STEEP).sigmoid()
+    def outcome(self, z_BCHW: Tensor, start_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Heads.outcome`."""
+        done = self.done(z_BCHW, start_BCHW)
+        return done.clamp(_EDGE, 1 - _EDGE), ((done - 1) * _STEEP).sigmoid()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

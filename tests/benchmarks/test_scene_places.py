@@ -44,7 +44,7 @@ def test_progress_is_how_far_it_went_and_success_that_it_arrived() -> None:
         _, how_far, success = made(now, start, torch.zeros(1, 2), torch.zeros(1, 1))
         assert float(how_far.sigmoid()) == pytest.approx(progress, abs=1e-3)
         assert float((success.sigmoid() > 0.5).float()) == solved
-        assert float((made.success(now, start) > 0.5).float()) == solved
+        assert float((made.outcome(now, start)[1] > 0.5).float()) == solved
 
 
 def test_a_pose_is_fitted_though_the_camera_is_oblique_angles_turn_round_and_some_places_are_wrong() -> None:
@@ -76,3 +76,12 @@ def test_a_t_covers_its_goal_where_it_lies_and_not_elsewhere() -> None:
     assert 0.3 < float(share[1]) < 0.9
     assert float(share[2]) == 0
     assert float(share[3]) < 0.3
+
+
+def test_a_world_reads_the_same_whether_or_not_proprioception_is_asked_for() -> None:
+    reader, z = heads(), torch.randn(2, 6, LAYOUT.size, 1, 1)
+    z[1] = z[0] + 0.02 * torch.randn_like(z[0])
+    _, progress, success = reader(
+        z[1], z[0], torch.zeros(6, reader.config.proprio_dim), torch.zeros(6, reader.config.action_dim)
+    )
+    torch.testing.assert_close(torch.stack(reader.outcome(z[1], z[0])), torch.stack([progress, success]).sigmoid())
