@@ -99,15 +99,17 @@ def test_a_thing_sees_where_others_go_and_of_which_kind_they_are() -> None:
     torch.testing.assert_close(contact._others(far, motion, turn)[0], gap)
 
 
-def test_walls_are_where_a_thing_was_never_seen_and_felt_only_near_them() -> None:
+def test_walls_are_where_places_end_at_once_and_felt_only_near_them() -> None:
     contact, both = model(), (2, 4)
-    xy_NK2 = 1.5 * torch.rand(4000, 2, 2) - 0.75
-    seen = torch.ones(4000, 2, dtype=torch.bool)
+    xy_NK2 = 1.5 * torch.rand(8000, 2, 2) - 0.75  # within walls
+    seen = torch.ones(8000, 2, dtype=torch.bool)
     xy_NK2[7, 0], seen[7, 0] = 3.0, False
-    seen[:, 1] = False  # this one may be anywhere
+    xy_NK2[:, 1] = 0.25 * torch.randn(8000, 2)  # pushes of this one only end somewhere
     contact.measure_walls(xy_NK2, seen)
     assert (contact.high_K2[0] - 0.75).abs().max() < 0.01 and (contact.low_K2[0] + 0.75).abs().max() < 0.01
-    assert contact.high_K2[1].min() > 1
+    assert contact.high_K2[1].min() > 1 and contact.low_K2[1].max() < -1
+    contact.measure_walls(xy_NK2[:50], seen[:50])  # of too few nothing is known, and nothing changes
+    assert contact.high_K2[0].max() < 1
 
     def moves(x: float) -> Tensor:
         """How things move at x, where they are in the frame withheld, and a robot at rest beside them."""
