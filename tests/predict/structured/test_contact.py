@@ -101,15 +101,18 @@ def test_a_thing_sees_where_others_go_and_of_which_kind_they_are() -> None:
 
 def test_walls_are_where_places_end_at_once_and_felt_only_near_them() -> None:
     contact, both = model(), (2, 4)
-    xy_NK2 = 1.5 * torch.rand(8000, 2, 2) - 0.75  # within walls
+    xy_NK2, motion_NK2 = 1.5 * torch.rand(8000, 2, 2) - 0.75, 0.1 * torch.randn(8000, 2, 2)  # within walls
     seen = torch.ones(8000, 2, dtype=torch.bool)
     xy_NK2[7, 0], seen[7, 0] = 3.0, False
     xy_NK2[:, 1] = 0.25 * torch.randn(8000, 2)  # pushes of this one only end somewhere
-    contact.measure_walls(xy_NK2, seen)
+    contact.measure_walls(xy_NK2, motion_NK2, seen)
     assert (contact.high_K2[0] - 0.75).abs().max() < 0.01 and (contact.low_K2[0] + 0.75).abs().max() < 0.01
     assert contact.high_K2[1].min() > 1 and contact.low_K2[1].max() < -1
-    contact.measure_walls(xy_NK2[:50], seen[:50])  # of too few nothing is known, and nothing changes
+    contact.measure_walls(xy_NK2[:50], motion_NK2[:50], seen[:50])  # of too few nothing is known, and nothing changes
     assert contact.high_K2[0].max() < 1
+    leaving = model()
+    leaving.measure_walls(xy_NK2, motion_NK2.abs(), seen)  # nothing ever comes to the low sides: there episodes begin
+    assert leaving.low_K2.max() < -1 and (leaving.high_K2[0] - 0.75).abs().max() < 0.01
 
     def moves(x: float) -> Tensor:
         """How things move at x, where they are in the frame withheld, and a robot at rest beside them."""

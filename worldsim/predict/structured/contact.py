@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldsim.predict.mlp import MemberMLP
 from worldsim.tokenizers.structured.actor import ActorConfig, ProprioFeatures
-from worldsim.tokenizers.structured.state import POSE
+from worldsim.tokenizers.structured.state import MOVES, POSE
 from worldsim.tokenizers.structured.things import CODE_LIMIT
 
 ANCHOR = 4
@@ -36,6 +36,8 @@ _BEYOND = 0.05
 _SELDOM, _STEEP = 0.001, 0.03
 """A wall is where as many places again as this share lie within so many halves of the frame of it, beyond which that share is left:
 .002 to .023 on the four sides of PushT, and .042 to .082 on FetchPush's table, where pushes only end at different places."""
+_ARRIVE, _ARRIVALS = 0.15, 20
+"""Share of the motions near a wall that lead to it, at least (.39 to .53 in PushT), and how many."""
 
 
 class ContactModel(nn.Module):
@@ -124,20 +126,27 @@ class ContactModel(nn.Module):
         return float(missed.median())
 
     @torch.no_grad()
-    def measure_walls(self, xy_NK2: Tensor, seen_NK: Tensor) -> None:
+    def measure_walls(self, xy_NK2: Tensor, motion_NK2: Tensor, seen_NK: Tensor) -> None:
         """Where things are stopped: at a wall places end at once, elsewhere they become rarer. On other sides nothing is known.
+
+        Where things only leave, and hardly ever arrive, is no wall: episodes begin there.
 
         Args:
             xy_NK2: Places in halves of the frame's shorter side.
-            seen_NK: Whether each thing was seen there.
+            motion_NK2: How things came there in a step.
+            seen_NK: Whether each thing was seen there, and before.
         """
         for k, seen_N in enumerate(seen_NK.unbind(1)):
-            xy_N2, few = xy_NK2[seen_N, k], int(_SELDOM * int(seen_N.sum()))
+            xy_N2, motion_N2, few = xy_NK2[seen_N, k], motion_NK2[seen_N, k], int(_SELDOM * int(seen_N.sum()))
             if not few:
                 continue
             for at, sign in ((self.low_K2, 1), (self.high_K2, -1)):
                 first, second = (sign * xy_N2).sort(0).values[[few, 2 * few]]
-                at[k] = torch.where(second - first < _STEEP, sign * first, at[k])
+                near_N2 = (sign * xy_N2 < first + 2 * _STEEP) & (motion_N2.norm(dim=1, keepdim=True) > MOVES)
+                arrive_N2 = near_N2 & (sign * motion_N2 < -MOVES / 2)
+                often_2 = arrive_N2.sum(0) > (_ARRIVE * near_N2.sum(0)).clamp_min(_ARRIVALS)
+                stopped = (second - first < _STEEP) & often_2
+                at[k] = torch.where(stopped, sign * first, at[k])
 
     def forward(
         self,

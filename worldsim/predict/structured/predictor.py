@@ -8,6 +8,7 @@ Shape legend: M members, B batch, T time, H history, P proprio, E action, K thin
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -312,7 +313,6 @@ class StructuredPredictor(nn.Module):
             assert isinstance(contact, ContactModel)
             if self.config.joints:
                 contact.features.measure_both(state.p.flatten(0, 1), clip.proprio_BTP.flatten(0, 1))
-            contact.measure_walls(state.pose[:, :, own, :2].flatten(0, 1), state.seen[:, :, own].flatten(0, 1) > _FOUND)
             b, t, k = moves[..., own].nonzero(as_tuple=True)
             if len(b) < 10:
                 continue
@@ -323,6 +323,17 @@ class StructuredPredictor(nn.Module):
             if len(contact.change_d):
                 codes = state.code[:, :, own]
                 contact.change_d.copy_((codes[b, t + 1, k] - codes[b, t, k]).square().mean(0).sqrt().clamp_min(0.02))
+
+    @torch.no_grad()
+    def measure_walls(self, episodes: Sequence[Tensor]) -> None:
+        """Find walls in all that was seen, latents [F, D, 1, 1] of each episode: in a sample that seeks motion a few pushes count often."""
+        states = [self.config.layout.split(z_FDHW[..., 0, 0]) for z_FDHW in episodes]
+        for contact, own in zip(self.contact, self._spans(), strict=True):
+            assert isinstance(contact, ContactModel)
+            after = torch.cat([s.pose[1:, own, :2] for s in states])
+            motion = torch.cat([s.pose[1:, own, :2] - s.pose[:-1, own, :2] for s in states])
+            seen = torch.cat([(s.seen[1:, own] > _FOUND) & (s.seen[:-1, own] > _FOUND) for s in states])
+            contact.measure_walls(after, motion, seen)
 
     def loss(
         self, clip: Clip, unroll: int, generator: torch.Generator | None = None

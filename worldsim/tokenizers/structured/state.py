@@ -13,7 +13,7 @@ from torch import Tensor
 
 POSE = 4
 """Numbers of a pose: x and y from the frame's centre in halves of its shorter side, cosine and sine of order * angle."""
-_MOVES = 0.35 / 32
+MOVES = 0.35 / 32
 """A thing that goes farther than this in a step, in halves of the frame's shorter side, moves."""
 _CHANGES = 0.1
 """A look whose code goes farther than this in a step changes."""
@@ -110,7 +110,7 @@ def things_move(state: SceneState, changes: Sequence[bool] = ()) -> tuple[Tensor
     """
     motion = state.pose[..., 1:, :, :] - state.pose[..., :-1, :, :]
     both = (state.seen[..., 1:, :] > _FOUND) & (state.seen[..., :-1, :] > _FOUND)
-    moves = motion[..., :2].norm(dim=-1) > _MOVES
+    moves = motion[..., :2].norm(dim=-1) > MOVES
     if any(changes):
         look = (state.code[..., 1:, :, :] - state.code[..., :-1, :, :]).norm(dim=-1)
         moves = torch.where(torch.tensor(changes, device=look.device), look > _CHANGES, moves)

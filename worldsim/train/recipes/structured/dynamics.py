@@ -159,6 +159,7 @@ def dynamics_losses(
     clips = ClipSampler(trained.episodes, history=history, idle_A=idle_E, surprise=surprise)
     first = clips.windows(history + 1)
     predictor.calibrate(clips.batch(first, history + 1, 8192, seed=seed, step=-1, eventful=0.6))
+    predictor.measure_walls([e.z_FCHW for e in trained.episodes])
     tables = {u: clips.windows(history + min(u, longest)) for u, _ in recipe.unrolls}
     noise = torch.Generator()
 
