@@ -59,9 +59,9 @@ _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
     "1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
 )
-_WEAK = (
-    "the checkpoints are too weak and alike: they solve .03 to .31, four of them .2 or more, so that the figure can be .92 at most; those of "
-    "the expert who pushes askew are judged .10 to .15 too low, as in FetchPush. Clone them longer from more demonstrations"
+_PALE = (
+    "the T is drawn paler than it is, and lets the goal shine through: the run that learned without shifted frames keeps away from it, and is "
+    "judged .2 to .3 too low. Without its four checkpoints .93, .90 and progress .94 (looked up afterwards). Train the painter for longer"
 )
 _COST = (
     "where no thing is found, as in Reacher after 300 steps of its robot, training takes half of what is predicted; where one is, 24 to 46 % "
@@ -72,12 +72,8 @@ _PUSHER = (
     "hand, a few pixels of the table's shade, is drawn only where the arm often is"
 )
 _SPINNER = (
-    "one seed; the spinner is drawn sharply at every horizon, and is turned otherwise than in truth after it was struck; what the finger does "
-    "when it strikes is predicted .3 standard deviations off in the step itself"
-)
-_SHORT = (
-    "one world: all checkpoints are judged too low (.063 in an earlier world), those of the expert who pushes askew most. In held-out episodes "
-    "cubes go as far as in truth, by every member and their mean: it is what policies do on the world's frames"
+    "one seed; the spinner is turned otherwise than in truth after it was struck, since what the canvas holds of it is blurred and its "
+    "looks are codes without an angle; what the finger does when it strikes is not known well either"
 )
 _SPEED = (
     "FetchPush, on the slower of two machines (the push world's latents 16,650, on the other 24,300); error models take a quarter, the deeper "
@@ -114,25 +110,25 @@ GOALS: Mapping[str, Goals] = {
         "fetch_push: paired episodes in view": at_least(200),
         "fetch_push, places: success pearson": at_least(0.95),
         "fetch_push, places: success spearman": at_least(0.93),
-        "fetch_push, places: absolute bias": at_most(0.08, accepted=_SHORT),
+        "fetch_push, places: absolute bias": at_most(0.08),
         "fetch_push, places: progress spearman": at_least(0.95),
         "fetch_push, heads: success pearson": at_least(0.95),
         "fetch_push, heads: success spearman": at_least(0.93),
         "fetch_push, heads: absolute bias": at_most(0.08, accepted=_LEARNED),
-        "fetch_push, heads: progress spearman": at_least(0.95, accepted=_LEARNED),
+        "fetch_push, heads: progress spearman": at_least(0.95),
     },
     "any_triage_pusht": {
         "pusht: checkpoints": at_least(24),
-        "pusht: checkpoints of .2 to .8": at_least(8, accepted=_WEAK),
+        "pusht: checkpoints of .2 to .8": at_least(8),
         "pusht: paired episodes in view": at_least(200),
         **{
             f"pusht, {reader}: {what}": goal
             for reader in ("places", "heads")
             for what, goal in (
-                ("success pearson", at_least(0.95, accepted=_WEAK)),
-                ("success spearman", at_least(0.93, accepted=_WEAK)),
+                ("success pearson", at_least(0.95, accepted=_PALE)),
+                ("success spearman", at_least(0.93, accepted=_PALE)),
                 ("absolute bias", at_most(0.08)),
-                ("progress spearman", at_least(0.95, accepted=_WEAK)),
+                ("progress spearman", at_least(0.95, accepted=_PALE)),
             )
         },
     },
@@ -148,7 +144,7 @@ GOALS: Mapping[str, Goals] = {
         "cost predicted, largest deviation": at_most(20, accepted=_COST),
     },
     "any_scene_fetch_push": {
-        "fetch_push: thing px at 16, median": at_most(1.0, accepted=_CONTACT),
+        "fetch_push: thing px at 16, median": at_most(1.0),
         "fetch_push: thing px at 32, median": at_most(2.2, accepted=_CONTACT),
         "fetch_push: thing px at 16, mean": at_most(2.0),
         "fetch_push: thing px at 32, mean": at_most(4.5),
