@@ -76,8 +76,8 @@ _SPINNER = (
     "looks are codes without an angle; what the finger does when it strikes is not known well either"
 )
 _SPEED = (
-    "FetchPush, on the slower of two machines (the push world 19,700 and 4,600 there; 24,300 and 7,100 on the other, starts encoded among them); "
-    "matrix products are half of the time of latents, and error models a fifth"
+    "FetchPush, on the slower of two machines (the push world 19,700 and 4,600 there; 24,300 and 7,100 on the other, with starts encoded among "
+    "its steps); matrix products are half of the time of latents"
 )
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (
