@@ -119,6 +119,7 @@ def test_train_world_measures_and_the_folder_keeps_it(place: Path) -> None:
     assert disc is not None and disc.horizons == (1, 2, 4, 8, 12) and disc.beats(3)
     assert disc.bound == (None,) * 5  # six episodes are too few to state any
     assert validity.response is not None and 0.1 < validity.response.score < 1
+    assert validity.drawn is not None and 0.5 < validity.drawn <= 1
     assert validity.coverage is not None and validity.coverage.action_high[0] == pytest.approx(3, abs=0.1)
 
 

@@ -249,14 +249,13 @@ def drawn_share(world: LearnedWorld, recorded: Recorded) -> float | None:
     for camera in world.spec.cameras:
         reads = isinstance(camera_tokenizer(world.tokenizer, camera.key), ProprioTokenizer)
         truth, proprio = (x[:, 1:][recorded.lasts] for x in (recorded.frames[camera.key], recorded.proprio))
-        drawn = [
-            world.roundtrip(frames, camera.key, body if reads else None).cpu()
-            for frames, body in zip(truth.split(_AT_ONCE), proprio.split(_AT_ONCE), strict=True)
-        ]
-        missed = (torch.cat(drawn).float() - truth.float()).square().sum()
-        differs = (_constant(truth).float() - truth.float()).square().sum()
+        same, missed, differs = _constant(truth).float(), 0.0, 0.0
+        for frames, body in zip(truth.split(_AT_ONCE), proprio.split(_AT_ONCE), strict=True):
+            drawn = world.roundtrip(frames, camera.key, body if reads else None).cpu()
+            missed += float((drawn.float() - frames).square().sum())
+            differs += float((same - frames).square().sum())
         if differs > 0:
-            shares.append(round(max(0.0, 1 - float(missed / differs)), 4))
+            shares.append(round(max(0.0, 1 - missed / differs), 4))
     return min(shares, default=None)
 
 

@@ -108,11 +108,11 @@ def test_walls_are_where_places_end_at_once_and_felt_only_near_them() -> None:
     contact.measure_walls(xy_NK2, motion_NK2, seen)
     assert (contact.high_K2[0] - 0.75).abs().max() < 0.01 and (contact.low_K2[0] + 0.75).abs().max() < 0.01
     assert contact.high_K2[1].min() > 1 and contact.low_K2[1].max() < -1
-    contact.measure_walls(xy_NK2[:50], motion_NK2[:50], seen[:50])  # of too few nothing is known, and nothing changes
-    assert contact.high_K2[0].max() < 1
-    leaving = model()
-    leaving.measure_walls(xy_NK2, motion_NK2.abs(), seen)  # nothing ever comes to the low sides: there episodes begin
-    assert leaving.low_K2.max() < -1 and (leaving.high_K2[0] - 0.75).abs().max() < 0.01
+    other = model()
+    other.measure_walls(xy_NK2, motion_NK2.abs(), seen)  # nothing ever comes to the low sides: there episodes begin
+    assert other.low_K2.max() < -1 and (other.high_K2[0] - 0.75).abs().max() < 0.01
+    other.measure_walls(xy_NK2[:50], motion_NK2[:50], seen[:50])  # of too few nothing is known
+    assert other.high_K2.min() > 1
 
     def moves(x: float) -> Tensor:
         """How things move at x, where they are in the frame withheld, and a robot at rest beside them."""

@@ -288,6 +288,22 @@ def test_a_look_that_changes_is_predicted_and_the_others_stay() -> None:
     assert torch.allclose(CHANGING.layout.split(predictor.latent(seen)[..., 0, 0]).code, begin.code)
 
 
+def test_what_is_half_hidden_looks_as_was_predicted() -> None:
+    predictor = made(CHANGING)
+    z = looking(torch.rand(6, 7, 2, 4)).z_BTCHW[:5, 0]
+    carry = begun(predictor, z)
+    predicted = predictor.step(carry, torch.zeros(5, 2), torch.zeros(5, 2), Conditions(), None)[0].pose
+    state = CHANGING.layout.split(z[..., 0, 0])
+    for seen, taken in ((0.9, True), (0.4, False)):
+        other = dataclasses.replace(state, code=state.code + 0.3, seen=torch.full_like(state.seen, seen))
+        after = predictor.observe(
+            carry, CHANGING.layout.join(other)[..., None, None], torch.zeros(5, 2), torch.zeros(5, 2)
+        )
+        wanted = other.code[:, None].expand(-1, 3, -1, -1) if taken else predicted[..., 4:]
+        torch.testing.assert_close(after.pose[..., 4:], wanted)
+        torch.testing.assert_close(after.pose[..., :4], state.pose[:, None].expand(-1, 3, -1, -1))
+
+
 def test_looks_that_change_steadily_are_learned() -> None:
     torch.manual_seed(0)
     predictor = StructuredPredictor(CHANGING)

@@ -9,7 +9,7 @@ from torch import Tensor
 from worldsim.actions import ActionSpec
 from worldsim.data.latents import EncodedEpisode, EncodedEpisodes
 from worldsim.optimize import Schedule
-from worldsim.tokenizers.structured.state import SceneState
+from worldsim.tokenizers.structured.state import SceneLayout, SceneState
 from worldsim.tokenizers.structured.tokenizer import StructuredConfig, StructuredTokenizer
 from worldsim.train.recipes.structured.dynamics import begin_predictor, dynamics_losses, looks_change
 from worldsim.train.recipes.structured.settings import StructuredRecipe
@@ -75,3 +75,30 @@ def test_without_things_the_body_learns_for_the_time_of_both(things: int) -> Non
     predictor = begin_predictor(tokenizer, encoded, action, seed=0)
     stages = {name: at.steps for name, _, _, at in dynamics_losses(predictor, encoded, action, recipe, seed=0)}
     assert stages == ({"body": 100, "contact": 30} if things else {"body": 220})
+
+
+def test_walls_are_found_in_all_that_was_seen() -> None:
+    tokenizer = StructuredTokenizer(dataclasses.replace(CONFIG, things=1, orders=(0,)))
+    action = ActionSpec(names=("x",), units=("m",), low=(-1.0,), high=(1.0,), rate_hz=10.0)
+    torch.manual_seed(0)
+    episodes = []
+    for _ in range(40):  # a thing that goes anywhere between walls
+        state = episode(torch.zeros(100, 1, 4))
+        pose = torch.cat([1.5 * torch.rand(100, 1, 2) - 0.75, torch.tensor([1.0, 0.0]).expand(100, 1, 2)], -1)
+        z_FD = SceneLayout(proprio_dim=1, things=(1,), code_dim=4).join(
+            dataclasses.replace(state, pose=pose, seen=torch.ones(100, 1))
+        )
+        episodes.append(
+            EncodedEpisode(
+                z_FCHW=z_FD[..., None, None],
+                action_FA=torch.zeros(99, 1),
+                proprio_FP=torch.zeros(100, 1),
+                progress_F=torch.zeros(100),
+                success_F=torch.zeros(100),
+            )
+        )
+    encoded = EncodedEpisodes(episodes=tuple(episodes), indices=tuple(range(40)))
+    predictor = begin_predictor(tokenizer, encoded, action, seed=0)
+    dynamics_losses(predictor, encoded, action, StructuredRecipe(), seed=0)
+    (contact,) = predictor.contact
+    assert (contact.high_K2 - 0.75).abs().max() < 0.02 and (contact.low_K2 + 0.75).abs().max() < 0.02

@@ -36,6 +36,8 @@ _BEYOND = 0.05
 _SELDOM, _STEEP = 0.001, 0.03
 """A wall is where as many places again as this share lie within so many halves of the frame of it, beyond which that share is left:
 .002 to .023 on the four sides of PushT, and .042 to .082 on FetchPush's table, where pushes only end at different places."""
+_ANYWHERE = 9.0
+"""Where a wall is said to be that is not known, in the same halves: out of reach."""
 _ARRIVE, _ARRIVALS = 0.15, 20
 """Share of the motions near a wall that lead to it, at least (.39 to .53 in PushT), and how many."""
 
@@ -84,8 +86,8 @@ class ContactModel(nn.Module):
         self.look = MemberMLP(members, 1, (entry, *(LOOK_WIDTH,) * LOOK_DEPTH, code_dim)) if code_dim else None
         self.register_buffer("change_d", torch.full((code_dim,), 0.2), persistent=code_dim > 0)
         self.register_buffer("looks_K", torch.tensor([float(not order) for order in orders]), persistent=False)
-        self.register_buffer("low_K2", torch.full((len(orders), 2), -9.0))
-        self.register_buffer("high_K2", torch.full((len(orders), 2), 9.0))
+        self.register_buffer("low_K2", torch.full((len(orders), 2), -_ANYWHERE))
+        self.register_buffer("high_K2", torch.full((len(orders), 2), _ANYWHERE))
         self.register_buffer("scale_3", torch.tensor([0.02, 0.02, 0.1]))
         self.register_buffer("order_K", torch.tensor([float(o) for o in orders]))
         own = [[float(kind == name) for name in names] for kind in kinds or orders]
@@ -136,6 +138,8 @@ class ContactModel(nn.Module):
             motion_NK2: How things came there in a step.
             seen_NK: Whether each thing was seen there, and before.
         """
+        self.low_K2.fill_(-_ANYWHERE)
+        self.high_K2.fill_(_ANYWHERE)
         for k, seen_N in enumerate(seen_NK.unbind(1)):
             xy_N2, motion_N2, few = xy_NK2[seen_N, k], motion_NK2[seen_N, k], int(_SELDOM * int(seen_N.sum()))
             if not few:
