@@ -88,6 +88,15 @@ def test_every_number_of_the_ranking_is_on_the_page(sample: ReportData, page: st
     assert "9 200 matched episodes" in text and "93.2 %" in text
 
 
+def test_no_chance_is_shown_where_there_is_nothing_to_choose_from(sample: ReportData, page: str) -> None:
+    def chances(page: str, k: int) -> list[str]:
+        return re.findall(rf'data-label="P\(best {k}\)">([^<]*)</td>', page)
+
+    assert any("%" in chance for chance in chances(page, 5))
+    every = render(dataclasses.replace(sample, ranking=dataclasses.replace(sample.ranking, k=23)))
+    assert {*chances(every, 23)} == {"–"} and "<span>P(best 23)" not in every
+
+
 def test_one_file_that_needs_nothing(page: str) -> None:
     reader = Reader(page)
     links = [v for k, v in reader.attributes if k in ("src", "href", "poster", "xlink:href", "srcset", "action")]

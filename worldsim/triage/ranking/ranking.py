@@ -200,6 +200,11 @@ class Ranking:
         return tuple(line for line in self.policies[: self.k] if line.failed is None)
 
     @property
+    def selects(self) -> bool:
+        """Whether more policies ran than were asked for: else there was nothing to choose from, and no chance of being chosen."""
+        return sum(line.failed is None for line in self.policies) > self.k
+
+    @property
     def places(self) -> dict[int, str]:
         """Rank of each policy that did not crash, by row, as people write it: ``3``, and ``3=`` for each of a tie.
 

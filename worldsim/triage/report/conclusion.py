@@ -35,7 +35,7 @@ def conclude(data: ReportData) -> Conclusion:
     against = _fails_held_out(data) or (None if by_progress else _solves_nothing(data))
     if against is not None:
         return against
-    if len(data.alive) <= data.ranking.k:
+    if not data.ranking.selects:
         many = f"All {plural(len(top), 'checkpoint')} that ran, best first."
         return Conclusion(title=many if len(top) > 1 else "Only one checkpoint ran.")
     rates = {p.shown.success for p in data.alive}

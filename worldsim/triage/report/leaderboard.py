@@ -102,7 +102,7 @@ class Leaderboard:
 
     def _chance(self, line: RankedPolicy) -> str:
         """The probability of being among the first k; a dash where no more than k are left to choose from."""
-        if sum(p.failed is None for p in self.ranking.policies) <= self.ranking.k:
+        if not self.ranking.selects:
             return "-"
         return ">99%" if line.p_top_k > 0.995 else "<1%" if line.p_top_k < 0.005 else f"{100 * line.p_top_k:.0f}%"
 

@@ -95,7 +95,7 @@ def _world(data: ReportData) -> tuple[Reliance, ...]:
 def _choice(data: ReportData) -> Reliance:
     top, k = data.ranking.top, data.ranking.k
     claim = f"These are the best {k} inside the world" if k > 1 else "This is the best inside the world"
-    if len(data.alive) <= k:
+    if not data.ranking.selects:
         return Reliance(claim=claim, answer="unknown", reason="There was nothing to choose from.")
     if data.ranking.same_success is not None:
         reason = (

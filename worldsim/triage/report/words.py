@@ -156,7 +156,7 @@ def describe_estimate(name: str) -> tuple[str, str]:
 def describe_certainty(data: ReportData) -> str:
     """Say how certain the choice is, inside the world."""
     top, k = data.ranking.top, data.ranking.k
-    if not top or len(data.alive) <= k:
+    if not top or not data.ranking.selects:
         return "There was nothing to choose from: no more policies ran than were asked for."
     if data.ranking.same_success is not None:
         return (
