@@ -282,6 +282,8 @@ def test_a_look_that_changes_is_predicted_and_the_others_stay() -> None:
     begin = CHANGING.layout.split(z[..., 0, 0])
     assert (now.code[:, 0] - begin.code[:, 0]).abs().min() > 0
     assert torch.allclose(now.code[:, 1], begin.code[:, 1])
+    after, _ = predictor.step(carry, torch.zeros(5, 2), torch.zeros(5, 2), Conditions(), None)
+    assert torch.equal(after.pose[..., 1, 4:], carry.pose[..., 1, 4:])  # nor is it another input of the contact model
     paths = torch.stack([CHANGING.layout.split(play(m, carry, 1)[0][0][..., 0, 0]).code for m in predictor.members()])
     assert (paths[0] - paths[1])[:, 0].abs().max() > 0
     seen = predictor.observe(carry, z, torch.zeros(5, 2), torch.zeros(5, 2))
