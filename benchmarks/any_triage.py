@@ -15,6 +15,7 @@ The truth is the world of one run, the learned worlds are added to it: another w
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -182,6 +183,9 @@ def main(
     size: Annotated[int, typer.Option(help="Side of frames, px.")] = 64,
     most: Annotated[int, typer.Option(help="Checkpoints, evenly spread; 0 for all.")] = 0,
     drawn: Annotated[int, typer.Option(help="Of them played in the simulator, seen through the world's pictures.")] = 0,
+    reader: Annotated[
+        list[str] | None, typer.Option(help="How outcomes are read: places, heads; by default both.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and of the run; continued.")] = Path(
         "runs/any_triage"
@@ -190,6 +194,7 @@ def main(
 ) -> None:
     """Play all checkpoints in the simulator and in the worlds, and compare."""
     torch.set_num_threads(1)
+    readers = reader or READERS
     table = out / scene / "starts.npz"
     view = make_starts(scene, size, STARTS, table)
     folders = discover([str(out / scene / "policies")])
@@ -207,13 +212,13 @@ def main(
     )
     arenas = [
         triage.Arena(
-            kind=f"{reader}_{number}",
-            world=Ref(name=f"{folder.name} by {reader}", digest=_digest(folder, reader), source=str(folder)),
-            load=Learned(scene=scene, world=folder, data=data, reader=reader),
+            kind=f"{name}_{number}",
+            world=Ref(name=f"{folder.name} by {name}", digest=_digest(folder, name), source=str(folder)),
+            load=Learned(scene=scene, world=folder, data=data, reader=name),
             episodes=episodes,
         )
         for number, folder in enumerate(world or [])
-        for reader in READERS
+        for name in readers
     ]
     arenas += [
         triage.Arena(
@@ -237,7 +242,7 @@ def main(
     rows = summary(found, shown, [a.kind for a in arenas])
     for row in rows:
         print(row)
-    figures = [*overall(scene, found, shown, len(world or [])), *seen_through(scene, found)]
+    figures = [*overall(scene, found, shown, worlds=len(world or []), readers=readers), *seen_through(scene, found)]
     print(*(f"{f.name}: {f.value}" for f in figures), sep="\n")
     for arena in arenas:
         if isinstance(arena.load, Learned):
@@ -249,7 +254,7 @@ def main(
         write(f"any_triage_{scene}", module="any_triage", figures=figures, seeds=[request.seed], details=details)
 
 
-def overall(scene: str, found: triage.Results, view: Bools, worlds: int) -> list[Figure]:
+def overall(scene: str, found: triage.Results, view: Bools, *, worlds: int, readers: Sequence[str]) -> list[Figure]:
     """What was ranked on how much, and for each reader the median of the worlds."""
     rates = found.triage.success[:, view].mean(1)
     figures = [
@@ -258,7 +263,7 @@ def overall(scene: str, found: triage.Results, view: Bools, worlds: int) -> list
         Figure(name=f"{scene}: paired episodes in view", value=int(view.sum())),
         Figure(name=f"{scene}: paired episodes hidden", value=int((~view).sum())),
     ]
-    for reader in READERS:
+    for reader in readers:
         each = [figures_of(f"{scene}, {reader}", found, f"{reader}_{number}", view) for number in range(worlds)]
         for same in zip(*each, strict=True):
             known = [f.value for f in same if f.value is not None]

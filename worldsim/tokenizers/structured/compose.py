@@ -24,12 +24,15 @@ class Gain:
         taken_NK: Absolute error that it takes away, in sprite pixels.
         bare_NKCSS: The window without it, less what is seen.
         color_NK3: Mean colour of what is seen where it is drawn, 0..1.
+        unlike_NK: How far its own colours are from what is seen where it is drawn, in the mean over its window. Over a canvas of
+            one colour a dark thing that is translucent looks as a pale one that is opaque, but is drawn wrong over other colours.
     """
 
     missed_NKCSS: Tensor
     taken_NK: Tensor
     bare_NKCSS: Tensor
     color_NK3: Tensor
+    unlike_NK: Tensor
 
 
 def robust(x: Tensor, eps: float = EPS) -> Tensor:

@@ -42,7 +42,7 @@ class ThingsConfig:
     kinds: tuple[int, ...]
     code_dim: int = 4
     side: float = 0.375
-    sprite_px: int = 32
+    sprite_px: int = 48
 
     @property
     def count(self) -> int:

@@ -3,8 +3,7 @@
 A canvas, an actor layer drawn from proprioception alone, and object layers found in what these leave unexplained; nothing is
 labelled. It is trained in stages (`worldsim.train.recipes.structured`): actor, things, then both painters together.
 
-For a fixed camera. What neither canvas, proprioception nor a few sprites explain (cables, cloth, smoke, other people) is
-not drawn.
+For a fixed camera. What canvas, proprioception and a few sprites do not explain (cables, cloth, other people) is not drawn.
 
 Shape legend: B batch, T time, N rows, P proprio (and then the canvas code, in what pictures are drawn from), K things, d code,
 H W frame, D latent channels, C=3 colour, Q codes kept.
@@ -34,7 +33,7 @@ _IN_VIEW = 0.3
 _COVERED = 0.2
 """Opacity above which a pixel belongs to a thing."""
 _AT_ONCE = 64
-"""Frames that are encoded together: they are held with everything that is drawn of them."""
+"""Frames that are encoded together, with all that is drawn of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,12 +249,13 @@ class StructuredTokenizer(nn.Module):
         missed, bare = drawn - seen, over(behind, robot, opaque) - seen
         covered = sprite[:, 3] > _COVERED
         taken = ((bare.abs().mean(1) - missed.abs().mean(1)) * covered).sum((-1, -2))
-        shape = (len(p_NP), count)
+        shape, shown = (len(p_NP), count), sprite[:, 3:] * (1 - opaque * (1 - front))
         return Gain(
             missed_NKCSS=missed.unflatten(0, shape),
             taken_NK=taken.unflatten(0, shape),
             bare_NKCSS=bare.unflatten(0, shape),
-            color_NK3=mean_color(seen, sprite[:, 3:] * (1 - opaque * (1 - front))).unflatten(0, shape),
+            color_NK3=mean_color(seen, shown).unflatten(0, shape),
+            unlike_NK=(shown.detach() * (sprite[:, :3] - seen).abs()).mean((1, 2, 3)).unflatten(0, shape),
         )
 
     def _in_turn(

@@ -1,6 +1,4 @@
-"""The stages that learn pictures: the robot, then things, then both painters together. Each continues after a kill.
-
-A stage ends with figures on moments of held-out episodes, and with what is wrong with it, in sentences.
+"""The stages that learn pictures: robot, things, then both together; each ends with figures on held-out moments and what is wrong.
 
 Shape legend: N rows, M peaks, P proprio, K things, J kinds, H W frame, h w the grid that peaks are looked for on.
 """
@@ -45,7 +43,8 @@ CACHED = 6000
 """Frames whose robot is drawn once, for things to be learned on."""
 LEAST_EXPLAINED = 0.15
 """Share of the squared residual that things must explain to be kept; each its part of it."""
-_JITTER = 0.05
+_JITTER, _OPAQUE = 0.05, 3.0
+"""Deviation of codes that are drawn, and what it costs that a thing has other colours than are seen: so it is drawn opaque."""
 _BATCH = 100
 
 
@@ -207,7 +206,7 @@ def things_loss(
         gained = gained * ~second_at_place(xy * tokenizer.axes, gained, tokenizer.shape.side / 2)
         area = painter.sprites(xy, code)[:, :, 3].mean()
         saturated = (raw.abs() - CODE_LIMIT).clamp_min(0).square().mean()
-        loss = 14 * gained.sum(1).mean() + 0.02 * area + 0.05 * saturated
+        loss = 14 * gained.sum(1).mean() + 0.02 * area + _OPAQUE * gain.unlike_NK.mean() + 0.05 * saturated
         return loss, {"gained": float(gained.detach().mean())}
 
     return loss_at
