@@ -56,7 +56,7 @@ def inspect(
 
 def _print(found: "Inspection") -> None:
     """The screen."""
-    from worldsim.data.faults import group_faults
+    from worldsim.data.faults import faulty_episodes, group_faults
 
     least, median, most = found.length
     known = [
@@ -90,7 +90,9 @@ def _print(found: "Inspection") -> None:
         (fault.kind, f"{fault.where + ', ' if fault.where else ''}{places}. {fault.meaning} {fault.remedy}")
         for fault, places in group_faults(found.faults)
     ]
-    _show([*rows, *(faults or [("faults", "none found")])])
+    named = len(faulty_episodes(found.faults))
+    total = [("faults", f"in {named} of the {len(found.looked_at)} episodes that were looked at")] if named else []
+    _show([*rows, *total, *(faults or [("faults", "none found")])])
 
 
 def _scene(shares: Mapping[str, float | None]) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from worldsim import storage
 from worldsim.arrays import Bytes, Float64s
 from worldsim.core import camera_name
-from worldsim.data.faults import group_faults
+from worldsim.data.faults import faulty_episodes, group_faults
 from worldsim.evaluate.inspection import Inspection, Pictures
 from worldsim.text import printable
 from worldsim.triage.report.canvas import PAGE, draw_svg, style_axes
@@ -53,6 +53,7 @@ def write_page(path: Path, found: Inspection, pictures: Pictures) -> None:
         style=Markup(resources.files("worldsim.triage.report").joinpath("report.css").read_text(encoding="utf8")),  # noqa: S704
         found=found,
         faults=group_faults(found.faults),
+        faulty=len(faulty_episodes(found.faults)),
         cameras={
             camera_name(key): [(number, [_picture(frame) for frame in frames]) for number, frames in shown]
             for key, shown in pictures.frames.items()

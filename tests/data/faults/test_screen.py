@@ -59,6 +59,7 @@ def test_a_frozen_episode_is_left_out_named_and_kept_in_json(tmp_path: Path) -> 
 def test_rules_other_than_leaving_out(tmp_path: Path) -> None:
     dataset = dataset_with(tmp_path / "d", freeze, range(3, 4))
     said = screen(dataset)
+    assert str(said).startswith("Faults, looked for in all: in 1 of 8 episodes\n")
     assert said.left_out == () and "(frames 3 to 10): only said." in str(said)
     assert "1 episode is used all the same;" in str(said) and "faults=leave_out." in str(said)
     with pytest.raises(InvalidInputError, match=r"1 episodes of .* episode 3: frozen frames.* use faults=leave_out"):

@@ -7,8 +7,8 @@ dataset does most of the time, and their reasons are written beside them.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from worldsim.data.faults import channels, pictures
-from worldsim.data.faults.fault import EXPLANATIONS, Fault, FaultKind, group_faults
+from worldsim.data.faults import channels, pictures, stills
+from worldsim.data.faults.fault import EXPLANATIONS, Fault, FaultKind, faulty_episodes, group_faults
 from worldsim.data.faults.signals import Signals, fill_gaps, measure_usual, picture_changes, signals_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Fault",
     "FaultKind",
     "Signals",
+    "faulty_episodes",
     "find_faults",
     "group_faults",
     "idle_shares",
@@ -62,16 +63,31 @@ def _compare(
     yield from channels.find_idle(signals, usual)
     skew, leaps = list(pictures.find_skew(signals, usual)), list(pictures.find_leaps(signals, usual))
     late = {(f.where, f.episode) for f in skew}  # whose pictures stand still at other times than the robot anyway
-    stills = [
+    still = [
         still
-        for still in pictures.find_still_pictures(signals, usual)
+        for still in stills.find_still_pictures(signals, usual)
         if not {(still.where, None), (still.where, still.episode)} & late
     ]
-    yield from (*skew, *stills, *(leap for leap in leaps if not _follows(leap, [*skew, *stills])))
-    gaps = {(f.episode, f.frames) for f in leaps if f.kind == "dropped_frames"}  # in which joints leap anyway
-    for jump in channels.find_joint_jumps(signals, usual, proprio_names=proprio_names):
-        if (jump.episode, jump.frames) not in gaps:
-            yield jump
+    jumps = channels.find_joint_jumps(signals, usual, proprio_names=proprio_names)
+    leaps = [leap for leap in leaps if not _follows(leap, [*skew, *still])]
+    reported = [*skew, *still]
+    for fault in (*sorted(leaps, key=lambda f: f.kind != "dropped_frames"), *jumps):
+        if not any(_same_cause(fault, other) for other in reported):
+            reported.append(fault)
+    yield from reported
+
+
+def _same_cause(fault: Fault, other: Fault) -> bool:
+    """Whether a fault is how another one looks elsewhere: a picture leaps when it goes on, joints leap where rows are missing."""
+    leaps: tuple[FaultKind, ...] = ("dropped_frames", "picture_jump")
+    pictures_stood: tuple[FaultKind, ...] = ("frozen_frames", "repeated_frames")
+    causes = leaps if fault.kind == "joint_jump" else pictures_stood + leaps if fault.kind in leaps else ()
+    if fault.episode != other.episode or fault.kind == other.kind or other.kind not in causes:
+        return False
+    if fault.frames is None or other.frames is None:
+        return False
+    same_camera = fault.kind == "joint_jump" or "" in (fault.where, other.where) or fault.where == other.where
+    return same_camera and fault.frames[0] <= other.frames[1] and other.frames[0] <= fault.frames[1]
 
 
 def _follows(leap: Fault, others: Sequence[Fault]) -> bool:

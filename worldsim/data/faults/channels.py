@@ -10,10 +10,12 @@ import numpy as np
 
 from worldsim.arrays import Bools, Float64s
 from worldsim.data.faults.fault import Fault
-from worldsim.data.faults.signals import Signals, Usual, find_runs
+from worldsim.data.faults.signals import Signals, Usual, find_runs, tail_limit
 
 JUMP = 4.0
 """A joint jumps where it moves so many times as far as in 95 % of the steps in which it moves; robots reach about twice."""
+ALONE = 0.5
+"""Share of a leap that the steps around it must not exceed."""
 OFTEN = 0.2
 """What a channel does in more than this share of episodes is how it moves (a gripper), not a fault."""
 IDLE_SHARE = 0.5
@@ -114,8 +116,9 @@ def find_joint_jumps(signals: Sequence[Signals], usual: Usual, *, proprio_names:
         steps = [np.abs(np.diff(s.proprio[:, channel])) for s in signals]
         every = np.concatenate(steps)
         moving = every[every > 1e-6 * float(every.max())]
-        limit = JUMP * float(np.quantile(moving, 0.95)) if usual.smooth[channel] else math.inf
-        wraps = [(s.episode, r, _largest(x, r)) for s, x in zip(signals, steps, strict=True) for r in _turns(x)]
+        limit = tail_limit(moving, JUMP) if usual.smooth[channel] else math.inf
+        span = float(np.ptp(np.concatenate([s.proprio[:, channel] for s in signals])))
+        wraps = [(s.episode, r, _largest(x, r)) for s, x in zip(signals, steps, strict=True) for r in _turns(x, span)]
         if wraps:
             episode, (first, stop), value = wraps[0]
             yield Fault(
@@ -123,7 +126,10 @@ def find_joint_jumps(signals: Sequence[Signals], usual: Usual, *, proprio_names:
             )
             continue
         jumps = [
-            (s.episode, r, _largest(x, r)) for s, x in zip(signals, steps, strict=True) for r in find_runs(x > limit)
+            (s.episode, r, _largest(x, r))
+            for s, x in zip(signals, steps, strict=True)
+            for r in find_runs(x > limit)
+            if _is_alone(x, *r)
         ]
         common = len({episode for episode, _, _ in jumps}) > max(1, OFTEN * len(signals))
         for episode, (first, stop), value in jumps:
@@ -137,11 +143,17 @@ def _largest(steps: Float64s, run: tuple[int, int]) -> float:
     return float(steps[run[0] : run[1]].max())
 
 
-def _turns(steps: Float64s) -> list[tuple[int, int]]:
-    """Steps by a full turn, in radians or degrees, of a channel that else moves little."""
+def _is_alone(steps: Float64s, first: int, stop: int) -> bool:
+    """Whether steps are a leap, there or there and back, and not the fastest part of a fast motion or its beginning."""
+    around = np.concatenate([steps[max(0, first - 1) : first], steps[stop : stop + 1]])
+    return stop - first <= 2 and not (around > ALONE * steps[first:stop].max()).any()
+
+
+def _turns(steps: Float64s, span: float) -> list[tuple[int, int]]:
+    """Steps by a full turn, in radians or degrees, of a channel that else moves little and spans no more than that turn."""
     found: Bools = np.zeros(len(steps), bool)
     for turn in (math.tau, 360.0):
-        if len(steps) and np.median(steps) < 0.05 * turn and steps.max() <= 1.02 * turn:
+        if len(steps) and span <= 1.02 * turn and np.median(steps) < 0.05 * turn:
             found |= steps >= 0.9 * turn
     return find_runs(found)
 

@@ -18,6 +18,7 @@ FaultKind = Literal[
     "one_frame",
     "short_episode",
     "missing_labels",
+    "unclear_stills",
 ]
 EXPLANATIONS: Mapping[FaultKind, tuple[str, str]] = {
     "frozen_frames": (
@@ -63,10 +64,14 @@ EXPLANATIONS: Mapping[FaultKind, tuple[str, str]] = {
         "Success or progress is not known.",
         "Without labels a world cannot rank policies: label episodes, or give triage a judge.",
     ),
+    "unclear_stills": (
+        "Pictures often stand still while numbers change a little: motion too small or out of view, or a slow camera; no episode is blamed.",
+        "Look at a few episodes; nothing is to be done where the scene is slow.",
+    ),
 }
 """What each kind means, and what to do."""
-_PLACES = 4
-"""Places that are listed of one kind of fault."""
+_PLACES, _RUNS = 4, 3
+"""Episodes that are listed of one kind of fault, and places in each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,10 +116,24 @@ def group_faults(faults: Sequence[Fault]) -> list[tuple[Fault, str]]:
     return [(group[0], _places(group)) for group in order]
 
 
+def faulty_episodes(faults: Sequence[Fault]) -> list[int]:
+    """Numbers of the episodes that have a fault of their own, each once, however many it has."""
+    return sorted({f.episode for f in faults if f.episode is not None})
+
+
 def _places(group: Sequence[Fault]) -> str:
-    """Episodes and frames of some faults, the first few of them."""
+    """Episodes of some faults and their frames, each episode once, the first few of them."""
     if group[0].episode is None:
         return "all episodes"
-    parts = [f"{f.episode}" + ("" if f.frames is None else f" (frames {f.frames[0]} to {f.frames[1]})") for f in group]
-    more = f" and {len(parts) - _PLACES} more" if len(parts) > _PLACES else ""
-    return f"episode{'s' if len(parts) > 1 else ''} {', '.join(parts[:_PLACES])}{more}"
+    frames: dict[int | None, list[str]] = {}
+    for f in group:
+        own = frames.setdefault(f.episode, [])
+        own += [] if f.frames is None else [f"{f.frames[0]} to {f.frames[1]}"]
+    parts = [f"{episode}" + (f" (frames {_first(own, _RUNS)})" if own else "") for episode, own in frames.items()]
+    return f"episode{'s' if len(parts) > 1 else ''} {_first(parts, _PLACES)}"
+
+
+def _first(parts: Sequence[str], most: int) -> str:
+    """The first few of some parts, and how many more there are."""
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    return ", ".join(parts[:most]) + more

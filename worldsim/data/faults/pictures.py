@@ -1,4 +1,4 @@
-"""Faults of cameras: frames that stand still, are repeated or missing, pictures that leap, video that is late or early.
+"""Faults of cameras: frames that are missing, pictures that leap, video that is late or early.
 
 Shape legend: T actions, P proprio.
 """
@@ -13,14 +13,6 @@ from worldsim.data.faults.gaps import find_gaps
 from worldsim.data.faults.lag import Lag, measure_lag
 from worldsim.data.faults.signals import Signals, Usual, find_runs
 
-STILL = 0.05
-"""Share of a camera's usual change below which a picture counts as unchanged: what encoders make of equal frames."""
-FROZEN_RUN = 3
-"""Unchanged transitions in a row, while the robot moves, from which a camera is called frozen; fewer are repeats."""
-FROZEN_RUN_BY_ACTIONS = 8
-"""The same where only actions say that the robot moves: a blocked robot does not move though it is asked to."""
-REPEATED_SHARE = 0.25
-"""Share of repeats among moving transitions from which they are one fault: every fourth frame is no chance."""
 LEAP = 5.0
 """A picture leaps where it changes so many times as much as in 95 % of transitions; contact and lighting stay below."""
 SKEW_FRAMES, LATENCY_S = 2, 0.25
@@ -32,52 +24,6 @@ SKEW_CHANCE_ONE = 1e-4
 """Chance of a false alarm that single episodes of a dataset may have together; pauses make signals alike by chance."""
 SKEW_LONGEST = 10
 """Largest delay that is looked for, in rows."""
-
-
-def find_still_pictures(signals: Sequence[Signals], usual: Usual) -> Iterator[Fault]:
-    """Frozen and repeated frames of every camera; the value is the number of repeats, or their share among moving steps."""
-    least = FROZEN_RUN_BY_ACTIONS if usual.by_actions else FROZEN_RUN
-    for key, change in usual.change.items():
-        for s, motion in zip(signals, usual.motion, strict=True):
-            still = s.changes[key] <= STILL * change
-            runs = [
-                r for r in find_runs(still) if change > 0 and _moves(motion, *r, least=least, typical=usual.typical)
-            ]
-            for first, stop in (r for r in runs if r[1] - r[0] >= least):
-                yield Fault(
-                    kind="frozen_frames",
-                    episode=s.episode,
-                    frames=(first, stop),
-                    where=key,
-                    value=stop - first,
-                    threshold=least,
-                )
-            if not usual.by_actions:
-                moving = int((motion >= usual.typical).sum())
-                yield from _repeats(s.episode, key, [r for r in runs if r[1] - r[0] < least], moving=moving)
-
-
-def _moves(motion_T: Float64s, first: int, stop: int, *, least: int, typical: float) -> bool:
-    """Whether the robot moves far enough between two rows for a picture to show it."""
-    needed = max(min(stop - first, least), (stop - first) / 2)  # many steps that are too small to be seen are no motion
-    return bool(motion_T[first:stop].sum() >= typical * needed)
-
-
-def _repeats(episode: int, key: str, runs: Sequence[tuple[int, int]], *, moving: int) -> Iterator[Fault]:
-    """Repeated frames of one camera and episode: each for itself, or as one fault where they are the rule."""
-    share = sum(stop - first for first, stop in runs) / max(1, moving)
-    if len(runs) >= 4 and share >= REPEATED_SHARE:
-        yield Fault(kind="repeated_frames", episode=episode, where=key, value=share, threshold=REPEATED_SHARE)
-        return
-    for first, stop in runs:
-        yield Fault(
-            kind="repeated_frames",
-            episode=episode,
-            frames=(first, stop),
-            where=key,
-            value=stop - first,
-            threshold=1,
-        )
 
 
 MISSING_FRAMES = (

@@ -1,7 +1,7 @@
 """Which episodes a use of a dataset leaves out because of their faults, and which faults are only said.
 
 Training asks here before it begins. Faults are named, and nothing is left out but what cannot be read, because most of them are
-likely and not certain: of clean simulator recordings up to 3 % are named, most of them where something is hit. ``leave_out``
+likely and not certain: of clean simulator recordings 1 to 2 % are named, up to a tenth where something is hit. ``leave_out``
 leaves out the episodes with a fault that would teach something wrong, unless so many share it that it is how they were recorded.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from worldsim.data.faults import Fault, FaultKind, Signals, find_faults, group_faults, signals_of
+from worldsim.data.faults import Fault, FaultKind, Signals, faulty_episodes, find_faults, group_faults, signals_of
 from worldsim.data.lerobot.read import Dataset
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.progress import Progress, silent
@@ -77,7 +77,8 @@ class Screening:
         lines += [
             f"  episode {one.episode} {one.why}: left out" for one in self.left_out if one.why.startswith("cannot")
         ]
-        found = "" if lines else ": none found"
+        named = len(faulty_episodes(self.faults))  # each counts once, whatever it has
+        found = (f": in {named} of {self.looked_at} episodes" if named else "") if lines else ": none found"
         more = f" ({len(self.left_out)} episodes left out)" if self.left_out else ""
         if self.doubtful:
             are = "1 episode is" if self.doubtful == 1 else f"{self.doubtful} episodes are"
