@@ -50,7 +50,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def main(
-    episodes: Annotated[int, typer.Option(help="Of every task.")] = 20,
+    episodes: Annotated[int, typer.Option(help="Of every task.")] = 12,
     out: Annotated[Path, typer.Option(help="Where recordings are kept.")] = Path("data/clean"),
 ) -> None:
     """Record what is missing, and count what is said to be wrong."""
