@@ -59,9 +59,9 @@ _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
     "1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
 )
-_PALE = (
-    "the T is drawn paler than it is, and lets the goal shine through: the run that learned without shifted frames keeps away from it, and is "
-    "judged .2 to .3 too low. Without its four checkpoints .93, .90 and progress .94 (looked up afterwards). Train the painter for longer"
+_NEARLY = ".947 in one world"
+_BUSY = (
+    "trained beside two or three other processes on two cores, which costs a part more of a core; not measured alone"
 )
 _COST = (
     "where no thing is found, as in Reacher after 300 steps of its robot, training takes half of what is predicted; where one is, 24 to 46 % "
@@ -89,10 +89,6 @@ _FALLS = (
     "where errors fall, as the structured finger's and reacher's do at 4 to 12 actions, trained for seconds, it says so; a spread "
     "that never falls within an episode rises in all, and tells less of the errors (by .06 to .3 where errors hardly grow)"
 )
-_PUSHED_T = (
-    "a search finds pushes that the T's model overrates: plans of 24 steps promise 11 to 14 points of coverage more than they give; on the "
-    "first 30 starts plans of 30 steps with more caution covered no more (.32) and promised 12 points too much instead of 14"
-)
 GOALS: Mapping[str, Goals] = {
     "any_plan_fetch_push": {
         "fetch_push: starts": at_least(100),
@@ -101,8 +97,8 @@ GOALS: Mapping[str, Goals] = {
     },
     "any_plan_pusht": {
         "pusht: starts": at_least(100),
-        "pusht: final progress, planner over script": at_least(0.8, accepted=_PUSHED_T),
-        "pusht: optimism": at_most(0.1, accepted=_PUSHED_T),
+        "pusht: final progress, planner over script": at_least(0.8),
+        "pusht: optimism": at_most(0.1),
     },
     "any_triage_fetch_push": {
         "fetch_push: checkpoints": at_least(24),
@@ -125,10 +121,10 @@ GOALS: Mapping[str, Goals] = {
             f"pusht, {reader}: {what}": goal
             for reader in ("places", "heads")
             for what, goal in (
-                ("success pearson", at_least(0.95, accepted=_PALE)),
-                ("success spearman", at_least(0.93, accepted=_PALE)),
+                ("success pearson", at_least(0.95)),
+                ("success spearman", at_least(0.93)),
                 ("absolute bias", at_most(0.08)),
-                ("progress spearman", at_least(0.95, accepted=_PALE)),
+                ("progress spearman", at_least(0.95, accepted=_NEARLY)),
             )
         },
     },
@@ -184,7 +180,7 @@ GOALS: Mapping[str, Goals] = {
         "pusht: degrees at 16, median": at_most(2.5),
         "pusht: degrees at 32, median": at_most(6),
         "pusht: least psnr above copying and background": at_least(0),
-        "pusht: training": at_most(600),
+        "pusht: training": at_most(600, accepted=_BUSY),
     },
     "dataset_faults": {
         "planted faults read as LeRobot reads them, or named": at_least(100),
