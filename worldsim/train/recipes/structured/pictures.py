@@ -206,7 +206,7 @@ def things_loss(
         gained = gained * ~second_at_place(xy * tokenizer.axes, gained, tokenizer.shape.side / 2)
         area = painter.sprites(xy, code)[:, :, 3].mean()
         saturated = (raw.abs() - CODE_LIMIT).clamp_min(0).square().mean()
-        loss = 14 * gained.sum(1).mean() + 0.02 * area + _OPAQUE * gain.unlike_NK.mean() + 0.05 * saturated
+        loss = 14 * gained.sum(1).mean() + 0.02 * area + _OPAQUE * gain.unlike_NK.sum(1).mean() + 0.05 * saturated
         return loss, {"gained": float(gained.detach().mean())}
 
     return loss_at
