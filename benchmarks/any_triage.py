@@ -132,6 +132,35 @@ class Through:
         return RoundTripWorld(truth, roundtrip=loaded.roundtrip, reads_proprio=reads)
 
 
+def learned_worlds(
+    scene: str, data: Path, worlds: Sequence[Path], readers: Sequence[str], *, episodes: int
+) -> list[triage.Arena]:
+    """Every world, once for each way of reading its outcomes."""
+    return [
+        triage.Arena(
+            kind=f"{reader}_{number}",
+            world=Ref(name=f"{folder.name} by {reader}", digest=_digest(folder, reader), source=str(folder)),
+            load=Learned(scene=scene, world=folder, data=data, reader=reader),
+            episodes=episodes,
+        )
+        for number, folder in enumerate(worlds)
+        for reader in readers
+    ]
+
+
+def seen_worlds(scene: str, worlds: Sequence[Path], *, episodes: int) -> list[triage.Arena]:
+    """The simulator seen through the pictures of every world; none where no episodes are asked for."""
+    return [
+        triage.Arena(
+            kind=f"drawn_{number}",
+            world=Ref(name=f"{scene} through {folder.name}", digest=_digest(folder, "drawn"), source=str(folder)),
+            load=Through(world=folder),
+            episodes=episodes,
+        )
+        for number, folder in enumerate(worlds if episodes else [])
+    ]
+
+
 def make_starts(scene: str, size_px: int, count: int, path: Path) -> Bools:
     """Write a table of first observations, unless it is there; in which of them the thing is in view, [count].
 
@@ -210,25 +239,8 @@ def main(
         width=WIDTH,
         workers=workers,
     )
-    arenas = [
-        triage.Arena(
-            kind=f"{name}_{number}",
-            world=Ref(name=f"{folder.name} by {name}", digest=_digest(folder, name), source=str(folder)),
-            load=Learned(scene=scene, world=folder, data=data, reader=name),
-            episodes=episodes,
-        )
-        for number, folder in enumerate(world or [])
-        for name in readers
-    ]
-    arenas += [
-        triage.Arena(
-            kind=f"drawn_{number}",
-            world=Ref(name=f"{scene} through {folder.name}", digest=_digest(folder, "drawn"), source=str(folder)),
-            load=Through(world=folder),
-            episodes=drawn,
-        )
-        for number, folder in enumerate(world or [] if drawn else [])
-    ]
+    arenas = learned_worlds(scene, data, world or [], readers, episodes=episodes)
+    arenas += seen_worlds(scene, world or [], episodes=drawn)
     with progress_bars() as show:
         found = triage.run(
             request,
