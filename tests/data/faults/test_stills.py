@@ -99,7 +99,7 @@ def test_a_slow_camera_is_named_though_all_episodes_have_it(swings: list[Episode
     assert {(f.kind, f.episode) for f in faults_of(slow)} == {("repeated_frames", i) for i in range(EPISODES)}
 
 
-def test_stills_that_may_be_either_blame_no_episode() -> None:
+def test_stills_that_may_be_either_are_counted_in_no_episode() -> None:
     """Pictures stand still in all slow steps and in some that are not so slow, of every episode."""
     r, found = np.random.default_rng(0), list[Signals]()
     for number in range(EPISODES):

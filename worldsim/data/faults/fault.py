@@ -65,7 +65,7 @@ EXPLANATIONS: Mapping[FaultKind, tuple[str, str]] = {
         "Without labels a world cannot rank policies: label episodes, or give triage a judge.",
     ),
     "unclear_stills": (
-        "Pictures often stand still while numbers change a little: motion too small or out of view, or a slow camera; no episode is blamed.",
+        "Pictures often stand still while numbers change a little: motion too small or out of view, or a slow camera; no episode is counted.",
         "Look at a few episodes; nothing is to be done where the scene is slow.",
     ),
 }
