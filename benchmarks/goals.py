@@ -59,7 +59,7 @@ _CONTACT = (
     "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
     "1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
 )
-_NEARLY = ".947 in one world"
+_NEARLY = ".947 in one world, by either reading; which checkpoints change places has not been looked at"
 _BUSY = (
     "trained beside two or three other processes on two cores, which costs a part more of a core; not measured alone"
 )

@@ -1,7 +1,7 @@
 """Which episodes a use of a dataset leaves out because of their faults, and which faults are only said.
 
 Training asks here before it begins. Faults are named, and nothing is left out but what cannot be read, because most of them are
-likely and not certain: of clean simulator recordings 1 to 2 % are named, up to a tenth where something is hit. ``leave_out``
+likely and not certain: of clean simulator recordings up to 2 % are named, a tenth where something is hit. ``leave_out``
 leaves out the episodes with a fault that would teach something wrong, unless so many share it that it is how they were recorded.
 """
 
