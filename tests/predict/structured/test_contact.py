@@ -28,14 +28,13 @@ def turned(v: Tensor, angle: float) -> Tensor:
 
 
 def test_a_push_holds_at_every_place_and_angle() -> None:
-    contact, both = model(), (2, 4)
-    p, q = torch.randn(*both, 3) * 0.3, torch.randn(*both, 3) * 0.3
-    pose = torch.cat(
-        [torch.randn(*both, 2, 2) * 0.3, torch.nn.functional.normalize(torch.randn(*both, 2, 2), dim=-1)], -1
-    )
+    contact, both = model().double(), (2, 4)  # in single precision processors differ by 1e-5 through random weights
+    p, q = torch.randn(*both, 3).double() * 0.3, torch.randn(*both, 3).double() * 0.3
+    phase = torch.nn.functional.normalize(torch.randn(*both, 2, 2).double(), dim=-1)
+    pose = torch.cat([torch.randn(*both, 2, 2).double() * 0.3, phase], -1)
     motion = torch.zeros_like(pose)
     motion[..., :2] = 0.02
-    withheld, angle, shift = torch.zeros(both), 0.8, torch.tensor([0.2, -0.1])
+    withheld, angle, shift = torch.zeros(both).double(), 0.8, torch.tensor([0.2, -0.1]).double()
 
     def elsewhere(rows: Tensor, offset: Tensor) -> Tensor:
         moved = turned(rows, angle)
@@ -49,7 +48,7 @@ def test_a_push_holds_at_every_place_and_angle() -> None:
     carried = turned(motion, angle)
     again = contact(elsewhere(p, shift), elsewhere(q, shift), pose_elsewhere(pose), carried, withheld)
     assert (after - pose).abs().max() > 1e-3
-    assert torch.allclose(again, pose_elsewhere(after), atol=1e-5)
+    assert torch.allclose(again, pose_elsewhere(after), atol=1e-9)
     given = contact(elsewhere(p, shift), elsewhere(q, shift), pose_elsewhere(pose), carried)
     assert not torch.allclose(given, pose_elsewhere(after), atol=1e-5)  # walls are where they are
 
