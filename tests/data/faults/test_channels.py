@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from worldsim.data.faults.channels import find_joint_jumps
-from worldsim.data.faults.signals import Signals, measure_usual
+from worldsim.data.faults.signals import Signals, measure_usual, tail_limit
 
 STEPS, BAD = 200, 3
 
@@ -38,3 +38,12 @@ def test_a_leap_is_alone_and_fast_motion_is_not(burst: list[float], leaps: bool)
         f for f in find_joint_jumps(signals, measure_usual(signals), proprio_names=("a", "b")) if f.kind == "joint_jump"
     ]
     assert [(f.episode, f.where) for f in found] == [(BAD, "state a")] * leaps
+
+
+def test_limits_follow_common_large_steps_and_not_a_rare_fault() -> None:
+    r = np.random.default_rng(0)
+    plain = np.abs(r.normal(size=4000))
+    hits = plain + (r.random(4000) < 0.06) * r.exponential(6, 4000)
+    assert tail_limit(plain, 4.0) == pytest.approx(4 * np.quantile(plain, 0.95))
+    assert (hits > tail_limit(hits, 1.5)).sum() <= 5 < 50 < (hits > 1.5 * np.quantile(hits, 0.95)).sum()
+    assert tail_limit(np.append(hits, 1000.0), 1.5) < 1.05 * tail_limit(hits, 1.5)
