@@ -72,7 +72,7 @@ def test_an_episode_that_cannot_be_read_is_named(toy: Path, tmp_path: Path) -> N
         inspect_dataset(path)
 
 
-def test_nan_is_named_by_channel_episode_and_frames(tmp_path: Path) -> None:
+def test_nan_is_named_by_channel_episode_and_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = toys.write(tmp_path / "d", 3)
     file = path / "data/chunk-000/file-001.parquet"
     table = pq.read_table(file)
@@ -88,6 +88,9 @@ def test_nan_is_named_by_channel_episode_and_frames(tmp_path: Path) -> None:
     [fault] = [f for f in found.faults if f.kind == "not_finite"]
     assert (fault.episode, fault.frames, fault.where, fault.value) == (1, (2, 4), "observation.state[1]", 2)
     assert list(found.unreadable) == [1]
+    inspect(str(path), page=tmp_path / "p.html")
+    total = f"n 1 of the {len(found.looked_at)} episodes that were looked at"
+    assert f"i{total}" in capsys.readouterr().out and f"I{total}" in (tmp_path / "p.html").read_text(encoding="utf8")
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "has no labels"), (0.0, "all labels say the same")])

@@ -11,6 +11,7 @@ from tests.train import toy
 from worldsim import storage
 from worldsim.core import IMAGE
 from worldsim.data.episode import Episode
+from worldsim.data.faults import Fault
 from worldsim.data.faults.screen import Screening, sample_episodes, screen
 from worldsim.data.lerobot.read import Dataset, open_dataset
 from worldsim.data.lerobot.write import episode_writer
@@ -106,3 +107,12 @@ def test_of_large_datasets_evenly_spread_episodes_are_looked_at(
     monkeypatch.setattr("worldsim.data.faults.screen.SCREENED_BYTES", 3 * one)
     found = screen(dataset)
     assert "looked for in 3 of 8 episodes, evenly spread" in str(found)
+
+
+def test_an_episode_with_two_faults_counts_once() -> None:
+    faults = tuple(
+        Fault(kind=kind, episode=3, frames=(3, 10), where="", value=7, threshold=3)
+        for kind in ("frozen_frames", "joint_jump")
+    )
+    said = str(Screening(episodes=8, looked_at=8, rule="say", faults=faults))
+    assert said.startswith("Faults, looked for in all: in 1 of 8 episodes\n")
