@@ -9,6 +9,7 @@ Shape legend: M members, L layers (or 1), B batch, F features, K history, T time
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +47,11 @@ class MemberMLP(nn.Module):
     def forward(self, x_MLBF: Tensor) -> Tensor:
         """Apply each member's network of each layer to its own features."""
         h = x_MLBF.flatten(0, 1)
-        for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+        weights, biases = (list[Any](each._parameters.values()) for each in (self.weight, self.bias))
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             h = torch.baddbmm(bias, h, weight)
-            if i < len(self.weight) - 1:
-                h = F.silu(h)
-        return h.unflatten(0, x_MLBF.shape[:2])
+            h = F.silu(h, inplace=not h.requires_grad)
+        return torch.baddbmm(biases[-1], h, weights[-1]).unflatten(0, x_MLBF.shape[:2])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

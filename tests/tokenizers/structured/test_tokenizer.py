@@ -10,7 +10,7 @@ from worldsim.tokenizers import build_tokenizer, tokenizer_name
 from worldsim.tokenizers.base import ProprioTokenizer, Tokenizer
 from worldsim.tokenizers.cameras import encode_frames
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig
-from worldsim.tokenizers.structured.compose import place, window
+from worldsim.tokenizers.structured.compose import place, windows
 from worldsim.tokenizers.structured.looks import KeptLooks
 from worldsim.tokenizers.structured.state import SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingsConfig
@@ -42,12 +42,20 @@ def test_latents_are_taken_apart_and_joined() -> None:
     assert torch.equal(layout.join(parts), z)
 
 
+def test_windows_of_a_picture_are_those_of_each_place_alone() -> None:
+    pictures, xy = torch.rand(2, 3, 20, 30), torch.rand(2, 4, 2) * 2 - 1
+    cut = windows(pictures, xy, 9.0, 8)
+    assert cut.shape == (2, 4, 3, 8, 8)
+    for k in range(4):
+        assert torch.allclose(cut[:, k], windows(pictures, xy[:, k : k + 1], 9.0, 8)[:, 0], atol=1e-6)
+
+
 def test_windows_show_what_was_placed_there() -> None:
     sprite = torch.rand(3, 4, 12, 12)
     xy = torch.tensor([[0.1, -0.3], [-0.4, 0.2], [0.0, 0.0]])
     placed = place(sprite, xy, 12.0, (48, 40))
     assert placed.shape == (3, 4, 48, 40)
-    middle = window(placed, xy, 12.0, 12)[..., 3:-3, 3:-3]
+    middle = windows(placed, xy[:, None], 12.0, 12)[:, 0, ..., 3:-3, 3:-3]
     assert (middle - sprite[..., 3:-3, 3:-3]).abs().mean() < 0.1  # resampled twice
     outside = placed[2].clone()
     outside[:, 17:31, 13:27] = 0
@@ -278,7 +286,7 @@ def test_a_look_is_kept_for_each_color_and_the_one_alike_is_drawn() -> None:
 
 def test_windows_beyond_the_edge_go_on_as_it_is() -> None:
     frame = torch.full((1, 3, 16, 16), 0.5)
-    assert torch.equal(window(frame, torch.tensor([[1.0, -1.0]]), 8.0, 8), torch.full((1, 3, 8, 8), 0.5))
+    assert torch.equal(windows(frame, torch.tensor([[[1.0, -1.0]]]), 8.0, 8), torch.full((1, 1, 3, 8, 8), 0.5))
 
 
 def test_joints_in_degrees_are_read_as_such() -> None:

@@ -166,6 +166,7 @@ class Actor(nn.Module):
         self.body = nn.Conv2d(ch, ch, 3, padding=1)
         self.paint = nn.Conv2d(ch, 4 * self.factor**2, 3, padding=1)
         self._initialise()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on processors
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -254,31 +255,35 @@ class Actor(nn.Module):
     def forward(self, p_NP: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised proprioception -> colour [N, 3, H, W] in 0..1 and opacity [N, 1, H, W]."""
         f, hidden = self._hidden(p_NP)
-        x = torch.cat([self._near(self._anchors(f, hidden)), self._far(hidden)], 1)
+        near, far = self.entry.weight.tensor_split([4 * self.config.anchors], 1)
+        drawn = F.linear(self._near(self._anchors(f, hidden)), near[..., 0, 0], self.entry.bias)
         scale, shift = self.film(hidden)[..., None, None].chunk(2, 1)
-        x = F.silu(self.entry(x) * (1 + scale) + shift)
+        x = drawn.movedim(-1, 1) + self._grown(F.conv2d(self._far(hidden), far))
+        x = F.silu(torch.addcmul(shift, x, 1 + scale))
         x = x + F.silu(self.body(x))
         height, width = self.config.image_size
         rgba = torch.sigmoid(2 * F.pixel_shuffle(self.paint(x), self.factor)[..., :height, :width])
         return rgba[:, :3], rgba[:, 3:]
 
     def _near(self, at_NJ2: Tensor) -> Tensor:
-        """What each grid cell knows of each anchor: closeness and relative place, [N, 4 J, h, w]."""
-        h, w = self.grid
+        """What each grid cell knows of each anchor: closeness and relative place, [N, h, w, 4 J]."""
+        (h, w), reach_J = self.grid, self.reach_J.exp()
         xs = (torch.arange(w, device=at_NJ2.device) * 2 + 1) / w - 1
         ys = (torch.arange(h, device=at_NJ2.device) * 2 + 1) / h - 1
-        reach = self.reach_J.exp()[:, None, None]
-        dx = (xs.to(at_NJ2) - at_NJ2[..., 0, None, None]) / reach
-        dy = (ys.to(at_NJ2)[:, None] - at_NJ2[..., 1, None, None]) / reach
-        square = dx * dx + dy * dy
-        wide = 1 / (1 + square / 4)
-        return torch.cat([torch.exp(-square / 2), wide, dx * wide, dy * wide], 1)
+        dx = ((xs.to(at_NJ2)[:, None] - at_NJ2[:, None, :, 0]) / reach_J)[:, None]
+        dy = ((ys.to(at_NJ2)[:, None] - at_NJ2[:, None, :, 1]) / reach_J)[:, :, None]
+        across, down = dx.square(), dy.square()
+        wide = 1 / (1 + (across + down) / 4)
+        return torch.cat([(-across / 2).exp() * (-down / 2).exp(), wide, dx * wide, dy * wide], -1)
 
     def _far(self, hidden: Tensor) -> Tensor:
-        """The coarse picture that needs no anchor: [N, C, h, w]."""
+        """The coarse picture that needs no anchor, not yet as large as the grid."""
         x = F.silu(self.coarse(hidden).view(len(hidden), -1, _COARSE, _COARSE))
         x = F.silu(F.pixel_shuffle(self.up(x), 2))
-        x = x + F.silu(self.mix(x))
+        return x + F.silu(self.mix(x))
+
+    def _grown(self, x: Tensor) -> Tensor:
+        """Maps as large as the grid."""
         return F.interpolate(x, size=self.grid, mode="bilinear", align_corners=False)
 
     def scene(self, p_NP: Tensor) -> Tensor:

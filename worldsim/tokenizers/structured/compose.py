@@ -57,14 +57,17 @@ def faded(layers_NK4HW: Tensor, shown_NK: Tensor) -> Tensor:
     return torch.cat([layers_NK4HW[:, :, :3], layers_NK4HW[:, :, 3:] * shown_NK[..., None, None, None]], 2)
 
 
-def window(x_NCHW: Tensor, xy_N2: Tensor, side_px: float, size: int) -> Tensor:
-    """Cut a square of `side_px` frame pixels around each position: [N, C, size, size]; borders are repeated."""
+def windows(x_NCHW: Tensor, xy_NK2: Tensor, side_px: float, size: int) -> Tensor:
+    """Cut a square of `side_px` frame pixels around each position: [N, K, C, size, size]; borders are repeated."""
     height, width = x_NCHW.shape[-2:]
-    theta = x_NCHW.new_zeros(len(xy_N2), 2, 3)
+    count, channels = xy_NK2.shape[1], x_NCHW.shape[1]
+    theta = x_NCHW.new_zeros(len(x_NCHW) * count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = side_px / width, side_px / height
-    theta[:, :, 2] = xy_N2
-    grid = F.affine_grid(theta, [len(xy_N2), x_NCHW.shape[1], size, size], align_corners=False)
-    return F.grid_sample(x_NCHW, grid, align_corners=False, padding_mode="border")
+    theta[:, :, 2] = xy_NK2.flatten(0, 1)
+    grid = F.affine_grid(theta, [len(theta), channels, size, size], align_corners=False)
+    below = grid.view(len(x_NCHW), count * size, size, 2)  # one below the other, so that no picture is copied
+    cut = F.grid_sample(x_NCHW, below, align_corners=False, padding_mode="border")
+    return cut.unflatten(2, (count, size)).transpose(1, 2)
 
 
 def place(sprite_NCSS: Tensor, xy_N2: Tensor, side_px: float, image_size: tuple[int, int]) -> Tensor:

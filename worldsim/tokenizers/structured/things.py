@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.tokenizers.structured.compose import place, window
+from worldsim.tokenizers.structured.compose import place, windows
 
 CODE_LIMIT = 2.0
 """Codes lie within this of zero."""
@@ -103,10 +103,10 @@ class ThingEncoder(nn.Module):
             frame_NCHW: What is seen, in 0..1.
             scene_NCHW: The same without things.
         """
-        seen = torch.cat([frame_NCHW, 2 * (frame_NCHW - scene_NCHW)], 1)
-        if self.shrink > 1:
-            seen = F.avg_pool2d(seen, self.shrink, ceil_mode=True)
-        scores: Tensor = self.heat(seen)
+        small = (
+            x if self.shrink == 1 else F.avg_pool2d(x, self.shrink, ceil_mode=True) for x in (frame_NCHW, scene_NCHW)
+        )
+        scores: Tensor = self.heat(_against(*small))
         return scores
 
     def places(self, scores_NJhw: Tensor) -> Tensor:
@@ -141,9 +141,16 @@ class ThingEncoder(nn.Module):
     def forward(self, frame_NCHW: Tensor, scene_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Places [N, K, 2] in [-1, 1] and codes [N, K, d] before they are limited; arguments as of `heatmap`."""
         xy_NK2 = self.places(self.heatmap(frame_NCHW, scene_NCHW))
-        seen = torch.cat([frame_NCHW, 2 * (frame_NCHW - scene_NCHW)], 1).repeat_interleave(self.config.count, 0)
-        cut = window(seen, xy_NK2.detach().flatten(0, 1), self.config.side_px, self.config.size)
-        return xy_NK2, self.look(cut).unflatten(0, xy_NK2.shape[:2])
+        frame, scene = (
+            windows(x, xy_NK2.detach(), self.config.side_px, self.config.size).flatten(0, 1)
+            for x in (frame_NCHW, scene_NCHW)
+        )
+        return xy_NK2, self.look(_against(frame, scene)).unflatten(0, xy_NK2.shape[:2])
+
+
+def _against(frame: Tensor, scene: Tensor) -> Tensor:
+    """What is seen, and how it differs from the scene without things: [N, 6, ...]."""
+    return torch.cat([frame, 2 * (frame - scene)], 1)
 
 
 def _grid(scores: Tensor) -> Tensor:

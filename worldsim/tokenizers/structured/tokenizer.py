@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldsim.errors import InvalidInputError
 from worldsim.tokenizers.base import LatentFamily
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig
-from worldsim.tokenizers.structured.compose import Gain, faded, over, window
+from worldsim.tokenizers.structured.compose import Gain, faded, over, windows
 from worldsim.tokenizers.structured.looks import COLOR, KeptLooks, mean_color
 from worldsim.tokenizers.structured.state import POSE, SceneLayout, SceneState
 from worldsim.tokenizers.structured.things import ThingEncoder, ThingPainter, ThingsConfig, limit_code
@@ -238,10 +238,10 @@ class StructuredTokenizer(nn.Module):
             code_NKd: Looks.
         """
         assert self.painter is not None
-        count = self.config.things
-        stack = torch.cat([frames_NCHW, color, alpha, self.actor.canvas(p_NP)], 1).repeat_interleave(count, 0)
-        cut = window(stack, xy_NK2.flatten(0, 1), self.shape.side_px, self.shape.size)
-        seen, robot, opaque, behind = cut[:, :3], cut[:, 3:6], cut[:, 6:7], cut[:, 7:]
+        seen, robot, opaque, behind = (
+            windows(x, xy_NK2, self.shape.side_px, self.shape.size).flatten(0, 1)
+            for x in (frames_NCHW, color, alpha, self.actor.canvas(p_NP))
+        )
         sprite = self.painter.sprites(xy_NK2, code_NKd).flatten(0, 1)
         front = self.painter.in_front(p_NP, xy_NK2).flatten(0, 1)
         drawn = over(behind, sprite[:, :3], sprite[:, 3:] * (1 - front))
@@ -249,7 +249,7 @@ class StructuredTokenizer(nn.Module):
         missed, bare = drawn - seen, over(behind, robot, opaque) - seen
         covered = sprite[:, 3] > _COVERED
         taken = ((bare.abs().mean(1) - missed.abs().mean(1)) * covered).sum((-1, -2))
-        shape, shown = (len(p_NP), count), sprite[:, 3:] * (1 - opaque * (1 - front))
+        shape, shown = xy_NK2.shape[:2], sprite[:, 3:] * (1 - opaque * (1 - front))
         return Gain(
             missed_NKCSS=missed.unflatten(0, shape),
             taken_NK=taken.unflatten(0, shape),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.tokenizers.structured.compose import window
+from worldsim.tokenizers.structured.compose import windows
 from worldsim.tokenizers.structured.tokenizer import StructuredTokenizer
 from worldsim.train.recipes.structured.rows import FrameRows
 
@@ -129,11 +129,10 @@ def _look(tokenizer: StructuredTokenizer, rows: FrameRows, count: int) -> tuple[
         frames, scene = rows.frames(at), tokenizer.actor.scene(p_NP[at])
         peaks = find_peaks(frames, scene, count, tokenizer)
         made.append(peaks)
-        xy = cell_places(peaks.cell_NM, PEAKS).flatten(0, 1)
-        left = (frames - scene).abs().mean(1, keepdim=True).repeat_interleave(count, 0)
-        cut = window(left, xy, tokenizer.shape.side_px, tokenizer.shape.size)[:, 0]
-        share = (cut > 0.5 * peaks.height_NM.reshape(-1, 1, 1)).float().mean((1, 2))
-        areas.append((share * (2 * tokenizer.shape.side) ** 2).unflatten(0, peaks.cell_NM.shape))
+        left, xy_NM2 = (frames - scene).abs().mean(1, keepdim=True), cell_places(peaks.cell_NM, PEAKS)
+        cut_NMSS = windows(left, xy_NM2, tokenizer.shape.side_px, tokenizer.shape.size)[:, :, 0]
+        share_NM = (cut_NMSS > 0.5 * peaks.height_NM[..., None, None]).float().mean((2, 3))
+        areas.append(share_NM * (2 * tokenizer.shape.side) ** 2)
     names = [f.name for f in dataclasses.fields(Peaks)]
     return Peaks(**{n: torch.cat([getattr(one, n) for one in made]) for n in names}), torch.cat(areas)
 
