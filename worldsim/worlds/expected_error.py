@@ -198,13 +198,10 @@ class ErrorModel(nn.Module):
 
     def _level(self, steps_B: Tensor) -> Tensor:
         """The logarithm of what errors come to after so many steps, [B], between horizons by the logarithm of steps."""
-        if len(self.level_J) == 1:
-            return self.level_J.expand_as(steps_B)
-        at_B = steps_B.clamp_min(1).log().clamp(self.horizon_J[0], self.horizon_J[-1])
-        right_B = torch.searchsorted(self.horizon_J, at_B).clamp(1, len(self.horizon_J) - 1)
-        left_B = right_B - 1
-        share_B = (at_B - self.horizon_J[left_B]) / (self.horizon_J[right_B] - self.horizon_J[left_B])
-        return self.level_J[left_B] + share_B * (self.level_J[right_B] - self.level_J[left_B])
+        widths_J = self.horizon_J.diff()
+        at_BJ = steps_B.clamp_min(1).log()[:, None] - self.horizon_J[:-1]
+        along_BJ = torch.minimum(at_BJ.clamp_min(0), widths_J)
+        return self.level_J[0] + along_BJ @ (self.level_J.diff() / widths_J)
 
 
 def _log(x: Tensor) -> Tensor:

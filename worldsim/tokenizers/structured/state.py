@@ -82,14 +82,13 @@ class SceneLayout:
 
     def split(self, z: Tensor) -> SceneState:
         """Take a latent [..., D] apart; things stand in the order of cameras."""
-        parts = z.split(self.sizes, -1)
-        first = self.proprio_dim
-        cut = list(zip(parts, self.canvas_dims, strict=True))
-        things = torch.cat([part[..., first + canvas :] for part, canvas in cut], -1)
+        first, parts = self.proprio_dim, z.split(self.sizes, -1)
+        cut = [part[..., first:].tensor_split([n], -1) for part, n in zip(parts, self.canvas_dims, strict=True)]
+        canvas, things = (_joined(each) for each in zip(*cut, strict=True))
         things = things.unflatten(-1, (sum(self.things), POSE + 1 + self.code_dim))
         return SceneState(
             p=parts[0][..., :first],
-            canvas=torch.cat([part[..., first : first + canvas] for part, canvas in cut], -1),
+            canvas=canvas,
             pose=things[..., :POSE],
             seen=things[..., POSE],
             code=things[..., POSE + 1 :],
@@ -101,6 +100,11 @@ class SceneLayout:
         own = zip(state.canvas.split(self.canvas_dims, -1), things.split(self.things, -2), strict=True)
         parts = [part for canvas, thing in own for part in (state.p, canvas, thing.flatten(-2))]
         return torch.cat(parts, -1)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors one after another along the last axis, without a copy where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
 
 
 def things_move(state: SceneState, changes: Sequence[bool] = ()) -> tuple[Tensor, Tensor]:
