@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from worldsim.tokenizers.structured.state import SceneState
-from worldsim.tokenizers.structured.tracking import track
+from worldsim.tokenizers.structured.tracking import LOST, track
 
 TIME = 30
 
@@ -50,7 +50,7 @@ def test_things_of_other_kinds_are_never_exchanged() -> None:
 def test_one_that_is_covered_for_a_while_is_the_same_afterwards() -> None:
     true = crossing()
     covered = slice(9, 13)
-    true.seen[:, covered, 0] = 0.1
+    true.seen[:, covered, 0] = 0.05
     true.pose[:, covered, 0, :2] = true.pose[:, covered, 1, :2] + 0.1  # found somewhere else, badly
     made = track(left_to_right(true), (0, 0))
     rest = [t for t in range(TIME) if t not in range(9, 13)]
@@ -58,6 +58,18 @@ def test_one_that_is_covered_for_a_while_is_the_same_afterwards() -> None:
     assert torch.equal(made.pose[:, covered, 1], crossing().pose[:, covered, 1])
     assert bool((made.seen[:, covered, 0] < 0.3).all())
     assert torch.equal(made.pose[0, covered, 0], crossing().pose[0, 8, 0].expand(4, 4))  # where it was last
+
+
+def test_one_that_is_covered_for_the_most_part_is_believed_near_where_it_was() -> None:
+    true = crossing()
+    true.seen[:, 9:13] = 0.15
+    true.pose[0, 9:13, 1, :2] += 0.2  # the other one is found elsewhere, as badly
+    true.seen[0, 0, 0] = 0.15  # and of the first it is not known where it is, until it is seen well
+    made = track(true, (0, 1))
+    assert torch.equal(made.pose[0, :, 0], true.pose[0, :, 0])
+    assert made.seen[0, 0, 0] < LOST and bool((made.seen[0, 9:13, 0] > LOST).all())
+    assert torch.equal(made.pose[0, 9:13, 1], true.pose[0, 8, 1].expand(4, 4))
+    assert bool((made.seen[0, 9:13, 1] < LOST).all()) and bool((made.seen[0, 13:] == 1).all())
 
 
 @pytest.mark.parametrize("kinds", [(0, 1), (0, 0)])

@@ -251,9 +251,9 @@ class StructuredPredictor(nn.Module):
         own = self._own(carry)
         expected, _ = self.step(own, action_BE, proprio_BP, Conditions(), None)
         known = Track(xy_BK2=_mean_pose(expected.pose)[..., :2], trust_BK=own.trust)
-        now = known.assign(self.config.layout.split(z_BCHW[..., 0, 0]), self.config.kind_of)
+        now = known.judge(known.assign(self.config.layout.split(z_BCHW[..., 0, 0]), self.config.kind_of))
         posed = self._posed(now)[:, None]
-        found_BK = (now.seen > LOST) & ~known.leaps(now)
+        found_BK = now.seen > LOST
         found = found_BK[:, None, :, None]
         tracked = found & (own.trust[:, None, :, None] > LOST)
         clear = found & (now.seen > _FOUND)[:, None, :, None]  # what is half hidden looks like what hides it
