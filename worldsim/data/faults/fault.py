@@ -22,8 +22,8 @@ FaultKind = Literal[
 ]
 EXPLANATIONS: Mapping[FaultKind, tuple[str, str]] = {
     "frozen_frames": (
-        "The picture stands still while the robot moves.",
-        "Leave the episode out, or cut it there; check the camera's connection.",
+        "The picture stands still while the robot moves: the camera stood still, or the robot cannot be seen there.",
+        "Where it can be seen, leave the episode out, or cut it there, and check the camera's connection.",
     ),
     "repeated_frames": (
         "Frames are repeated while the robot moves: the camera was slower than the table, or frames were lost and filled in.",
