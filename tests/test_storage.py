@@ -222,6 +222,25 @@ def test_a_module_is_built_with_its_weights_and_its_buffers() -> None:
     assert torch.equal(again.scale, net.scale) and again.scale.device.type == "cpu"
 
 
+def test_a_model_of_many_parts_that_its_weights_do_not_fill_is_refused() -> None:
+    def make() -> torch.nn.Module:
+        return torch.nn.ModuleList(torch.nn.Linear(2**10, 2**10) for _ in range(10**6))
+
+    with pytest.raises(StorageError, match="far larger than its weights"):
+        storage.build_module(make, {"0.weight": torch.zeros(3)}, config={}, source="x")
+
+
+def test_building_a_module_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch\nfrom worldsim import storage\nfrom worldsim.predict.mlp import MemberMLP\n"
+        "def make(): return MemberMLP(2, 1, (3, 4))\n"
+        "net = storage.build_module(make, make().state_dict(), config={}, source='x')\nnet.only(1)\n"
+        "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "value",
     [

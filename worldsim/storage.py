@@ -7,6 +7,7 @@ file) last.
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from worldsim.errors import StorageError, WorldsimError
 from worldsim.json_values import from_json as from_json
@@ -31,6 +33,9 @@ CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
 MAX_JSON_BYTES = 256 * 2**20
 MAX_CONFIG_SIZE = 2**20
 """No size in the config of a model folder is larger: it is refused before anything is allocated for it."""
+_AT_MOST, _ANY_MODEL = 4, 2**24
+"""Numbers that building a model may take for each of its weights, and what it may take anyway."""
+_FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
 _SETTLED_NS = 2 * 10**9  # a file that was changed later than this before may change again within one tick of its clock
 _REPOSITORY = re.compile(r"(datasets|models|spaces)--")
 _QUANTITIES = frozenset({"low", "high", "idle", "start"})  # of an action spec, which checks them; they are no sizes
@@ -250,8 +255,7 @@ def build_module[M: nn.Module](
 ) -> M:
     """Build a module from the config of a folder, and load its weights.
 
-    Sizes are compared with the weights on the meta device first, so a config that asks for more memory than its weights
-    fill is refused before anything is allocated.
+    A config that asks for far more memory than its weights fill is refused before that is allocated.
 
     Args:
         make: Builds the module from the config.
@@ -264,16 +268,36 @@ def build_module[M: nn.Module](
     """
     check_sizes(config, source=source)
     try:
-        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-            check_weights(make(), tensors, source=source)
-        module = make()
+        with _Bounded(sum(t.numel() for t in tensors.values())), warnings.catch_warnings(action="ignore"):
+            module = make()
     except WorldsimError:
         raise
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(f"The config of {source} describes no model that can be built: {reason}.") from error
-    module.load_state_dict(dict(tensors), strict=True)
+    load_weights(module, tensors, source=source)
     return module
+
+
+class _Bounded(TorchFunctionMode):
+    """Refuses to make tensors of far more numbers, all together, than weights hold.
+
+    Building on the meta device would say as much, and costs every process a second: it imports torch's compiler.
+    """
+
+    def __init__(self, weights: int) -> None:
+        super().__init__()
+        self.left = _AT_MOST * weights + _ANY_MODEL
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            shape = kwargs.get("size", args)
+            shape = shape[0] if shape and not isinstance(shape[0], int) else shape
+            self.left -= math.prod(shape)
+            if self.left < 0:
+                raise MemoryError("it is far larger than its weights")
+        return func(*args, **kwargs)
 
 
 def check_sizes(config: Any, *, source: object) -> None:

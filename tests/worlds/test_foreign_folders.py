@@ -32,7 +32,7 @@ def edited(folder: Path, part: str, changes: dict[str, Any]) -> Path:
         ("spec", {"latent_shape": [8, 1, 10**9]}, "latent_shape"),
         ("spec", {"proprio_dim": 77}, "proprio"),
         ("heads", {"width": -3}, "width"),
-        ("predictor_config", {"width": 10**6}, "do not fit"),  # would fill the memory
+        ("predictor_config", {"width": 10**6}, "larger than its weights"),  # would fill the memory
         ("predictor_config", {"depth": 10**9}, "depth"),
         ("predictor_config", [], "mapping"),
     ],

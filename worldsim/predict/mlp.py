@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
+from worldsim.noise import seeded
 from worldsim.predict.base import History, WindowPredictor
 
 
@@ -36,7 +37,7 @@ class MemberMLP(nn.Module):
 
     def only(self, member: int) -> "MemberMLP":
         """One member as an ensemble of one; its weights are shared, not copied."""
-        with torch.device("meta"):  # no memory, and no random numbers
+        with seeded(0):  # what follows draws the same random numbers
             alone = MemberMLP(1, self.layers, self.sizes)
         rows = slice(member * self.layers, (member + 1) * self.layers)
         for own, every in ((alone.weight, self.weight), (alone.bias, self.bias)):
@@ -106,7 +107,7 @@ class MLPPredictor(WindowPredictor):
         return tuple(self._only(m) for m in range(self.config.members))
 
     def _only(self, member: int) -> "MLPPredictor":
-        with torch.device("meta"):
+        with seeded(0):
             alone = MLPPredictor(dataclasses.replace(self.config, members=1))
         alone.net = self.net.only(member)
         alone.mean_S, alone.scale_S, alone.change_S = self.mean_S, self.scale_S, self.change_S

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Clip
+from worldsim.noise import seeded
 from worldsim.predict.base import History, WindowPredictor
 from worldsim.predict.mlp import MemberMLP
 from worldsim.tokenizers.layers.tokenizer import ABSENT, POSE, apply_motion
@@ -91,7 +92,7 @@ class RigidPredictor(WindowPredictor):
         return tuple(self._only(m) for m in range(self.config.members))
 
     def _only(self, member: int) -> "RigidPredictor":
-        with torch.device("meta"):
+        with seeded(0):
             alone = RigidPredictor(dataclasses.replace(self.config, members=1))
         alone.free, alone.contact = self.free.only(member), self.contact.only(member)
         alone.motion_scale_LO = self.motion_scale_LO
