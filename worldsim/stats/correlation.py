@@ -13,7 +13,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from worldsim.arrays import Float64s, Int64s
 from worldsim.errors import InvalidInputError
@@ -34,7 +33,13 @@ def pearson(*, truth: ArrayLike, world: ArrayLike) -> float:
 def spearman(*, truth: ArrayLike, world: ArrayLike) -> float:
     """Spearman's rank correlation: Pearson's of mid-ranks."""
     r, s = _vectors(truth, world)
-    return pearson(truth=stats.rankdata(r), world=stats.rankdata(s))
+    return pearson(truth=_mid_ranks(r), world=_mid_ranks(s))
+
+
+def _mid_ranks(x: Float64s) -> Float64s:
+    """Ranks from 1, equal values sharing the mean of theirs. As `scipy.stats.rankdata`, whose import takes .7 s of every process."""
+    _, place, count = np.unique(x, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count - 1) / 2)[place]
 
 
 def kendall(*, truth: ArrayLike, world: ArrayLike) -> float:

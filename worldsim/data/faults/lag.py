@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from worldsim.arrays import Float64s
 
@@ -60,7 +60,7 @@ def measure_lag(pairs: Sequence[tuple[Float64s, Float64s]], *, most: int, expect
     confidence = 0.0
     if best != expected:
         z = (_fisher(peak) - _fisher(usual)) * math.sqrt(max(0.0, _independent(ready, most) - 3) / 2)
-        confidence = max(0.0, 1 - 2 * most * float(norm.sf(z)))
+        confidence = max(0.0, 1 - 2 * most * float(ndtr(-z)))
     return Lag(frames=best, correlation=peak, expected=usual, confidence=confidence)
 
 
