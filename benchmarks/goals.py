@@ -56,8 +56,8 @@ _PUSHT = (
     "any pose is described by mean colours of coarse parts, which say little of an overlap: better descriptions are the remedy"
 )
 _CONTACT = (
-    "one seed; the contact model decides it: true proprioception and true poses at the start change little, and true poses drawn are worth "
-    "1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
+    "26.1, 26.5 and 26.5 dB; the contact model decides it: true proprioception and true poses at the start change little, and true poses "
+    "drawn are worth 1.6 dB at 16 steps; neither wider networks, nor looks as an input, nor places averaged over the frames seen gain anything"
 )
 _NEARLY = ".947 in one world, by either reading; which checkpoints change places has not been looked at"
 _COST = (
@@ -138,7 +138,7 @@ GOALS: Mapping[str, Goals] = {
     },
     "any_scene_fetch_push": {
         "fetch_push: thing px at 16, median": at_most(1.0),
-        "fetch_push: thing px at 32, median": at_most(2.2, accepted=_CONTACT),
+        "fetch_push: thing px at 32, median": at_most(2.2),
         "fetch_push: thing px at 16, mean": at_most(2.0),
         "fetch_push: thing px at 32, mean": at_most(4.5),
         "fetch_push: thing there at 16": at_least(0.98),
