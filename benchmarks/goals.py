@@ -73,8 +73,8 @@ _SPINNER = (
     "looks are codes without an angle; what the finger does when it strikes is not known well either"
 )
 _SPEED = (
-    "FetchPush, on the slower of two machines (the push world 19,700 and 4,600 there; 24,300 and 7,100 on the other, with starts encoded among "
-    "its steps); matrix products are half of the time of latents"
+    "FetchPush, on the slower of two machines (the push world 21,500 and 4,700 in the same run); matrix products are a third of the time of "
+    "latents, hundreds of small operations the rest, a quarter of them for the error that is expected"
 )
 _LEARNED = "heads learn progress from latents of few episodes; places of things, read off the same rollouts, agree better and reach the goal"
 _SPREAD = (
@@ -307,6 +307,6 @@ GOALS: Mapping[str, Goals] = {
         "Gymnasium overhead at batch 1, %": at_most(15),
         "triage over bare world, decode and policy": at_most(0.1),
         "latent steps per core-second, batch 64: StructuredTokenizer, 64 px": at_least(25_000, accepted=_SPEED),
-        "decoded steps per core-second, batch 64: StructuredTokenizer, 64 px": at_least(1_000, accepted=_SPEED),
+        "decoded steps per core-second, batch 64: StructuredTokenizer, 64 px": at_least(1_000),
     },
 }
