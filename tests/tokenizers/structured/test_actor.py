@@ -1,8 +1,10 @@
 """The code of a canvas is read through what covers it."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from worldsim.noise import seeded
 from worldsim.tokenizers.structured.actor import Actor, ActorConfig, solve_code
 
 SIZE = 48
@@ -69,3 +71,25 @@ def test_a_joint_that_went_round_is_drawn_where_it_was() -> None:
     assert (
         moved - actor.anchors(actor.features.normalize(angles))
     ).abs().max() > 1e-3  # what is no joint counts as it is
+
+
+def test_a_drawing_is_what_its_weights_say() -> None:
+    """As it is written in full: every cell's view of the anchors and the enlarged coarse picture, mixed by one convolution."""
+    with seeded(0):
+        actor = Actor(ActorConfig(image_size=(40, 48), proprio_dim=3, anchors=4, width=8)).requires_grad_(False)
+        p = torch.randn(2, 3)
+    f, hidden = actor._hidden(p)
+    at = actor._anchors(f, hidden)[..., None, None]
+    h, w = actor.grid
+    xs, ys = (torch.arange(w) * 2 + 1) / w - 1, (torch.arange(h) * 2 + 1) / h - 1
+    reach = actor.reach_J.exp()[:, None, None]
+    dx = ((xs - at[:, :, 0]) / reach).expand(-1, -1, h, w)
+    dy = ((ys[:, None] - at[:, :, 1]) / reach).expand(-1, -1, h, w)
+    wide = 1 / (1 + (dx**2 + dy**2) / 4)
+    far = F.interpolate(actor._far(hidden), size=(h, w), mode="bilinear", align_corners=False)
+    known = torch.cat([torch.exp(-(dx**2 + dy**2) / 2), wide, dx * wide, dy * wide, far], 1)
+    scale, shift = actor.film(hidden)[..., None, None].chunk(2, 1)
+    x = F.silu(actor.entry(known) * (1 + scale) + shift)
+    rgba = torch.sigmoid(2 * F.pixel_shuffle(actor.paint(x + F.silu(actor.body(x))), actor.factor))[..., :40, :48]
+    color, alpha = actor(p)
+    assert torch.allclose(color, rgba[:, :3], atol=1e-5) and torch.allclose(alpha, rgba[:, 3:], atol=1e-5)
