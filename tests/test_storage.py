@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -222,10 +223,17 @@ def test_a_module_is_built_with_its_weights_and_its_buffers() -> None:
     assert torch.equal(again.scale, net.scale) and again.scale.device.type == "cpu"
 
 
-def test_a_model_of_many_parts_that_its_weights_do_not_fill_is_refused() -> None:
-    def make() -> torch.nn.Module:
-        return torch.nn.ModuleList(torch.nn.Linear(2**10, 2**10) for _ in range(10**6))
-
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.nn.ModuleList(torch.nn.Linear(2**10, 2**10) for _ in range(10**6)),
+        lambda: torch.eye(2**20),
+        lambda: torch.full((2**20, 2**20), 0.5),
+        lambda: torch.zeros(size=(2**20, 2**20)),
+        lambda: torch.randn([2**20, 2**20]),
+    ],
+)
+def test_what_weights_do_not_fill_by_far_is_refused_before_it_is_allocated(make: Any) -> None:
     with pytest.raises(StorageError, match="far larger than its weights"):
         storage.build_module(make, {"0.weight": torch.zeros(3)}, config={}, source="x")
 

@@ -35,7 +35,7 @@ MAX_CONFIG_SIZE = 2**20
 """No size in the config of a model folder is larger: it is refused before anything is allocated for it."""
 _AT_MOST, _ANY_MODEL = 4, 2**24
 """Numbers that building a model may take for each of its weights, and what it may take anyway."""
-_FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+_FACTORIES = frozenset({torch.empty, torch.eye, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
 _SETTLED_NS = 2 * 10**9  # a file that was changed later than this before may change again within one tick of its clock
 _REPOSITORY = re.compile(r"(datasets|models|spaces)--")
 _QUANTITIES = frozenset({"low", "high", "idle", "start"})  # of an action spec, which checks them; they are no sizes
@@ -294,6 +294,8 @@ class _Bounded(TorchFunctionMode):
         if func in _FACTORIES:
             shape = kwargs.get("size", args)
             shape = shape[0] if shape and not isinstance(shape[0], int) else shape
+            if func is torch.eye and len(shape) == 1:
+                shape = shape * 2
             self.left -= math.prod(shape)
             if self.left < 0:
                 raise MemoryError("it is far larger than its weights")
