@@ -18,11 +18,11 @@ from worldsim.tokenizers.structured.state import SceneState
 
 LOST = 0.3
 """A thing seen worse than this was not found."""
-_HARDLY, _NEAR = 0.1, 0.15
-"""One seen better than this is believed this near to where it was, in the same halves as `LEAP`. In FetchPush 19 % of those not found
-are, .6 px off, where the places that they had last are 1.3 px off."""
 LEAP = 0.35
 """No thing goes farther than this between two frames, in halves of the frame's shorter side."""
+_HARDLY, _NEAR = 0.1, 0.15
+"""A thing seen better than the first is believed within the second of where it was, in the same halves. In FetchPush 19 % of cubes not
+found are, .6 px off, where the places that they had last are 1.3 px off."""
 _BARELY = LOST + 0.01
 """How well such a thing counts as seen."""
 _FORGETS = 0.6
